@@ -1,0 +1,5 @@
+"""``python -m spiketok``."""
+
+from spiketok.cli import main
+
+main()

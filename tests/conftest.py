@@ -1,0 +1,20 @@
+"""Shared by all tests: where the real recordings are, and hypothesis profiles for two slow cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("default")
+
+
+def real_data() -> Path | None:
+    """The folder of real recordings (``SPIKETOK_REAL_DATA``, or ``shared/data`` beside the repository), or None."""
+    given = os.environ.get("SPIKETOK_REAL_DATA")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    return folder if folder.is_dir() else None
