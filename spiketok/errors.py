@@ -1,0 +1,98 @@
+"""Every error that spiketok raises on purpose.
+
+    SpiketokError                 one clear line for the user; exit code 1
+    +-- SourceError               a source file is not what it should be (not HDF5, truncated, no units)
+    +-- ArtefactError             something that spiketok wrote cannot be read: other version, damaged, missing
+    +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
+    +-- FetchError                a download failed, or what came is not what was announced
+    +-- UsageError                the request itself is wrong; exit code 2
+        +-- UnknownNameError      a name that is not in its list; offers the nearest
+        +-- MissingExtraError     an optional dependency is not installed; says the pip command
+
+A message states the fact with both values, the place, and the next command.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+
+
+class SpiketokError(Exception):
+    """Base of all errors that a user can cause or mend."""
+
+    exit_code = 1
+
+
+class SourceError(SpiketokError):
+    """A source file is not what it should be."""
+
+
+class ArtefactError(SpiketokError):
+    """A store, shard, checkpoint or report cannot be read."""
+
+
+class DataError(SpiketokError):
+    """The data are readable but cannot serve the request."""
+
+
+class FetchError(SpiketokError):
+    """A download failed or brought other bytes than announced."""
+
+
+class UsageError(SpiketokError):
+    """The request itself is wrong."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that is not in its list.
+
+    Args:
+        kind: what the name should name, for example ``"scheme"``.
+        name: the name that was given.
+        known: the names that exist.
+        place: where it was looked up, if that helps the user.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], place: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
+        where = f" in {place}" if place else ""
+        if near:
+            hint = f"did you mean '{near[0]}'?"
+        elif self.known:
+            hint = "known: " + ", ".join(self.known[:12]) + (", ..." if len(self.known) > 12 else "")
+        else:
+            hint = f"there is no {kind} yet"
+        super().__init__(f"unknown {kind} '{name}'{where}: {hint}")
+
+    def __reduce__(self):
+        return (type(self), (self.kind, self.name, self.known))
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional module, or say in one line how to get it.
+
+    Args:
+        module: the module's import name.
+        extra: the extra of this package that brings it.
+        purpose: what it is needed for, as in "reading NWB files".
+
+    Raises:
+        MissingExtraError: the module is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        message = f"{purpose} needs '{error.name}', which is not installed: pip install 'spiketok[{extra}]'"
+        raise MissingExtraError(message) from error
