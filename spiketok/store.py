@@ -1,0 +1,382 @@
+"""The store: one zarr group (on-disk format 2) a session, written whole or not at all.
+
+The format is specified in docs/store-format.md. What is unusual:
+
+- spike times stand on disk as ticks of the recording's clock where every one of them lies exactly on it, else as
+  nanoseconds, both delta-filtered integers; the reader gives the same int64 ns either way;
+- a digest over the content (values, not compressed bytes) is written last and checked by every full read, because
+  zarr reads a missing chunk as zeros without a word;
+- no date, no random id, no path: the same session gives the same bytes.
+
+Runs on zarr 2.18 and 3.1; this is the only module that knows the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from spiketok import __version__
+from spiketok.errors import ArtefactError, DataError
+from spiketok.files import atomic_folder, canonical_json, sha256_arrays
+from spiketok.recording import (
+    NS_PER_S,
+    Column,
+    Finding,
+    Intervals,
+    Ragged,
+    Session,
+    SessionInfo,
+    Signal,
+    Source,
+    Spikes,
+    UnitTable,
+)
+
+FORMAT = "spiketok-session"
+VERSION = 1
+CHUNK_BYTES = 2**20
+CLOCKS_HZ = (Fraction(1_000), Fraction(10_000), Fraction(390_625, 16), Fraction(30_000), Fraction(1_000_000))
+
+
+# ---- the recording's clock ------------------------------------------------------------------------------------------
+
+
+def ticks_from_ns(time_ns: np.ndarray, period_ns: Fraction) -> np.ndarray | None:
+    """Ticks of a clock, or None where a time does not lie exactly on one.
+
+    Args:
+        time_ns: int64 ``[S]``.
+        period_ns: the clock's period; a tick's time is ``tick * period_ns`` rounded to the nearest ns.
+    """
+    num, den = period_ns.numerator, period_ns.denominator
+    if time_ns.size and int(np.abs(time_ns).max()) > 2**61 // (2 * den):
+        return None
+    tick = (2 * den * time_ns + num) // (2 * num)
+    if tick.size and int(np.abs(tick).max()) > 2**61 // (2 * num):
+        return None
+    return tick if np.array_equal(ns_from_ticks(tick, period_ns), time_ns) else None
+
+
+def ns_from_ticks(tick: np.ndarray, period_ns: Fraction) -> np.ndarray:
+    """int64 ns of ticks, rounded to the nearest (halves up), in integers only."""
+    num, den = period_ns.numerator, period_ns.denominator
+    return (2 * num * tick + den) // (2 * den)
+
+
+def find_clock(time_ns: np.ndarray, declared_hz: float | None = None) -> tuple[Fraction, np.ndarray]:
+    """The coarsest clock that all times lie on exactly, and their ticks; period 1 ns where there is none."""
+    clocks = set(CLOCKS_HZ)
+    if declared_hz is not None and np.isfinite(declared_hz) and declared_hz > 0:
+        clocks.add(Fraction(declared_hz).limit_denominator(1_000_000))
+    for clock_hz in sorted(clocks):
+        period_ns = NS_PER_S / clock_hz
+        tick = ticks_from_ns(time_ns, period_ns)
+        if tick is not None:
+            return period_ns, tick
+    return Fraction(1), time_ns
+
+
+# ---- zarr 2 and 3 ---------------------------------------------------------------------------------------------------
+
+
+def _zarr_major() -> int:
+    import zarr
+
+    return int(zarr.__version__.split(".")[0])
+
+
+def _create_group(path: Path):
+    import zarr
+
+    if _zarr_major() >= 3:
+        return zarr.open_group(str(path), mode="w", zarr_format=2)
+    return zarr.open_group(str(path), mode="w")
+
+
+@contextlib.contextmanager
+def _one_blosc_thread() -> Iterator[None]:
+    """Blosc with threads orders its blocks by who finishes first; one thread makes the bytes repeatable."""
+    from numcodecs import blosc
+
+    before = blosc.use_threads
+    blosc.use_threads = False
+    try:
+        yield
+    finally:
+        blosc.use_threads = before
+
+
+def _write_array(group, name: str, array: np.ndarray, *, delta: bool = False) -> None:
+    import numcodecs
+
+    array = np.ascontiguousarray(array)
+    if array.dtype.kind == "U" and array.dtype.itemsize == 0:
+        array = array.astype("<U1")
+    row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
+    rows = min(max(1, CHUNK_BYTES // row_bytes), max(1, array.shape[0]))
+    chunks = (rows, *(max(1, n) for n in array.shape[1:]))
+    filters = [numcodecs.Delta(dtype=array.dtype.str)] if delta else None  # integers only: lossy on floats
+    codec = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE)
+    if _zarr_major() >= 3:
+        out = group.create_array(
+            name, shape=array.shape, dtype=array.dtype, chunks=chunks, filters=filters, compressors=codec
+        )
+        if array.size:
+            out[...] = array
+    else:
+        group.create_dataset(name, data=array, chunks=chunks, filters=filters, compressor=codec)
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def _key(name: str) -> str:
+    """A name as a zarr key: everything but letters, digits, ``_`` and ``-`` percent-encoded."""
+    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+def _column_arrays(prefix: str, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, column in columns.items():
+        key = f"{prefix}/{_key(name)}"
+        if isinstance(column, Ragged):
+            arrays[f"{key}/value"], arrays[f"{key}/offset"] = np.asarray(column.value), column.offset
+        else:
+            arrays[key] = np.asarray(column)
+    return arrays
+
+
+def _interval_arrays(prefix: str, intervals: Intervals) -> dict[str, np.ndarray]:
+    own = {f"{prefix}/start_ns": intervals.start_ns, f"{prefix}/stop_ns": intervals.stop_ns}
+    return own | _column_arrays(f"{prefix}/columns", intervals.columns)
+
+
+def _session_arrays(session: Session) -> dict[str, np.ndarray]:
+    """Every array of a session by its key in the store; spikes as ns (the writer may put ticks in their place)."""
+    spikes = session.spikes
+    index = np.argsort(spikes.unit, kind="stable")
+    offset = np.searchsorted(spikes.unit[index], np.arange(len(session.units) + 1))
+    arrays = {
+        "spikes/time": spikes.time_ns,
+        "spikes/unit": spikes.unit,
+        "spikes/index": index.astype(np.int64),
+        "spikes/index_offset": offset.astype(np.int64),
+        "units/id": session.units.id,
+    }
+    arrays |= _column_arrays("units/columns", session.units.columns)
+    arrays |= _interval_arrays("observed", session.observed)
+    if session.unit_observed is not None:
+        arrays["unit_observed/value"] = session.unit_observed.value
+        arrays["unit_observed/offset"] = session.unit_observed.offset
+    arrays |= _interval_arrays("splits", session.splits)
+    for name, intervals in session.intervals.items():
+        arrays |= _interval_arrays(f"intervals/{_key(name)}", intervals)
+    for name, signal in session.signals.items():
+        key = f"signals/{_key(name)}"
+        arrays |= {f"{key}/time_ns": signal.time_ns, f"{key}/value": signal.value, f"{key}/valid": signal.valid}
+    for key, array in arrays.items():
+        if array.dtype.kind not in "biufU":
+            message = f"{session.id}: '{key}' has dtype {array.dtype}, which the store does not hold"
+            raise DataError(message)
+    return arrays
+
+
+def _session_attributes(session: Session, settings: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "written_by": f"spiketok {__version__}",
+        "id": session.id,
+        "subject": session.subject,
+        "start_ns": int(session.start_ns),
+        "stop_ns": int(session.stop_ns),
+        "observed_source": session.observed_source,
+        "clock_hz": session.clock_hz,
+        "source": asdict(session.source),
+        "info": dict(session.info),
+        "signals": {
+            name: {"components": list(s.components), "measure": s.measure, "rate_hz": s.rate_hz}
+            for name, s in session.signals.items()
+        },
+        "repairs": [asdict(f) for f in session.repairs],
+        "notes": [asdict(f) for f in session.notes],
+        "settings": dict(settings),
+        "n_units": len(session.units),
+        "n_spikes": len(session.spikes),
+    }
+
+
+def _digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> str:
+    return hashlib.sha256(f"{sha256_arrays(arrays)}|{canonical_json(attributes)}".encode()).hexdigest()
+
+
+def write_session(session: Session, target: Path, settings: Mapping[str, object] | None = None) -> str:
+    """Write a session as a store group, replacing one that stands there.
+
+    Args:
+        session: what to write.
+        target: the group's folder.
+        settings: the settings of the ingest that shaped the session; recorded, and part of the digest.
+
+    Returns:
+        the content's digest.
+    """
+    arrays = _session_arrays(session)
+    attributes = _session_attributes(session, settings or {})
+    period_ns, tick = find_clock(session.spikes.time_ns, session.clock_hz)
+    digest = _digest(arrays, attributes)
+    rising = {"spikes/time", "spikes/index", "spikes/index_offset"}
+    with atomic_folder(target) as wip, _one_blosc_thread():
+        root = _create_group(wip)
+        for key in sorted(arrays):
+            array = tick if key == "spikes/time" else arrays[key]
+            delta = key in rising or (key.endswith("_ns") and array.dtype == np.int64)
+            _write_array(root, key, array, delta=delta and array.size > 0)
+        root.attrs.put(attributes | {"tick_period_ns": [period_ns.numerator, period_ns.denominator], "digest": digest})
+    return digest
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_attributes(path: Path) -> dict[str, object]:
+    """The attributes of a session's group: one small JSON file, read without zarr.
+
+    Raises:
+        ArtefactError: there is no session, or one of another format or version.
+    """
+    path = Path(path)
+    try:
+        attributes = json.loads((path / ".zattrs").read_text())
+    except FileNotFoundError:
+        message = f"{path} holds no session: 'spiketok ingest PATH' makes one"
+        raise ArtefactError(message) from None
+    except (ValueError, OSError) as error:
+        message = f"{path} cannot be read ({error}): remove it and ingest its source again"
+        raise ArtefactError(message) from error
+    if attributes.get("format") != FORMAT:
+        message = f"{path} has format '{attributes.get('format')}', expected '{FORMAT}'"
+        raise ArtefactError(message)
+    if attributes.get("version") != VERSION:
+        message = (
+            f"{path} has store version {attributes.get('version')}, this spiketok reads version {VERSION}: "
+            "ingest its source again"
+        )
+        raise ArtefactError(message)
+    return attributes
+
+
+def _read_arrays(group, prefix: str = "") -> dict[str, np.ndarray]:
+    arrays = {f"{prefix}{name}": array[...] for name, array in group.arrays()}
+    for name, child in group.groups():
+        arrays |= _read_arrays(child, f"{prefix}{name}/")
+    return arrays
+
+
+def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
+    for key in arrays:
+        name, _, part = key.partition("/")
+        if not part:
+            columns[unquote(name)] = arrays[key]
+        elif part == "value":
+            columns[unquote(name)] = Ragged(arrays[key], arrays[f"{name}/offset"])
+    return columns
+
+
+def _intervals(arrays: Mapping[str, np.ndarray]) -> Intervals:
+    return Intervals(arrays["start_ns"], arrays["stop_ns"], _columns(_below(arrays, "columns/")))
+
+
+def _children(arrays: Mapping[str, np.ndarray], prefix: str) -> list[str]:
+    return sorted({key[len(prefix) :].split("/")[0] for key in arrays if key.startswith(prefix)})
+
+
+def read_session(path: Path) -> Session:
+    """Read a whole session and check its digest.
+
+    Raises:
+        ArtefactError: other format or version, damaged, or the content is not what was written.
+    """
+    import zarr
+
+    path = Path(path)
+    attributes = read_attributes(path)
+    expected = attributes.pop("digest")
+    num, den = attributes.pop("tick_period_ns")
+    try:
+        arrays = _read_arrays(zarr.open_group(str(path), mode="r"))
+        arrays["spikes/time"] = ns_from_ticks(arrays["spikes/time"], Fraction(num, den))
+        found = _digest(arrays, attributes)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        message = f"{path} is damaged ({type(error).__name__}: {error}): ingest its source again"
+        raise ArtefactError(message) from error
+    if found != expected:
+        message = f"{path} is damaged: its content has digest {found[:12]}, written was {expected[:12]}; ingest again"
+        raise ArtefactError(message)
+    signals = {}
+    for key in _children(arrays, "signals/"):
+        own, facts = _below(arrays, f"signals/{key}/"), attributes["signals"][unquote(key)]
+        signals[unquote(key)] = Signal(
+            own["time_ns"], own["value"], tuple(facts["components"]), facts["measure"], own["valid"], facts["rate_hz"]
+        )
+    unit_observed = None
+    if "unit_observed/value" in arrays:
+        unit_observed = Ragged(arrays["unit_observed/value"], arrays["unit_observed/offset"])
+    return Session(
+        id=attributes["id"],
+        subject=attributes["subject"],
+        start_ns=attributes["start_ns"],
+        stop_ns=attributes["stop_ns"],
+        units=UnitTable(arrays["units/id"], _columns(_below(arrays, "units/columns/"))),
+        spikes=Spikes(arrays["spikes/time"], arrays["spikes/unit"]),
+        observed=_intervals(_below(arrays, "observed/")),
+        source=Source(**attributes["source"]),
+        unit_observed=unit_observed,
+        observed_source=attributes["observed_source"],
+        intervals={
+            unquote(key): _intervals(_below(arrays, f"intervals/{key}/")) for key in _children(arrays, "intervals/")
+        },
+        splits=_intervals(_below(arrays, "splits/")),
+        signals=signals,
+        clock_hz=attributes["clock_hz"],
+        info=attributes["info"],
+        repairs=tuple(Finding(**f) for f in attributes["repairs"]),
+        notes=tuple(Finding(**f) for f in attributes["notes"]),
+    )
+
+
+def unit_spike_times(path: Path, row: int) -> np.ndarray:
+    """int64 ns of one unit's spikes, through the unit-ordered index, without reading the other units' rows."""
+    import zarr
+
+    group = zarr.open_group(str(path), mode="r")
+    start, stop = group["spikes/index_offset"][row : row + 2]
+    num, den = read_attributes(path)["tick_period_ns"]
+    return ns_from_ticks(group["spikes/time"][...][group["spikes/index"][start:stop]], Fraction(num, den))
+
+
+def session_info(session: Session) -> SessionInfo:
+    """The summary of a session that plans and vocabularies work with."""
+    return SessionInfo(
+        id=session.id,
+        subject=session.subject,
+        unit_id=session.units.id,
+        n_spikes=len(session.spikes),
+        start_ns=session.start_ns,
+        stop_ns=session.stop_ns,
+        signals={name: (s.components, s.measure) for name, s in session.signals.items()},
+    )
