@@ -1,0 +1,112 @@
+"""From a request to a plan: which assets, how many bytes, under which licence, and what of it is here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from spiketok.datasets.base import Asset, DandiRequest, Plan, check_jobs, check_policy, judge_paths, select_paths
+from spiketok.datasets.dandi.archive import Archive, ask_digests, ask_listing, find_archive
+from spiketok.datasets.dandi.local import kept_listing, staged_name, staging_folder, verify, versions_here
+from spiketok.errors import FetchError, UnknownNameError
+
+JOBS = 6  # as the official client
+
+
+def plan_dandi(
+    request: DandiRequest,
+    raw: Path,
+    *,
+    api_url: str | None = None,
+    sessions: str | None = None,
+    policy: str = "skip",
+    jobs: int = JOBS,
+) -> Plan:
+    """What a request means in files and bytes. Reads files and asks the archive; writes nothing.
+
+    Args:
+        request: from :func:`spiketok.datasets.resolve`.
+        raw: the folder of source files.
+        api_url: the base address of the archive's API, as ``https://api.dandiarchive.org/api`` (the default).
+        sessions: comma-separated globs on the path, name or stem of an asset.
+        policy: ``refresh`` asks the archive for its list even where the list of an earlier run would do.
+        jobs: requests for metadata at a time.
+
+    Raises:
+        FetchError: the archive cannot be reached, refuses, lacks the dandiset, or names hostile paths.
+        UnknownNameError: no such version, asset or session.
+    """
+    check_policy(policy)
+    check_jobs(jobs)
+    archive = find_archive(request, api_url)
+    kept = None if policy == "refresh" else kept_listing(request, Path(raw), archive)
+    head = kept or _ask(request, Path(raw), archive)
+
+    place = f"dandiset {head.dandiset}/{head.version}"
+    judge_paths([asset.path for asset in head.listing], place)
+    chosen = _choose(request, head.listing, sessions, place)
+    unknown = [asset for asset in chosen if not (asset.sha256 or asset.etag)]
+    known = ask_digests(archive, head, unknown, jobs) if unknown else {}
+    listing = tuple(known.get(asset.path, asset) for asset in head.listing)
+
+    staging = staging_folder(head.folder, Path(raw))
+    wanted = [known.get(asset.path, asset) for asset in chosen]
+    with ThreadPoolExecutor(min(jobs, 4)) as pool:
+        assets = tuple(pool.map(lambda asset: _with_state(asset, head.folder, staging), wanted))
+    return replace(head, name=request.name, assets=assets, listing=_without_problems(listing))
+
+
+def _ask(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
+    """The archive's list; where it fails and no version was named, the versions that need no network are told."""
+    try:
+        return ask_listing(request, raw, archive)
+    except FetchError as error:
+        here = versions_here(request.dandiset, raw)
+        if request.version is not None or not here:
+            raise
+        names = ", ".join(f"{request.dandiset}/{version}" for version in here)
+        message = f"{error}; on this machine already: {names}"
+        raise FetchError(message) from error
+
+
+def _choose(request: DandiRequest, listing: Sequence[Asset], sessions: str | None, place: str) -> list[Asset]:
+    """The assets that the request and the session globs name."""
+    if not listing:
+        message = f"{place} holds no NWB file: nothing to fetch"
+        raise FetchError(message)
+    paths = [asset.path for asset in listing]
+    wanted = request.path
+    if wanted is not None:
+        folder = wanted if wanted.endswith("/") else wanted + "/"
+        within = [p for p in paths if p == wanted or p.startswith(folder)] or [
+            p for p in paths if fnmatchcase(p, wanted)
+        ]
+        if not within:
+            raise UnknownNameError("asset", wanted, paths, place)
+    else:
+        within = [p for p in paths if any(fnmatchcase(p, glob) for glob in request.include)]
+        if not within:
+            message = f"{place} holds {len(paths)} NWB files and none that matches {', '.join(request.include)}"
+            raise FetchError(message)
+    chosen = set(select_paths(within, sessions, place))
+    return [asset for asset in listing if asset.path in chosen]
+
+
+def _with_state(asset: Asset, folder: Path, staging: Path) -> Asset:
+    """The asset with what is on this machine of it."""
+    if (folder / asset.path).is_symlink() or (folder / asset.path).exists():
+        _, fault = verify(folder / asset.path, asset)
+        return replace(asset, state="differs" if fault else "here")
+    name = staged_name(asset.path)
+    for part in (staging / name, staging / f"{name}.dandidownload" / "file"):
+        if part.is_file() and part.stat().st_size:
+            return replace(asset, state="partial", partial_bytes=part.stat().st_size)
+    return asset
+
+
+def _without_problems(listing: Sequence[Asset]) -> tuple[Asset, ...]:
+    """A listing as it is kept: what failed today is asked again tomorrow."""
+    return tuple(replace(asset, problem="") if asset.problem else asset for asset in listing)
