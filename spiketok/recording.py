@@ -114,7 +114,7 @@ class Intervals:
         return int((self.stop_ns - self.start_ns).sum())
 
     def take(self, rows: np.ndarray) -> Intervals:
-        """The intervals at ``rows`` (indices or a boolean mask), with their plain columns (ragged ones are left out)."""
+        """The intervals at ``rows`` (indices or a boolean mask), with their plain columns; ragged ones are left out."""
         plain = {k: c[rows] for k, c in self.columns.items() if not isinstance(c, Ragged)}
         return Intervals(self.start_ns[rows], self.stop_ns[rows], plain)
 

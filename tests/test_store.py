@@ -43,7 +43,8 @@ def make_session(seed: int = 0, n_units: int = 5, clock_hz: float = 30_000) -> S
         units=UnitTable(
             np.array([f"u{k}" for k in range(n_units)]),
             {"region": np.array(["PMd", "M1", "", "ü", "x"] * n_units)[:n_units], "held_out": np.arange(n_units) > 2,
-             "snr.db": rng.normal(size=n_units), "electrodes": Ragged(np.arange(2 * n_units), np.arange(n_units + 1) * 2)},
+             "snr.db": rng.normal(size=n_units),
+             "electrodes": Ragged(np.arange(2 * n_units), np.arange(n_units + 1) * 2)},
         ),
         spikes=spikes,
         observed=Intervals(np.array([-NS_PER_S, 31 * NS_PER_S]), np.array([30 * NS_PER_S, 61 * NS_PER_S])),
