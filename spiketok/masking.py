@@ -1,0 +1,70 @@
+"""Which bins a masked model does not see, and what stands in their place.
+
+Masks are drawn for each batch and never stored. Draws come from ``generator``, or from torch's global generator of the
+bins' device, so that a run which restores the generator goes on with the same masks.
+
+Source: NDT1, src/mask.py of snel-repo/neural-data-transformers. Shape letters: B windows, T bins, N units.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def span_probability(step: int, ramp_start: int, ramp_end: int) -> float:
+    """How often spans are used at all: 0 up to ``ramp_start``, then rising linearly to 1 at ``ramp_end``."""
+    if step >= ramp_end:
+        return 1.0
+    return max(0.0, (step - ramp_start) / (ramp_end - ramp_start)) if ramp_end > ramp_start else 0.0
+
+
+def draw_span(max_span: int, probability: float, generator: torch.Generator | None = None) -> int:
+    """The width of the hidden stretches of one batch: 1, or with ``probability`` uniform in 1..max_span."""
+    if max_span <= 1 or probability <= 0 or torch.rand((), generator=generator).item() >= probability:
+        return 1
+    return int(torch.randint(1, max_span + 1, (), generator=generator))
+
+
+def hide_timesteps(
+    n_windows: int,
+    n_bins: int,
+    ratio: float,
+    span: int = 1,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw whole bins to hide (all units at once).
+
+    Each bin starts a stretch with probability ``ratio / span``; a stretch covers ``span`` bins around it, cut off at
+    the window's ends, and stretches may overlap: with span > 1 slightly fewer than ``ratio`` of the bins are hidden.
+
+    Returns:
+        bool ``[B, T]``, True where hidden.
+    """
+    hidden = torch.rand(n_windows, n_bins, device=device, generator=generator) < ratio / span
+    if span == 1 or n_bins == 0:
+        return hidden
+    left = span // 2
+    wide = torch.nn.functional.pad(hidden.float(), (left, span - 1 - left))
+    return torch.nn.functional.max_pool1d(wide[:, None], span, stride=1)[:, 0] > 0
+
+
+def corrupt(
+    counts: Tensor, hidden: Tensor, zero_ratio: float, random_ratio: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """The counts as the model sees them: each hidden element becomes 0, a random count, or stays.
+
+    The draw is made for each element (bin and unit), though bins are hidden whole.
+
+    Args:
+        counts: float ``[B, T, N]``. hidden: bool, of a shape that broadcasts to it.
+        zero_ratio: probability that a hidden element becomes 0.
+        random_ratio: probability that one of the rest becomes uniform in ``0 .. max - 1``, max being the largest count.
+    """
+    zero = (torch.rand(counts.shape, device=counts.device, generator=generator) < zero_ratio) & hidden
+    random = (torch.rand(counts.shape, device=counts.device, generator=generator) < random_ratio) & hidden & ~zero
+    top = counts.max().clamp_min(1) if counts.numel() else counts.new_ones(())
+    draw = torch.rand(counts.shape, device=counts.device, generator=generator)
+    return torch.where(random, (draw * top).floor(), torch.where(zero, 0.0, counts))

@@ -1,0 +1,318 @@
+"""Wiener filter: ridge regression of the behaviour on the binned counts of the last few hundred milliseconds.
+
+The classic linear decoder, the floor that every other model is to beat. One ridge for each session, for units are not
+shared; solved in closed form, the penalty chosen by cross-validation on the training time alone.
+
+What is unusual:
+
+- folds are blocks of time, never shuffled, and a fold's border is treated like the end of a recording: no row of one
+  fold sees a bin of another;
+- lags never reach over the start of a window or stretch, and nothing is padded: the first ``lags - 1`` bins of a window
+  get no prediction (NaN), nor does a bin whose history holds an unobserved bin. Windows that overlap by that much cover
+  all but the very beginning;
+- everything is computed from sums over rows (normal equations in float64, in blocks), so that memory does not grow with
+  the recording and cross-validation costs one pass; scikit-learn's Ridge gives the same weights (tests/test_models.py).
+
+Shape letters: B windows, T bins, N units, C components, P = lags * N predictors, Q query times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spiketok.batches import TargetSpec, TokenBatch
+from spiketok.errors import DataError, UsageError, require
+from spiketok.losses import weighted_mse
+from spiketok.models.base import Model, check_same_units, packed_columns, query_bin
+from spiketok.nn import module_key
+from spiketok.recording import SessionInfo
+
+BLOCK_BYTES = 64 << 20  # of lagged counts held at once
+
+Stretch = tuple[np.ndarray, np.ndarray, np.ndarray]  # counts [T, N], target [T, C] normalised, weight [T]
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """How the ridge is set up.
+
+    Args:
+        lags: bins that a prediction sees: its own and those before it (15 of 20 ms are 300 ms).
+        sqrt: take the square root of the counts, which evens out their variance.
+        folds: blocks of cross-validation.
+        alphas: penalties on the sum of squared weights to choose from (scikit-learn's alpha).
+    """
+
+    lags: int = 15
+    sqrt: bool = True
+    folds: int = 5
+    alphas: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
+
+    def __post_init__(self) -> None:
+        if self.lags < 1 or self.folds < 2:
+            message = f"model.lags is {self.lags} and model.folds {self.folds}: need at least 1 and 2"
+            raise UsageError(message)
+        if not self.alphas or min(self.alphas) <= 0:
+            message = f"model.alphas is {self.alphas}, need at least one and all above 0"
+            raise UsageError(message)
+
+
+class _Ridge(nn.Module):
+    """The solution for one session, as buffers: nothing here is trained by gradient."""
+
+    weight: Tensor  # [C, N, lags], oldest bin first
+    intercept: Tensor  # [C]
+    alpha: Tensor  # the penalty that was chosen; 0 while nothing is fitted
+
+    def __init__(self, n_units: int, lags: int, n_components: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(n_components, n_units, lags))
+        self.register_buffer("intercept", torch.zeros(n_components))
+        self.register_buffer("alpha", torch.zeros((), dtype=torch.float64))
+
+
+class Linear(Model):
+    """Reads binned counts; ``fit_closed_form`` instead of training."""
+
+    name: ClassVar[str] = "linear"
+    scheme: ClassVar[str] = "binned"
+    one_session_batches: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
+    Config: ClassVar[type] = LinearConfig
+    sizes: ClassVar[dict[str, dict[str, object]]] = {"default": {}}
+
+    def __init__(self, config: LinearConfig, target: TargetSpec) -> None:
+        super().__init__(config, target)
+        self.units: dict[str, list[str]] = {}
+        self.ridges = nn.ModuleDict()
+
+    def add_sessions(self, infos: list[SessionInfo]) -> None:
+        """Room for the weights of each new session; :meth:`fit_closed_form` fills it."""
+        for info in infos:
+            keys = info.unit_keys()
+            if info.id in self.units:
+                check_same_units(info.id, self.units[info.id], keys)
+            else:
+                self._add(info.id, keys)
+
+    def _add(self, session: str, keys: list[str]) -> None:
+        self.ridges[module_key(session)] = _Ridge(len(keys), self.config.lags, self.n_components)
+        self.units[session] = keys
+
+    def sessions(self) -> list[str]:
+        return list(self.units)
+
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
+        """None: a session's weights are solved for, not trained."""
+        for session in sessions or ():
+            self.session_row(session)
+        return []
+
+    @property
+    def history_bins(self) -> int:
+        return self.config.lags - 1
+
+    def extra_state(self) -> dict[str, object]:
+        return {"units": [[session, keys] for session, keys in self.units.items()]}
+
+    def load_extra_state(self, state: dict[str, object]) -> None:
+        self.units, self.ridges = {}, nn.ModuleDict()
+        for session, keys in state["units"]:
+            self._add(session, list(keys))
+
+    def alpha(self, session: str) -> float:
+        """The penalty that cross-validation chose for a session.
+
+        Raises:
+            DataError: the session is unknown or was not fitted.
+        """
+        return float(self._ridge(session).alpha)
+
+    # ---- prediction ---------------------------------------------------------------------------------------------
+
+    def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """``prediction`` ``[Q, C]``: of the bin that holds the query; NaN where its history is not all there."""
+        columns, length = packed_columns(batch)
+        if len(set(batch.sessions)) > 1 or len(set(length)) > 1:
+            held = f"{', '.join(sorted(set(batch.sessions)))} in windows of {min(length)} to {max(length)} bins"
+            message = f"linear reads batches of one session and one length, this one holds {held}"
+            raise DataError(message)
+        ridge, n_windows, n_bins, lags = self._ridge(batch.sessions[0]), len(length), length[0], self.config.lags
+        if n_bins < lags:
+            message = f"a window of {n_bins} bins is shorter than model.lags, {lags}: use a longer data.window_ms"
+            raise DataError(message)
+        counts = columns["counts"].to(ridge.weight.dtype).unflatten(0, (n_windows, n_bins)).transpose(1, 2)  # [B, N, T]
+        if counts.shape[1] != ridge.weight.shape[1]:
+            message = f"{batch.sessions[0]}: the batch has {counts.shape[1]} units, the model {ridge.weight.shape[1]}"
+            raise DataError(message)
+        if self.config.sqrt:
+            counts = counts.sqrt()
+        known = F.conv1d(counts, ridge.weight, ridge.intercept).transpose(1, 2)  # [B, T - lags + 1, C]
+        unobserved = (columns["observed"] == 0).float().unflatten(0, (n_windows, n_bins))
+        gap = F.max_pool1d(unobserved[:, None], lags, stride=1)[:, 0] > 0
+        known = known.masked_fill(gap[..., None], torch.nan)
+        bins = F.pad(known, (0, 0, lags - 1, 0), value=torch.nan).flatten(0, 1)
+        return {"prediction": bins[query_bin(batch, n_bins)]}
+
+    def loss(self, batch: TokenBatch, output: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted MSE where there is a prediction."""
+        made = output["prediction"].isfinite().all(-1)
+        mse = weighted_mse(output["prediction"], batch.target, torch.where(made, batch.weight, 0.0))
+        return {"mse": mse, "total": mse}
+
+    def _ridge(self, session: str) -> _Ridge:
+        self.session_row(session)
+        ridge = self.ridges[module_key(session)]
+        if ridge.alpha == 0:
+            message = f"linear has no weights for session '{session}': fit it on labelled time of that session first"
+            raise DataError(message)
+        return ridge
+
+    # ---- fit ----------------------------------------------------------------------------------------------------
+
+    def fit_closed_form(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """Solve for the weights of each session.
+
+        Args:
+            sessions: by id, contiguous stretches of ``(counts [T, N], target [T, C] normalised, weight [T])``; bins of
+                weight 0 are predictors and no targets (their target may be NaN).
+
+        Raises:
+            DataError: a session is unknown, has other numbers of units or components, or too few labelled bins.
+        """
+        for session, stretches in sessions.items():
+            self.session_row(session)
+            ridge = self.ridges[module_key(session)]
+            weight, intercept, alpha = self._solve(session, self._checked(session, stretches))
+            n_units = len(self.units[session])
+            shaped = weight.reshape(self.config.lags, n_units, self.n_components).transpose(2, 1, 0)
+            ridge.weight.copy_(torch.from_numpy(shaped.copy()))
+            ridge.intercept.copy_(torch.from_numpy(intercept))
+            ridge.alpha.fill_(alpha)
+
+    def _checked(self, session: str, stretches: Sequence[Stretch]) -> list[Stretch]:
+        n_units, checked = len(self.units[session]), []
+        for counts, target, weight in stretches:
+            counts, target, weight = (np.asarray(a, np.float64) for a in (counts, target, weight))
+            given = (counts.shape, target.shape)
+            expected = ((len(weight), n_units), (len(weight), self.n_components))
+            if given != expected:
+                message = f"{session}: counts and target have shapes {given}, expected {expected}"
+                raise DataError(message)
+            target = np.where(weight[:, None] > 0, target, 0.0)
+            if not np.isfinite(target).all() or not (weight >= 0).all():
+                message = f"{session}: a target is not finite where it has weight, or a weight is negative"
+                raise DataError(message)
+            checked.append((np.sqrt(counts) if self.config.sqrt else counts, target, weight))
+        return checked
+
+    def _solve(self, session: str, stretches: list[Stretch]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Weights ``[P, C]``, intercept ``[C]``, and the penalty with the least squared error over the blocks."""
+        folds = [self._moments(pieces) for pieces in _blocks(stretches, self.config.folds)]
+        folds = [fold for fold in folds if fold.rows]
+        if len(folds) < 2:
+            bins, rows = sum(len(w) for _, _, w in stretches), sum(fold.rows for fold in folds)
+            message = (
+                f"{session}: {rows} labelled bins with a history of {self.config.lags} bins in {bins} bins are too few "
+                f"for cross-validation over {self.config.folds} blocks: give more time, or fewer model.lags"
+            )
+            raise DataError(message)
+        total = sum(folds[1:], folds[0])
+        error = np.zeros(len(self.config.alphas))
+        for fold in folds:
+            rest = total - fold
+            for i, alpha in enumerate(self.config.alphas):
+                error[i] += fold.squared_error(*rest.ridge(alpha))
+        alpha = self.config.alphas[int(np.argmin(error))]
+        return *self._moments(stretches).ridge(alpha), alpha
+
+    def _moments(self, stretches: Sequence[Stretch]) -> _Moments:
+        lags, n_components = self.config.lags, self.n_components
+        n_predictors = lags * stretches[0][0].shape[1] if stretches else 0
+        moments = _Moments.zeros(n_predictors, n_components)
+        for counts, target, weight in stretches:
+            for x, rows in _lagged(counts, lags):
+                moments = moments + _Moments.of(x, target[rows], weight[rows])
+        return moments
+
+
+def _blocks(stretches: Sequence[Stretch], folds: int) -> list[list[Stretch]]:
+    """The bins in order, divided into blocks of equal number; a border cuts the stretch that it falls into."""
+    end = np.cumsum([len(weight) for _, _, weight in stretches])
+    border = np.linspace(0, end[-1] if len(end) else 0, folds + 1).round().astype(int)
+    blocks: list[list[Stretch]] = []
+    for low, high in pairwise(border):
+        pieces = []
+        for stretch, stop in zip(stretches, end, strict=True):
+            start = stop - len(stretch[2])
+            part = slice(max(low - start, 0), max(min(high, stop) - start, 0))
+            if part.start < part.stop:
+                pieces.append(tuple(array[part] for array in stretch))
+        blocks.append(pieces)
+    return blocks
+
+
+def _lagged(counts: np.ndarray, lags: int) -> Iterator[tuple[np.ndarray, slice]]:
+    """Blocks of predictors ``[rows, lags * N]`` (oldest bin first) with the bins that they predict."""
+    if len(counts) < lags:
+        return
+    view = np.lib.stride_tricks.sliding_window_view(counts, lags, axis=0).transpose(0, 2, 1)  # [T - lags + 1, lags, N]
+    size = max(1, BLOCK_BYTES // max(1, 8 * lags * counts.shape[1]))
+    for first in range(0, len(view), size):
+        x = view[first : first + size]
+        yield x.reshape(len(x), -1), slice(first + lags - 1, first + lags - 1 + len(x))
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Weighted sums over rows, all that a ridge regression and its error need; they add and subtract."""
+
+    rows: int  # with weight above 0
+    w: float
+    x: np.ndarray  # [P]
+    y: np.ndarray  # [C]
+    xx: np.ndarray  # [P, P]
+    xy: np.ndarray  # [P, C]
+    yy: np.ndarray  # [C]
+
+    @classmethod
+    def zeros(cls, p: int, c: int) -> _Moments:
+        return cls(0, 0.0, np.zeros(p), np.zeros(c), np.zeros((p, p)), np.zeros((p, c)), np.zeros(c))
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> _Moments:
+        used = weight > 0
+        x, y, weight = x[used], y[used], weight[used]
+        wx, wy = x * weight[:, None], y * weight[:, None]
+        return cls(len(weight), float(weight.sum()), wx.sum(0), wy.sum(0), wx.T @ x, wx.T @ y, (wy * y).sum(0))
+
+    def _fields(self) -> tuple:
+        return self.rows, self.w, self.x, self.y, self.xx, self.xy, self.yy
+
+    def __add__(self, other: _Moments) -> _Moments:
+        return _Moments(*(a + b for a, b in zip(self._fields(), other._fields(), strict=True)))
+
+    def __sub__(self, other: _Moments) -> _Moments:
+        return _Moments(*(a - b for a, b in zip(self._fields(), other._fields(), strict=True)))
+
+    def ridge(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        """Weights ``[P, C]`` and intercept ``[C]``; the intercept is not penalised."""
+        linalg = require("scipy.linalg", "train", "the linear model")
+        mean_x, mean_y = self.x / self.w, self.y / self.w
+        gram = self.xx - self.w * np.outer(mean_x, mean_x)
+        gram[np.diag_indices_from(gram)] += alpha
+        weight = linalg.solve(gram, self.xy - self.w * np.outer(mean_x, mean_y), assume_a="pos")
+        return weight, mean_y - mean_x @ weight
+
+    def squared_error(self, weight: np.ndarray, intercept: np.ndarray) -> float:
+        """The weighted sum of squared residuals of these rows, over all components."""
+        quadratic = self.yy + (weight * (self.xx @ weight)).sum(0) - 2 * (weight * self.xy).sum(0)
+        return float((quadratic + self.w * intercept**2 + 2 * intercept * (self.x @ weight - self.y)).sum())

@@ -1,0 +1,453 @@
+"""Blocks that several models share: attention over packed windows, rotary time, tables of named rows.
+
+What is unusual:
+
+- windows lie one behind the other, ``[L_total, ...]``, with the number of rows of each; nothing is padded unless a
+  backend of :func:`attention` pads for itself;
+- :class:`RotaryTime` turns pairs of channels by time in seconds, always in float32 (its shortest period is 0.1 ms:
+  half precision would lose the time), and may turn the values too;
+- :class:`Vocabulary` keeps each session's rows in a parameter of its own.
+
+Shape letters: B windows, L rows, D width, H heads, E width of a head, F frequencies.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from spiketok.errors import DataError, UsageError
+
+BUCKET = 4  # windows of similar length that are padded to one another
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_length: Sequence[int],
+    key_length: Sequence[int],
+    *,
+    dropout: float = 0.0,
+    mask: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Softmax attention of each window's queries over the same window's keys.
+
+    Args:
+        query: ``[Lq, H, E]``. key, value: ``[Lk, H, E]``.
+        query_length, key_length: rows of each window; they sum to Lq and Lk. A window without keys gives zeros.
+        dropout: probability of dropping an attention weight.
+        mask: bool ``[Tq, Tk]``, True where a query may attend, the same for every window; needs equal lengths.
+        backend: a name in ``ATTENTION``, or ``"auto"``: windows of equal lengths go in one call, without padding; else
+            on the CPU self-attention goes window by window and cross-attention in buckets of similar length (measured
+            as the fastest: 5 times and 1.2 times as fast as padded), on CUDA through a kernel for packed windows, and
+            elsewhere padded.
+
+    Returns:
+        ``[Lq, H, E]``.
+    """
+    query_length, key_length = list(query_length), list(key_length)
+    if (sum(query_length), sum(key_length)) != (len(query), len(key)) or len(query_length) != len(key_length):
+        message = (
+            f"lengths of {len(query_length)} and {len(key_length)} windows sum to {sum(query_length)} and "
+            f"{sum(key_length)}, expected {len(query)} queries and {len(key)} keys"
+        )
+        raise DataError(message)
+    live = [q > 0 and k > 0 for q, k in zip(query_length, key_length, strict=True)]
+    if not all(live):
+        return _without_empty(live, query, key, value, query_length, key_length, dropout, mask, backend)
+    if not live:
+        return torch.zeros_like(query)
+    uniform = len(set(query_length)) == 1 and len(set(key_length)) == 1
+    if mask is not None and not uniform:
+        message = "an attention mask needs windows of equal lengths"
+        raise DataError(message)
+    if mask is not None or (uniform and backend == "auto"):
+        return _uniform(query, key, value, len(live), dropout, mask)
+    name = _choose(query, query_length == key_length, dropout) if backend == "auto" else backend
+    return ATTENTION[name](query, key, value, query_length, key_length, dropout)
+
+
+def _choose(query: Tensor, is_self: bool, dropout: float) -> str:
+    if query.device.type == "cpu":
+        return "loop" if is_self else "bucket"
+    if query.device.type != "cuda":
+        return "padded"
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return "varlen" if half and dropout == 0 and _has_varlen(query.device) else "nested"
+
+
+def _has_varlen(device: torch.device) -> bool:
+    """torch's varlen kernel (FlashAttention: half precision, no dropout, compute capability 8 or later)."""
+    there = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return there and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _without_empty(live, query, key, value, query_length, key_length, dropout, mask, backend) -> Tensor:
+    """Attention where some windows have no queries or no keys: those are left out, and give zeros."""
+
+    def rows(length: list[int]) -> Tensor:
+        return torch.repeat_interleave(torch.tensor(live), torch.tensor(length)).to(query.device)
+
+    def keep(length: list[int]) -> list[int]:
+        return [n for n, is_live in zip(length, live, strict=True) if is_live]
+
+    q, k = rows(query_length), rows(key_length)
+    lengths = keep(query_length), keep(key_length)
+    part = attention(query[q], key[k], value[k], *lengths, dropout=dropout, mask=mask, backend=backend)
+    return query.new_zeros(query.shape).masked_scatter(q[:, None, None], part)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
+    """``[B, L, H, E]`` in and out; torch wants the heads before the rows."""
+    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
+
+
+def _uniform(query, key, value, n_windows: int, dropout: float, mask: Tensor | None) -> Tensor:
+    q, k, v = (t.unflatten(0, (n_windows, -1)) for t in (query, key, value))
+    return _sdpa(q, k, v, dropout, mask).flatten(0, 1)
+
+
+def _loop(query, key, value, query_length, key_length, dropout) -> Tensor:
+    """Window by window: no padding at all, one small call for each."""
+    parts = zip(query.split(query_length), key.split(key_length), value.split(key_length), strict=True)
+    return torch.cat([_sdpa(q[None], k[None], v[None], dropout)[0] for q, k, v in parts])
+
+
+def _in_groups(query, key, value, query_length, key_length, dropout, size: int) -> Tensor:
+    """Windows in order of their number of keys, ``size`` at a time, padded to the longest among them."""
+    queries, keys, values = query.split(query_length), key.split(key_length), value.split(key_length)
+    order = sorted(range(len(queries)), key=lambda b: key_length[b])
+    out: list[Tensor] = [query] * len(queries)
+    for first in range(0, len(order), size):
+        group = order[first : first + size]
+        q, k, v = (pad_sequence([rows[b] for b in group], batch_first=True) for rows in (queries, keys, values))
+        mask = None
+        if len({key_length[b] for b in group}) > 1:
+            length = torch.tensor([key_length[b] for b in group], device=query.device)
+            mask = (torch.arange(k.shape[1], device=query.device) < length[:, None])[:, None, None, :]
+        attended = _sdpa(q, k, v, dropout, mask).unbind()
+        for b, rows in zip(group, attended, strict=True):
+            out[b] = rows[: query_length[b]]
+    return torch.cat(out)
+
+
+def _bucket(query, key, value, query_length, key_length, dropout) -> Tensor:
+    return _in_groups(query, key, value, query_length, key_length, dropout, BUCKET)
+
+
+def _padded(query, key, value, query_length, key_length, dropout) -> Tensor:
+    """Every window padded to the longest of the batch, with a boolean mask, as most code of the field has it."""
+    return _in_groups(query, key, value, query_length, key_length, dropout, len(query_length))
+
+
+def _offset(length: list[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor([0, *np.cumsum(length).tolist()], device=device, dtype=dtype)
+
+
+def _nested(query, key, value, query_length, key_length, dropout) -> Tensor:
+    """Jagged nested tensors: torch picks a packed kernel on a GPU (any precision, dropout); right but slow on a CPU."""
+    offsets = (_offset(length, query.device, torch.int64) for length in (query_length, key_length))
+    q_offset, k_offset = offsets
+    nested = [
+        torch.nested.nested_tensor_from_jagged(t, o, min_seqlen=min(n), max_seqlen=max(n)).transpose(1, 2)
+        for t, o, n in ((query, q_offset, query_length), (key, k_offset, key_length), (value, k_offset, key_length))
+    ]
+    return F.scaled_dot_product_attention(*nested, dropout_p=dropout).transpose(1, 2).values()
+
+
+def _varlen(query, key, value, query_length, key_length, dropout) -> Tensor:
+    """torch's FlashAttention over packed windows: half precision on a GPU."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    if dropout:
+        message = f"attention backend 'varlen' has no dropout, asked for is {dropout}: use backend 'nested'"
+        raise UsageError(message)
+    offsets = [_offset(length, query.device, torch.int32) for length in (query_length, key_length)]
+    return varlen_attn(query, key, value, *offsets, max(query_length), max(key_length))
+
+
+ATTENTION = {"loop": _loop, "bucket": _bucket, "padded": _padded, "nested": _nested, "varlen": _varlen}
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+class RotaryTime(nn.Module):
+    """Angles by which pairs of channels are turned, from times in seconds (RoPE over continuous time, as in POYO).
+
+    Half of a head's pairs turn, with periods spaced evenly in log from ``t_min_s`` to ``t_max_s``, both included; the
+    other pairs stand still. Pairs are adjacent channels.
+
+    Args:
+        dim_head: E, a multiple of 4.
+    """
+
+    def __init__(self, dim_head: int, t_min_s: float = 1e-4, t_max_s: float = 2.0627) -> None:
+        super().__init__()
+        if dim_head % 4 or dim_head <= 0 or not 0 < t_min_s < t_max_s:
+            given = f"dim_head is {dim_head}, t_min_s {t_min_s}, t_max_s {t_max_s}"
+            message = f"{given}: dim_head must be a multiple of 4, and 0 < t_min_s < t_max_s"
+            raise UsageError(message)
+        self.n_still = dim_head // 4
+        # in float32, step by step as torch_brain, so that both compute the same phases (up to 2 pi * 10,000)
+        share = torch.linspace(0, 1, dim_head // 4)
+        low, high = torch.tensor(t_min_s).log(), torch.tensor(t_max_s).log()
+        # no buffer: a model that is cast to half precision would round it
+        self.omega = 2 * torch.pi / torch.lerp(low, high, share).exp()
+
+    @torch.no_grad()
+    def forward(self, time_s: Tensor) -> Tensor:
+        """complex64 ``[L, E / 2]``: what :func:`rotate` multiplies by, for float32 seconds ``[L]``."""
+        with torch.autocast(time_s.device.type, enabled=False):
+            angle = time_s.float()[..., None] * self.omega.to(time_s.device)
+            turn = torch.polar(torch.ones_like(angle), angle)
+            return F.pad(turn, (0, self.n_still), value=1.0)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the adjacent channel pairs of ``x``, ``[..., E]``, by ``turn``, complex ``[..., E / 2]``, in float32.
+
+    ``turn.conj()`` turns back.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+
+def sinusoidal_position(n: int, dim: int, first: int = 0) -> Tensor:
+    """float32 ``[n, dim]``: sine and cosine in turn, wavelengths of 2 pi to 20,000 pi steps (Vaswani et al. 2017)."""
+    step = torch.arange(first, first + n, dtype=torch.float32)[:, None]
+    angle = step * torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10_000.0) / dim))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[:, :dim]
+
+
+# ---- layers ---------------------------------------------------------------------------------------------------------
+
+
+class CrossAttention(nn.Module):
+    """Rotary cross-attention, queries and context normalised before (LayerNorm), no biases but in the last projection.
+
+    The projections are methods of their own, for a model that knows that many rows are equal before they are turned.
+
+    Args:
+        rotate_value: turn the values by the key's time, and the result back by the query's.
+    """
+
+    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float = 0.0, *, rotate_value: bool) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.rotate_value = heads, dropout, rotate_value
+        self.norm_query = nn.LayerNorm(dim)
+        self.norm_context = nn.LayerNorm(dim)
+        self.to_query = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_key_value = nn.Linear(dim, 2 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim)
+
+    def query(self, x_LD: Tensor) -> Tensor:
+        """``[L, H, E]``, not yet turned."""
+        return self.to_query(self.norm_query(x_LD)).unflatten(-1, (self.heads, -1))
+
+    def key_value(self, x_LD: Tensor) -> Tensor:
+        """``[L, 2, H, E]``, not yet turned."""
+        return self.to_key_value(self.norm_context(x_LD)).unflatten(-1, (2, self.heads, -1))
+
+    def forward(
+        self,
+        query_LHE: Tensor,
+        key_value_L2HE: Tensor,
+        query_turn: Tensor,
+        key_turn: Tensor,
+        query_length: Sequence[int],
+        key_length: Sequence[int],
+    ) -> Tensor:
+        """``[Lq, D]``, from projections; ``*_turn`` are :class:`RotaryTime`'s, ``[L, E / 2]``."""
+        query = rotate(query_LHE, query_turn[:, None])
+        if self.rotate_value:
+            key, value = rotate(key_value_L2HE, key_turn[:, None, None]).unbind(1)
+        else:
+            key, value = key_value_L2HE.unbind(1)
+            key = rotate(key, key_turn[:, None])
+        dropout = self.dropout if self.training else 0.0
+        out = attention(query, key, value, query_length, key_length, dropout=dropout)
+        if self.rotate_value:
+            out = rotate(out, query_turn[:, None].conj())
+        return self.to_out(out.flatten(-2))
+
+
+class SelfAttention(nn.Module):
+    """Rotary self-attention with turned values, normalised before, no biases but in the last projection."""
+
+    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim)
+
+    def forward(self, x_LD: Tensor, turn: Tensor, length: Sequence[int]) -> Tensor:
+        """``[L, D]``; ``turn`` is ``[L, E / 2]``, ``length`` the rows of each window."""
+        qkv = self.to_qkv(self.norm(x_LD)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = rotate(qkv, turn[:, None, None]).unbind(1)
+        dropout = self.dropout if self.training else 0.0
+        out = attention(query, key, value, length, length, dropout=dropout)
+        return self.to_out(rotate(out, turn[:, None].conj()).flatten(-2))
+
+
+class GatedFeedForward(nn.Module):
+    """LayerNorm, then a feed-forward layer with GEGLU (Shazeer 2020): ``x * gelu(gate)``, ``mult`` times as wide."""
+
+    def __init__(self, dim: int, dropout: float = 0.0, mult: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.to_hidden = nn.Linear(dim, 2 * mult * dim)
+        self.dropout = nn.Dropout(dropout)
+        self.to_out = nn.Linear(mult * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, gate = self.to_hidden(self.norm(x)).chunk(2, dim=-1)
+        return self.to_out(self.dropout(hidden * F.gelu(gate)))
+
+
+class EncoderBlock(nn.Module):
+    """The usual transformer encoder layer, normalised before: attention, then ReLU feed-forward, biases everywhere.
+
+    Computes what ``nn.TransformerEncoderLayer(norm_first=True)`` does, on packed windows, and starts as it does.
+
+    Args:
+        hidden: width of the feed-forward layer.
+        dropout: of attention weights, of the hidden layer and of both residual branches.
+    """
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.attention_dropout = heads, dropout
+        self.norm_attention = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.to_out = nn.Linear(dim, dim)
+        self.norm_hidden = nn.LayerNorm(dim)
+        self.to_hidden = nn.Linear(dim, hidden)
+        self.from_hidden = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.to_qkv.weight)
+        nn.init.zeros_(self.to_qkv.bias)
+        nn.init.zeros_(self.to_out.bias)
+
+    def forward(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | None = None) -> Tensor:
+        """``[L, D]``; ``mask`` is bool ``[T, T]`` for windows of T rows each, or None."""
+        query, key, value = self.to_qkv(self.norm_attention(x_LD)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        dropout = self.attention_dropout if self.training else 0.0
+        out = attention(query, key, value, length, length, dropout=dropout, mask=mask)
+        x_LD = x_LD + self.dropout(self.to_out(out.flatten(-2)))
+        hidden = self.dropout(F.relu(self.to_hidden(self.norm_hidden(x_LD))))
+        return x_LD + self.dropout(self.from_hidden(hidden))
+
+
+def band_mask(n_bins: int, forward: int, backward: int, device: torch.device | str = "cpu") -> Tensor:
+    """bool ``[T, T]``: bin i attends to bins ``i - backward .. i + forward``, both included."""
+    step = torch.arange(n_bins, device=device)
+    ahead = step[None, :] - step[:, None]
+    return (ahead <= forward) & (ahead >= -backward)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def module_key(name: str) -> str:
+    """A name as torch takes it for a submodule or parameter: no dots, nothing else lost."""
+    return quote(name, safe="/ ").replace(".", "%2E")
+
+
+class Vocabulary(nn.Module):
+    """An embedding table that grows: rows are named by stable strings and lie in blocks, one parameter a block.
+
+    A block is what one session brings. New blocks leave the parameters of old ones as they are, bit for bit and object
+    for object; freezing or training one session is ``requires_grad_`` or an optimizer over its block, and nothing that
+    an optimizer does to one block (weight decay, momentum) reaches another.
+
+    Rows count through the blocks in the order of their coming. With ``padding``, row 0 is a constant zero vector (the
+    "NA" unit of padded tokens) and the first word has row 1.
+
+    Args:
+        dim: D. std: new rows are drawn from N(0, std).
+    """
+
+    def __init__(self, dim: int, std: float = 0.02, *, padding: bool) -> None:
+        super().__init__()
+        self.dim, self.std, self.first = dim, std, int(padding)
+        self.blocks = nn.ParameterDict()
+        self.words: dict[str, list[str]] = {}
+        self._row: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self.first + len(self._row)
+
+    def extend(self, block: str, words: Sequence[str], start: Tensor | None = None) -> None:
+        """Add a block of rows; ``start`` (``[D]``) is what they begin as, instead of the random draw.
+
+        Raises:
+            DataError: the block or one of the words is there already, or a word comes twice.
+        """
+        words = [str(word) for word in words]
+        seen = set(self._row)
+        for word in words:
+            if word in seen:
+                message = f"'{word}' of block '{block}' stands twice: it has a row in the table already"
+                raise DataError(message)
+            seen.add(word)
+        if block in self.words:
+            message = f"the table has a block '{block}' already"
+            raise DataError(message)
+        value = torch.randn(len(words), self.dim) * self.std if start is None else start.detach().expand(len(words), -1)
+        like = next(iter(self.blocks.values()), value)
+        self.blocks[module_key(block)] = nn.Parameter(value.to(like, copy=True))
+        self._row |= {word: len(self) + i for i, word in enumerate(words)}
+        self.words[block] = words
+
+    def rows(self, words: Sequence[str]) -> np.ndarray:
+        """int32: the row of each word.
+
+        Raises:
+            DataError: a word has no row.
+        """
+        lacking = [word for word in words if word not in self._row]
+        if lacking:
+            message = f"{len(lacking)} of {len(words)} names have no row in the table, the first is '{lacking[0]}'"
+            raise DataError(message)
+        return np.array([self._row[word] for word in words], dtype=np.int32)
+
+    def block(self, block: str) -> nn.Parameter:
+        """The rows of one block, ``[n, D]``."""
+        return self.blocks[module_key(block)]
+
+    def table(self) -> Tensor:
+        """All rows, ``[len(self), D]``."""
+        parts = list(self.blocks.values())
+        zero = parts[0].new_zeros(self.first, self.dim) if parts else torch.zeros(self.first, self.dim)
+        return torch.cat([zero, *parts])
+
+    def forward(self, row: Tensor) -> Tensor:
+        """``[..., D]`` for integer rows ``[...]``."""
+        return F.embedding(row, self.table())
+
+    def state(self) -> list[list]:
+        """JSON-able: ``[block, words]`` in the order of their rows."""
+        return [[block, words] for block, words in self.words.items()]
+
+    def load_state(self, state: Sequence[Sequence]) -> None:
+        """Replace all blocks by those of :meth:`state`; their values are to be loaded with ``load_state_dict``."""
+        self.blocks, self.words, self._row = nn.ParameterDict(), {}, {}
+        for block, words in state:
+            self.extend(block, words)
