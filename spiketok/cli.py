@@ -1,0 +1,659 @@
+"""The command line: parse, one library call, print.
+
+Everything heavy is imported inside the command that needs it, so that ``spiketok --help`` answers at once.
+Exit codes: 0 all went well, 1 an item failed, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spiketok import __version__
+from spiketok.console import complain, progress, say, show_json, show_rows, training_table
+from spiketok.errors import FetchError, SpiketokError, UnknownNameError, UsageError, require
+from spiketok.workspace import Workspace
+
+app = typer.Typer(
+    name="spiketok",
+    help="From public recordings of spiking neurons to exact tokens, trained decoders and cross-session scores.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", envvar="SPIKETOK_ROOT", help="Workspace folder.", show_default="./spiketok-data"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Sessions = Annotated[
+    str | None,
+    typer.Option("--sessions", "-s", metavar="GLOB", help="Only these sessions; comma-separated globs on their ids."),
+]
+Workers = Annotated[int, typer.Option("--jobs", "-J", min=1, help="Worker processes.")]
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        print(f"spiketok {__version__}")
+        raise typer.Exit
+
+
+# ---- fetch and ingest -----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Dataset, dandiset id, dandi:// or NWB URL, path.")
+    ],
+    download_only: Annotated[bool, typer.Option("--download-only", help="Do not normalize into the store.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show files, bytes, licence and citation; write nothing.")
+    ] = False,
+    sessions: Sessions = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-J", min=1, help="Files to download at a time.")] = 4,
+    policy: Annotated[
+        str, typer.Option("--existing", "-e", help="error, skip, overwrite, overwrite-different or refresh.")
+    ] = "skip",
+    api_url: Annotated[
+        str | None, typer.Option("--api-url", help="Another DANDI API than the public archive's.")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Download recordings from DANDI (or take local files) and normalize them into the store."""
+    from spiketok.datasets import LocalRequest, download, plan_fetch, resolve
+    from spiketok.datasets.base import check_policy
+
+    workspace = Workspace.locate(root)
+    check_policy(policy)
+    requests = [resolve(name) for name in names]
+    paths = [request.path for request in requests if isinstance(request, LocalRequest)]
+    plans, failed = [], []
+    for request in requests:
+        try:
+            plan = plan_fetch(request, workspace.raw, api_url=api_url, sessions=sessions, policy=policy, jobs=jobs)
+        except FetchError as error:  # one name's trouble does not stop the others
+            complain(f"{request.name}: {error}")
+            failed.append(request.name)
+        else:
+            plans += [] if plan is None else [plan]
+    if dry_run:
+        _show_plans(plans, paths, as_json)
+        if failed:
+            raise typer.Exit(1)
+        return
+    for plan in plans:
+        with _download_progress(plan) as report:
+            for result in download(plan, workspace.raw, jobs=jobs, policy=policy, progress=report):
+                if result.file is None:
+                    complain(f"{result.path}: {result.message}")
+                    failed.append(result.path)
+                else:
+                    paths.append(result.file)
+    rows: list[dict] = []
+    bad = 0
+    if not download_only and paths:
+        rows, bad = _ingest(workspace, paths, "local", 1)
+    elif download_only:
+        rows = [{"file": str(path), "state": "here"} for path in paths]
+    if as_json:
+        show_json({"sessions": rows, "failed": failed})
+    elif rows:
+        show_rows("sessions" if not download_only else "files", list(_without_lists(rows[0])), rows)
+    if failed or bad:
+        say(f"to try the rest again: {_retry_command()}")
+        raise typer.Exit(1)
+    if not as_json and not download_only:
+        say("next: spiketok tokenize --scheme per-spike")
+
+
+def _retry_command() -> str:
+    return shlex.join(["spiketok", *sys.argv[1:]])
+
+
+def _show_plans(plans: list, local: list[Path], as_json: bool) -> None:
+    from spiketok.files import human_bytes
+
+    if as_json:
+        told = [
+            asdict(replace(p, listing=())) | {"total_bytes": p.total_bytes, "fetch_bytes": p.fetch_bytes} for p in plans
+        ]
+        show_json({"plans": told, "local": local})
+        return
+    for plan in plans:
+        rows = [
+            {"file": a.path, "size": "?" if a.size is None else human_bytes(a.size), "state": a.problem or a.state}
+            for a in plan.assets
+        ]
+        show_rows(f"{plan.name}: {plan.title or plan.dandiset or 'plain addresses'}", ["file", "size", "state"], rows)
+        total, missing = plan.total_bytes, plan.fetch_bytes
+        print(f"dandiset   {plan.dandiset or '-'} version {plan.version or '-'}")
+        print(f"licence    {plan.license or 'not stated'}")
+        print(f"citation   {plan.citation or 'not stated'}")
+        print(f"files      {len(plan.assets)}, {'? bytes' if total is None else human_bytes(total)}")
+        print(f"to fetch   {'? bytes' if missing is None else human_bytes(missing)} into {plan.folder}")
+        for line in plan.left_out:
+            print(f"left out   {line}")
+    for path in local:
+        print(f"local      {path}: nothing to download")
+
+
+def _download_progress(plan):
+    """A context manager that gives ``progress(path, done, total)`` for one plan, drawn as one bar of bytes."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def manager():
+        seen: dict[str, int] = {}
+        with progress(f"fetch {plan.name}", plan.total_bytes, "bytes") as advance:
+
+            def report(path: str, done: int, total: int) -> None:
+                advance(done - seen.get(path, 0), path)
+                seen[path] = done
+
+            yield report
+
+    return manager()
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="NWB files, and folders of them.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="First half of the session ids.")] = "local",
+    jobs: Workers = 1,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Normalize local NWB files into the store."""
+    if "/" in dataset or dataset.startswith(".") or not dataset:
+        message = f"--dataset '{dataset}': must be a name without '/' that does not begin with '.'"
+        raise UsageError(message)
+    rows, failed = _ingest(Workspace.locate(root), paths, dataset, jobs)
+    if as_json:
+        show_json(rows)
+    elif rows:
+        show_rows("sessions", list(_without_lists(rows[0])), rows)
+    if failed:
+        raise typer.Exit(1)
+    if not as_json:
+        say("next: spiketok tokenize --scheme per-spike")
+
+
+def _ingest(workspace: Workspace, paths: list[Path], dataset: str, jobs: int) -> tuple[list[dict], int]:
+    """Ingest, telling repairs and failures as they come; the sessions' rows, and how many files failed."""
+    from spiketok import stages
+
+    rows, failed = [], 0
+    files = stages.find_nwb_files(paths)
+    with progress("ingest", len(files), "files") as advance:
+        for outcome in stages.ingest(workspace, files, dataset, jobs):
+            advance(1, outcome.name)
+            if outcome.error is not None:
+                complain(f"{outcome.name}: {outcome.message}")
+                failed += 1
+                continue
+            done = outcome.result
+            for finding in done.repairs:
+                say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
+            rows.append(
+                {
+                    "session": done.session_id,
+                    "state": done.state,
+                    "units": done.n_units,
+                    "spikes": done.n_spikes,
+                    "seconds": done.duration_s,
+                    "repairs": len(done.repairs),
+                    "notes": len(done.notes),
+                    "findings": {"repairs": done.repairs, "notes": done.notes},
+                }
+            )
+    noted = [row["session"] for row in rows if row["notes"]]
+    if noted:
+        say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
+    if failed:
+        say(f"{failed} of {len(files)} files failed, {len(rows)} are in the store")
+    return sorted(rows, key=lambda row: row["session"]), failed
+
+
+def _without_lists(row: dict) -> Iterable[str]:
+    return (key for key, value in row.items() if not isinstance(value, list | dict))
+
+
+@app.command()
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="Show everything about one dataset.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be fetched, with size, licence, units and behaviours."""
+    from spiketok.datasets import DATASETS, DandiRequest, resolve
+    from spiketok.files import human_bytes
+
+    chosen = list(DATASETS.values())
+    if name is not None:
+        request = resolve(name) if name not in DATASETS else DandiRequest(name, "", dataset=name)
+        if not isinstance(request, DandiRequest) or request.dataset not in DATASETS:
+            raise UnknownNameError("dataset", name, DATASETS, "the catalogue")
+        chosen = [DATASETS[request.dataset]]
+    if as_json:
+        show_json([asdict(d) for d in chosen])
+        return
+    if name is None:
+        rows = [
+            {
+                "name": d.name,
+                "dandiset": f"{d.dandiset}/{d.version or 'latest'}",
+                "files": d.files,
+                "size": None if d.bytes is None else human_bytes(d.bytes),
+                "licence": d.license,
+                "units": d.units,
+                "behaviours": ", ".join(d.behaviours),
+            }
+            for d in chosen
+        ]
+        show_rows("datasets", list(rows[0]), rows)
+        say("any other dandiset: spiketok fetch 000123; details: spiketok datasets NAME")
+        return
+    for key, value in asdict(chosen[0]).items():
+        words = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        print(f"{key:<11}{'-' if words in (None, '') else words}")
+
+
+# ---- simulate -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def simulate(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the NWB files.", show_default="ROOT/simulated")
+    ] = None,
+    task: Annotated[str, typer.Option("--task", help="center_out or random_target.")] = "center_out",
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="Number of subjects.")] = 2,
+    sessions: Annotated[int, typer.Option("--sessions-per-subject", min=1, help="Days a subject.")] = 4,
+    units: Annotated[int, typer.Option("--units", min=1, help="Units a session.")] = 60,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="Length of a session in seconds.")] = 300.0,
+    turnover: Annotated[float | None, typer.Option("--turnover", help="Share of the units replaced a day.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same bytes.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of SimulationConfig.")
+    ] = None,
+    ingest_too: Annotated[bool, typer.Option("--ingest/--files-only", help="Also normalize into the store.")] = True,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate sessions of one or more subjects as NWB files, with the ground truth beside them."""
+    from spiketok.datasets.synthetic import SimulationConfig
+    from spiketok.datasets.synthetic import simulate as simulate_files
+
+    config = SimulationConfig(
+        task=task, n_subjects=subjects, sessions_per_subject=sessions, n_units=units, duration_s=duration_s, seed=seed
+    )
+    if turnover is not None:
+        config = replace(config, turnover=turnover)
+    for text in settings or []:
+        config = _with_setting(config, text)
+    workspace = Workspace.locate(root)
+    folder = out or workspace.simulated
+    with progress("simulate", subjects * sessions, "sessions") as advance:
+        files = simulate_files(config, folder, progress=lambda done, total, name: advance(1, name))
+    say(f"{len(files)} NWB files with their truth in {folder}")
+    rows: list[dict] = [{"file": str(path)} for path in files]
+    failed = 0
+    if ingest_too:
+        rows, failed = _ingest(workspace, files, "simulated", 1)
+    if as_json:
+        show_json(rows)
+    else:
+        show_rows("sessions" if ingest_too else "files", list(_without_lists(rows[0])) if rows else ["file"], rows)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _with_setting(config, text: str):
+    """One ``key=value`` on top of a simulation's settings."""
+    import dataclasses
+
+    key, equals, word = text.partition("=")
+    known = {f.name: f for f in dataclasses.fields(config)}
+    if not equals:
+        message = f"--set '{text}': use KEY=VALUE"
+        raise UsageError(message)
+    if key not in known:
+        raise UnknownNameError("setting", key, known, "the simulation settings")
+    kind = type(getattr(config, key))
+    try:
+        value = kind(word)
+    except ValueError:
+        message = f"--set {key}={word}: expected {kind.__name__}"
+        raise UsageError(message) from None
+    return replace(config, **{key: value})
+
+
+# ---- tokenize -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def tokenize(
+    scheme: Annotated[str, typer.Option("--scheme", help="binned or per-spike.")],
+    bin_ms: Annotated[float | None, typer.Option("--bin-ms", help="Bin width (binned).", show_default="20")] = None,
+    segments: Annotated[
+        str, typer.Option("--segments", metavar="RULE", help="continuous, or trials:ALIGN,PRE_MS,POST_MS.")
+    ] = "continuous",
+    sessions: Sessions = None,
+    jobs: Workers = 1,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Bake sessions of the store into token shards."""
+    from spiketok import stages
+    from spiketok.schemes import make_scheme
+
+    workspace = Workspace.locate(root)
+    fields = {} if bin_ms is None else {"bin_ns": _whole_ns(bin_ms, "--bin-ms")}
+    made = make_scheme(scheme, **fields)
+    chosen = workspace.select(sessions)
+    rows, failed = [], 0
+    with progress("tokenize", len(chosen), "sessions") as advance:
+        for outcome in stages.tokenize(workspace, chosen, made, segments, jobs):
+            advance(1, outcome.name)
+            if outcome.error is not None:
+                complain(f"{outcome.name}: {outcome.message}")
+                failed += 1
+                continue
+            done = outcome.result
+            for note in done.notes:
+                say(f"{done.session_id}: note: {note}")
+            rows.append(
+                {
+                    "session": done.session_id,
+                    "scheme": scheme,
+                    "state": done.state,
+                    "spikes": done.n_spikes,
+                    "lost": ", ".join(f"{n} {why}" for why, n in done.lost.items() if n) or "none",
+                    "MB": done.nbytes / 1e6,
+                    "path": done.path,
+                }
+            )
+    rows.sort(key=lambda row: row["session"])
+    if as_json:
+        show_json(rows)
+    elif rows:
+        show_rows("shards", [k for k in rows[0] if k != "path"], rows)
+    if failed:
+        say(f"{failed} of {len(chosen)} sessions failed, {len(rows)} have their shard")
+        raise typer.Exit(1)
+
+
+def _whole_ns(milliseconds: float, option: str) -> int:
+    ns = round(milliseconds * 1e6)
+    if ns <= 0 or abs(ns - milliseconds * 1e6) > 1e-6:
+        message = f"{option} {milliseconds}: must be a positive whole number of ns"
+        raise UsageError(message)
+    return ns
+
+
+# ---- train and evaluate ---------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="linear, ndt1 or poyo.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the run.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, as optim.steps=500.")
+    ] = None,
+    sessions: Sessions = None,
+    hold_out: Annotated[
+        str | None, typer.Option("--hold-out", metavar="GLOB", help="Leave these sessions out, for eval-xsession.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Insist on going on with an interrupted run.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an earlier run reached.")] = False,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model on the shards of the chosen sessions; the same command goes on with an interrupted run."""
+    if resume and restart:
+        message = "--resume and --restart exclude each other"
+        raise UsageError(message)
+    require("torch", "train", "training")
+    from spiketok.config import load_config
+    from spiketok.runs import open_training_shards, run_path
+    from spiketok.training import train as run_training
+
+    workspace = Workspace.locate(root)
+    resolved = load_config(model, config, sets or [])
+    readers, left_out = open_training_shards(workspace, resolved, sessions, hold_out)
+    for line in left_out:
+        say(f"left out: {line}")
+    run_dir = run_path(workspace, resolved, readers)
+    wanted = "must" if resume else "never" if restart else "auto"
+    with training_table() as listen:
+        result = run_training(resolved, readers, run_dir, resume=wanted, on_event=listen)
+    if result.rank != 0:
+        return  # one of several devices: the first one speaks
+    if result.resumed_from:
+        done = result.resumed_from == result.total_steps
+        say("nothing was left to train" if done else f"went on from step {result.resumed_from}")
+    rows = [{"session": name, **_plain_scores(scores)} for name, scores in result.scores.items()]
+    if as_json:
+        show_json({"run": str(run_dir), "steps": result.step, "test": rows})
+        return
+    if rows:
+        show_rows(f"{resolved.model}: scores on the test split", list(rows[0]), rows)
+    else:
+        say("no session has test time under this split rule: nothing was scored")
+    print(f"run {run_dir}")
+    say(f"next: spiketok eval-xsession {run_dir}")
+
+
+def _plain_scores(scores: dict) -> dict:
+    """The single numbers of a score, R2 first."""
+    return {key: value for key, value in scores.items() if isinstance(value, int | float)}
+
+
+@app.command("eval-xsession")
+def eval_xsession(
+    run: Annotated[str, typer.Argument(help="A run's folder or name, or a model's name for its newest run.")],
+    sessions: Sessions = None,
+    protocols: Annotated[
+        str, typer.Option("--protocols", help="Comma-separated: zero_shot, zero_gradient, identity_only, full.")
+    ] = "zero_shot,identity_only,full",
+    calibration_s: Annotated[float, typer.Option("--calibration-s", help="Labelled seconds to adapt on.")] = 30.0,
+    within: Annotated[bool, typer.Option("--within", help="Allow sessions that the model was trained on.")] = False,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="transfer.KEY=VALUE", help="How the model adapts.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the report.", show_default="RUN/xsession")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Measure transfer to sessions that the model never saw, beside a linear decoder on the same calibration."""
+    require("torch", "train", "evaluation")
+    from spiketok.checkpoints import load_run
+    from spiketok.config import with_transfer
+    from spiketok.report import write_report
+    from spiketok.runs import device_of, find_run, open_transfer_shards
+    from spiketok.transfer import evaluate_transfer
+
+    workspace = Workspace.locate(root)
+    run_dir = find_run(workspace, run)
+    loaded = load_run(run_dir)
+    readers, remarks, within = open_transfer_shards(workspace, loaded, sessions, within=within)
+    for line in remarks:
+        say(f"note: {line}")
+    names = [p.strip() for p in protocols.split(",") if p.strip()]
+    with progress("eval-xsession", None, "cells") as advance:
+        result = evaluate_transfer(
+            loaded,
+            readers,
+            protocols=names,
+            calibration_s=calibration_s,
+            within=within,
+            adapt=with_transfer(loaded.config, sets or []).transfer,
+            device=device_of(loaded.config),
+            on_event=lambda event: advance(1, str(event.get("cell", ""))),
+        )
+    folder = out or run_dir / "xsession"
+    report = write_report(result, folder)
+    if as_json:
+        show_json(report.summary)
+        return
+    show_rows(report.title, report.columns, report.rows)
+    for line in report.remarks:
+        say(line)
+    print(f"report {folder / 'report.html'}")
+
+
+@app.command()
+def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller and shorter: shows that all works, not how well.")
+    ] = False,
+    root: Annotated[Path, typer.Option("--root", help="Workspace folder of the demo.")] = Path("spiketok-demo"),
+) -> None:
+    """Run the main job on simulated recordings, offline: simulate, ingest, verify, tokenize, train, evaluate."""
+    import time
+
+    from spiketok.demo import demo_commands
+
+    begun = time.monotonic()
+    for words in demo_commands(root, quick=quick):
+        say("")
+        say(f"$ spiketok {shlex.join(words)}")
+        app(words, standalone_mode=False)
+    say("")
+    say(f"demo done in {time.monotonic() - begun:.0f} s; open {root}/runs/*/xsession/report.html in a browser")
+
+
+# ---- look and check -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        str | None, typer.Argument(help="Anything spiketok writes, an NWB file, or a session's id.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it to this .png, .pdf or .svg.")] = None,
+    start_s: Annotated[float | None, typer.Option("--start-s", help="Where the picture begins.")] = None,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="How long a raster is.", min=0.001)] = 10.0,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a path holds, and draw it; the workspace itself without a path."""
+    from spiketok.inspection import check_picture, describe_path, locate, plot_path
+
+    workspace = Workspace.locate(root)
+    found = locate(path or str(workspace.root), workspace)
+    if plot is not None:
+        check_picture(found, plot)
+    told = describe_path(found)
+    if as_json:
+        show_json(asdict(told))
+    else:
+        for label, value in told.facts.items():
+            print(f"{label:<22}{'-' if value is None else value}")
+        for title, rows in told.tables.items():
+            print()
+            show_rows(title, list(_without_lists(rows[0])), rows)
+    if plot is not None:
+        plot_path(found, plot, start_s, duration_s)
+        say(f"drawn to {plot}")
+
+
+@app.command()
+def verify(
+    sessions: Sessions = None,
+    jobs: Workers = 1,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Read the source files again with pynwb and compare every spike, trial and sample; check all digests."""
+    from spiketok import stages
+
+    workspace = Workspace.locate(root)
+    chosen = workspace.select(sessions)
+    rows, failed = [], 0
+    with progress("verify", len(chosen), "sessions") as advance:
+        for outcome in stages.verify(workspace, chosen, jobs):
+            advance(1, outcome.name)
+            if outcome.error is not None:
+                complain(f"{outcome.name}: {outcome.message}")
+                failed += 1
+                continue
+            done = outcome.result
+            for difference in done.differences:
+                complain(f"{done.session_id}: {difference}")
+            failed += bool(done.differences)
+            rows.append(
+                {
+                    "session": done.session_id,
+                    "units": done.n_units,
+                    "spikes": done.n_spikes,
+                    "table rows": done.n_rows,
+                    "samples": done.n_samples,
+                    "shards": done.n_shards,
+                    "result": f"{len(done.differences)} differences" if done.differences else "equal",
+                    "differences": done.differences,
+                }
+            )
+    rows.sort(key=lambda row: row["session"])
+    if as_json:
+        show_json(rows)
+    elif rows:
+        show_rows("verified", list(_without_lists(rows[0])), rows)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(root: Root = None, as_json: Json = False) -> None:
+    """Check this machine: versions, extras, kernels, devices, space."""
+    from spiketok.doctor import examine
+
+    findings = examine(Workspace.locate(root))
+    if as_json:
+        show_json([asdict(f) for f in findings])
+    else:
+        show_rows("doctor", ["check", "state", "found"], [asdict(f) for f in findings])
+    if any(f.state == "broken" for f in findings):
+        raise typer.Exit(1)
+
+
+# ---- the program ----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line; every error that is not a bug is one line."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        app()
+    except SpiketokError as error:
+        if debug:
+            raise
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        from spiketok.jobs import describe
+
+        complain(describe(error))
+        sys.exit(1)

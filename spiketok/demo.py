@@ -1,0 +1,33 @@
+"""The demo: the commands that a user would type, on simulated recordings, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HELD_OUT = "*day04*"
+
+
+def demo_commands(root: Path, *, quick: bool) -> list[list[str]]:
+    """Words of each command: two subjects, four days each, the last day of each held out.
+
+    Args:
+        root: the demo's workspace.
+        quick: shorter recordings and fewer steps.
+    """
+    here = ["--root", str(root)]
+    size = ["--duration-s", "90", "--units", "40"] if quick else []
+    steps = ["--set", "optim.steps=60", "--set", "transfer.identity_steps=20", "--set", "transfer.full_steps=20",
+             "--set", "transfer.unfreeze_after=5"] if quick else []  # fmt: skip
+    commands = [
+        ["simulate", "--subjects", "2", "--sessions-per-subject", "4", *size, *here],
+        ["verify", *here],
+        ["tokenize", "--scheme", "binned", *here],
+        ["tokenize", "--scheme", "per-spike", *here],
+    ]
+    chosen = ["--set", "data.target=cursor_vel", "--hold-out", HELD_OUT]
+    commands += [
+        ["train", "--model", "linear", *chosen, *here],
+        ["train", "--model", "poyo", *chosen, *steps, *here],
+        ["eval-xsession", "poyo", *here],
+    ]
+    return commands

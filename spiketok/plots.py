@@ -1,0 +1,163 @@
+"""Pictures of sessions and tokens that a person understands at a glance (matplotlib, drawn off screen)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from spiketok.errors import DataError, require
+from spiketok.recording import NS_PER_S, Intervals, Session
+
+INK, FAINT = "#1f2933", "#9aa5b1"
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+UNOBSERVED = "#f4d9d0"
+
+
+def _figure(n_rows: int, heights: list[float]):
+    matplotlib = require("matplotlib", "plots", "drawing")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        n_rows,
+        1,
+        sharex=True,
+        figsize=(11, 1.2 + sum(heights)),
+        gridspec_kw={"height_ratios": heights},
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes[:, 0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=INK, labelsize=8)
+    return figure, list(axes[:, 0])
+
+
+def _save(figure, out: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)
+
+
+def busiest_start(session: Session, length_ns: int) -> int:
+    """Start of the stretch of this length with the median number of spikes among those that hold any."""
+    first = session.spikes.time_ns[0]
+    count = np.bincount((session.spikes.time_ns - first) // length_ns)
+    rows = np.flatnonzero(count)
+    return int(first + rows[np.argsort(count[rows], kind="stable")[rows.size // 2]] * length_ns)
+
+
+def _shade_unobserved(axis, observed: Intervals, start_ns: int, stop_ns: int, zero_ns: int = 0) -> bool:
+    """Shade what was not observed between two times, on an axis in seconds after ``zero_ns``; whether there was any."""
+    inside = observed.intersect(Intervals(np.array([start_ns]), np.array([stop_ns])))
+    edges = np.concatenate([[start_ns], np.column_stack([inside.start_ns, inside.stop_ns]).reshape(-1), [stop_ns]])
+    gaps = [(low - zero_ns, high - zero_ns) for low, high in edges.reshape(-1, 2) if high > low]
+    for low, high in gaps:
+        axis.axvspan(low / NS_PER_S, high / NS_PER_S, color=UNOBSERVED, lw=0)
+    return bool(gaps)
+
+
+def plot_session(session: Session, out: Path, start_s: float | None = None, duration_s: float = 10.0) -> None:
+    """A raster of all units over a stretch of time, behaviours below, unobserved time shaded."""
+    length_ns = round(duration_s * NS_PER_S)
+    start_ns = busiest_start(session, length_ns) if start_s is None else round(start_s * NS_PER_S)
+    stop_ns = start_ns + length_ns
+    window = session.spikes.window(start_ns, stop_ns)
+    signals = list(session.signals.items())[:3]
+    figure, axes = _figure(1 + len(signals), [3.6] + [1.3] * len(signals))
+    axis = axes[0]
+    gaps = _shade_unobserved(axis, session.observed, start_ns, stop_ns)
+    axis.scatter(window.time_ns / NS_PER_S, window.unit, s=22, marker="|", color=INK, linewidths=0.7)
+    if session.trials is not None:
+        for start in session.trials.start_ns[
+            (session.trials.start_ns >= start_ns) & (session.trials.start_ns < stop_ns)
+        ]:
+            axis.axvline(start / NS_PER_S, color=COLORS[0], lw=0.8)
+    axis.set_ylim(-1, len(session.units))
+    axis.set_ylabel(f"unit (of {len(session.units)})")
+    title = [f"{session.id}: {len(window):,} of {len(session.spikes):,} spikes"]
+    title += ["blue: trial starts"] if session.trials is not None else []
+    title += ["shaded: not observed"] if gaps else []
+    axis.set_title("; ".join(title), fontsize=9, loc="left", color=INK)
+    for axis, (name, signal) in zip(axes[1:], signals, strict=True):
+        rows = slice(*np.searchsorted(signal.time_ns, [start_ns, stop_ns]))
+        for k, component in enumerate(signal.components[:6]):
+            value = np.where(signal.valid[rows], signal.value[rows, k], np.nan)
+            axis.plot(signal.time_ns[rows] / NS_PER_S, value, lw=1.1, color=COLORS[k], label=component)
+        axis.set_ylabel(f"{name}\n({signal.measure or 'no measure'})", fontsize=8)
+        axis.legend(fontsize=7, frameon=False, loc="upper right", ncols=min(6, len(signal.components)))
+    axes[-1].set_xlabel("time in the session (s)")
+    axes[-1].set_xlim(start_ns / NS_PER_S, stop_ns / NS_PER_S)
+    _save(figure, out)
+
+
+def plot_shard(reader, out: Path, start_s: float | None = None) -> None:
+    """One second of a shard's tokens as the model meets them: binned as a heat map, per-spike token by token."""
+    from spiketok.schemes.base import Windows
+
+    grid_ns = reader.scheme.grid_ns
+    segment = _segment_with_spikes(reader)
+    seg_start, seg_stop = int(reader.segments.start_ns[segment]), int(reader.segments.stop_ns[segment])
+    length_ns = min(NS_PER_S, seg_stop - seg_start) // grid_ns * grid_ns
+    wanted = seg_start + (seg_stop - seg_start - length_ns) // 2 if start_s is None else round(start_s * NS_PER_S)
+    start_ns = seg_start + (wanted - seg_start) // grid_ns * grid_ns
+    if length_ns <= 0 or not seg_start <= start_ns <= seg_stop - length_ns:
+        message = (
+            f"{start_s} s is not inside a segment of the shard ({seg_start / NS_PER_S:g}..{seg_stop / NS_PER_S:g} s)"
+        )
+        raise DataError(message)
+    window = Windows(np.array([segment]), np.array([start_ns]), length_ns)
+    tokens = reader.scheme.cut(reader.columns, window)
+    figure, (axis,) = _figure(1, [4.6])
+    if _shade_unobserved(axis, reader.observed, start_ns, start_ns + length_ns, start_ns):
+        axis.annotate("shaded: not observed", (0, -0.1), xycoords="axes fraction", fontsize=8, color=FAINT)
+    drawn = _PICTURES[reader.scheme.name](axis, reader, tokens, length_ns)
+    axis.set_xlabel(f"time in the window (s), which starts at {start_ns / NS_PER_S:.3f} s of {reader.info.id}")
+    axis.set_ylabel(f"unit (of {reader.info.n_units})")
+    axis.set_title(drawn, fontsize=9, loc="left", color=INK)
+    _save(figure, out)
+
+
+def _segment_with_spikes(reader) -> int:
+    """The segment with the median number of rows in its columns."""
+    rows = np.diff(reader.columns["segment.row"])
+    return int(np.argsort(rows, kind="stable")[rows.size // 2])
+
+
+def _picture_binned(axis, reader, tokens, length_ns: int) -> str:
+    counts = tokens.columns["counts"]
+    seconds = length_ns / NS_PER_S
+    image = axis.imshow(
+        counts.T,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap="Greys",
+        extent=(0, seconds, -0.5, counts.shape[1] - 0.5),
+        vmin=0,
+        vmax=max(1, int(counts.max(initial=0))),
+        alpha=np.where(counts.T > 0, 1.0, 0.0),
+    )
+    ticks = range(0, int(counts.max(initial=0)) + 1, max(1, int(counts.max(initial=0)) // 5))
+    axis.figure.colorbar(image, ax=axis, label="spikes in the bin", ticks=list(ticks), fraction=0.03, pad=0.01)
+    return (
+        f"binned: {counts.shape[0]} tokens (bins of {reader.scheme.bin_ns / 1e6:g} ms) of {counts.shape[1]} counts, "
+        f"{int(counts.sum())} spikes"
+    )
+
+
+def _picture_per_spike(axis, reader, tokens, length_ns: int) -> str:
+    time, unit, kind = (tokens.columns[k] for k in ("time", "unit", "type"))
+    styles = ((0, "|", 34, INK, "spike"), (1, ">", 9, COLORS[2], "START"), (2, "<", 9, COLORS[1], "END"))
+    for number, marker, size, color, label in styles:
+        rows = kind == number
+        axis.scatter(time[rows], unit[rows], marker=marker, s=size, color=color, linewidths=0.9, label=label)
+    axis.set_xlim(-0.02 * length_ns / NS_PER_S, 1.02 * length_ns / NS_PER_S)
+    axis.set_ylim(-1, reader.info.n_units)
+    axis.legend(fontsize=8, frameon=False, loc="upper center", ncols=3, bbox_to_anchor=(0.85, 1.09))
+    return f"per-spike: {len(time)} tokens, {int((kind == 0).sum())} of them spikes"
+
+
+_PICTURES = {"binned": _picture_binned, "per-spike": _picture_per_spike}
