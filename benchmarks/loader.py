@@ -9,9 +9,10 @@ Recordings are generated: 4 sessions of 200 units with log-normal rates (mean 8 
 (30/100/300/4), POYO tokens with START and END, normalised targets at the behaviour's own rate, batches of 128 as torch
 tensors on the CPU.
 
-- torch_brain: its Dataset over HDF5 files (lazy) or over the same data held in memory, RandomFixedWindowSampler,
-  UnitDropout, ``POYO.tokenize``, its ``collate`` with pad8, a DataLoader with 0 or 2 persistent workers. Its latents
-  are part of its tokens and of its time; they are a few small arrays a window.
+- torch_brain: its Dataset over HDF5 files (lazy, its usual path) or over the same data held in memory (a form made
+  here, the fastest we could give it), RandomFixedWindowSampler, UnitDropout, ``POYO.tokenize``, its ``collate`` with
+  pad8, a DataLoader with 0 or 2 persistent workers. Its latents are part of its tokens and of its time; they are a few
+  small arrays a window.
 - spiketok: shards and ``Loader``, packed (its default) or padded to the same tensors, in the calling thread or
   prefetched in 2 threads. No worker process.
 
@@ -22,6 +23,7 @@ tokens of a batch are compared value by value.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import platform
 import statistics
@@ -105,10 +107,18 @@ def write_hdf5(path: Path, session: Session) -> None:
 class Recordings(SpikingDatasetMixin, Dataset):
     spiking_dataset_mixin_uniquify_unit_ids = True
 
-    def hold_in_memory(self) -> Recordings:
+
+class RecordingsInMemory(Recordings):
+    """All arrays read once and shared, where the peer's own ``get_recording`` would copy them all for every window."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         for data in self._data_objects.values():
             data.materialize()
-        return self
+            self.get_recording_hook(data)
+
+    def get_recording(self, recording_id: str, _namespace: str = "") -> Data:
+        return copy.copy(self._data_objects[recording_id])
 
 
 class Targets:
@@ -128,9 +138,7 @@ class Targets:
 
 
 def torch_brain_loader(folder: Path, *, in_memory: bool, workers: int) -> tuple[DataLoader, POYO]:
-    dataset = Recordings(folder)
-    if in_memory:
-        dataset.hold_in_memory()
+    dataset = RecordingsInMemory(folder) if in_memory else Recordings(folder)
     model = POYO(sequence_length=1.0, latent_step=0.125, num_latents_per_step=16, dim_out=2, dim=64)
     model.init_vocabs(dataset)
     dropout = TorchBrainUnitDropout(min_units=DROPOUT[0], mode_units=DROPOUT[1], max_units=DROPOUT[2], peak=4)

@@ -203,6 +203,15 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         write_shard(target, PerSpike(), session, whole(session), segments_rule="continuous", store_digest="d")
     assert not any(tmp_path.rglob(f"{WIP}*"))
     assert not target.exists()
+    monkeypatch.undo()
+    older = shard(tmp_path, session, PerSpike())
+    before = read_all(older.path)
+    opened.clear()
+    monkeypatch.setattr(shards, "open", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        shard(tmp_path, session, PerSpike(), Intervals([0], [3_000_000_000]))
+    assert read_all(older.path) == before
+    assert not any(tmp_path.rglob(f"{WIP}*"))
 
 
 def test_fingerprint_names_the_inputs():
