@@ -155,16 +155,6 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
         optimizer.state[p][moment] = tensor.clone() if scalar_on_cpu else tensor.to(p.device, copy=True)
 
 
-def recover(run_dir: Path) -> None:
-    """Mend what a killed writer left: a checkpoint that was moved aside and not yet replaced comes back."""
-    if not (run_dir / FOLDER).exists():
-        for old in sorted(run_dir.glob(f"{WIP}*-old-{FOLDER}")):
-            if (old / "checkpoint.json").exists():
-                os.rename(old, run_dir / FOLDER)
-                break
-    clean_leftovers(run_dir)
-
-
 def remove(run_dir: Path) -> None:
     """Remove the checkpoint, first out of sight and then from the disk: a kill leaves a whole one or none."""
     if (run_dir / FOLDER).exists():

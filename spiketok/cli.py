@@ -6,6 +6,7 @@ Exit codes: 0 all went well, 1 an item failed, 2 the request was wrong.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -638,6 +639,9 @@ def doctor(root: Root = None, as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; every error that is not a bug is one line."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # waiting threads that spin cost a shared machine its other work
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 WIP = ".wip-"
+OLD = "old-"  # behind the process id: what stood at the target, while its successor takes the place
 
 
 def fingerprint(value: object) -> str:
@@ -61,13 +62,19 @@ def _wip_path(target: Path) -> Path:
 
 
 def clean_leftovers(folder: Path) -> list[Path]:
-    """Remove what killed writers left in ``folder`` (not below it); returns what was removed."""
+    """Mend what killed writers left in ``folder`` (not below it); returns what was removed.
+
+    A folder that was moved aside, and whose successor never came, goes back to its place; all else is removed.
+    """
     removed = []
     if not folder.is_dir():
         return removed
-    for path in folder.glob(f"{WIP}*"):
-        pid = path.name[len(WIP) :].split("-", 1)[0]
+    for path in sorted(folder.glob(f"{WIP}*")):
+        pid, _, name = path.name[len(WIP) :].partition("-")
         if pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid)):
+            continue
+        if name.startswith(OLD) and not (folder / name[len(OLD) :]).exists():
+            os.rename(path, folder / name[len(OLD) :])
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -104,7 +111,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 sync(Path(root) / name)
             sync(Path(root))
         if target.exists():
-            old = target.parent / f"{WIP}{os.getpid()}-old-{target.name}"
+            old = target.parent / f"{WIP}{os.getpid()}-{OLD}{target.name}"
             os.rename(target, old)
             os.rename(wip, target)
             shutil.rmtree(old)

@@ -44,7 +44,7 @@ MEANING = {
     "full": "labelled calibration trains all parameters, the session's own first",
 }
 FORMAT, VERSION = "spiketok-report", 1
-TRACE_S = 10.0
+TRACE_S, TRACE_WINDOWS = 10.0, 8  # a trace shows this much, whichever is longer
 LOWEST_R2 = -0.6  # bars are cut off here; the number stands beside them
 R2_NAMES = {"r2_variance_weighted": "R² variance-weighted", "r2_mean": "R² mean over components"}
 
@@ -191,6 +191,11 @@ def _bar(axes, k: int, result: TransferResult, protocol: str, name: str) -> None
     axes.text(k, top + 0.03, label, ha="center", va="bottom", fontsize=9, color=TRUE_COLOUR, fontweight="bold")
 
 
+def trace_s(result: TransferResult) -> float:
+    """How many seconds the traces show: more where long windows say that the behaviour is slow."""
+    return max(TRACE_S, TRACE_WINDOWS * result.run.config.data.window_ms / 1e3)
+
+
 def trace_plot(result: TransferResult, session: str):
     """A figure: predicted against true behaviour in some seconds of the session's test time.
 
@@ -201,7 +206,7 @@ def trace_plot(result: TransferResult, session: str):
         return None
     components, measure = shown[0][1].components, shown[0][1].measure
     start_ns = min(int(p.time_ns[0]) for _, p in shown if len(p.time_ns))
-    stop_ns = start_ns + round(TRACE_S * NS_PER_S)
+    stop_ns = start_ns + round(trace_s(result) * NS_PER_S)
     figure = _figure(9.2, 0.5 + 1.35 * len(shown))
     grid = figure.subplots(len(shown), len(components), sharex=True, sharey="col", squeeze=False)
     for row, (protocol, prediction) in enumerate(shown):
@@ -388,7 +393,7 @@ def _session_table(result: TransferResult) -> str:
 
 def _traces(result: TransferResult) -> str:
     parts = ["<h2>Predicted against true</h2>"]
-    told = f"The first {TRACE_S:g} s of each session's test time. Dark: true. Colour: predicted."
+    told = f"The first {trace_s(result):g} s of each session's test time. Dark: true. Colour: predicted."
     parts.append(f'<p class="soft small">{told}</p>')
     for facts in result.sessions:
         figure = trace_plot(result, facts.session.id)

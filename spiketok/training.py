@@ -36,7 +36,6 @@ from spiketok.checkpoints import (
     optimizer_tensors,
     read_facts,
     read_tensors,
-    recover,
     remove,
     seed_of,
     write_checkpoint,
@@ -53,7 +52,7 @@ from spiketok.decoding import (
     seconds,
 )
 from spiketok.errors import DataError, UsageError
-from spiketok.files import atomic_file, write_json
+from spiketok.files import atomic_file, clean_leftovers, write_json
 from spiketok.models.base import Model
 from spiketok.optimizers import build_optimizer, lr_at
 from spiketok.recording import Intervals
@@ -256,7 +255,7 @@ def train_loader(
 
 
 def _prepare_folder(run_dir: Path, config: RunConfig, resume: str) -> None:
-    recover(run_dir)
+    clean_leftovers(run_dir)
     if resume == "must":
         read_facts(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ from spiketok.decoding import LabelledSession, Prediction, label_session, predic
 from spiketok.errors import DataError, SpiketokError, UnknownNameError, UsageError
 from spiketok.models.base import Model
 from spiketok.optimizers import build_optimizer, lr_at
-from spiketok.recording import NS_PER_S, Intervals, Session, Source, Spikes, UnitTable
+from spiketok.recording import NS_PER_MS, NS_PER_S, Intervals, Session, Source, Spikes, UnitTable
 from spiketok.schemes import SCHEMES
 from spiketok.shards import ShardReader, write_shard
 from spiketok.splits import check_disjoint
@@ -53,6 +53,7 @@ from spiketok.training import R2, deterministic, require_grid, stretches
 PROTOCOLS = ("zero_shot", "zero_gradient", "identity_only", "full")
 DEFAULT_PROTOCOLS = ("zero_shot", "identity_only", "full")
 FLOOR, WITHIN = "linear", "within"
+FLOOR_BINS = 50
 BOOTSTRAP_DRAWS = 2000
 Event = dict[str, object]
 
@@ -448,13 +449,20 @@ def _floor(task: _Task) -> Cell:
 
 
 def _floor_config(run: RunConfig, reader: ShardReader) -> RunConfig:
-    """The run's own settings where it is linear; else linear's, with the run's windows on its bins."""
+    """The run's own settings where it is linear; else linear's, with the run's windows.
+
+    Bins that are cut here are a fiftieth of the window, at least linear's own: a run with long windows decodes slow
+    behaviour, for which linear's fixed number of lags must reach further back to be a fair floor.
+    """
     if run.model == FLOOR:
         return run
     config = load_config(FLOOR)
-    bin_ns = reader.scheme.grid_ns if reader.scheme.name == "binned" else round(config.data.bin_ms * 1e6)
+    bin_ns = reader.scheme.grid_ns
+    if reader.scheme.name != "binned":
+        bin_ms = max(run.data.window_ns // FLOOR_BINS // NS_PER_MS, 1)
+        bin_ns = max(bin_ms * NS_PER_MS, round(config.data.bin_ms * NS_PER_MS))
     window_ns = max(run.data.window_ns // bin_ns, 1) * bin_ns
-    data = replace(config.data, window_ms=window_ns / 1e6, bin_ms=bin_ns / 1e6, eval_step_ms=None)
+    data = replace(config.data, window_ms=window_ns / NS_PER_MS, bin_ms=bin_ns / NS_PER_MS, eval_step_ms=None)
     return replace(config, data=data)
 
 

@@ -93,15 +93,35 @@ def test_atomic_folder_replaces_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def dead_pid() -> str:
+    """The id of a process that has ended."""
+    code = "import os; print(os.getpid())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path):
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     ).stdout
-    for pid in (dead.strip(), "1"):
+    for pid in (dead, "1"):
         (tmp_path / f"{WIP}{pid}-x").mkdir()
     removed = clean_leftovers(tmp_path)
-    assert [p.name for p in removed] == [f"{WIP}{dead.strip()}-x"]
+    assert [p.name for p in removed] == [f"{WIP}{dead}-x"]
     assert [p.name for p in tmp_path.iterdir()] == [f"{WIP}1-x"]
+
+
+def test_a_folder_that_was_moved_aside_comes_back(tmp_path):
+    """Killed between the two renames: the old one is whole and its place is empty."""
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    ).stdout
+    old, new = (tmp_path / f"{WIP}{dead}-{name}" for name in ("old-x", "x"))
+    old.mkdir()
+    (old / "a").write_text("1")
+    new.mkdir()
+    clean_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x" / "a").read_text() == "1"
 
 
 def test_atomic_file_leaves_the_old_one_on_error(tmp_path):

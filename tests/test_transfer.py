@@ -284,6 +284,19 @@ def test_the_floor_is_the_linear_model_on_the_binned_shard(poyo, shards, result)
     assert found.score["r2_variance_weighted"] > 0.3
 
 
+def test_the_floor_reaches_further_back_under_longer_windows(shards):
+    from spiketok.transfer import _floor_config
+
+    reader = shards["per-spike"][IDS[2]]
+    for window_ms, bin_ms in ((500, 20), (1000, 20), (4000, 80), (1999, 39)):
+        config = _floor_config(load_config("poyo", None, [f"data.window_ms={window_ms}"]), reader)
+        assert config.data.bin_ms == bin_ms
+        assert config.data.window_ms % bin_ms == 0
+        assert window_ms - bin_ms < config.data.window_ms <= window_ms
+    config = _floor_config(load_config("ndt1", None, ["data.window_ms=4000"]), shards["binned"][IDS[2]])
+    assert config.data.bin_ms == 20
+
+
 def test_a_per_spike_shard_gives_back_its_spikes_once(tmp_path):
     session = decodable_session("whole", 4, seconds=6)
     overlapping = Intervals(np.array([0, 1, 3, 2]) * SECOND, np.array([2, 3, 6, 4]) * SECOND)
