@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ import typer
 from spiketok import __version__
 from spiketok.console import complain, progress, say, show_json, show_rows, training_table
 from spiketok.errors import FetchError, SpiketokError, UnknownNameError, UsageError, require
+from spiketok.jobs import Outcome, describe
 from spiketok.workspace import Workspace
 
 app = typer.Typer(
@@ -49,6 +50,35 @@ def _common(
     if version:
         print(f"spiketok {__version__}")
         raise typer.Exit
+
+
+def _collect(
+    title: str, measure: str, total: int, outcomes: Iterable[Outcome], row: Callable[[object], dict]
+) -> tuple[list[dict], int]:
+    """Go through outcomes with a progress bar, telling failures as they come.
+
+    Returns:
+        ``row(result)`` of each job that went well, in order of session; and how many did not.
+    """
+    rows, failed = [], 0
+    with progress(title, total, measure) as advance:
+        for outcome in outcomes:
+            advance(1, outcome.name)
+            if outcome.error is None:
+                rows.append(row(outcome.result))
+            else:
+                complain(f"{outcome.name}: {outcome.message}")
+                failed += 1
+    return sorted(rows, key=lambda r: r["session"]), failed
+
+
+def _print_rows(title: str, rows: list[dict], as_json: bool, hidden: tuple[str, ...] = ()) -> None:
+    """Rows as JSON, or as a table without their lists and the hidden columns."""
+    if as_json:
+        show_json(rows)
+    elif rows:
+        shown = [k for k, v in rows[0].items() if not isinstance(v, list | dict) and k not in hidden]
+        show_rows(title, shown, rows)
 
 
 # ---- fetch and ingest -----------------------------------------------------------------------------------------------
@@ -112,8 +142,8 @@ def fetch(
         rows = [{"file": str(path), "state": "here"} for path in paths]
     if as_json:
         show_json({"sessions": rows, "failed": failed})
-    elif rows:
-        show_rows("sessions" if not download_only else "files", list(_without_lists(rows[0])), rows)
+    else:
+        _print_rows("files" if download_only else "sessions", rows, as_json=False)
     if failed or bad:
         say(f"to try the rest again: {_retry_command()}")
         raise typer.Exit(1)
@@ -183,10 +213,7 @@ def ingest(
         message = f"--dataset '{dataset}': must be a name without '/' that does not begin with '.'"
         raise UsageError(message)
     rows, failed = _ingest(Workspace.locate(root), paths, dataset, jobs)
-    if as_json:
-        show_json(rows)
-    elif rows:
-        show_rows("sessions", list(_without_lists(rows[0])), rows)
+    _print_rows("sessions", rows, as_json)
     if failed:
         raise typer.Exit(1)
     if not as_json:
@@ -197,40 +224,29 @@ def _ingest(workspace: Workspace, paths: list[Path], dataset: str, jobs: int) ->
     """Ingest, telling repairs and failures as they come; the sessions' rows, and how many files failed."""
     from spiketok import stages
 
-    rows, failed = [], 0
+    def row(done: stages.Ingested) -> dict:
+        for finding in done.repairs:
+            say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
+        return {
+            "session": done.session_id,
+            "state": done.state,
+            "units": done.n_units,
+            "spikes": done.n_spikes,
+            "seconds": done.duration_s,
+            "repairs": len(done.repairs),
+            "notes": len(done.notes),
+            "findings": {"repairs": done.repairs, "notes": done.notes},
+        }
+
     files = stages.find_nwb_files(paths)
-    with progress("ingest", len(files), "files") as advance:
-        for outcome in stages.ingest(workspace, files, dataset, jobs):
-            advance(1, outcome.name)
-            if outcome.error is not None:
-                complain(f"{outcome.name}: {outcome.message}")
-                failed += 1
-                continue
-            done = outcome.result
-            for finding in done.repairs:
-                say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
-            rows.append(
-                {
-                    "session": done.session_id,
-                    "state": done.state,
-                    "units": done.n_units,
-                    "spikes": done.n_spikes,
-                    "seconds": done.duration_s,
-                    "repairs": len(done.repairs),
-                    "notes": len(done.notes),
-                    "findings": {"repairs": done.repairs, "notes": done.notes},
-                }
-            )
-    noted = [row["session"] for row in rows if row["notes"]]
+    outcomes = stages.ingest(workspace, files, dataset, jobs)
+    rows, failed = _collect("ingest", "files", len(files), outcomes, row)
+    noted = [r["session"] for r in rows if r["notes"]]
     if noted:
         say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
     if failed:
         say(f"{failed} of {len(files)} files failed, {len(rows)} are in the store")
-    return sorted(rows, key=lambda row: row["session"]), failed
-
-
-def _without_lists(row: dict) -> Iterable[str]:
-    return (key for key, value in row.items() if not isinstance(value, list | dict))
+    return rows, failed
 
 
 @app.command()
@@ -314,10 +330,7 @@ def simulate(
     failed = 0
     if ingest_too:
         rows, failed = _ingest(workspace, files, "simulated", 1)
-    if as_json:
-        show_json(rows)
-    else:
-        show_rows("sessions" if ingest_too else "files", list(_without_lists(rows[0])) if rows else ["file"], rows)
+    _print_rows("sessions" if ingest_too else "files", rows, as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -365,33 +378,23 @@ def tokenize(
     fields = {} if bin_ms is None else {"bin_ns": _whole_ns(bin_ms, "--bin-ms")}
     made = make_scheme(scheme, **fields)
     chosen = workspace.select(sessions)
-    rows, failed = [], 0
-    with progress("tokenize", len(chosen), "sessions") as advance:
-        for outcome in stages.tokenize(workspace, chosen, made, segments, jobs):
-            advance(1, outcome.name)
-            if outcome.error is not None:
-                complain(f"{outcome.name}: {outcome.message}")
-                failed += 1
-                continue
-            done = outcome.result
-            for note in done.notes:
-                say(f"{done.session_id}: note: {note}")
-            rows.append(
-                {
-                    "session": done.session_id,
-                    "scheme": scheme,
-                    "state": done.state,
-                    "spikes": done.n_spikes,
-                    "lost": ", ".join(f"{n} {why}" for why, n in done.lost.items() if n) or "none",
-                    "MB": done.nbytes / 1e6,
-                    "path": done.path,
-                }
-            )
-    rows.sort(key=lambda row: row["session"])
-    if as_json:
-        show_json(rows)
-    elif rows:
-        show_rows("shards", [k for k in rows[0] if k != "path"], rows)
+
+    def row(done: stages.Tokenized) -> dict:
+        for note in done.notes:
+            say(f"{done.session_id}: note: {note}")
+        return {
+            "session": done.session_id,
+            "scheme": scheme,
+            "state": done.state,
+            "spikes": done.n_spikes,
+            "lost": ", ".join(f"{n} {why}" for why, n in done.lost.items() if n) or "none",
+            "MB": done.nbytes / 1e6,
+            "path": done.path,
+        }
+
+    outcomes = stages.tokenize(workspace, chosen, made, segments, jobs)
+    rows, failed = _collect("tokenize", "sessions", len(chosen), outcomes, row)
+    _print_rows("shards", rows, as_json, hidden=("path",))
     if failed:
         say(f"{failed} of {len(chosen)} sessions failed, {len(rows)} have their shard")
         raise typer.Exit(1)
@@ -569,7 +572,7 @@ def inspect(
             print(f"{label:<22}{'-' if value is None else value}")
         for title, rows in told.tables.items():
             print()
-            show_rows(title, list(_without_lists(rows[0])), rows)
+            _print_rows(title, rows, as_json=False)
     if plot is not None:
         plot_path(found, plot, start_s, duration_s)
         say(f"drawn to {plot}")
@@ -587,36 +590,24 @@ def verify(
 
     workspace = Workspace.locate(root)
     chosen = workspace.select(sessions)
-    rows, failed = [], 0
-    with progress("verify", len(chosen), "sessions") as advance:
-        for outcome in stages.verify(workspace, chosen, jobs):
-            advance(1, outcome.name)
-            if outcome.error is not None:
-                complain(f"{outcome.name}: {outcome.message}")
-                failed += 1
-                continue
-            done = outcome.result
-            for difference in done.differences:
-                complain(f"{done.session_id}: {difference}")
-            failed += bool(done.differences)
-            rows.append(
-                {
-                    "session": done.session_id,
-                    "units": done.n_units,
-                    "spikes": done.n_spikes,
-                    "table rows": done.n_rows,
-                    "samples": done.n_samples,
-                    "shards": done.n_shards,
-                    "result": f"{len(done.differences)} differences" if done.differences else "equal",
-                    "differences": done.differences,
-                }
-            )
-    rows.sort(key=lambda row: row["session"])
-    if as_json:
-        show_json(rows)
-    elif rows:
-        show_rows("verified", list(_without_lists(rows[0])), rows)
-    if failed:
+
+    def row(done: stages.Verified) -> dict:
+        for difference in done.differences:
+            complain(f"{done.session_id}: {difference}")
+        return {
+            "session": done.session_id,
+            "units": done.n_units,
+            "spikes": done.n_spikes,
+            "table rows": done.n_rows,
+            "samples": done.n_samples,
+            "shards": done.n_shards,
+            "result": f"{len(done.differences)} differences" if done.differences else "equal",
+            "differences": done.differences,
+        }
+
+    rows, failed = _collect("verify", "sessions", len(chosen), stages.verify(workspace, chosen, jobs), row)
+    _print_rows("verified", rows, as_json)
+    if failed or any(r["differences"] for r in rows):
         raise typer.Exit(1)
 
 
@@ -657,7 +648,5 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        from spiketok.jobs import describe
-
         complain(describe(error))
         sys.exit(1)
