@@ -246,7 +246,7 @@ _STYLE = """
 * { box-sizing:border-box; }
 body { margin:0; color:var(--ink); background:#fff; }
 body { font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; }
-main { max-width:980px; margin:0 auto; padding:36px 24px 64px; }
+main { max-width:1160px; margin:0 auto; padding:36px 24px 64px; }
 h1 { font-size:26px; line-height:1.25; margin:0 0 6px; }
 h2 { font-size:18px; margin:40px 0 10px; padding-bottom:6px; border-bottom:1px solid var(--line); }
 h3 { font-size:15px; margin:24px 0 6px; }
@@ -258,7 +258,8 @@ p { margin:8px 0; } .soft { color:var(--soft); } .small { font-size:13px; }
 table { border-collapse:collapse; width:100%; font-size:13.5px; margin:8px 0; }
 th { text-align:left; font-weight:600; color:var(--soft); border-bottom:1.5px solid var(--line); padding:6px 10px; }
 td { border-bottom:1px solid var(--line); padding:6px 10px; vertical-align:top; }
-td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap; }
+td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; }
+td.n, .protocol { white-space:nowrap; }
 tr.mean td { background:var(--band); font-weight:600; }
 .dot { display:inline-block; width:10px; height:10px; border-radius:3px; margin-right:7px; }
 .empty { color:var(--soft); font-style:italic; }
@@ -297,7 +298,8 @@ def _image(figure, text: str) -> str:
 
 
 def _protocol(name: str) -> str:
-    return f'<span class="dot" style="background:{COLOURS[name]}"></span>{_escape(name)}'
+    dot = f'<span class="dot" style="background:{COLOURS[name]}"></span>'
+    return f'<span class="protocol">{dot}{_escape(name)}</span>'
 
 
 def _short(digest: str) -> str:
@@ -332,7 +334,7 @@ def _page(result: TransferResult, body: dict[str, object]) -> str:
 
 def _head(result: TransferResult, title: str) -> str:
     run = result.run
-    parameters = sum(p.numel() for p in run.model.parameters())
+    parameters = run.model.n_fitted()
     facts = [
         (str(len(run.trained_on)), "sessions trained on"),
         (str(sum(not f.trained_on for f in result.sessions)), "unseen sessions scored"),

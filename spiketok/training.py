@@ -306,7 +306,7 @@ def _start_event(config, sessions, target, model, loader, start, total) -> Event
         "event": "start",
         "model": config.model,
         "size": config.size,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.n_fitted(),
         "target": target.name,
         "sessions": [s.id for s in sessions],
         "units": sum(s.reader.info.n_units for s in sessions),

@@ -445,7 +445,7 @@ def _floor(task: _Task) -> Cell:
             prediction = predict(model, [binned.windows("test")], target, config)[session.id]
         except SpiketokError as error:
             return Cell(session.id, FLOOR, None, str(error))
-    return Cell(session.id, FLOOR, prediction.score(), "", sum(p.numel() for p in model.parameters()), prediction)
+    return Cell(session.id, FLOOR, prediction.score(), "", model.n_fitted(), prediction)
 
 
 def _floor_config(run: RunConfig, reader: ShardReader) -> RunConfig:

@@ -106,6 +106,10 @@ class Model(nn.Module, ABC):
             sessions: ids; None for all that the model knows. Transfer names the sessions that it adapts to.
         """
 
+    def n_fitted(self) -> int:
+        """How many numbers training sets: the parameters, or the solution that a closed-form model holds in buffers."""
+        return sum(t.numel() for t in (self.buffers() if self.closed_form else self.parameters()))
+
     def extra_state(self) -> dict[str, object]:
         """JSON-able facts beside the weights that rebuild the same model: vocabularies, sessions."""
         return {}
