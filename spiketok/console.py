@@ -138,6 +138,16 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
             f"{event['units']} units, {event['train_s']:.0f} s of training time, target {event['target']}"
         )
 
+    def dropped_line(event: Mapping[str, object]) -> str:
+        """What time of the training splits no window can use, and why."""
+        parts = [
+            f"{value / 1e9:.1f} s {key.removesuffix('_ns').replace('_', ' ')}" if key.endswith("_ns")
+            else f"{value} {key.replace('_', ' ')}"
+            for key, value in event["dropped"].items()
+            if value
+        ]  # fmt: skip
+        return "no window uses: " + ", ".join(parts) if parts else ""
+
     def losses(event: Mapping[str, object]) -> str:
         return ", ".join(f"{name} {value:.4f}" for name, value in event["loss"].items())
 
@@ -145,7 +155,8 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
 
         def listen(event: Mapping[str, object]) -> None:
             if event["event"] == "start":
-                say(start_line(event))
+                for line in filter(None, (start_line(event), dropped_line(event))):
+                    say(line)
             elif event["event"] == "step":
                 tenth = 10 * event["step"] // event["total_steps"]
                 if tenth != state.get("tenth"):
@@ -179,7 +190,8 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
 
         def draw(event: Mapping[str, object]) -> None:
             if event["event"] == "start":
-                live.console.print(start_line(event), markup=False, highlight=False)
+                for line in filter(None, (start_line(event), dropped_line(event))):
+                    live.console.print(line, markup=False, highlight=False)
                 state.update(step=event["step"], first=event["step"], total_steps=event["total_steps"])
             elif event["event"] in ("step", "valid"):
                 state.update(event)

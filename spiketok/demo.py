@@ -18,16 +18,13 @@ def demo_commands(root: Path, *, quick: bool) -> list[list[str]]:
     size = ["--duration-s", "90", "--units", "40"] if quick else []
     steps = ["--set", "optim.steps=60", "--set", "transfer.identity_steps=20", "--set", "transfer.full_steps=20",
              "--set", "transfer.unfreeze_after=5"] if quick else []  # fmt: skip
-    commands = [
+    hold_out = ["--hold-out", HELD_OUT]
+    return [
         ["simulate", "--subjects", "2", "--sessions-per-subject", "4", *size, *here],
         ["verify", *here],
         ["tokenize", "--scheme", "binned", *here],
         ["tokenize", "--scheme", "per-spike", *here],
-    ]
-    chosen = ["--set", "data.target=cursor_vel", "--hold-out", HELD_OUT]
-    commands += [
-        ["train", "--model", "linear", *chosen, *here],
-        ["train", "--model", "poyo", *chosen, *steps, *here],
+        ["train", "--model", "linear", *hold_out, *here],
+        ["train", "--model", "poyo", *hold_out, *steps, *here],
         ["eval-xsession", "poyo", *here],
     ]
-    return commands
