@@ -67,7 +67,8 @@ def _collect(
             if outcome.error is None:
                 rows.append(row(outcome.result))
             else:
-                complain(f"{outcome.name}: {outcome.message}")
+                named = outcome.message.startswith(outcome.name)
+                complain(outcome.message if named else f"{outcome.name}: {outcome.message}")
                 failed += 1
     return sorted(rows, key=lambda r: r["session"]), failed
 
@@ -561,7 +562,7 @@ def inspect(
     from spiketok.inspection import check_picture, describe_path, locate, plot_path
 
     workspace = Workspace.locate(root)
-    found = locate(path or str(workspace.root), workspace)
+    found = locate(path, workspace)
     if plot is not None:
         check_picture(found, plot)
     told = describe_path(found)

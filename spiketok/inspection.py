@@ -24,8 +24,19 @@ class Description:
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
 
 
-def locate(name: str, workspace: Workspace) -> Path:
-    """A path as given, or a session id, run name or shard path of the workspace."""
+def locate(name: str | None, workspace: Workspace) -> Path:
+    """A path as given, or a session id, run name or shard path of the workspace; the workspace itself without a name.
+
+    Raises:
+        UsageError: there is nothing of that name.
+    """
+    if name is None:
+        if not workspace.root.exists():
+            message = (
+                f"there is no workspace at {workspace.root} yet: 'spiketok simulate' or 'spiketok ingest PATH' make one"
+            )
+            raise UsageError(message)
+        return workspace.root
     for path in (Path(name), workspace.store / name, workspace.runs / name, workspace.shards / name):
         if path.exists():
             return path

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameError, UsageError
-from spiketok.files import WIP, read_json, sha256_file, write_json
+from spiketok.files import WIP, clean_leftovers, read_json, sha256_file, write_json
 from spiketok.jobs import Job, Outcome, run_jobs
 from spiketok.recording import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session, Source
 from spiketok.store import read_attributes, read_session, session_info, write_session
@@ -80,6 +80,7 @@ def ingest(workspace: Workspace, paths: Sequence[Path], dataset: str = "local", 
     from spiketok.datasets import dataset_of
 
     files = find_nwb_files(paths)
+    clean_leftovers(workspace.root)
     ids = {path: f"{dataset_of(path) or dataset}/{session_name(path)}" for path in files}
     taken = Counter(ids.values())
     for path in files:
