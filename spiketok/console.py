@@ -22,13 +22,22 @@ def show_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, ob
         for line in cells:
             print("\t".join(line))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for k, column in enumerate(columns):
         numeric = all(isinstance(row.get(column), int | float) for row in rows) and bool(rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=k == 0)
+        widest = max([len(line[k]) for line in cells], default=0)
+        # numbers and short words stay whole; what gives way on a narrow terminal are the long names
+        short = numeric or widest <= 9
+        table.add_column(
+            column.replace("_", " "),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=widest if short else 9,
+        )
     for line in cells:
         table.add_row(*line)
     Console().print(table, markup=False)

@@ -30,9 +30,16 @@ class Done:
     stderr: str
 
 
-def spiketok(root: Path, *words: str | Path, code: int = 0) -> Done:
+class Terminal(io.StringIO):
+    """Catches what is printed and claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def spiketok(root: Path, *words: str | Path, code: int = 0, stream: type[io.StringIO] = io.StringIO) -> Done:
     """Run a command in this process, as the console script does."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = stream(), stream()
     argv, environment = sys.argv, dict(os.environ)
     sys.argv = ["spiketok", *map(str, words)]
     os.environ["SPIKETOK_ROOT"] = str(root)
@@ -133,6 +140,23 @@ def test_inspect_tells_and_draws_everything(workspace, nwb, tmp_path):
         assert picture.read_bytes()[:4] == b"\x89PNG"
     assert "no picture of a run" in spiketok(workspace, "inspect", run, "--plot", tmp_path / "x.png", code=2).stderr
     assert "neither a path" in spiketok(workspace, "inspect", "nothing", code=2).stderr
+
+
+def test_a_terminal_gets_tables_and_a_live_training(workspace, monkeypatch):
+    monkeypatch.setattr("spiketok.console.QUIET_S", 0.0)
+    told = spiketok(workspace, "verify", stream=Terminal)
+    assert "session" in told.stdout
+    assert "\t" not in told.stdout
+    assert "verify" in told.stderr  # the bar
+    assert "1/2" in told.stderr
+    again = ["train", "--config", write_config(workspace), "--model", "poyo", "--hold-out", "*day02*", "--restart"]
+    done = spiketok(workspace, *again, stream=Terminal)
+    assert "scores on the test split" in done.stdout
+    assert "parameters, 1 sessions, 12 units" in done.stderr
+    assert "5 of 5" in done.stderr
+    assert "learning rate" in done.stderr
+    bad = spiketok(workspace, "inspect", "nothing", code=2, stream=Terminal)
+    assert "\033[31merror:" in bad.stderr
 
 
 BAD_USAGE = [
