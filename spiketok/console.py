@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+WIDE = 110  # columns of a terminal that has room for the name of the item at work
 QUIET_S = 2.0  # work that is done sooner shows no progress bar
 
 
@@ -100,14 +101,15 @@ def progress(title: str, total: float | None, measure: str = "items") -> Iterato
         if in_bytes
         else [MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
     )
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         *amounts,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}", style="dim"),
-        console=Console(stderr=True),
+        *([TextColumn("{task.fields[detail]}", style="dim")] if console.width >= WIDE else []),
+        console=console,
         transient=True,
     )
     task = bar.add_task(title, total=total, rate="", detail="")

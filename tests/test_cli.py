@@ -148,7 +148,8 @@ def test_a_terminal_gets_tables_and_a_live_training(workspace, monkeypatch):
     assert "session" in told.stdout
     assert "\t" not in told.stdout
     assert "verify" in told.stderr  # the bar
-    assert "1/2" in told.stderr
+    assert "2/2" in told.stderr
+    assert "sessions/s" in told.stderr
     again = ["train", "--config", write_config(workspace), "--model", "poyo", "--hold-out", "*day02*", "--restart"]
     done = spiketok(workspace, *again, stream=Terminal)
     assert "scores on the test split" in done.stdout
