@@ -12,15 +12,17 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spiketok import __version__
 from spiketok.console import complain, progress, say, show_json, show_rows, training_table
 from spiketok.errors import FetchError, SpiketokError, UnknownNameError, UsageError, require
-from spiketok.jobs import Outcome, describe
 from spiketok.workspace import Workspace
+
+if TYPE_CHECKING:
+    from spiketok.jobs import Outcome
 
 app = typer.Typer(
     name="spiketok",
@@ -649,5 +651,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        from spiketok.jobs import describe
+
         complain(describe(error))
         sys.exit(1)
