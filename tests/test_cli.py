@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from dandi_server import DandiServer
 
+from spiketok import __version__
 from spiketok.cli import main
 from spiketok.datasets.synthetic import SimulationConfig, simulate
 
@@ -276,6 +277,10 @@ def test_a_full_disk_leaves_nothing_half_written(nwb, tmp_path, words, written):
     assert not [p for p in (tmp_path / written).rglob("*") if p.is_file() and p.name not in whole]
     spiketok(tmp_path, *words)
     assert [p for p in (tmp_path / written).rglob("*") if p.is_file() and p.name not in whole]
+
+
+def test_version_needs_no_command():
+    assert spiketok(Path("."), "--version").stdout == f"spiketok {__version__}\n"
 
 
 def test_help_names_what_exists():
