@@ -307,13 +307,14 @@ class Loader:
 
     def _check_items(self) -> None:
         first = self._sources[0].reader
-        items = first.scheme.outputs(first.columns)
+        length_ns = self.sampler.window_ns
+        items = first.scheme.outputs(first.columns, length_ns)
         for source in self._sources[1:]:
             reader = source.reader
             if reader.scheme != first.scheme:
                 message = f"{first.info.id} was baked by {first.scheme}, {reader.info.id} by {reader.scheme}"
                 raise UsageError(message)
-            if not self.one_session and reader.scheme.outputs(reader.columns) != items:
+            if not self.one_session and reader.scheme.outputs(reader.columns, length_ns) != items:
                 message = (
                     f"{first.info.id} has {first.info.n_units} units and {reader.info.id} {reader.info.n_units} (or "
                     "only one has unit_observed): their tokens cannot share a batch, use one_session=True"
@@ -540,7 +541,7 @@ class Loader:
         dropout = self.unit_dropout
         if dropout is None:
             return [None] * len(groups)
-        from spiketok.schemes import kernels
+        from spiketok.schemes.kernels import batches as kernels
 
         random = generator(Stream.UNITS, self.seed, dropout.seed, epoch, self.rank, batch)
         n_units = np.empty(n_windows, np.int64)
@@ -571,14 +572,14 @@ class Loader:
             valid = buffers.array("valid", (n_windows, width), np.bool_)
         columns = {
             name: buffers.array(f"column.{name}", (total, *item), dtype)
-            for name, (dtype, item) in reader.scheme.outputs(reader.columns).items()
+            for name, (dtype, item) in reader.scheme.outputs(reader.columns, self.sampler.window_ns).items()
         }
         return columns, offset, valid, row
 
     @staticmethod
     def _pad(columns: Mapping[str, np.ndarray], length: np.ndarray, valid: np.ndarray) -> None:
         """Zero what lies behind each window's tokens, and flag what lies before."""
-        from spiketok.schemes import kernels
+        from spiketok.schemes.kernels import batches as kernels
 
         np.less(np.arange(valid.shape[1]), length[:, None], out=valid)
         for column in columns.values():
@@ -600,7 +601,7 @@ class Loader:
         value = buffers.array("target", (total, n_components), np.float32)
         weight = buffers.array("weight", (total,), np.float32)
         if self.target is not None:
-            from spiketok.schemes import kernels
+            from spiketok.schemes.kernels import batches as kernels
 
             for (source, rows, own), (low, high) in zip(groups, ends, strict=True):
                 kernels.fill_queries(
@@ -635,7 +636,7 @@ class Loader:
             segment = own.segment
             low = reader.bin_row[segment] + (own.start_ns - reader.segments.start_ns[segment]) // grid_ns
             return low, low + own.length_ns // grid_ns
-        from spiketok.schemes import kernels
+        from spiketok.schemes.kernels import batches as kernels
 
         low, high = np.empty(len(own), np.int64), np.empty(len(own), np.int64)
         kernels.sample_rows(source.query_time_ns, own.start_ns, own.length_ns, low, high)

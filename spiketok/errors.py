@@ -4,6 +4,7 @@
     +-- SourceError               a source file is not what it should be (not HDF5, truncated, no units)
     +-- ArtefactError             something that spiketok wrote cannot be read: other version, damaged, missing
     +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
+    |   +-- NotServedError        a scheme needs what this session does not have
     +-- FetchError                a download failed, or what came is not what was announced
     +-- UsageError                the request itself is wrong; exit code 2
         +-- UnknownNameError      a name that is not in its list; offers the nearest
@@ -36,6 +37,10 @@ class ArtefactError(SpiketokError):
 
 class DataError(SpiketokError):
     """The data are readable but cannot serve the request."""
+
+
+class NotServedError(DataError):
+    """A scheme needs what this session does not have."""
 
 
 class FetchError(SpiketokError):

@@ -8,9 +8,8 @@ import numpy as np
 
 from spiketok.errors import DataError, require
 from spiketok.recording import NS_PER_S, Intervals, Session
+from spiketok.token_plots import COLORS, FAINT, INK, PICTURES
 
-INK, FAINT = "#1f2933", "#9aa5b1"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
 UNOBSERVED = "#f4d9d0"
 
 
@@ -113,7 +112,7 @@ def plot_shard(reader, out: Path, start_s: float | None = None) -> None:
     figure, (axis,) = _figure(1, [4.6])
     if _shade_unobserved(axis, reader.observed, start_ns, start_ns + length_ns, start_ns):
         axis.annotate("shaded: not observed", (0, -0.1), xycoords="axes fraction", fontsize=8, color=FAINT)
-    drawn = _PICTURES[reader.scheme.name](axis, reader, tokens, length_ns)
+    drawn = PICTURES[reader.scheme.name](axis, reader, tokens, length_ns)
     axis.set_xlabel(f"time in the window (s), which starts at {start_ns / NS_PER_S:.3f} s of {reader.info.id}")
     axis.set_ylabel(f"unit (of {reader.info.n_units})")
     axis.set_title(drawn, fontsize=9, loc="left", color=INK)
@@ -124,40 +123,3 @@ def _segment_with_spikes(reader) -> int:
     """The segment with the median number of rows in its columns."""
     rows = np.diff(reader.columns["segment.row"])
     return int(np.argsort(rows, kind="stable")[rows.size // 2])
-
-
-def _picture_binned(axis, reader, tokens, length_ns: int) -> str:
-    counts = tokens.columns["counts"]
-    seconds = length_ns / NS_PER_S
-    image = axis.imshow(
-        counts.T,
-        aspect="auto",
-        origin="lower",
-        interpolation="nearest",
-        cmap="Greys",
-        extent=(0, seconds, -0.5, counts.shape[1] - 0.5),
-        vmin=0,
-        vmax=max(1, int(counts.max(initial=0))),
-        alpha=np.where(counts.T > 0, 1.0, 0.0),
-    )
-    ticks = range(0, int(counts.max(initial=0)) + 1, max(1, int(counts.max(initial=0)) // 5))
-    axis.figure.colorbar(image, ax=axis, label="spikes in the bin", ticks=list(ticks), fraction=0.03, pad=0.01)
-    return (
-        f"binned: {counts.shape[0]} tokens (bins of {reader.scheme.bin_ns / 1e6:g} ms) of {counts.shape[1]} counts, "
-        f"{int(counts.sum())} spikes"
-    )
-
-
-def _picture_per_spike(axis, reader, tokens, length_ns: int) -> str:
-    time, unit, kind = (tokens.columns[k] for k in ("time", "unit", "type"))
-    styles = ((0, "|", 34, INK, "spike"), (1, ">", 9, COLORS[2], "START"), (2, "<", 9, COLORS[1], "END"))
-    for number, marker, size, color, label in styles:
-        rows = kind == number
-        axis.scatter(time[rows], unit[rows], marker=marker, s=size, color=color, linewidths=0.9, label=label)
-    axis.set_xlim(-0.02 * length_ns / NS_PER_S, 1.02 * length_ns / NS_PER_S)
-    axis.set_ylim(-1, reader.info.n_units)
-    axis.legend(fontsize=8, frameon=False, loc="upper center", ncols=3, bbox_to_anchor=(0.85, 1.09))
-    return f"per-spike: {len(time)} tokens, {int((kind == 0).sum())} of them spikes"
-
-
-_PICTURES = {"binned": _picture_binned, "per-spike": _picture_per_spike}

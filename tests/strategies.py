@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from spiketok.recording import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
+from spiketok.schemes import Scheme
 from spiketok.schemes.base import Windows
 
 STEP_NS = 10_000_000  # half of binned's default bin: bins, edges and middles are multiples of it
@@ -87,23 +88,24 @@ def all_segments() -> st.SearchStrategy[Intervals]:
 
 
 @st.composite
-def windows(draw, segments: Intervals, grid_ns: int, max_windows: int = 4) -> Windows:
+def windows(draw, segments: Intervals, scheme: Scheme, max_windows: int = 4) -> Windows:
     """Windows of one length inside the segments, at their very start and end too; none where nothing fits."""
-    room = (segments.stop_ns - segments.start_ns) // grid_ns  # in steps of the grid
-    fits = [g for g in range(len(segments)) if room[g] > 0]
+    step = scheme.window_ns or scheme.length_grid_ns
+    room = segments.stop_ns - segments.start_ns
+    fits = [g for g in range(len(segments)) if room[g] >= step]
     if not fits:
-        return Windows(np.zeros(0, np.int64), np.zeros(0, np.int64), grid_ns)
-    longest = int(max(room[g] for g in fits))
-    length = draw(st.one_of(st.just(longest), st.integers(1, longest)))
+        return Windows(np.zeros(0, np.int64), np.zeros(0, np.int64), step)
+    longest = 1 if scheme.window_ns else int(max(room[g] for g in fits)) // step
+    length = draw(st.one_of(st.just(longest), st.integers(1, longest))) * step
     fits = [g for g in fits if room[g] >= length]
     segment, start = [], []
     for _ in range(draw(st.integers(0, max_windows))):
         g = draw(st.sampled_from(fits))
-        last = int(room[g]) - length
+        last = (int(room[g]) - length) // scheme.grid_ns
         at = draw(st.one_of(st.just(0), st.just(last), st.integers(0, last)))
         segment.append(g)
-        start.append(int(segments.start_ns[g]) + at * grid_ns)
-    return Windows(np.array(segment, np.int64), np.array(start, np.int64), length * grid_ns)
+        start.append(int(segments.start_ns[g]) + at * scheme.grid_ns)
+    return Windows(np.array(segment, np.int64), np.array(start, np.int64), length)
 
 
 @st.composite

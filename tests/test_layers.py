@@ -20,7 +20,7 @@ ROWS = [
     ["config", "optimizers"],
     ["checkpoints", "decoding"],
     ["training", "runs"],
-    ["transfer", "report", "plots", "inspection", "doctor", "demo"],
+    ["transfer", "report", "token_plots", "plots", "inspection", "doctor", "demo"],
     ["console", "cli", "__main__"],
 ]
 ROW = {name: k for k, row in enumerate(ROWS) for name in row}
@@ -37,7 +37,7 @@ TORCH_ALLOWED = {
     "decoding",
     "runs",
 }
-SHARED_IN_LEAVES = {"base", "kernels", "__init__"}
+SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "__init__"}
 HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface")
 
 

@@ -9,9 +9,23 @@ from spiketok.schemes.base import Scheme
 from spiketok.schemes.binned import Binned
 from spiketok.schemes.per_spike import PerSpike
 
-__all__ = ["SCHEMES", "Binned", "PerSpike", "Scheme", "make_scheme", "scheme_config", "scheme_from_config"]
+__all__ = [
+    "SCHEMES",
+    "Binned",
+    "PerSpike",
+    "Scheme",
+    "make_scheme",
+    "scheme_config",
+    "scheme_from_config",
+]
 
-SCHEMES: dict[str, type[Scheme]] = {s.name: s for s in (Binned, PerSpike)}
+SCHEMES: dict[str, type[Scheme]] = {
+    s.name: s
+    for s in (
+        Binned,
+        PerSpike,
+    )
+}
 
 
 def make_scheme(name: str, **values: object) -> Scheme:

@@ -11,7 +11,7 @@ Laws, each tested for every scheme in ``SCHEMES``:
 4. ``tokenize(detokenize(x)) == x``.
 5. ``Scheme(**json(asdict(scheme))) == scheme``.
 6. A shard holds session-local unit rows only.
-7. The same bytes for any worker count, executor and chunking.
+7. The same bytes for any worker count, executor and chunking, and for a live stream pushed in pieces of any size.
 
 Shape letters: B windows, N units, G segments, L tokens, T bins.
 """
@@ -65,7 +65,7 @@ class Windows:
     Args:
         segment: int64 ``[B]``.
         start_ns: int64 ``[B]``, session time, on the scheme's grid counted from the segment's start.
-        length_ns: int, a multiple of the scheme's grid.
+        length_ns: int, a multiple of the scheme's ``length_grid_ns``.
     """
 
     segment: np.ndarray
@@ -90,18 +90,39 @@ class Scheme(ABC):
     Class attributes:
         name: its name on the command line and in manifests.
         version: raised whenever the same session and fields would bake to other bytes.
+        readers: the models that read it.
+        token: what one token is, in a few words; keeps, loses: what it knows of the spikes, and what it does not.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
+    readers: ClassVar[tuple[str, ...]]
+    token: ClassVar[str]
+    keeps: ClassVar[str]
+    loses: ClassVar[str]
 
     @property
     @abstractmethod
     def grid_ns(self) -> int:
-        """Windows start on multiples of this, counted from their segment's start, and are multiples of it long.
+        """Windows start on multiples of this, counted from their segment's start.
 
         A scheme without bins has 1; any other value is the length of its bins, on which a shard lays the behaviour.
         """
+
+    @property
+    def length_grid_ns(self) -> int:
+        """Windows are a multiple of this long: the grid, or a multiple of it."""
+        return self.grid_ns
+
+    @property
+    def lookback_ns(self) -> int:
+        """How far before its start a window's tokens reach for spikes."""
+        return 0
+
+    @property
+    def window_ns(self) -> int | None:
+        """The one length that windows may have; None where any multiple of ``length_grid_ns`` will do."""
+        return None
 
     @abstractmethod
     def plan(self, info: SessionInfo, segments: Intervals) -> dict[str, ColumnSpec]:
@@ -109,7 +130,11 @@ class Scheme(ABC):
 
     @abstractmethod
     def bake(self, session: Session, segments: Intervals) -> Baked:
-        """Tokenize the given stretches of a session."""
+        """Tokenize the given stretches of a session.
+
+        Raises:
+            NotServedError: the session has not what the scheme needs; says what.
+        """
 
     @abstractmethod
     def lengths(self, columns: Columns, windows: Windows, keep: np.ndarray | None = None) -> np.ndarray:
@@ -120,8 +145,8 @@ class Scheme(ABC):
         """
 
     @abstractmethod
-    def outputs(self, columns: Columns) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """dtype and item shape of each column of a cut."""
+    def outputs(self, columns: Columns, length_ns: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """dtype and item shape of each column of a cut of windows of ``length_ns``."""
 
     @abstractmethod
     def fill(
@@ -145,6 +170,14 @@ class Scheme(ABC):
         """
 
     @abstractmethod
+    def spikes_held(self, columns: Columns) -> int:
+        """Spikes in the columns: with what ``Baked.lost`` names, those of the session (once for each segment)."""
+
+    @abstractmethod
+    def empty(self, tokens: Tokens) -> np.ndarray:
+        """bool ``[L]``: tokens that tell of no spike."""
+
+    @abstractmethod
     def detokenize(self, tokens: Tokens, windows: Windows) -> list[Spikes]:
         """What the tokens still know: the spikes of each window, in session time. For cuts without ``unit_row``."""
 
@@ -154,7 +187,10 @@ class Scheme(ABC):
         """``lengths`` and ``fill`` into fresh arrays."""
         length = self.lengths(columns, windows, keep)
         offset = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
-        out = {k: np.empty((int(offset[-1]), *item), dtype) for k, (dtype, item) in self.outputs(columns).items()}
+        out = {
+            k: np.empty((int(offset[-1]), *item), dtype)
+            for k, (dtype, item) in self.outputs(columns, windows.length_ns).items()
+        }
         self.fill(columns, windows, offset[:-1], out, keep, unit_row, length)
         return Tokens(offset, out)
 
@@ -195,7 +231,7 @@ def freeze(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return columns
 
 
-def check_cut(columns: Columns, windows: Windows, grid_ns: int, keep: np.ndarray | None, n_units: int) -> None:
+def check_cut(scheme: Scheme, columns: Columns, windows: Windows, keep: np.ndarray | None, n_units: int) -> None:
     """Raise UsageError unless each window lies inside its segment and on the scheme's grid, and ``keep`` fits.
 
     Kernels trust what they are given: behind this check nothing else keeps them inside their arrays.
@@ -203,11 +239,16 @@ def check_cut(columns: Columns, windows: Windows, grid_ns: int, keep: np.ndarray
     if keep is not None and (keep.dtype != np.bool_ or keep.shape != (len(windows), n_units)):
         message = f"keep is {keep.dtype} {keep.shape}, must be bool {(len(windows), n_units)}: windows by units"
         raise UsageError(message)
-    segment, start, length = windows.segment, windows.start_ns, windows.length_ns
-    if length <= 0 or length % grid_ns:
-        message = f"windows of {length} ns are no positive multiple of the scheme's grid of {grid_ns} ns"
+    segment, start, length, grid_ns = windows.segment, windows.start_ns, windows.length_ns, scheme.grid_ns
+    if length <= 0 or length % scheme.length_grid_ns:
+        message = (
+            f"windows of {length} ns are no positive multiple of the {scheme.length_grid_ns} ns of scheme {scheme.name}"
+        )
         raise UsageError(message)
-    from spiketok.schemes import kernels
+    if scheme.window_ns is not None and length != scheme.window_ns:
+        message = f"windows of {length} ns, scheme {scheme.name} has windows of {scheme.window_ns} ns"
+        raise UsageError(message)
+    from spiketok.schemes.kernels import windows as kernels
 
     first, last = columns["segment.start_ns"], columns["segment.stop_ns"]
     b = kernels.first_misplaced(segment, start, length, first, last, grid_ns)

@@ -33,6 +33,7 @@ from spiketok.schemes.base import (
     segment_plan,
     spikes_outside,
 )
+from spiketok.schemes.bins import count_bins, observed_bins
 
 UINT8 = np.dtype(np.uint8)
 ALL_KEPT = np.zeros((0, 0), np.bool_)
@@ -55,6 +56,10 @@ class Binned(Scheme):
 
     name: ClassVar[str] = "binned"
     version: ClassVar[int] = 1
+    readers: ClassVar[tuple[str, ...]] = ("NDT1", "STNDT", "MtM", "NEDS", "LFADS", "linear")
+    token: ClassVar[str] = "one bin of the whole population"
+    keeps: ClassVar[str] = "every spike's bin and unit"
+    loses: ClassVar[str] = "time within the bin; counts above 255 (counted)"
 
     def __post_init__(self) -> None:
         if type(self.bin_ns) is not int or self.bin_ns < 1:
@@ -75,58 +80,23 @@ class Binned(Scheme):
         }
 
     def bake(self, session: Session, segments: Intervals) -> Baked:
-        from spiketok.schemes import kernels
-
-        spikes, n_units = session.spikes, len(session.units)
-        row = grid_rows(segments.start_ns, segments.stop_ns, self.bin_ns)
-        counts = np.zeros((int(row[-1]), n_units), np.uint8)
-        low = np.searchsorted(spikes.time_ns, segments.start_ns)
-        high = np.searchsorted(spikes.time_ns, segments.stop_ns)
-        saturated = 0
-        for g in range(len(segments)):
-            time_ns, unit = spikes.time_ns[low[g] : high[g]], spikes.unit[low[g] : high[g]]
-            start_ns = int(segments.start_ns[g])
-            saturated += kernels.count_spikes(time_ns, unit, start_ns, self.bin_ns, counts[row[g] : row[g + 1]])
-
-        bin_start = self._bin_starts(segments, row)
-        segment_stop = np.repeat(segments.stop_ns, np.diff(row))
-        whole = bin_start + self.bin_ns <= segment_stop
+        counts, row, saturated = count_bins(session, segments, self.bin_ns)
         columns = {
             "counts": counts,
-            "observed": (whole & self._inside(bin_start, session.observed)).astype(np.uint8),
+            **observed_bins(session, segments, row, self.bin_ns),
             **segment_columns(segments, row),
         }
-        if session.unit_observed is not None:
-            columns["unit_observed"] = self._unit_observed(session, bin_start, whole)
-        return Baked(
-            freeze(columns), {"outside_segments": spikes_outside(spikes, segments), "saturated": int(saturated)}
-        )
+        lost = {"outside_segments": spikes_outside(session.spikes, segments), "saturated": saturated}
+        return Baked(freeze(columns), lost)
 
-    def _bin_starts(self, segments: Intervals, row: np.ndarray) -> np.ndarray:
-        """int64 ``[T]``: the start of each bin of each segment."""
-        size = np.diff(row)
-        index = np.arange(row[-1]) - np.repeat(row[:-1], size)
-        return np.repeat(segments.start_ns, size) + index * self.bin_ns
-
-    def _inside(self, bin_start: np.ndarray, observed: Intervals) -> np.ndarray:
-        """bool ``[T]``: the bin lies wholly inside one of the sorted, disjoint intervals."""
-        if len(observed) == 0:
-            return np.zeros(len(bin_start), np.bool_)
-        at = np.searchsorted(observed.start_ns, bin_start, side="right") - 1
-        return (at >= 0) & (bin_start + self.bin_ns <= observed.stop_ns[np.maximum(at, 0)])
-
-    def _unit_observed(self, session: Session, bin_start: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        flags = np.empty((len(bin_start), len(session.units)), np.uint8)
-        for n in range(len(session.units)):
-            own = session.unit_observed[n].reshape(-1, 2)
-            flags[:, n] = whole & self._inside(bin_start, Intervals(own[:, 0], own[:, 1]).union())
-        return flags
+    def spikes_held(self, columns: Columns) -> int:
+        return int(columns["counts"].sum(dtype=np.int64))
 
     def lengths(self, columns: Columns, windows: Windows, keep: np.ndarray | None = None) -> np.ndarray:
-        check_cut(columns, windows, self.bin_ns, keep, columns["counts"].shape[1])
+        check_cut(self, columns, windows, keep, columns["counts"].shape[1])
         return np.full(len(windows), windows.length_ns // self.bin_ns, np.int64)
 
-    def outputs(self, columns: Columns) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    def outputs(self, columns: Columns, length_ns: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         return {name: (UINT8, columns[name].shape[1:]) for name in self._main(columns)}
 
     @staticmethod
@@ -143,7 +113,7 @@ class Binned(Scheme):
         unit_row: np.ndarray | None = None,
         length: np.ndarray | None = None,
     ) -> None:
-        from spiketok.schemes import kernels
+        from spiketok.schemes.kernels import counts as kernels
 
         segment = windows.segment
         first = columns["segment.row"][segment]
@@ -156,6 +126,9 @@ class Binned(Scheme):
             if not by_unit:
                 source, target = source.reshape(-1, 1), target.reshape(-1, 1)
             kernels.copy_rows(source, first, n_rows, kept, row, target)
+
+    def empty(self, tokens: Tokens) -> np.ndarray:
+        return ~tokens.columns["counts"].any(axis=1)
 
     def detokenize(self, tokens: Tokens, windows: Windows) -> list[Spikes]:
         """As many spikes as were counted, all at their bin's middle: where in the bin they were is lost."""

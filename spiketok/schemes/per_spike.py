@@ -64,6 +64,10 @@ class PerSpike(Scheme):
 
     name: ClassVar[str] = "per-spike"
     version: ClassVar[int] = 1
+    readers: ClassVar[tuple[str, ...]] = ("POYO", "POYO+", "POSSM")
+    token: ClassVar[str] = "one spike, and START and END of each unit"
+    keeps: ClassVar[str] = "every spike, its unit, its time to float32 of the window (60 ns at 1 s)"
+    loses: ClassVar[str] = "nothing else"
 
     def __post_init__(self) -> None:
         if type(self.start_end) is not bool:
@@ -111,7 +115,7 @@ class PerSpike(Scheme):
 
     def _rows(self, columns: Columns, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
         """int64 ``[B]`` twice: the first row of each window's spikes, and the one behind the last."""
-        from spiketok.schemes import kernels
+        from spiketok.schemes.kernels import spikes as kernels
 
         low, high = np.empty(len(windows), np.int64), np.empty(len(windows), np.int64)
         kernels.spike_rows(
@@ -129,17 +133,17 @@ class PerSpike(Scheme):
         return low, high
 
     def lengths(self, columns: Columns, windows: Windows, keep: np.ndarray | None = None) -> np.ndarray:
-        check_cut(columns, windows, self.grid_ns, keep, len(columns["unit.n_spikes"]))
+        check_cut(self, columns, windows, keep, len(columns["unit.n_spikes"]))
         return self._lengths(columns, *self._rows(columns, windows), ALL_KEPT if keep is None else keep)
 
     def _lengths(self, columns: Columns, low: np.ndarray, high: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        from spiketok.schemes import kernels
+        from spiketok.schemes.kernels import spikes as kernels
 
         length, n_units = np.empty(len(low), np.int64), len(columns["unit.n_spikes"])
         kernels.spike_lengths(columns["unit"], low, high, keep, n_units, self.start_end, length)
         return length
 
-    def outputs(self, columns: Columns) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    def outputs(self, columns: Columns, length_ns: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         return {"time": (np.dtype(np.float32), ()), "unit": (np.dtype(np.int32), ()), "type": (np.dtype(np.uint8), ())}
 
     def fill(
@@ -152,7 +156,7 @@ class PerSpike(Scheme):
         unit_row: np.ndarray | None = None,
         length: np.ndarray | None = None,
     ) -> None:
-        from spiketok.schemes import kernels
+        from spiketok.schemes.kernels import spikes as kernels
 
         keep = ALL_KEPT if keep is None else keep
         n_units = len(columns["unit.n_spikes"])
@@ -180,6 +184,12 @@ class PerSpike(Scheme):
             out["unit"],
             out["type"],
         )
+
+    def spikes_held(self, columns: Columns) -> int:
+        return len(columns["time_ns"])
+
+    def empty(self, tokens: Tokens) -> np.ndarray:
+        return tokens.columns["type"] != SPIKE
 
     def detokenize(self, tokens: Tokens, windows: Windows) -> list[Spikes]:
         """The spikes of the kept units, each at a whole nanosecond that float32 seconds cannot tell from its own."""

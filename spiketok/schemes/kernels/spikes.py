@@ -1,0 +1,99 @@
+"""Event streams: the spikes of windows, one token each."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from spiketok.schemes.kernels.windows import SECONDS, first_not_before
+
+
+@njit(cache=True, nogil=True)
+def spike_rows(time_ns, coarse_row, coarse_first, coarse_ns, segment_start, segment, start_ns, length_ns, low, high):
+    """``low[b]:high[b]`` becomes the rows of window b's spikes, found inside one step of the coarse table.
+
+    Args:
+        time_ns: ``[S]``, ordered inside each segment.
+        coarse_row: int64; the rows at which each step of ``coarse_ns`` begins, segment behind segment.
+        coarse_first: int64 ``[G + 1]``; where in ``coarse_row`` each segment begins.
+        segment, start_ns: int64 ``[B]``.
+    """
+    for b in range(segment.size):
+        g = segment[b]
+        table = coarse_row[coarse_first[g] : coarse_first[g + 1]]
+        start = start_ns[b]
+        step = (start - segment_start[g]) // coarse_ns
+        low[b] = table[step] + first_not_before(time_ns[table[step] : table[step + 1]], start)
+        stop = start + length_ns
+        step = (stop - segment_start[g]) // coarse_ns
+        high[b] = table[step] + first_not_before(time_ns[table[step] : table[step + 1]], stop)
+
+
+@njit(cache=True, nogil=True)
+def spike_lengths(unit, low, high, keep, n_units, start_end, length):
+    """Tokens of each window: its spikes of kept units and, with ``start_end``, two more for each kept unit."""
+    for b in range(low.size):
+        if keep.shape[0] == 0:
+            length[b] = high[b] - low[b] + (2 * n_units if start_end else 0)
+            continue
+        kept = keep[b].view(np.uint8)
+        total = 0
+        if start_end:
+            for n in range(kept.size):
+                total += 2 * np.int64(kept[n])
+        u = unit[low[b] : high[b]]
+        for i in range(u.size):
+            total += np.int64(kept[np.uint64(u[i])])
+        length[b] = total
+
+
+@njit(cache=True, nogil=True)
+def fill_spikes(
+    time_ns, unit, low, high, start_ns, length_ns, length, keep, unit_row, start_end, row, out_time, out_unit, out_type
+):
+    """Write the START and END block of each window's kept units, then their spikes in order of time.
+
+    Args:
+        length: int64 ``[B]``, from :func:`spike_lengths`. unit_row: int32 ``[N]``. row: int64 ``[B]``.
+        out_time, out_unit, out_type: float32, int32, uint8 of one length.
+    """
+    end_time = np.float32(np.float64(length_ns) * SECONDS)
+    all_kept = keep.shape[0] == 0
+    one = np.uint64(1)
+    row_and_flag = np.empty(unit_row.size, np.int64)  # one look-up a spike instead of two
+    for b in range(low.size):
+        times = out_time[row[b] : row[b] + length[b]]
+        units = out_unit[row[b] : row[b] + length[b]]
+        types = out_type[row[b] : row[b] + length[b]]
+        at = np.uint64(0)
+        if start_end:
+            for n in range(unit_row.size):
+                if all_kept or keep[b, n]:
+                    times[at] = 0.0
+                    times[at + one] = end_time
+                    units[at] = unit_row[n]
+                    units[at + one] = unit_row[n]
+                    types[at] = 1
+                    types[at + one] = 2
+                    at += one + one
+        types[np.int64(at) :] = 0
+        t, u, origin = time_ns[low[b] : high[b]], unit[low[b] : high[b]], start_ns[b]
+        if all_kept:
+            spike_times, spike_units = times[np.int64(at) :], units[np.int64(at) :]
+            for i in range(t.size):
+                spike_times[i] = np.float32(np.float64(t[i] - origin) * SECONDS)
+            for i in range(u.size):
+                spike_units[i] = unit_row[np.uint64(u[i])]
+        else:
+            for n in range(unit_row.size):
+                row_and_flag[n] = 2 * np.int64(unit_row[n]) + np.int64(keep[b, n])
+            # every spike is written, and the place moves on only if its unit is kept: no branch to mispredict, and no
+            # write behind the window's own rows because the loop ends with the last kept spike
+            stop = np.uint64(times.size)
+            for i in range(t.size):
+                if at == stop:
+                    break
+                known = row_and_flag[np.uint64(u[i])]
+                times[at] = np.float32(np.float64(t[i] - origin) * SECONDS)
+                units[at] = np.int32(known >> 1)
+                at += np.uint64(known & 1)
