@@ -17,7 +17,8 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .
 
 bench: $(ORACLE)/ready
-	$(ORACLE)/bin/python benchmarks/loader.py
+	$(ORACLE)/bin/python benchmarks/run.py --size $(or $(SIZE),S)
+	$(ORACLE)/bin/python benchmarks/loader.py --size S
 
 # The peers from PyPI in a second environment, which also runs zarr 3 where the first one runs zarr 2.
 oracle: $(ORACLE)/ready
@@ -27,7 +28,7 @@ oracle: $(ORACLE)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spiketok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dandi,plots,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dandi,plots,dask,remote,dev]'
 	touch $@
 
 $(ORACLE)/ready: pyproject.toml constraints-oracle.txt

@@ -1,24 +1,33 @@
 """Files that are whole or not there: atomic writes, digests, fingerprints.
 
 What is written becomes visible only when whole: it is written under a temporary name in the same folder, synced, and
-renamed. A temporary name starts with ``.wip-`` and carries the writer's process id, so that a later run can tell what
-a killed process left behind from what a living one is writing.
+renamed. A temporary name is ``.wip-<process id>@<machine>-<name>``, so that a later run can tell what a killed process
+left behind from what a living one is writing, also where several machines share the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from spiketok.errors import UsageError
+
 WIP = ".wip-"
-OLD = "old-"  # behind the process id: what stood at the target, while its successor takes the place
+OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
+STALE_S = 24 * 3600  # another machine's processes cannot be asked: what did not change for so long is left behind
+
+_being_written: set[str] = set()  # by this process; its threads must not take each other's for a namesake's leftovers
 
 
 def fingerprint(value: object) -> str:
@@ -57,31 +66,98 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _machine() -> str:
+    """This machine's name, as it can stand in a temporary name."""
+    return "".join(c if c.isalnum() else "." for c in platform.node())[:40]
+
+
 def _wip_path(target: Path) -> Path:
-    return target.parent / f"{WIP}{os.getpid()}-{target.name}"
+    return target.parent / f"{WIP}{os.getpid()}@{_machine()}-{target.name}"
+
+
+@contextlib.contextmanager
+def _in_progress(path: Path) -> Iterator[None]:
+    """For as long as the block lasts, this process is writing ``path``."""
+    key = os.path.abspath(path)
+    _being_written.add(key)
+    try:
+        yield
+    finally:
+        _being_written.discard(key)
+
+
+def _is_left_behind(path: Path, writer: str) -> bool:
+    """Whether nobody is writing a temporary path; a writer without a machine (an older name) is of this one."""
+    pid, _, machine = writer.partition("@")
+    if not pid.isdigit():
+        return True
+    if machine not in ("", _machine()):
+        return _last_change_s(path) < time.time() - STALE_S
+    if int(pid) == os.getpid():  # an earlier process may have had our id
+        return os.path.abspath(path) not in _being_written
+    return not _alive(int(pid))
+
+
+def _last_change_s(path: Path) -> float:
+    """When anything in a file or folder last changed; now, where it is vanishing."""
+    try:
+        return max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def clean_leftovers(folder: Path) -> list[Path]:
     """Mend what killed writers left in ``folder`` (not below it); returns what was removed.
 
-    A folder that was moved aside, and whose successor never came, goes back to its place; all else is removed.
+    A folder that was moved aside, and whose successor never came, goes back to its place; all else is removed. Several
+    processes may clean the same folder at the same time.
     """
     removed = []
     if not folder.is_dir():
         return removed
     for path in sorted(folder.glob(f"{WIP}*")):
-        pid, _, name = path.name[len(WIP) :].partition("-")
-        if pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid)):
+        writer, _, name = path.name[len(WIP) :].partition("-")
+        if not _is_left_behind(path, writer):
             continue
         if name.startswith(OLD) and not (folder / name[len(OLD) :]).exists():
-            os.rename(path, folder / name[len(OLD) :])
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+            with _passing_over(errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):  # another process was here first
+                os.rename(path, folder / name[len(OLD) :])
+                continue
+        _remove(path)
         removed.append(path)
     return removed
+
+
+@contextlib.contextmanager
+def _passing_over(*numbers: int) -> Iterator[None]:
+    """Ends the block without a word at an OSError with one of these numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder that another process may be removing too."""
+    while path.exists() or path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a temporary folder in ``folder`` that vanishes with the block; a killed process's is a leftover."""
+    path = _wip_path(Path(folder) / name)
+    with _in_progress(path):
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
 
 
 def sync(path: Path) -> None:
@@ -103,24 +179,34 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     clean_leftovers(target.parent)
     wip = _wip_path(target)
-    wip.mkdir()
-    try:
-        yield wip
-        for root, _, names in os.walk(wip):
-            for name in names:
-                sync(Path(root) / name)
-            sync(Path(root))
-        if target.exists():
-            old = target.parent / f"{WIP}{os.getpid()}-{OLD}{target.name}"
-            os.rename(target, old)
-            os.rename(wip, target)
-            shutil.rmtree(old)
-        else:
-            os.rename(wip, target)
-        sync(target.parent)
-    except BaseException:
-        shutil.rmtree(wip, ignore_errors=True)
-        raise
+    with _in_progress(wip):
+        wip.mkdir()
+        try:
+            yield wip
+            for root, _, names in os.walk(wip):
+                for name in names:
+                    sync(Path(root) / name)
+                sync(Path(root))
+            _take_place(wip, target)
+            sync(target.parent)
+        except BaseException:
+            shutil.rmtree(wip, ignore_errors=True)
+            raise
+
+
+def _take_place(wip: Path, target: Path) -> None:
+    """Rename a finished folder to its target, moving aside what stands there, however many writers do so at once."""
+    old = _wip_path(target.parent / f"{OLD}{target.name}")
+    with _in_progress(old):
+        while True:
+            if target.exists():
+                with contextlib.suppress(FileNotFoundError):  # another writer has just moved it
+                    os.rename(target, old)
+            with _passing_over(errno.ENOTEMPTY, errno.EEXIST):  # another writer's has just come
+                os.rename(wip, target)
+                break
+            _remove(old)
+        _remove(old)
 
 
 @contextlib.contextmanager
@@ -129,14 +215,15 @@ def atomic_file(target: Path) -> Iterator[Path]:
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     wip = _wip_path(target)
-    try:
-        yield wip
-        sync(wip)
-        os.replace(wip, target)
-        sync(target.parent)
-    except BaseException:
-        wip.unlink(missing_ok=True)
-        raise
+    with _in_progress(wip):
+        try:
+            yield wip
+            sync(wip)
+            os.replace(wip, target)
+            sync(target.parent)
+        except BaseException:
+            wip.unlink(missing_ok=True)
+            raise
 
 
 def write_json(target: Path, value: object) -> None:
@@ -146,7 +233,7 @@ def write_json(target: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(Path(path).read_text())
+    return json.loads(path.read_text())
 
 
 def human_bytes(size: float) -> str:
@@ -156,3 +243,23 @@ def human_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """A size as people write it: ``"8GB"``, ``"500 MB"``, ``"1000000"``.
+
+    Raises:
+        UsageError: it does not read as a positive size.
+
+    >>> parse_bytes("1.5GB", "--max-memory")
+    1500000000
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kKMGT]?)B?\s*", text)
+    try:
+        size = int(float(found[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found[2]])
+    except (TypeError, ValueError):
+        size = 0
+    if size <= 0:
+        message = f"{option} {text}: must be a size, as 8GB or 500MB"
+        raise UsageError(message)
+    return size

@@ -69,11 +69,16 @@ def kind_of(path: Path) -> str:
     raise ArtefactError(message)
 
 
-def check_picture(path: Path, out: Path) -> None:
-    """Raise UsageError where there is no picture of this kind of path, or the image's ending is not known."""
+def check_ending(out: Path) -> None:
+    """Raise UsageError where an image's ending is not known."""
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         message = f"--plot {out}: the ending '{out.suffix}' is not one of .png, .pdf, .svg"
         raise UsageError(message)
+
+
+def check_picture(path: Path, out: Path) -> None:
+    """Raise UsageError where there is no picture of this kind of path, or the image's ending is not known."""
+    check_ending(out)
     if kind_of(path) not in ("session", "nwb", "shard"):
         message = f"there is no picture of a {kind_of(path)}: --plot draws sessions, NWB files and shards"
         raise UsageError(message)
@@ -209,13 +214,11 @@ def _describe_shard(path: Path) -> Description:
 def _held(reader) -> dict[str, object]:
     """What the scheme's own columns hold, counted from them."""
     columns = reader.columns
-    if "counts" not in columns:
-        return {"spikes in the tokens": len(columns["time_ns"])}
-    observed = columns["observed"]
-    return {
-        "spikes in the bins": int(columns["counts"].sum(dtype=np.int64)),
-        "bins": f"{len(observed)}, {int((observed == 0).sum())} of them not wholly observed",
-    }
+    facts: dict[str, object] = {"spikes in the tokens": reader.scheme.spikes_held(columns)}
+    if "observed" in columns:
+        observed = columns["observed"]
+        facts["bins"] = f"{len(observed)}, {int((observed == 0).sum())} of them not wholly observed"
+    return facts
 
 
 def _describe_run(path: Path) -> Description:
@@ -260,7 +263,7 @@ def _describe_truth(path: Path) -> Description:
 
 
 def _describe_workspace(path: Path) -> Description:
-    workspace = Workspace(path)
+    workspace = Workspace.locate(path)
     rows = []
     for session_id in workspace.session_ids():
         attributes = read_attributes(workspace.store_path(session_id))

@@ -64,7 +64,7 @@ def plot_session(session: Session, out: Path, start_s: float | None = None, dura
     start_ns = busiest_start(session, length_ns) if start_s is None else round(start_s * NS_PER_S)
     stop_ns = start_ns + length_ns
     window = session.spikes.window(start_ns, stop_ns)
-    signals = list(session.signals.items())[:3]
+    signals = list(session.behaviours.items())[:3]
     figure, axes = _figure(1 + len(signals), [3.6] + [1.3] * len(signals))
     axis = axes[0]
     gaps = _shade_unobserved(axis, session.observed, start_ns, stop_ns)
@@ -93,30 +93,42 @@ def plot_session(session: Session, out: Path, start_s: float | None = None, dura
 
 
 def plot_shard(reader, out: Path, start_s: float | None = None) -> None:
-    """One second of a shard's tokens as the model meets them: binned as a heat map, per-spike token by token."""
+    """A second of a shard's tokens (or the one window that its scheme has) as the model meets them."""
     from spiketok.schemes.base import Windows
 
     grid_ns = reader.scheme.grid_ns
     segment = _segment_with_spikes(reader)
     seg_start, seg_stop = int(reader.segments.start_ns[segment]), int(reader.segments.stop_ns[segment])
-    length_ns = min(NS_PER_S, seg_stop - seg_start) // grid_ns * grid_ns
+    length_ns = _picture_ns(reader.scheme, seg_stop - seg_start)
     wanted = seg_start + (seg_stop - seg_start - length_ns) // 2 if start_s is None else round(start_s * NS_PER_S)
     start_ns = seg_start + (wanted - seg_start) // grid_ns * grid_ns
     if length_ns <= 0 or not seg_start <= start_ns <= seg_stop - length_ns:
-        message = (
-            f"{start_s} s is not inside a segment of the shard ({seg_start / NS_PER_S:g}..{seg_stop / NS_PER_S:g} s)"
-        )
+        place = f"{seg_start / NS_PER_S:g}..{seg_stop / NS_PER_S:g} s"
+        shown = "its middle" if start_s is None else f"{start_s:g} s"
+        message = f"a window of the shard at {shown} is not inside its segment ({place})"
         raise DataError(message)
     window = Windows(np.array([segment]), np.array([start_ns]), length_ns)
     tokens = reader.scheme.cut(reader.columns, window)
     figure, (axis,) = _figure(1, [4.6])
-    if _shade_unobserved(axis, reader.observed, start_ns, start_ns + length_ns, start_ns):
-        axis.annotate("shaded: not observed", (0, -0.1), xycoords="axes fraction", fontsize=8, color=FAINT)
-    drawn = PICTURES[reader.scheme.name](axis, reader, tokens, length_ns)
     axis.set_xlabel(f"time in the window (s), which starts at {start_ns / NS_PER_S:.3f} s of {reader.info.id}")
     axis.set_ylabel(f"unit (of {reader.info.n_units})")
+    drawn = PICTURES[reader.scheme.name](axis, reader, tokens, length_ns)
+    if axis.get_xlabel().startswith("time in the window") and _shade_unobserved(
+        axis, reader.observed, start_ns, start_ns + length_ns, start_ns
+    ):
+        axis.annotate("shaded: not observed", (0, -0.1), xycoords="axes fraction", fontsize=8, color=FAINT)
     axis.set_title(drawn, fontsize=9, loc="left", color=INK)
     _save(figure, out)
+
+
+def _picture_ns(scheme, segment_ns: int) -> int:
+    """A window's length for a picture: the scheme's only one, or about a second; 0 where the segment holds none."""
+    if scheme.window_ns is not None:
+        return scheme.window_ns if scheme.window_ns <= segment_ns else 0
+    if scheme.whole_session:
+        return segment_ns
+    step_ns = scheme.length_grid_ns
+    return max(step_ns, NS_PER_S // step_ns * step_ns) if segment_ns >= NS_PER_S else segment_ns // step_ns * step_ns
 
 
 def _segment_with_spikes(reader) -> int:

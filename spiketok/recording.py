@@ -18,6 +18,7 @@ from spiketok.errors import DataError
 
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
+FLUORESCENCE = "fluorescence"  # the signal that holds dF/F of the units, where a session has it
 
 
 def _frozen(values, dtype, name: str, ndim: int = 1) -> np.ndarray:
@@ -364,6 +365,11 @@ class Session:
     @property
     def name(self) -> str:
         return self.id.split("/")[1]
+
+    @property
+    def behaviours(self) -> dict[str, Signal]:
+        """The signals without the imaging of the units themselves, which is nothing to decode."""
+        return {name: signal for name, signal in self.signals.items() if name != FLUORESCENCE}
 
     @property
     def trials(self) -> Intervals | None:

@@ -10,6 +10,7 @@ from spiketok.checkpoints import Run
 from spiketok.config import RunConfig, model_class
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.files import fingerprint
+from spiketok.recording import FLUORESCENCE
 from spiketok.schemes import make_scheme
 from spiketok.shards import ShardReader
 from spiketok.stages import CONTINUOUS, shard_path
@@ -102,7 +103,7 @@ def open_transfer_shards(
 def _with_behaviour(workspace: Workspace, session_ids: Sequence[str], target: str) -> tuple[list[str], list[str]]:
     kept, left_out = [], []
     for session_id in session_ids:
-        signals = read_attributes(workspace.store_path(session_id))["signals"]
+        signals = set(read_attributes(workspace.store_path(session_id))["signals"]) - {FLUORESCENCE}
         if signals if target == "auto" else target in signals:
             kept.append(session_id)
         else:

@@ -26,7 +26,7 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, SpiketokError, UnknownNameError
 from spiketok.files import atomic_folder, canonical_json, fingerprint, sha256_file
-from spiketok.recording import Intervals, Session, SessionInfo, Signal
+from spiketok.recording import FLUORESCENCE, Intervals, Session, SessionInfo, Signal
 from spiketok.schemes import Scheme, scheme_config, scheme_from_config
 from spiketok.schemes.base import grid_rows
 from spiketok.schemes.behaviour import signal_on_bins
@@ -53,7 +53,9 @@ def plan_bytes(scheme: Scheme, info: SessionInfo, segments: Intervals) -> int:
     total = sum(column.nbytes for column in scheme.plan(info, segments).values())
     if scheme.grid_ns > 1:
         bins = int(grid_rows(segments.start_ns, segments.stop_ns, scheme.grid_ns)[-1])
-        total += sum(bins * (4 * len(components) + 1) for components, _ in info.signals.values())
+        total += sum(
+            bins * (4 * len(components) + 1) for name, (components, _) in info.signals.items() if name != FLUORESCENCE
+        )
     return total
 
 
@@ -82,7 +84,7 @@ def write_shard(
     trials = session.trials or Intervals.empty()
     columns["trial.start_ns"] = trials.start_ns
     columns["trial.stop_ns"] = trials.stop_ns
-    for name, signal in session.signals.items():
+    for name, signal in session.behaviours.items():
         columns[f"signal.{name}.time_ns"] = signal.time_ns
         columns[f"signal.{name}.value"] = signal.value
         columns[f"signal.{name}.valid"] = signal.valid
@@ -104,7 +106,7 @@ def write_shard(
                 "stop_ns": int(session.stop_ns),
                 "signals": {
                     name: {"components": list(s.components), "measure": s.measure, "rate_hz": s.rate_hz}
-                    for name, s in session.signals.items()
+                    for name, s in session.behaviours.items()
                 },
                 "split_names": split_names,
             },

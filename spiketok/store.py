@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
@@ -40,9 +41,11 @@ from spiketok.recording import (
     Spikes,
     UnitTable,
 )
+from spiketok.remote import RemotePath, local_copy, place
 
 FORMAT = "spiketok-session"
 VERSION = 1
+ATTRIBUTES = ".zattrs"  # the file that makes a session: behind a URL it is put last
 CHUNK_BYTES = 2**20
 CLOCKS_HZ = (Fraction(1_000), Fraction(10_000), Fraction(390_625, 16), Fraction(30_000), Fraction(1_000_000))
 
@@ -219,17 +222,22 @@ def _digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) 
     return hashlib.sha256(f"{sha256_arrays(arrays)}|{canonical_json(attributes)}".encode()).hexdigest()
 
 
-def write_session(session: Session, target: Path, settings: Mapping[str, object] | None = None) -> str:
+def write_session(session: Session, target: Path | RemotePath, settings: Mapping[str, object] | None = None) -> str:
     """Write a session as a store group, replacing one that stands there.
 
     Args:
         session: what to write.
-        target: the group's folder.
+        target: the group's folder, here or behind a URL.
         settings: the settings of the ingest that shaped the session; recorded, and part of the digest.
 
     Returns:
         the content's digest.
     """
+    if isinstance(target, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="spiketok-") as folder:
+            digest = write_session(session, Path(folder) / target.name, settings)
+            target.upload(Path(folder) / target.name, last=ATTRIBUTES)
+        return digest
     arrays = _session_arrays(session)
     attributes = _session_attributes(session, settings or {})
     period_ns, tick = find_clock(session.spikes.time_ns, session.clock_hz)
@@ -248,15 +256,15 @@ def write_session(session: Session, target: Path, settings: Mapping[str, object]
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_attributes(path: Path) -> dict[str, object]:
+def read_attributes(path: Path | RemotePath) -> dict[str, object]:
     """The attributes of a session's group: one small JSON file, read without zarr.
 
     Raises:
         ArtefactError: there is no session, or one of another format or version.
     """
-    path = Path(path)
+    path = place(path)
     try:
-        attributes = json.loads((path / ".zattrs").read_text())
+        attributes = json.loads((path / ATTRIBUTES).read_text())
     except FileNotFoundError:
         message = f"{path} holds no session: 'spiketok ingest PATH' makes one"
         raise ArtefactError(message) from None
@@ -305,20 +313,21 @@ def _children(arrays: Mapping[str, np.ndarray], prefix: str) -> list[str]:
     return sorted({key[len(prefix) :].split("/")[0] for key in arrays if key.startswith(prefix)})
 
 
-def read_session(path: Path) -> Session:
-    """Read a whole session and check its digest.
+def read_session(path: Path | RemotePath) -> Session:
+    """Read a whole session, here or behind a URL, and check its digest.
 
     Raises:
         ArtefactError: other format or version, damaged, or the content is not what was written.
     """
     import zarr
 
-    path = Path(path)
+    path = place(path)
     attributes = read_attributes(path)
     expected = attributes.pop("digest")
     num, den = attributes.pop("tick_period_ns")
     try:
-        arrays = _read_arrays(zarr.open_group(str(path), mode="r"))
+        with local_copy(path) as folder:
+            arrays = _read_arrays(zarr.open_group(str(folder), mode="r"))
         arrays["spikes/time"] = ns_from_ticks(arrays["spikes/time"], Fraction(num, den))
         found = _digest(arrays, attributes)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -359,14 +368,15 @@ def read_session(path: Path) -> Session:
     )
 
 
-def unit_spike_times(path: Path, row: int) -> np.ndarray:
+def unit_spike_times(path: Path | RemotePath, row: int) -> np.ndarray:
     """int64 ns of one unit's spikes, through the unit-ordered index, without reading the other units' rows."""
     import zarr
 
-    group = zarr.open_group(str(path), mode="r")
-    start, stop = group["spikes/index_offset"][row : row + 2]
-    num, den = read_attributes(path)["tick_period_ns"]
-    return ns_from_ticks(group["spikes/time"][...][group["spikes/index"][start:stop]], Fraction(num, den))
+    with local_copy(place(path)) as folder:
+        group = zarr.open_group(str(folder), mode="r")
+        start, stop = group["spikes/index_offset"][row : row + 2]
+        num, den = read_attributes(folder)["tick_period_ns"]
+        return ns_from_ticks(group["spikes/time"][...][group["spikes/index"][start:stop]], Fraction(num, den))
 
 
 def session_info(session: Session) -> SessionInfo:

@@ -25,7 +25,7 @@ DAY_NS = 86_400 * NS_PER_S
 WIDE = 16  # unit columns with more values a unit are not taken
 MOST_COMPONENTS, MOST_VALUES = 64, 10**8  # nor are series with more
 NOT_TAKEN = (
-    *("ElectricalSeries", "ImageSeries", "IndexSeries", "PatchClampSeries", "RoiResponseSeries"),
+    *("ElectricalSeries", "ImageSeries", "IndexSeries", "PatchClampSeries"),
     *("DecompositionSeries", "OptogeneticSeries", "ImageMaskSeries", "OnePhotonSeries", "TwoPhotonSeries"),
 )
 EVENTS = (
@@ -545,15 +545,18 @@ def _compare_events(session: Session, series: list[_Found], out: Verification) -
     return matched
 
 
-def _is_behaviour(data: object, seconds: np.ndarray | None, session: Session) -> bool:
+def _is_signal(series: object, data: object, seconds: np.ndarray | None, session: Session) -> bool:
     """Whether a series has what makes a signal: numbers in few columns, with a time."""
     shape, kind = np.shape(data), np.asarray(data[:0]).dtype.kind
-    if kind not in "biuf" or len(shape) not in (1, 2) or 0 in shape or np.prod(shape) > MOST_VALUES or seconds is None:
+    imaged = "RoiResponseSeries" in _type_names(series)  # a component for each unit, and no limit to how many
+    if kind not in "biuf" or len(shape) not in (1, 2) or 0 in shape or seconds is None:
+        return False
+    if np.prod(shape) > MOST_VALUES and not imaged:
         return False
     turned = len(shape) == 2 and shape[0] != seconds.size == shape[1]
     width = 1 if len(shape) == 1 else shape[0] if turned else shape[1]
     good = _is_time(seconds)
-    return width <= MOST_COMPONENTS and bool(_in_reach(session, _to_ns(seconds[good])).any())
+    return (imaged or width <= MOST_COMPONENTS) and bool(_in_reach(session, _to_ns(seconds[good])).any())
 
 
 def _compare_signals(session: Session, series: list[_Found], out: Verification) -> None:
@@ -565,7 +568,7 @@ def _compare_signals(session: Session, series: list[_Found], out: Verification) 
         seconds = _series_seconds(found.item, len(data))
         name = _pick(found, session.signals, matched)
         if name is None:
-            if _is_behaviour(data, seconds, session):
+            if _is_signal(found.item, data, seconds, session):
                 out.differences.append(f"{found.path}: missing in the session, {len(data)} samples in the source")
             continue
         if seconds is None:

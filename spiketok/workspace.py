@@ -5,17 +5,19 @@
     <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/
     <root>/runs/     <model>-<fingerprint>/          checkpoints, metrics, transfer reports
 
-The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``.
+The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``. The store may lie elsewhere, also
+behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from spiketok.errors import DataError, UnknownNameError
+from spiketok.remote import RemotePath, place
 
 DEFAULT_ROOT = "spiketok-data"
 MANIFEST = "manifest.json"  # the file that makes a folder whole: written last
@@ -23,11 +25,26 @@ MANIFEST = "manifest.json"  # the file that makes a folder whole: written last
 
 @dataclass(frozen=True)
 class Workspace:
+    """The folders that commands work in.
+
+    Attributes:
+        root: the workspace's folder.
+        store_place: where the store is, if not in the root: a folder or a URL.
+    """
+
     root: Path
+    store_place: Path | RemotePath | None = None
 
     @classmethod
-    def locate(cls, root: Path | None = None) -> Workspace:
-        return cls(Path(root or os.environ.get("SPIKETOK_ROOT") or DEFAULT_ROOT))
+    def locate(cls, root: Path | None = None, store: str | None = None) -> Workspace:
+        """The workspace that the options, else the environment, else the defaults name."""
+        store = store or os.environ.get("SPIKETOK_STORE")
+        return cls(Path(root or os.environ.get("SPIKETOK_ROOT") or DEFAULT_ROOT), place(store) if store else None)
+
+    def absolute(self) -> Workspace:
+        """The same for a worker that stands in another folder."""
+        store = self.store_place.absolute() if self.store_place is not None else None
+        return replace(self, root=self.root.absolute(), store_place=store)
 
     @property
     def raw(self) -> Path:
@@ -38,8 +55,8 @@ class Workspace:
         return self.root / "simulated"
 
     @property
-    def store(self) -> Path:
-        return self.root / "store"
+    def store(self) -> Path | RemotePath:
+        return self.store_place or self.root / "store"
 
     @property
     def shards(self) -> Path:
@@ -49,13 +66,16 @@ class Workspace:
     def runs(self) -> Path:
         return self.root / "runs"
 
-    def store_path(self, session_id: str) -> Path:
+    def store_path(self, session_id: str) -> Path | RemotePath:
         return self.store / session_id
 
     def session_ids(self) -> list[str]:
         """Every session in the store, in order of name."""
-        found = self.store.glob("*/*/.zattrs")
-        return sorted("/".join(p.parts[-3:-1]) for p in found if not p.parts[-2].startswith("."))
+        if isinstance(self.store, Path):
+            found = [p.parent for p in self.store.glob("*/*/.zattrs")]
+        else:
+            found = [p for dataset in self.store.iterdir() for p in dataset.iterdir() if (p / ".zattrs").exists()]
+        return sorted("/".join(p.parts[-2:]) for p in found if not p.name.startswith("."))
 
     def select(self, patterns: str | None = None) -> list[str]:
         """The sessions whose id or name matches any of the comma-separated glob patterns; all without a pattern.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from reference import TWINS
 
-from spiketok.recording import Intervals, Session
+from spiketok.recording import Intervals, Session, Signal
 from spiketok.schemes import Scheme
 from spiketok.schemes.base import Columns, Tokens, Windows
 
@@ -37,3 +37,10 @@ def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> 
     for name in wanted:
         assert found[name].dtype == wanted[name].dtype, name
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+
+
+def of_all_units(known: Signal, n_units: int) -> Signal:
+    """A signal whose components are the rows of the units that left tokens, with zeros for the others."""
+    value = np.zeros((len(known.time_ns), n_units), np.float32)
+    value[:, [int(row) for row in known.components]] = known.value
+    return Signal(known.time_ns, value, tuple(str(n) for n in range(n_units)), known.measure, known.valid)

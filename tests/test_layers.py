@@ -12,15 +12,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "spiketok"
 ROWS = [
     ["errors", "recording"],
-    ["files", "jobs", "metrics", "splits", "workspace"],
+    ["files", "jobs", "metrics", "remote", "splits", "workspace"],
     ["store", "schemes"],
     ["shards", "datasets", "verify"],
-    ["stages", "sampling", "batches", "masking", "losses", "nn"],
+    ["stages", "streaming", "sampling", "batches", "masking", "losses", "nn"],
     ["models"],
     ["config", "optimizers"],
     ["checkpoints", "decoding"],
     ["training", "runs"],
-    ["transfer", "report", "token_plots", "plots", "inspection", "doctor", "demo"],
+    ["transfer", "report", "token_plots", "plots", "compare", "inspection", "doctor", "demo"],
     ["console", "cli", "__main__"],
 ]
 ROW = {name: k for k, row in enumerate(ROWS) for name in row}
@@ -37,7 +37,7 @@ TORCH_ALLOWED = {
     "decoding",
     "runs",
 }
-SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "__init__"}
+SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "merge", "__init__"}
 HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface")
 
 

@@ -573,6 +573,80 @@ def test_short_names():
     assert short_names(parts, ("trials",)) == ["P.x", "b.Q.x", "c.Q.x", "y", "b.trials"]
 
 
+# ---- imaging --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def imaged_path(tmp_path_factory) -> Path:
+    """70 ROIs named by their ids, of which dF/F shows all in another order, and raw fluorescence two."""
+    from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel, RoiResponseSeries
+
+    nwb = nwb_files.new_file()
+    nwb.add_unit(spike_times=[0.5, 1.5])
+    plane = nwb.create_imaging_plane(
+        name="plane",
+        optical_channel=OpticalChannel(name="green", description="d", emission_lambda=510.0),
+        description="d",
+        device=nwb.create_device("microscope"),
+        excitation_lambda=920.0,
+        indicator="GCaMP6f",
+        location="V1",
+    )
+    module = nwb.create_processing_module("ophys", "imaging")
+    places = {"segmentation": ImageSegmentation(), "dff": DfOverF(), "raw": Fluorescence()}
+    for place in places.values():
+        module.add(place)
+    rois = places["segmentation"].create_plane_segmentation("d", plane, "rois")
+    for row in range(70):
+        rois.add_roi(pixel_mask=[(row, 0, 1.0)], id=100 + row)
+    value = np.arange(210, dtype=np.float32).reshape(3, 70)
+    value[1, 4] = np.nan
+    frames = RoiResponseSeries(
+        name="traces",
+        data=value,
+        unit="dF/F",
+        rois=rois.create_roi_table_region("all", region=list(range(69, -1, -1))),
+        timestamps=[0.1, 0.2, 0.9],
+    )
+    places["dff"].add_roi_response_series(frames)
+    raw = RoiResponseSeries(
+        name="raw",
+        data=np.ones((4, 2), np.int16),
+        unit="a.u.",
+        rois=rois.create_roi_table_region("two", region=[3, 8]),
+        rate=4.0,
+        conversion=0.5,
+    )
+    places["raw"].add_roi_response_series(raw)
+    return nwb_files.save(nwb, tmp_path_factory.mktemp("nwb") / "imaged.nwb")
+
+
+def test_imaged_rois_are_signals(imaged_path):
+    session = read(imaged_path)
+    assert sorted(session.signals) == ["raw", "traces"]
+    traces, raw = session.signals["traces"], session.signals["raw"]
+    assert traces.components == tuple(str(n) for n in range(169, 99, -1))
+    assert (traces.measure, traces.rate_hz, traces.time_ns.tolist()) == ("dF/F", None, seconds(0.1, 0.2, 0.9))
+    assert traces.valid.tolist() == [True, False, True]
+    expected = np.arange(210, dtype=np.float32).reshape(3, 70)
+    expected[1, 4] = 0
+    np.testing.assert_array_equal(traces.value, expected)
+    assert (raw.components, raw.measure, raw.rate_hz) == (("103", "108"), "a.u.", 4.0)
+    np.testing.assert_array_equal(raw.value, np.full((4, 2), 0.5, np.float32))
+    left_out = next(note for note in session.notes if note.id == "series-left-out")
+    assert left_out.count == 1
+    assert "ImageSegmentation" in left_out.text
+
+
+@pytest.mark.parametrize("rows", [np.arange(70) + 1, np.arange(69), np.zeros(70, int)])
+def test_rois_that_name_no_segmentation_rows_are_numbered(imaged_path, tmp_path, rows):
+    """Out of range, of another number, or one row twice: the traces are kept."""
+    path = tmp_path / "edited.nwb"
+    with nwb_files.edited(imaged_path, path) as file:
+        nwb_files.replace_data(file, "processing/ophys/DfOverF/traces/rois", rows)
+    assert read(path).signals["traces"].components == tuple(f"c{i}" for i in range(70))
+
+
 # ---- files that cannot be used --------------------------------------------------------------------------------------
 
 

@@ -104,6 +104,44 @@ def test_unit_dropout_leaves_the_tokens_that_torch_brain_leaves(session, starts)
         same_tokens(tokens.columns, model.tokenize(sample))
 
 
+def test_chunks_are_torch_brains_slices(session, starts):
+    """POSSM's chunks (not in the released package) are its slices of 50 ms: units, times from the slice's start."""
+    data, scheme = as_torch_brain(session), PerSpike(start_end=False, chunk_ns=50_000_000)
+    columns = scheme.bake(session, session.observed).columns
+    windows = Windows(np.zeros(len(starts), np.int64), starts, WINDOW_NS)
+    tokens = scheme.cut(columns, windows)
+    offsets = scheme.chunk_offsets(tokens, windows)
+    assert offsets.shape == (len(starts), 21)
+    blanks = 0
+    for b, start in enumerate(starts.tolist()):
+        for c in range(20):
+            rows = slice(offsets[b, c], offsets[b, c + 1])
+            kind, unit, time = (tokens.columns[name][rows] for name in ("type", "unit", "time"))
+            low_ns = start + c * 50_000_000
+            theirs = data.slice(low_ns * 1e-9, (low_ns + 50_000_000) * 1e-9).spikes
+            if len(theirs) == 0:
+                assert (kind.tolist(), unit.tolist(), time.tolist()) == ([3], [0], [0.0])
+                blanks += 1
+            else:
+                assert not kind.any()
+                np.testing.assert_array_equal(unit, theirs.unit_index)
+                np.testing.assert_allclose(time, theirs.timestamps, rtol=0, atol=4e-9)
+    assert blanks < len(starts) * 20
+
+
+def test_order_by_unit_is_torch_brains_spikes_of_each_unit(session, starts):
+    data, scheme = as_torch_brain(session), PerSpike(order="unit")
+    windows = Windows(np.zeros(len(starts), np.int64), starts, WINDOW_NS)
+    tokens = scheme.cut(scheme.bake(session, session.observed).columns, windows)
+    offsets = scheme.unit_offsets(tokens, windows, N_UNITS)
+    for b, start in enumerate(starts.tolist()):
+        theirs = data.slice(start * 1e-9, start * 1e-9 + 1.0).spikes
+        for n in range(N_UNITS):
+            time = tokens.columns["time"][offsets[b, n] : offsets[b, n + 1]]
+            assert (time[0], time[-1]) == (0, 1)
+            np.testing.assert_allclose(time[1:-1], theirs.timestamps[theirs.unit_index == n], rtol=0, atol=6e-8)
+
+
 def test_padded_batches_are_torch_brains_collate(session, tmp_path):
     """The padded layout against pad8 and track_mask8, on the same windows."""
     from torch_brain.batching import collate

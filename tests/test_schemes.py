@@ -11,7 +11,7 @@ import pytest
 import strategies
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import assert_same, cut_one, one, token_rows, wanted_tokens
+from laws import assert_same, cut_one, of_all_units, one, token_rows, wanted_tokens
 from reference import TWINS
 from strategies import SOURCE, all_segments, keeps, windows
 
@@ -106,6 +106,7 @@ def test_tokens_survive_detokenize(scheme, data):
         start, stop = window.start_ns[b] - scheme.lookback_ns, window.start_ns[b] + window.length_ns
         assert ((known.time_ns >= start) & (known.time_ns < stop)).all()
         if isinstance(known, Signal):
+            known = of_all_units(known, len(session.units))
             again = replace(session, signals={**session.signals, scheme.signal: known})
         else:
             assert isinstance(known, Spikes)
@@ -165,7 +166,7 @@ def test_a_window_outside_its_segment_or_off_the_grid_is_refused(scheme):
     length, grid = scheme.window_ns or scheme.length_grid_ns, scheme.grid_ns
     far = 10 * max(length, 100_000_000)
     whole = Intervals([0, far + grid], [far, 2 * far])
-    columns = scheme.bake(small_session(2 * far), whole).columns
+    columns = scheme.bake(small_session(scheme, 2 * far), whole).columns
     last = (far - length) // grid * grid
     wrong = [(0, -grid, length), (0, last + grid, length), (1, 0, length), (2, 0, length), (-1, 0, length), (0, 0, 0)]
     if grid > 1:
@@ -179,19 +180,20 @@ def test_a_window_outside_its_segment_or_off_the_grid_is_refused(scheme):
             scheme.cut(columns, Windows(np.array([segment]), np.array([start]), size))
 
 
-def small_session(stop_ns: int) -> Session:
+def small_session(scheme, stop_ns: int) -> Session:
     """Two units without a spike, and a calcium signal of both for the scheme that reads one."""
     whole = Intervals([0], [stop_ns])
     frames = Signal(np.array([5, 10]), np.ones((2, 2), np.float32), ("u", "v"), "", np.ones(2, np.bool_))
     units, none = UnitTable(["u", "v"]), Spikes.from_units([])
-    return Session("a/b", "", 0, stop_ns, units, none, whole, SOURCE, signals={"fluorescence": frames})
+    session = Session("a/b", "", 0, stop_ns, units, none, whole, SOURCE, signals={"fluorescence": frames})
+    return getattr(TWINS[scheme.name], "dressed", lambda s: s)(session)
 
 
 @pytest.mark.parametrize("scheme", PLAIN, ids=str)
 def test_keep_and_unit_row_that_do_not_fit_are_refused(scheme):
     """A kernel would read behind the end of its arrays."""
     length = scheme.window_ns or scheme.length_grid_ns
-    columns = scheme.bake(small_session(length), Intervals([0], [length])).columns
+    columns = scheme.bake(small_session(scheme, length), Intervals([0], [length])).columns
     window = Windows(np.array([0]), np.array([0]), length)
     for keep in (np.ones((1, 1), bool), np.ones((2, 2), bool), np.ones(2, bool), np.ones((1, 2), np.uint8)):
         with pytest.raises(UsageError, match="keep is"):

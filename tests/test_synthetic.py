@@ -13,8 +13,10 @@ import pytest
 
 from spiketok import files
 from spiketok.datasets import synthetic
+from spiketok.datasets.nwb import read_nwb
 from spiketok.datasets.synthetic import CLOCK_HZ, SimulationConfig, latent_names, simulate
 from spiketok.errors import UnknownNameError, UsageError
+from spiketok.recording import Source
 
 SMALL = SimulationConfig(n_subjects=1, sessions_per_subject=1, duration_s=20, n_units=8)
 TICKS_PER_MS = CLOCK_HZ // 1000
@@ -252,7 +254,7 @@ def test_no_neuron_fires_within_its_refractory_period(days):
 @pytest.mark.parametrize(("refractory_ms", "recovery_ms"), [(0.0, 0.0), (2.0, 0.0), (1.5, 4.0), (2.01, 3.0)])
 def test_intervals_follow_the_stated_process(refractory_ms, recovery_ms):
     """At a constant rate: after time rescaling with the stated recovery, intervals are exponential with mean 1."""
-    _, spike = synthetic._kernels()
+    spike = synthetic._kernels().spike
     rate_hz, refractory = 80.0, int(np.ceil(refractory_ms * TICKS_PER_MS))
     rng = np.random.default_rng(3)
     ticks = spike(np.full(200_000, rate_hz), rng.standard_exponential(20_000), refractory, recovery_ms * TICKS_PER_MS)
@@ -316,6 +318,80 @@ def test_nothing_is_recorded_in_the_gap(tmp_path):
         assert np.array_equal(after, before[~inside])
     assert sum(t.size for t in gapped["ticks"]) < sum(t.size for t in plain["ticks"])
     assert np.array_equal(plain["signals"]["cursor_vel"][0], gapped["signals"]["cursor_vel"][0])
+
+
+# --- imaging -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def imaged(tmp_path_factory):
+    """One session without and with frames: the spikes, and the frames' times and dF/F as the reader gives them."""
+    folder = tmp_path_factory.mktemp("imaged")
+    config = replace(SMALL, duration_s=40, gap_s=4, missed_fraction=0)
+    [plain] = simulate(config, folder / "plain")
+    [path] = simulate(replace(config, calcium_hz=30), folder / "imaged")
+    return read(plain), read(path), read_nwb(path, "a/b", Source(path.name, "0" * 64, 1))
+
+
+def test_imaging_changes_no_spike(imaged):
+    plain, with_frames, session = imaged
+    assert all(np.array_equal(a, b) for a, b in zip(plain["ticks"], with_frames["ticks"], strict=True))
+    assert np.array_equal(plain["signals"]["cursor_vel"][0], with_frames["signals"]["cursor_vel"][0])
+    assert sorted(session.signals) == ["cursor_pos", "cursor_vel", "fluorescence"]
+
+
+def test_frames_jitter_and_leave_out_the_gap_and_the_dropped_stretch(imaged):
+    signal = imaged[2].signals["fluorescence"]
+    assert (signal.components, signal.measure, signal.rate_hz) == (tuple(imaged[2].units.id), "dF/F", None)
+    seconds = signal.time_ns / 1e9
+    for start, stop in (synthetic.FRAMES_DROPPED_S, (18, 22)):
+        assert not ((seconds >= start) & (seconds < stop)).any()
+    steps = np.diff(seconds)
+    steady = steps[steps < 0.1]
+    assert len(steps) - len(steady) == 2
+    assert len(seconds) == pytest.approx(30 * (40 - 0.5 - 4), abs=3)
+    assert steady.mean() == pytest.approx(1 / 30, rel=1e-3)
+    assert steady.std() == pytest.approx(2**0.5 * 0.01 / 30, rel=0.1)
+    assert signal.valid.all()
+
+
+def test_frames_are_the_spikes_through_the_stated_kernel_and_noise(imaged):
+    """What is left of dF/F without the sum over the spikes, written out here, is white noise of the stated size."""
+    ticks, signal = imaged[1]["ticks"], imaged[2].signals["fluorescence"]
+    decay, rise = synthetic.CALCIUM_DECAY_S, synthetic.CALCIUM_RISE_S
+    fine = np.arange(0, 1, 1e-5)
+    kernel = np.exp(-fine / decay) - np.exp(-fine / rise)
+    assert fine[kernel.argmax()] == pytest.approx(0.045, abs=0.001)
+    past = signal.time_ns[:, None] / 1e9
+    for unit, own in enumerate(ticks):
+        since = past - own[None, :] / CLOCK_HZ
+        since = np.where(since >= 0, since, np.inf)
+        clean = (np.exp(-since / decay) - np.exp(-since / rise)).sum(axis=1) * synthetic.CALCIUM_PEAK / kernel.max()
+        noise = signal.value[:, unit] - clean
+        assert noise.std() == pytest.approx(synthetic.CALCIUM_NOISE, rel=0.1)
+        assert abs(noise.mean()) < 4 * synthetic.CALCIUM_NOISE / np.sqrt(len(noise))
+        assert clean.max() > 0.15
+
+
+def test_a_longer_imaging_begins_with_the_shorter(tmp_path):
+    sessions = []
+    for duration_s in (6, 11):
+        config = replace(SMALL, duration_s=duration_s, calcium_hz=20)
+        [path] = simulate(config, tmp_path / str(duration_s))
+        sessions.append(read_nwb(path, "a/b", Source(path.name, "0" * 64, 1)).signals["fluorescence"])
+    n = len(sessions[0].time_ns)
+    assert n > 100
+    assert np.array_equal(sessions[0].time_ns, sessions[1].time_ns[:n])
+    assert np.array_equal(sessions[0].value, sessions[1].value[:n])
+
+
+def test_the_bytes_of_version_1_without_imaging(tmp_path):
+    """Who changes them raises ``SIMULATOR_VERSION``; the id in the file names the settings, ``calcium_hz`` not yet."""
+    [path] = simulate(replace(SMALL, duration_s=5), tmp_path)
+    record = files.read_json(path.with_name("sub-S01_ses-CO-day01_simulation.json"))
+    assert record["fingerprint"] == "e9686214a15fa7ae"
+    assert record["n_spikes"] == 353
+    assert "calcium_hz" not in record["config"]
 
 
 # --- days --------------------------------------------------------------------------------------------------------
@@ -413,11 +489,13 @@ def test_velocity_decodes_within_a_day_and_not_across(tmp_path, task):
         ("n_units", True, "n_units = True: must be a whole number"),
         ("seed", -1, "seed = -1"),
         ("turnover", 1.5, "turnover = 1.5: must be a number from 0 to 1"),
-        ("duration_s", float("nan"), "duration_s = nan: must be a number from 5 to 7200"),
+        ("duration_s", float("nan"), "duration_s = nan: must be a number from 5 to 14400"),
         ("duration_s", "300", "duration_s = '300': must be a number"),
         ("duration_s", 10.005, "duration_s = 10.005: must be a multiple of 0.01"),
         ("lag_ms", 95, "lag_ms = 95: must be a multiple of 10"),
         ("gap_s", 200, "gap_s = 200.0: must be at most half of duration_s = 300.0"),
+        ("calcium_hz", 0.5, "calcium_hz = 0.5: must be 0 (no imaging) or from 1 to 90"),
+        ("calcium_hz", 100, "calcium_hz = 100: must be a number from 0 to 90"),
         ("n_rotations", 5, "n_rotations = 5: must be a whole number from 0 to 4"),
     ],
 )

@@ -29,6 +29,7 @@ from spiketok.datasets.base import (
 from spiketok.datasets.nlb import MC_MAZE_SMALL, MC_RTT
 from spiketok.errors import ArtefactError, UnknownNameError, UsageError
 from spiketok.recording import Source
+from spiketok.remote import RemotePath
 
 __all__ = [
     "DATASETS",
@@ -132,24 +133,24 @@ def download(
     return fetch(plan, raw, jobs=jobs, policy=policy, progress=progress)
 
 
-def load_source(file: Path) -> Source | None:
-    """Where a file in the raw tree was fetched from; None for any other file.
+def load_source(file: Path | RemotePath) -> Source | None:
+    """Where a file in the raw tree was fetched from, here or in a copy of it behind a URL; None for any other file.
 
     Raises:
         ArtefactError: its record is damaged, or the file has another size than was fetched.
     """
     source = dandi.find_source(file) or urls.find_source(file)
-    if source is not None and Path(file).stat().st_size != source.size:
+    if source is not None and file.stat().st_size != source.size:
         origin = f"{source.dandiset}/{source.version}" if source.dandiset else source.citation
         message = (
-            f"{file} has {Path(file).stat().st_size} bytes, {source.size} were fetched: "
+            f"{file} has {file.stat().st_size} bytes, {source.size} were fetched: "
             f"spiketok fetch {origin} -e overwrite-different"
         )
         raise ArtefactError(message)
     return source
 
 
-def dataset_of(file: Path) -> str | None:
+def dataset_of(file: Path | RemotePath) -> str | None:
     """The dataset's name for session ids: the catalogue's, else the dandiset's number; None for any other file.
 
     Raises:

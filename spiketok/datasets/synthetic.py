@@ -6,6 +6,8 @@ What it makes: one or more subjects, each recorded on several days while they mo
     <folder>/sub-S01/sub-S01_ses-CO-day01_truth.npz                 what only a simulator knows (:func:`simulate`)
     <folder>/sub-S01/sub-S01_ses-CO-day01_simulation.json           settings, fingerprint and digests, written last
 
+and, with ``calcium_hz``, dF/F of the same units in the same NWB file.
+
 How: kinematics (minimum-jerk reaches, Flash and Hogan 1985) drive a latent state that leads them by ``lag_ms``; the
 state has planes that turn by themselves and noise of its own (rotational dynamics, Churchland et al. 2012); each
 neuron's log intensity is a baseline plus its loadings on the state (cosine tuning to velocity, Georgopoulos et al.
@@ -30,7 +32,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +44,7 @@ CLOCK_HZ = 30_000  # the recording's clock; every spike time is a whole number o
 SAMPLE_HZ = 100  # behaviour and latent state
 TICKS_PER_MS = CLOCK_HZ // 1000
 MS_PER_SAMPLE = 1000 // SAMPLE_HZ
+RATE_BLOCK = 2000  # samples of which intensities are computed at a time
 
 TASKS = {"center_out": "CO", "random_target": "RT"}  # task -> its short name in the session's name
 REGIONS = ("M1", "PMd")
@@ -54,6 +57,14 @@ POSITION_SCALE_MM = 60.0
 ROTATION_HZ = (1.3, 2.1, 3.0, 0.8)  # how fast each turning plane turns; one row a plane, n_rotations are used
 ROTATION_DECAY_S = 0.25
 
+# Imaging. One spike raises dF/F by 0.19 at its peak, 45 ms later, and half of that is gone after another 142 ms:
+# GCaMP6f in mouse visual cortex (Chen et al., Nature 499, 2013). The time constant of the rise is the one that puts the
+# peak of exp(-t / decay) - exp(-t / rise) there. Spikes add up; the indicator's saturation is left out.
+CALCIUM_PEAK, CALCIUM_RISE_S, CALCIUM_DECAY_S = 0.19, 0.0164, 0.205
+CALCIUM_NOISE = 0.05  # standard deviation of dF/F in one frame
+FRAME_JITTER = 0.01  # standard deviation of a frame's time, in periods; at most 0.05
+FRAMES_DROPPED_S = (3.0, 3.5)  # no frame was kept here
+
 # Task geometry.
 REACH_MM = 100.0
 TARGET_RADIUS_MM = 10.0
@@ -62,7 +73,7 @@ HAND_NOISE_MM = 0.6  # standard deviation of slow wandering about the planned pa
 HAND_NOISE_TAU_S = 0.2
 
 # The streams of randomness; a number here must never change its meaning.
-_TASK, _HAND, _LATENT, _SPIKES, _TURNOVER, _ORDER, _NEURON, _DRIFT = range(8)
+_TASK, _HAND, _LATENT, _SPIKES, _TURNOVER, _ORDER, _NEURON, _DRIFT, _FRAMES, _CALCIUM = range(10)
 
 
 def _setting(default: Any, low: float, high: float) -> Any:
@@ -85,7 +96,7 @@ class SimulationConfig:
     task: str = "center_out"  # or "random_target": reach follows reach without a pause
     n_subjects: int = _setting(2, 1, 99)
     sessions_per_subject: int = _setting(4, 1, 99)  # one a day
-    duration_s: float = _setting(300.0, 5.0, 7200.0)  # of each session, in steps of 10 ms
+    duration_s: float = _setting(300.0, 5.0, 14400.0)  # of each session, in steps of 10 ms
     failure_fraction: float = _setting(0.1, 0.0, 0.9)  # of trials: target missed, or moved before the go cue
     gap_s: float = _setting(0.0, 0.0, 3600.0)  # nothing is recorded from the brain this long, about the middle
 
@@ -105,6 +116,8 @@ class SimulationConfig:
     drift_gain: float = _setting(0.1, 0.0, 2.0)  # of the daily change of a neuron's log tuning depth
     drift_rate: float = _setting(0.2, 0.0, 2.0)  # of the daily change of its log intensity at rest
 
+    calcium_hz: float = _setting(0.0, 0.0, 90.0)  # frames of dF/F of the same units each second; 0: not imaged
+
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise UnknownNameError("task", str(self.task), TASKS, place="the simulation settings")
@@ -117,6 +130,9 @@ class SimulationConfig:
             if abs(samples - round(samples)) > 1e-6:
                 message = f"simulation setting {name} = {value!r}: must be a multiple of {per_sample:g}"
                 raise UsageError(message)
+        if 0 < self.calcium_hz < 1:
+            message = f"simulation setting calcium_hz = {self.calcium_hz!r}: must be 0 (no imaging) or from 1 to 90"
+            raise UsageError(message)
         if self.gap_s > self.duration_s / 2:
             limit = f"must be at most half of duration_s = {self.duration_s!r}"
             message = f"simulation setting gap_s = {self.gap_s!r}: {limit}"
@@ -155,8 +171,15 @@ def _stream(config: SimulationConfig, purpose: int, *name: int) -> np.random.Gen
     return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(purpose, *name)))
 
 
+class _Kernels(NamedTuple):
+    recur: Callable
+    refine: Callable
+    spike: Callable
+    glow: Callable
+
+
 @cache
-def _kernels():
+def _kernels() -> _Kernels:
     """The compiled loops. Numba is imported here, by the first simulation and not with the package."""
     from numba import njit
 
@@ -169,6 +192,14 @@ def _kernels():
             state[k] = now
             now = factor * now + drive[k]
         return state
+
+    @njit(cache=True, nogil=True)
+    def refine(log_rate, fine):
+        """Linear between samples, float64 ``[T + 1]``, at each of ``MS_PER_SAMPLE`` steps; at most 20."""
+        for k in range(log_rate.size - 1):
+            step = log_rate[k + 1] - log_rate[k]
+            for j in range(MS_PER_SAMPLE):
+                fine[k * MS_PER_SAMPLE + j] = min(log_rate[k] + step * (j / MS_PER_SAMPLE), 20.0)
 
     @njit(cache=True, nogil=True)
     def spike(rate_hz, draw, refractory, recovery):
@@ -185,6 +216,7 @@ def _kernels():
         ticks = np.empty(draw.size, np.int64)
         n, left = 0, draw[0]
         free = np.int64(-1_000_000_000)  # when the absolute refractory period ended: long ago
+        known_u, known = -1.0, 0.0  # exp(-u / recovery) of the end of the last step is that of this one's start
         for m in range(rate_hz.size):
             rate = rate_hz[m] / CLOCK_HZ
             stop = (m + 1) * TICKS_PER_MS
@@ -193,31 +225,51 @@ def _kernels():
                 a, b = max(now - free, 0.0), float(stop - free)
                 curved = recovery > 0.0 and a < 30.0 * recovery
                 area = rate * (b - a)
+                decay = 0.0
                 if curved:
-                    area -= rate * recovery * (np.exp(-a / recovery) - np.exp(-b / recovery))
+                    decay = known if a == known_u else np.exp(-a / recovery)
+                    known_u, known = b, np.exp(-b / recovery)
+                    area -= rate * recovery * (decay - known)
                 if area < left:
                     left -= area
                     break
-                if curved:  # the area rises with u: halve the interval until far below a tick
+                if curved:  # the area rises with u: halve the interval until both ends lie in one tick
                     low, high = a, b
                     for _ in range(40):
                         u = 0.5 * (low + high)
-                        part = rate * (u - a - recovery * (np.exp(-a / recovery) - np.exp(-u / recovery)))
+                        part = rate * (u - a - recovery * (decay - np.exp(-u / recovery)))
                         if part < left:
                             low = u
                         else:
                             high = u
+                        if np.floor(free + low) == np.floor(free + high):
+                            break
                     u = low
                 else:
                     u = a + left / rate
                 ticks[n] = min(np.int64(np.floor(free + u)), stop - 1)
                 now = float(ticks[n])
                 free = ticks[n] + refractory
+                known_u = -1.0
                 n += 1
                 left = draw[n]
         return ticks[:n]
 
-    return recur, spike
+    @njit(cache=True, nogil=True)
+    def glow(spike_s, frame_s, rise_s, decay_s, out):
+        """``out[f]`` becomes the sum over the spikes before frame f of exp(-t / decay) - exp(-t / rise)."""
+        slow, fast, now, i = 0.0, 0.0, 0.0, 0
+        for f in range(frame_s.size):
+            while i < spike_s.size and spike_s[i] <= frame_s[f]:
+                past = spike_s[i] - now
+                slow = slow * np.exp(-past / decay_s) + 1.0
+                fast = fast * np.exp(-past / rise_s) + 1.0
+                now = spike_s[i]
+                i += 1
+            past = frame_s[f] - now
+            out[f] = slow * np.exp(-past / decay_s) - fast * np.exp(-past / rise_s)
+
+    return _Kernels(recur, refine, spike, glow)
 
 
 # --- behaviour ---------------------------------------------------------------------------------------------------
@@ -344,7 +396,7 @@ def _behave(config: SimulationConfig, key: tuple[int, int, int]) -> _Behaviour:
         goal[waiting] = np.exp(1j * trial.direction_rad)
         if trial.stop_s <= config.duration_s:
             trials.append(trial)
-    recur, _ = _kernels()
+    recur = _kernels().recur
     keep = math.exp(-1 / (SAMPLE_HZ * HAND_NOISE_TAU_S))
     wander = recur(keep, recur(keep, _noise(_stream(config, _HAND, *key), n)))  # twice filtered: it has a velocity
     # The variance of white noise grows by this factor in passing the same first-order filter twice.
@@ -369,7 +421,7 @@ def latent_names(config: SimulationConfig) -> list[str]:
 
 def _latent_state(config: SimulationConfig, behaviour: _Behaviour, key: tuple[int, int, int]) -> np.ndarray:
     """The latent state, float64 ``[T + 1, D]`` at ``SAMPLE_HZ``: the last sample closes the last step."""
-    recur, _ = _kernels()
+    recur = _kernels().recur
     n, lead = config.n_samples + 1, config.lag_ms // MS_PER_SAMPLE
     velocity = behaviour.velocity[lead : lead + n] / VELOCITY_SCALE_MM_S
     position = behaviour.position[lead : lead + n] / POSITION_SCALE_MM
@@ -466,29 +518,72 @@ def _neuron(config: SimulationConfig, subject: int, neuron: int, born: int, day:
 def _spike_ticks(
     config: SimulationConfig, population: _Population, latent: np.ndarray, key: tuple[int, int, int]
 ) -> list[np.ndarray]:
-    """Spike times of each unit, int64 ticks of the clock, strictly rising, none in the gap."""
-    _, spike = _kernels()
+    """Spike times of each unit, int32 ticks of the clock, strictly rising, none in the gap."""
+    spike = _kernels().spike
     refractory = math.ceil(config.refractory_ms * TICKS_PER_MS - 1e-9)
-    weight = np.arange(MS_PER_SAMPLE) / MS_PER_SAMPLE
     gap_start, gap_stop = (ms * TICKS_PER_MS for ms in config.gap_ms)
+    rate_hz = np.empty(config.n_samples * MS_PER_SAMPLE)  # one for all units: it is as long as the session
     units = []
     for row, neuron in enumerate(population.neuron):
-        log_rate = population.baseline[row] + latent @ population.loading[row]
-        # Linear between samples, constant within a millisecond.
-        fine = (log_rate[:-1, None] + np.diff(log_rate)[:, None] * weight).reshape(-1)
-        rate_hz = np.minimum(np.exp(np.minimum(fine, 20.0)), MAX_RATE_HZ)
         cells = 2 if population.multi_unit[row] else 1
+        _fill_rate(population.baseline[row] + latent @ population.loading[row], rate_hz)
+        expected = rate_hz.sum() / (1000 * cells) + 1  # 1: rounding
+        if cells > 1:
+            rate_hz /= cells
         trains = []
         for cell in range(cells):
             rng = _stream(config, _SPIKES, *key, int(neuron), cell)
-            # Refractoriness only takes intensity away: draws that outlast the full integral are enough (1: rounding).
+            # Refractoriness only takes intensity away: draws that outlast the full integral are enough.
             draw = rng.standard_exponential(16)
-            while draw.sum() <= rate_hz.sum() / (1000 * cells) + 1:
+            while draw.sum() <= expected:
                 draw = np.concatenate([draw, rng.standard_exponential(draw.size)])
-            trains.append(spike(rate_hz / cells, draw, refractory, config.recovery_ms * TICKS_PER_MS))
-        ticks = np.unique(np.concatenate(trains))  # two neurons at the same tick are seen as one spike
-        units.append(ticks[(ticks < gap_start) | (ticks >= gap_stop)])
+            trains.append(spike(rate_hz, draw, refractory, config.recovery_ms * TICKS_PER_MS))
+        ticks = np.sort(np.concatenate(trains)) if cells > 1 else trains[0]
+        recorded = np.diff(ticks, prepend=-1) > 0  # two spikes at the same tick are seen as one
+        recorded &= (ticks < gap_start) | (ticks >= gap_stop)
+        units.append(ticks[recorded].astype(np.int32))
     return units
+
+
+def _fill_rate(log_rate: np.ndarray, rate_hz: np.ndarray) -> None:
+    """Intensity in each millisecond: its logarithm is linear between samples and constant within a millisecond.
+
+    In blocks that stay in the processor's cache: hours of milliseconds are long arrays.
+    """
+    kernels = _kernels()
+    for low in range(0, log_rate.size - 1, RATE_BLOCK):
+        samples = log_rate[low : low + RATE_BLOCK + 1]
+        fine = rate_hz[low * MS_PER_SAMPLE :][: (samples.size - 1) * MS_PER_SAMPLE]
+        kernels.refine(samples, fine)
+        np.exp(fine, out=fine)  # numpy's: it takes eight at a time
+        np.minimum(fine, MAX_RATE_HZ, out=fine)
+
+
+# --- imaging -----------------------------------------------------------------------------------------------------
+
+
+def _image(
+    config: SimulationConfig, population: _Population, units: list[np.ndarray], key: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frame times in seconds, float64 ``[F]``, and dF/F, float32 ``[F, N]``; none in the gap or the dropped stretch.
+
+    A spike that the electrodes missed in the gap does not glow either.
+    """
+    n_frames = math.ceil(config.duration_s * config.calcium_hz)
+    jitter = np.clip(_stream(config, _FRAMES, *key).standard_normal(n_frames) * FRAME_JITTER, -0.05, 0.05)
+    frame_s = np.round((np.arange(n_frames) + 0.5 + jitter) / config.calcium_hz, 6)  # stamps are whole microseconds
+    kept = frame_s < config.duration_s
+    for start, stop in (FRAMES_DROPPED_S, [ms / 1000 for ms in config.gap_ms]):
+        kept &= (frame_s < start) | (frame_s >= stop)
+    peak_s = math.log(CALCIUM_DECAY_S / CALCIUM_RISE_S) / (1 / CALCIUM_RISE_S - 1 / CALCIUM_DECAY_S)
+    scale = CALCIUM_PEAK / (math.exp(-peak_s / CALCIUM_DECAY_S) - math.exp(-peak_s / CALCIUM_RISE_S))
+    glow, signal = _kernels().glow, np.empty(n_frames)
+    value = np.empty((int(kept.sum()), len(units)), np.float32)
+    for row, (neuron, ticks) in enumerate(zip(population.neuron, units, strict=True)):
+        glow(ticks / CLOCK_HZ, frame_s, CALCIUM_RISE_S, CALCIUM_DECAY_S, signal)
+        noise = _stream(config, _CALCIUM, *key, int(neuron)).standard_normal(n_frames)
+        value[:, row] = np.round(scale * signal + CALCIUM_NOISE * noise, 4)[kept]  # as of :func:`_xy`
+    return frame_s[kept], value
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -521,8 +616,12 @@ def _session_name(config: SimulationConfig, subject: int, day: int) -> str:
 
 
 def _session_settings(config: SimulationConfig) -> dict[str, Any]:
-    """The settings that a session follows from; how many other sessions there are is none of them."""
-    return {k: v for k, v in asdict(config).items() if k not in ("n_subjects", "sessions_per_subject")}
+    """The settings that a session follows from; how many other sessions there are is none of them.
+
+    Without imaging its rate is none either: such files were made before there was imaging, and stay as they are.
+    """
+    others = {"n_subjects", "sessions_per_subject"} | (set() if config.calcium_hz else {"calcium_hz"})
+    return {k: v for k, v in asdict(config).items() if k not in others}
 
 
 def simulate(
@@ -643,6 +742,8 @@ def _write_nwb(session: _Simulated, path: Path, fingerprint: str) -> None:
     _add_behaviour(nwb, session)
     _add_trials(nwb, session.behaviour.trials)
     _add_units(nwb, session)
+    if config.calcium_hz:
+        _add_imaging(nwb, session)
     _fix_object_ids(nwb, fingerprint)
     with NWBHDF5IO(path, "w") as io:
         io.write(nwb)
@@ -706,6 +807,7 @@ def _add_trials(nwb, trials: list[_Trial]) -> None:
 
 
 def _add_units(nwb, session: _Simulated) -> None:
+    from hdmf.common import DynamicTableRegion, VectorData, VectorIndex
     from pynwb.misc import Units
 
     config, population = session.config, session.population
@@ -718,21 +820,89 @@ def _add_units(nwb, session: _Simulated) -> None:
         for _ in range(ELECTRODES_PER_REGION):
             nwb.add_electrode(group=group, location=group.location)
 
-    # resolution: what the standard has to declare the clock of spike times.
-    nwb.units = Units(name="units", description="simulated units", resolution=1 / CLOCK_HZ)
-    nwb.add_unit_column("quality", "good: one neuron; mua: two neurons taken for one")
-    nwb.add_unit_column("isi_violation_fraction", "intervals below the refractory period / intervals; NaN without any")
+    n_units, rows = len(session.ticks), np.arange(len(session.ticks)) + 1
     gap = [ms / 1000 for ms in config.gap_ms]
     observed = [[0.0, gap[0]], [gap[1], config.duration_s]] if config.gap_s else [[0.0, config.duration_s]]
-    for row, ticks in enumerate(session.ticks):
-        nwb.add_unit(
-            spike_times=ticks / CLOCK_HZ,
-            obs_intervals=observed,
-            electrodes=[int(population.electrode[row])],
-            electrode_group=groups[population.region[row]],
-            quality="mua" if population.multi_unit[row] else "good",
-            isi_violation_fraction=_isi_violation_fraction(ticks, config.refractory_ms),
-        )
+    columns = [
+        ("quality", "good: one neuron; mua: two neurons taken for one"),
+        ("isi_violation_fraction", "intervals below the refractory period / intervals; NaN without any"),
+    ]
+    values = [
+        ["mua" if multi else "good" for multi in population.multi_unit],
+        [_isi_violation_fraction(ticks, config.refractory_ms) for ticks in session.ticks],
+    ]
+    plain = [VectorData(name=n, description=d, data=v) for (n, d), v in zip(columns, values, strict=True)]
+    # Whole columns, since a row at a time would make a Python object of each spike.
+    stop = np.cumsum([ticks.size for ticks in session.ticks])
+    seconds = np.empty(stop[-1])
+    for low, high, ticks in zip(stop - [t.size for t in session.ticks], stop, session.ticks, strict=True):
+        np.divide(ticks, CLOCK_HZ, out=seconds[low:high])
+    spike_times = VectorData(name="spike_times", description="the spike times for each unit in seconds", data=seconds)
+    obs_intervals = VectorData(
+        name="obs_intervals", description="the observation intervals for each unit", data=np.array(observed * n_units)
+    )
+    electrodes = DynamicTableRegion(
+        name="electrodes",
+        description="the electrodes that each spike unit came from",
+        data=population.electrode.tolist(),
+        table=nwb.electrodes,
+    )
+    electrode_group = VectorData(
+        name="electrode_group",
+        description="the electrode group that each spike unit came from",
+        data=[groups[region] for region in population.region],
+    )
+    ragged = [(spike_times, stop), (obs_intervals, rows * len(observed)), (electrodes, rows)]
+    indexed = []
+    for column, ends in ragged:
+        index = ends.astype(np.min_scalar_type(int(ends[-1])))
+        indexed += [VectorIndex(name=f"{column.name}_index", target=column, data=index), column]
+    # resolution: what the standard has to declare the clock of spike times.
+    nwb.units = Units(
+        name="units",
+        description="simulated units",
+        resolution=1 / CLOCK_HZ,
+        id=list(range(n_units)),
+        columns=[*plain, *indexed, electrode_group],
+        colnames=[*(c.name for c in plain), *(column.name for column, _ in ragged), electrode_group.name],
+    )
+
+
+def _add_imaging(nwb, session: _Simulated) -> None:
+    """dF/F of the units as ``processing/ophys/DfOverF/fluorescence``, an ROI a unit with its id."""
+    from pynwb.ophys import DfOverF, ImageSegmentation, OpticalChannel, RoiResponseSeries
+
+    config = session.config
+    key = (session.subject, session.day, list(TASKS).index(config.task))
+    frame_s, value = _image(config, session.population, session.ticks, key)
+    green = OpticalChannel(name="green", description="simulated", emission_lambda=510.0)
+    plane = nwb.create_imaging_plane(
+        name="plane",
+        optical_channel=green,
+        description="simulated field of view",
+        device=nwb.create_device("microscope", description="simulated two-photon microscope"),
+        excitation_lambda=920.0,
+        imaging_rate=config.calcium_hz,
+        indicator="GCaMP6f",
+        location="M1, PMd",
+    )
+    module = nwb.create_processing_module("ophys", "dF/F of the units")
+    segmentation = ImageSegmentation()
+    module.add(segmentation)
+    rois = segmentation.create_plane_segmentation(name="units", description="one ROI a unit", imaging_plane=plane)
+    for row in range(len(session.ticks)):
+        rois.add_roi(pixel_mask=[(row, 0, 1.0)])
+    series = RoiResponseSeries(
+        name="fluorescence",
+        data=value,
+        unit="dF/F",
+        rois=rois.create_roi_table_region("the units, in the order of the units table", region=slice(None)),
+        timestamps=frame_s,
+        description="dF/F of each unit: its spikes through the kernel of GCaMP6f, and noise",
+    )
+    responses = DfOverF()
+    module.add(responses)
+    responses.add_roi_response_series(series)
 
 
 def _isi_violation_fraction(ticks: np.ndarray, refractory_ms: float) -> float:

@@ -34,6 +34,7 @@ from spiketok.datasets.base import (
 from spiketok.errors import ArtefactError, FetchError, require
 from spiketok.files import WIP, clean_leftovers, fingerprint, read_json, sha256_file, sync, write_json
 from spiketok.recording import Source
+from spiketok.remote import RemotePath
 
 FOLDER = "url"
 RECORD = "urls.json"
@@ -258,13 +259,13 @@ def _read_record(folder: Path) -> dict[str, dict]:
     return files
 
 
-def find_source(file: Path) -> Source | None:
+def find_source(file: Path | RemotePath) -> Source | None:
     """What was recorded of a file; None for one that was not fetched from a plain address.
 
     Raises:
         ArtefactError: the record is damaged.
     """
-    file = Path(file).absolute()
+    file = file.absolute()
     if file.parent.name != FOLDER:
         return None
     entry = _read_record(file.parent).get(file.name)

@@ -120,9 +120,29 @@ class Scheme(ABC):
         return 0
 
     @property
+    def lookahead_ns(self) -> int:
+        """How far behind its stop a window's tokens reach for spikes."""
+        return 0
+
+    @property
+    def signals_read(self) -> tuple[str, ...]:
+        """The behaviours of the session that it makes tokens of."""
+        return ()
+
+    @property
+    def not_live(self) -> str:
+        """Why a window's tokens cannot be told from the stretch around it, and so not be streamed; else empty."""
+        return ""
+
+    @property
     def window_ns(self) -> int | None:
         """The one length that windows may have; None where any multiple of ``length_grid_ns`` will do."""
         return None
+
+    @property
+    def whole_session(self) -> bool:
+        """Whether tokens tell of the session as a whole: a window only says which of them lie inside it."""
+        return False
 
     @abstractmethod
     def plan(self, info: SessionInfo, segments: Intervals) -> dict[str, ColumnSpec]:
@@ -222,6 +242,13 @@ def spikes_outside(spikes: Spikes, segments: Intervals) -> int:
     first = np.searchsorted(spikes.time_ns, covered.start_ns)
     stop = np.searchsorted(spikes.time_ns, covered.stop_ns)
     return len(spikes) - int((stop - first).sum())
+
+
+def depth(segments: Intervals) -> int:
+    """The largest number of segments that hold one moment: how often a spike can stand in the columns."""
+    edges = np.concatenate([segments.stop_ns, segments.start_ns])  # stops first: segments that touch share none
+    change = np.repeat([-1, 1], len(segments))
+    return int(np.cumsum(change[np.argsort(edges, kind="stable")]).max(initial=0))
 
 
 def freeze(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

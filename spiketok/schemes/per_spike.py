@@ -1,12 +1,24 @@
-"""One token a spike, as POYO reads them (Azabou et al., NeurIPS 2023, arXiv 2310.16046).
+"""One token a spike, as POYO reads them (Azabou et al., NeurIPS 2023, arXiv 2310.16046), and POSSM (Ryoo et al.,
+NeurIPS 2025, arXiv 2506.05320).
 
 A window's tokens are START and END for each unit, unit by unit, then the spikes in order of time (ties by unit): the
 order of torch_brain's ``POYO.tokenize``, which is not sorted by time as a whole. START stands at 0 and END at the
 window's length for every unit, silent ones too: they tell the model which units were there to be heard. A unit that
 is dropped leaves neither.
 
+With ``chunk_ns`` (POSSM: 50 ms) the window is cut into half-open chunks, times count from their chunk's start, there
+is no START and END, and a chunk without a spike has one blank token, so that attention over it has a key. In
+torch_brain's ``POSSM.tokenize`` the last chunk reaches 1e-6 s behind the window's end, because its float seconds may
+put a spike there by rounding; whole nanoseconds need no such allowance, and a spike at the very end belongs to the next
+window. Its blank has type 0, as a spike has; here it has a type of its own, 3, the row of POYO's table that nothing
+else uses.
+
+With ``order="unit"`` the spikes of each unit stand together, in order of time: what pooling over a unit's spike times
+needs. START stands before and END behind the unit's own spikes, so that a silent unit has something to pool over, too.
+
 Unusual here:
 - The shard knows no vocabulary: rows of a model's unit table are put in by the cut.
+- One shard serves all of these: the fields change the cut, never the columns.
 - Times stay int64 ns until the cut writes ``float32(float64(ns since the window's start) * 1e-9)``. Float32 resolves
   60 ns at the end of a one-second window and 1 us at the end of a ten-second one, which is what a cut loses.
 - A table of the row at which each 100 ms begins makes finding a window's spikes one look-up and a search among few.
@@ -30,6 +42,7 @@ from spiketok.schemes.base import (
     Tokens,
     Windows,
     check_cut,
+    depth,
     freeze,
     segment_columns,
     segment_plan,
@@ -37,7 +50,8 @@ from spiketok.schemes.base import (
 )
 
 COARSE_NS = 100_000_000  # the step of the look-up table; part of version 1 of the format
-SPIKE, START, END = 0, 1, 2
+SPIKE, START, END, BLANK = 0, 1, 2, 3
+ORDERS = ("time", "unit")
 ALL_KEPT = np.zeros((0, 0), np.bool_)
 
 
@@ -49,18 +63,23 @@ class PerSpike(Scheme):
     segments overlap, a spike stands in each of them. ``coarse.row`` and ``coarse.first`` are the look-up table,
     ``unit.n_spikes`` int64 ``[N]`` counts the rows of each unit.
 
-    A cut gives ``time`` float32 (seconds from the window's start), ``unit`` int32 (rows of ``unit_row`` where given),
-    and ``type`` uint8 (0 spike, 1 START, 2 END).
+    A cut gives ``time`` float32 (seconds from the window's or the chunk's start), ``unit`` int32 (rows of ``unit_row``
+    where given), ``type`` uint8 (0 spike, 1 START, 2 END, 3 blank) and, with chunks, ``chunk`` int32 (from 0). A blank
+    has time 0 and unit 0 whatever ``unit_row`` is. ``fill`` also writes into wider whole numbers than these.
 
     Args:
         start_end: whether the cut writes START and END. Without them a window of silence has no tokens at all.
+        chunk_ns: the length of chunks, 0 for none; windows are a multiple of it. Needs ``start_end=False``.
+        order: ``"time"``, or ``"unit"``: unit by unit, in order of time in each. Chunks have the order of time.
 
     >>> from spiketok.schemes import PerSpike
-    >>> PerSpike().grid_ns
-    1
+    >>> PerSpike().length_grid_ns, PerSpike(start_end=False, chunk_ns=50_000_000).length_grid_ns
+    (1, 50000000)
     """
 
     start_end: bool = True
+    chunk_ns: int = 0
+    order: str = "time"
 
     name: ClassVar[str] = "per-spike"
     version: ClassVar[int] = 1
@@ -73,13 +92,29 @@ class PerSpike(Scheme):
         if type(self.start_end) is not bool:
             message = f"per-spike: start_end is {self.start_end!r}, must be true or false"
             raise UsageError(message)
+        if type(self.chunk_ns) is not int or self.chunk_ns < 0:
+            message = f"per-spike: chunk_ns is {self.chunk_ns!r}, must be a whole number, 0 for no chunks"
+            raise UsageError(message)
+        if self.order not in ORDERS:
+            message = f"per-spike: order is {self.order!r}, must be one of {', '.join(ORDERS)}"
+            raise UsageError(message)
+        if self.chunk_ns and self.start_end:
+            message = f"per-spike: chunks of {self.chunk_ns} ns have no START and END: set start_end to false"
+            raise UsageError(message)
+        if self.chunk_ns and self.order != "time":
+            message = f"per-spike: chunks of {self.chunk_ns} ns are in order of time: order cannot be {self.order!r}"
+            raise UsageError(message)
 
     @property
     def grid_ns(self) -> int:
         return 1
 
+    @property
+    def length_grid_ns(self) -> int:
+        return self.chunk_ns or 1
+
     def plan(self, info: SessionInfo, segments: Intervals) -> dict[str, ColumnSpec]:
-        rows = info.n_spikes * _depth(segments)
+        rows = info.n_spikes * depth(segments)
         return {
             "time_ns": ColumnSpec(np.dtype(np.int64), (), rows),
             "unit": ColumnSpec(np.dtype(np.int32), (), rows),
@@ -134,17 +169,36 @@ class PerSpike(Scheme):
 
     def lengths(self, columns: Columns, windows: Windows, keep: np.ndarray | None = None) -> np.ndarray:
         check_cut(self, columns, windows, keep, len(columns["unit.n_spikes"]))
-        return self._lengths(columns, *self._rows(columns, windows), ALL_KEPT if keep is None else keep)
+        return self._lengths(columns, windows, *self._rows(columns, windows), ALL_KEPT if keep is None else keep)
 
-    def _lengths(self, columns: Columns, low: np.ndarray, high: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    def _lengths(
+        self, columns: Columns, windows: Windows, low: np.ndarray, high: np.ndarray, keep: np.ndarray
+    ) -> np.ndarray:
         from spiketok.schemes.kernels import spikes as kernels
 
         length, n_units = np.empty(len(low), np.int64), len(columns["unit.n_spikes"])
-        kernels.spike_lengths(columns["unit"], low, high, keep, n_units, self.start_end, length)
+        if self.chunk_ns:
+            kernels.chunk_lengths(
+                columns["time_ns"],
+                columns["unit"],
+                low,
+                high,
+                windows.start_ns,
+                windows.length_ns,
+                self.chunk_ns,
+                keep,
+                n_units,
+                length,
+            )
+        else:
+            kernels.spike_lengths(columns["unit"], low, high, keep, n_units, self.start_end, length)
         return length
 
     def outputs(self, columns: Columns, length_ns: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        return {"time": (np.dtype(np.float32), ()), "unit": (np.dtype(np.int32), ()), "type": (np.dtype(np.uint8), ())}
+        dtypes = {"time": np.float32, "unit": np.int32, "type": np.uint8} | (
+            {"chunk": np.int32} if self.chunk_ns else {}
+        )
+        return {name: (np.dtype(dtype), ()) for name, dtype in dtypes.items()}
 
     def fill(
         self,
@@ -167,23 +221,50 @@ class PerSpike(Scheme):
             raise UsageError(message)
         low, high = self._rows(columns, windows)
         if length is None:
-            length = self._lengths(columns, low, high, keep)
-        kernels.fill_spikes(
-            columns["time_ns"],
-            columns["unit"],
-            low,
-            high,
-            windows.start_ns,
-            windows.length_ns,
-            length,
-            keep,
-            unit_row,
-            self.start_end,
-            row,
-            out["time"],
-            out["unit"],
-            out["type"],
-        )
+            length = self._lengths(columns, windows, low, high, keep)
+        spikes = (columns["time_ns"], columns["unit"], low, high, windows.start_ns, windows.length_ns)
+        cut = (length, keep, unit_row)
+        if self.chunk_ns:
+            kernels.fill_chunks(*spikes, self.chunk_ns, *cut, row, out["time"], out["unit"], out["type"], out["chunk"])
+        else:
+            fill = kernels.fill_spikes if self.order == "time" else kernels.fill_by_unit
+            fill(*spikes, *cut, self.start_end, row, out["time"], out["unit"], out["type"])
+
+    def chunk_offsets(self, tokens: Tokens, windows: Windows) -> np.ndarray:
+        """int64 ``[B, n_chunks + 1]``: the row in the tokens' columns at which each chunk begins, and the last ends.
+
+        Raises:
+            UsageError: the scheme has no chunks.
+        """
+        if not self.chunk_ns:
+            message = "per-spike without chunk_ns has no chunks"
+            raise UsageError(message)
+        return _offsets(tokens, tokens.columns["chunk"], windows.length_ns // self.chunk_ns)
+
+    def unit_offsets(
+        self, tokens: Tokens, windows: Windows, n_units: int, unit_row: np.ndarray | None = None
+    ) -> np.ndarray:
+        """int64 ``[B, N + 1]``: the row in the tokens' columns at which each unit begins, and the last ends.
+
+        A unit that was dropped, or is silent in a cut without START and END, has no rows.
+
+        Args:
+            unit_row: int32 ``[N]``, what was given to the cut; all different.
+
+        Raises:
+            UsageError: the tokens are not in order of unit, or rows of ``unit_row`` are shared.
+        """
+        if self.order != "unit":
+            message = f"per-spike in order of {self.order} has no rows of one unit: set order to unit"
+            raise UsageError(message)
+        unit = tokens.columns["unit"]
+        if unit_row is not None:
+            order = np.argsort(unit_row)
+            if (np.diff(unit_row[order]) == 0).any():
+                message = "unit_row gives two units one row: their tokens cannot be told apart"
+                raise UsageError(message)
+            unit = order[np.searchsorted(unit_row, unit, sorter=order)]
+        return _offsets(tokens, unit, n_units)
 
     def spikes_held(self, columns: Columns) -> int:
         return len(columns["time_ns"])
@@ -198,9 +279,26 @@ class PerSpike(Scheme):
             rows = slice(tokens.offset[b], tokens.offset[b + 1])
             spike = tokens.columns["type"][rows] == SPIKE
             time, unit = tokens.columns["time"][rows][spike], tokens.columns["unit"][rows][spike]
-            time_ns = _whole_ns(time, unit, windows.length_ns) + windows.start_ns[b]
-            spikes.append(Spikes(time_ns, unit))
+            if self.chunk_ns:
+                chunk = tokens.columns["chunk"][rows][spike].astype(np.int64)
+                time_ns = chunk * self.chunk_ns + _whole_ns(time, unit, chunk, self.chunk_ns)
+            elif self.order == "unit":
+                time_ns = _whole_ns(time, unit, unit, windows.length_ns)
+                order = np.lexsort((unit, time_ns))
+                time_ns, unit = time_ns[order], unit[order]
+            else:
+                time_ns = _whole_ns(time, unit, np.zeros_like(unit), windows.length_ns)
+            spikes.append(Spikes(time_ns + windows.start_ns[b], unit))
         return spikes
+
+
+def _offsets(tokens: Tokens, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """int64 ``[B, n_groups + 1]``: where each window's groups begin, whose tokens stand in order of group."""
+    n_windows = len(tokens.offset) - 1
+    window = np.repeat(np.arange(n_windows) * n_groups, np.diff(tokens.offset))
+    size = np.bincount(window + group, minlength=n_windows * n_groups)
+    begin = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
+    return begin[np.arange(n_windows)[:, None] * n_groups + np.arange(n_groups + 1)]
 
 
 def _coarse_first(segments: Intervals) -> np.ndarray:
@@ -212,29 +310,20 @@ def _coarse_first(segments: Intervals) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)
 
 
-def _depth(segments: Intervals) -> int:
-    """The largest number of segments that hold one moment."""
-    time_ns = np.concatenate(
-        [segments.stop_ns, segments.start_ns]
-    )  # stops first: half-open segments that touch share none
-    change = np.repeat([-1, 1], len(segments))
-    order = np.argsort(time_ns, kind="stable")
-    return int(np.cumsum(change[order]).max(initial=0))
-
-
 def _seconds(ns: np.ndarray) -> np.ndarray:
     return (ns.astype(np.float64) * 1e-9).astype(np.float32)
 
 
-def _whole_ns(time: np.ndarray, unit: np.ndarray, length_ns: int) -> np.ndarray:
+def _whole_ns(time: np.ndarray, unit: np.ndarray, part: np.ndarray, length_ns: int) -> np.ndarray:
     """int64: the whole nanosecond below ``length_ns`` that is nearest to each float32 time and keeps the spikes' order.
 
-    Different nanoseconds can share one float32 time. Where the unit falls inside such a run, the spikes were at rising
+    Times count from the start of each spike's part (a chunk, a unit's own run, or the whole window). Different
+    nanoseconds can share one float32 time. Where the unit falls inside such a run, the spikes were at rising
     nanoseconds, which the order of ties by unit would lose; they are put one nanosecond apart, for which the run's
     float32 cell has room because the original times had it.
     """
     nearest = np.minimum(np.rint(time.astype(np.float64) * 1e9).astype(np.int64), length_ns - 1)
-    same = time[1:] == time[:-1]
+    same = (time[1:] == time[:-1]) & (part[1:] == part[:-1])
     fall = np.concatenate([[False], same & (unit[1:] < unit[:-1])])
     if not fall.any():
         return nearest

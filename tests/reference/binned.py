@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from reference.common import inside
 from spiketok.recording import Intervals, Session
 from spiketok.schemes import Binned
 
-VARIANTS = [Binned(), Binned(7_000_001)]
+VARIANTS = [
+    Binned(),
+    Binned(7_000_001),
+    Binned(10_000_000, edges="right-closed"),
+    Binned(compat="torch_brain"),
+    Binned(compat="falcon-end"),
+    Binned(10_000_000, compat="falcon-start"),
+    Binned(10_000_000, compat="nlb"),
+    Binned(1_000_000, compat="nlb"),
+]
 
 
-def segment(session: Session, start: int, stop: int, bin_ns: int) -> dict[str, np.ndarray]:
+def bin_of(scheme: Binned, t: int, start: int, n_bins: int) -> int | None:
+    """The bin of a spike inside a segment that starts at ``start``, one number at a time; None where it has none."""
+    bin_ns, second, width = scheme.bin_ns, t / 1e9, scheme.bin_ns / 1e9
+    if scheme.compat == "torch_brain":
+        k = math.floor((second - start / 1e9) * (1 / width))
+    elif scheme.compat == "nlb":
+        k = (t // 1_000_000 - start // 1_000_000) // (bin_ns // 1_000_000)
+    elif scheme.compat:
+        for k in range(n_bins):
+            if scheme.compat == "falcon-end":
+                first = start / 1e9 + width
+                low, high = first + (k - 1) * width if k else first - width, first + k * width
+            else:
+                low = start / 1e9 + (k - 1) * width + width if k else start / 1e9 + width - width
+                high = start / 1e9 + k * width + width
+            if low <= second < high or (second == high and k == n_bins - 1):
+                return k
+        return None
+    elif scheme.edges == "right-closed":
+        k = -((start - t) // bin_ns) - 1  # start + k * bin < t <= start + (k + 1) * bin
+    else:
+        k = (t - start) // bin_ns
+    return k if 0 <= k < n_bins else None
+
+
+def segment(scheme: Binned, session: Session, start: int, stop: int) -> dict[str, np.ndarray]:
     """All bins of one segment, the last one perhaps over its end; counts not limited (int64)."""
+    bin_ns = scheme.bin_ns
     n_units, n_bins = len(session.units), -((start - stop) // bin_ns)
     counts = np.zeros((n_bins, n_units), np.int64)
     for t, u in zip(session.spikes.time_ns.tolist(), session.spikes.unit.tolist(), strict=True):
         if start <= t < stop:
-            counts[(t - start) // bin_ns, u] += 1
+            k = bin_of(scheme, t, start, n_bins)
+            if k is not None:
+                counts[k, u] += 1
     observed = np.zeros(n_bins, np.uint8)
     unit_observed = np.zeros((n_bins, n_units), np.uint8)
     for k in range(n_bins):
@@ -37,7 +76,7 @@ def window(scheme, session, segments, windows, b, keep, unit_row) -> dict[str, n
     """The tokens of one window: its rows of the segment's bins, counts limited to 255, dropped units zero."""
     g, at = windows.segment[b], int(windows.start_ns[b])
     start, stop = int(segments.start_ns[g]), int(segments.stop_ns[g])
-    columns = segment(session, start, stop, scheme.bin_ns)
+    columns = segment(scheme, session, start, stop)
     rows = slice((at - start) // scheme.bin_ns, (at - start + windows.length_ns) // scheme.bin_ns)
     tokens = {name: column[rows].copy() for name, column in columns.items()}
     tokens["counts"] = np.minimum(tokens["counts"], 255).astype(np.uint8)
@@ -51,15 +90,20 @@ def window(scheme, session, segments, windows, b, keep, unit_row) -> dict[str, n
 
 def check_bake(scheme, session, segments, baked) -> None:
     """Counts of every segment, and how many did not fit."""
-    row, saturated, spikes = baked.columns["segment.row"], 0, session.spikes.time_ns
+    row, saturated, dropped, spikes = baked.columns["segment.row"], 0, 0, session.spikes.time_ns.tolist()
     for g in range(len(segments)):
         rows = slice(row[g], row[g + 1])
         start, stop = int(segments.start_ns[g]), int(segments.stop_ns[g])
-        wanted = segment(session, start, stop, scheme.bin_ns)
+        wanted = segment(scheme, session, start, stop)
         exact = wanted.pop("counts")
         np.testing.assert_array_equal(baked.columns["counts"][rows], np.minimum(exact, 255))
         for name, column in wanted.items():
             np.testing.assert_array_equal(baked.columns[name][rows], column, err_msg=name)
         saturated += int((exact - np.minimum(exact, 255)).sum())
-        assert exact.sum() == sum(start <= t < stop for t in spikes.tolist())
-    assert baked.lost["saturated"] == saturated
+        inside_segment = [t for t in spikes if start <= t < stop]
+        if not scheme.compat:
+            assert exact.sum() == len(inside_segment) - (scheme.edges == "right-closed") * inside_segment.count(start)
+        dropped += len(inside_segment) - int(exact.sum())
+    named = "compat" if scheme.compat else "at_segment_start" if scheme.edges == "right-closed" else None
+    wanted_lost = {"saturated": saturated, **({named: dropped} if named else {})}
+    assert {k: n for k, n in baked.lost.items() if k != "outside_segments"} == wanted_lost

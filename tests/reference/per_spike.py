@@ -1,4 +1,4 @@
-"""per-spike: START and END of each kept unit, then the kept units' spikes in order of time and unit."""
+"""per-spike: one token a spike, beside START and END of each kept unit, or in chunks, or unit by unit."""
 
 from __future__ import annotations
 
@@ -7,26 +7,50 @@ import numpy as np
 from reference.common import seconds
 from spiketok.schemes import PerSpike
 
-VARIANTS = [PerSpike(), PerSpike(start_end=False)]
+VARIANTS = [
+    PerSpike(),
+    PerSpike(start_end=False),
+    PerSpike(start_end=False, chunk_ns=20_000_000),
+    PerSpike(order="unit"),
+    PerSpike(start_end=False, order="unit"),
+]
 
 
 def window(scheme, session, segments, windows, b, keep, unit_row) -> dict[str, np.ndarray]:
-    """Tokens as (ns in the window, row, type), in their order."""
+    """Tokens as (ns in the window or chunk, row, type, chunk), in their order."""
     start, length, n_units = int(windows.start_ns[b]), windows.length_ns, len(session.units)
     keep = [True] * n_units if keep is None else keep
     unit_row = list(range(n_units)) if unit_row is None else unit_row
-    tokens = []
-    if scheme.start_end:
+    pairs = zip(session.spikes.time_ns.tolist(), session.spikes.unit.tolist(), strict=True)
+    spikes = [(t - start, u) for t, u in sorted(pairs) if start <= t < start + length and keep[u]]
+    if scheme.chunk_ns:
+        tokens = []
+        for c in range(length // scheme.chunk_ns):
+            low, high = c * scheme.chunk_ns, (c + 1) * scheme.chunk_ns
+            inside = [(t - low, unit_row[u], 0, c) for t, u in spikes if low <= t < high]
+            tokens += inside or [(0, 0, 3, c)]
+    elif scheme.order == "unit":
+        tokens = []
         for n in range(n_units):
-            if keep[n]:
-                tokens += [(0, unit_row[n], 1), (length, unit_row[n], 2)]
-    spikes = zip(session.spikes.time_ns.tolist(), session.spikes.unit.tolist(), strict=True)
-    tokens += [(t - start, unit_row[u], 0) for t, u in sorted(spikes) if start <= t < start + length and keep[u]]
-    return {
-        "time": np.array([seconds(t) for t, _, _ in tokens], np.float32),
-        "unit": np.array([u for _, u, _ in tokens], np.int32),
-        "type": np.array([k for _, _, k in tokens], np.uint8),
+            own = [(t, unit_row[n], 0, None) for t, u in spikes if u == n]
+            if scheme.start_end and keep[n]:
+                own = [(0, unit_row[n], 1, None), *own, (length, unit_row[n], 2, None)]
+            tokens += own
+    else:
+        tokens = []
+        if scheme.start_end:
+            for n in range(n_units):
+                if keep[n]:
+                    tokens += [(0, unit_row[n], 1, None), (length, unit_row[n], 2, None)]
+        tokens += [(t, unit_row[u], 0, None) for t, u in spikes]
+    columns = {
+        "time": np.array([seconds(t) for t, *_ in tokens], np.float32),
+        "unit": np.array([u for _, u, _, _ in tokens], np.int32),
+        "type": np.array([k for _, _, k, _ in tokens], np.uint8),
     }
+    if scheme.chunk_ns:
+        columns["chunk"] = np.array([c for *_, c in tokens], np.int32)
+    return columns
 
 
 def check_bake(scheme, session, segments, baked) -> None:

@@ -11,6 +11,7 @@ from spiketok.datasets.dandi.archive import VERSION, Archive
 from spiketok.errors import ArtefactError, require
 from spiketok.files import fingerprint, read_json, sha256_file, write_json
 from spiketok.recording import Source
+from spiketok.remote import RemotePath
 
 RECORD = "dandiset.json"
 LISTING = ".listing.json"
@@ -137,7 +138,7 @@ def write_record(plan: Plan, digests: dict[str, str]) -> None:
         write_json(file, record)
 
 
-def read_record(folder: Path) -> dict | None:
+def read_record(folder: Path | RemotePath) -> dict | None:
     """The ``dandiset.json`` of a version's folder; None if there is none.
 
     Raises:
@@ -158,13 +159,15 @@ def read_record(folder: Path) -> dict | None:
     return record
 
 
-def find_source(file: Path) -> Source | None:
-    """What was recorded of a file in the raw tree; None for a file that was not fetched from DANDI.
+def find_source(file: Path | RemotePath) -> Source | None:
+    """What was recorded of a file in the raw tree, here or in a copy of it behind a URL.
+
+    None for a file that was not fetched from DANDI.
 
     Raises:
         ArtefactError: the record beside it is damaged.
     """
-    file = Path(file).absolute()
+    file = file.absolute()
     for folder in file.parents:
         record = read_record(folder) if VERSION.fullmatch(folder.name) else None
         if record is None:

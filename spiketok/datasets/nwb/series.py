@@ -1,4 +1,4 @@
-"""Time series below ``/processing`` and ``/acquisition``: behaviours become signals, events become intervals."""
+"""Time series below ``/processing`` and ``/acquisition``: behaviours and dF/F become signals, events intervals."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ import numpy as np
 
 from spiketok.datasets.nwb.hdf5 import Hdf5
 from spiketok.datasets.nwb.intervals import Reach, Table, is_table, read_table
-from spiketok.datasets.nwb.tables import BROKEN, Findings, is_time, misfit, ns_from_seconds, plain
+from spiketok.datasets.nwb.tables import BROKEN, Findings, is_time, misfit, ns_from_seconds, plain, row_ids
 from spiketok.errors import SourceError
 from spiketok.recording import NS_PER_S, Intervals, Signal
 
 MAX_COMPONENTS = 64
 MAX_VALUES = 10**8  # more is raw data: 1 kHz and three components reach it after 9 hours
+MAX_IMAGED_VALUES = 2 * 10**9  # of imaged ROIs: 5,000 of them at 30 Hz reach it after 4 hours
 
-# neurodata types that are no behaviour: raw and processed voltage, images, fluorescence, stimuli
+# neurodata types that are no signal: raw and processed voltage, images, stimuli
 # fmt: off
 NOT_BEHAVIOUR = frozenset({
     "ElectricalSeries", "SpikeEventSeries", "LFP", "FilteredEphys", "EventDetection", "EventWaveform", "Clustering",
     "ClusterWaveforms", "FeatureExtraction", "DecompositionSeries", "ImageSeries", "OpticalSeries", "IndexSeries",
     "ImageMaskSeries", "Images", "GrayscaleImage", "RGBImage", "RGBAImage", "TwoPhotonSeries", "OnePhotonSeries",
-    "RoiResponseSeries", "DfOverF", "Fluorescence", "ImageSegmentation", "PlaneSegmentation", "MotionCorrection",
+    "ImageSegmentation", "PlaneSegmentation", "MotionCorrection",
     "CorrectedImageStack", "PatchClampSeries", "CurrentClampSeries", "CurrentClampStimulusSeries",
     "VoltageClampSeries", "VoltageClampStimulusSeries", "IZeroClampSeries", "OptogeneticSeries",
 })
@@ -48,6 +49,11 @@ class Series:
     @property
     def path(self) -> str:
         return "/".join(self.parts)
+
+    @property
+    def is_imaged(self) -> bool:
+        """Fluorescence or dF/F: a component for each ROI, and no limit to how many."""
+        return self.type_name == "RoiResponseSeries"
 
 
 @dataclass
@@ -188,6 +194,8 @@ def _scaled(h5: Hdf5, series: Series, data: h5py.Dataset, raw: np.ndarray, found
         if raw.ndim != 2 or factor.shape != raw.shape[1:] or factor.dtype.kind not in "iuf":
             h5.refuse(f"{channel.name} has shape {factor.shape} for data of shape {raw.shape}", BROKEN)
         scale = scale * factor.astype(np.float64)
+    if series.is_imaged and raw.dtype == np.float32 and np.all(scale == 1.0) and not shift:
+        return raw  # a large matrix, and it stands in the file as it is to be
     return raw.astype(np.float64) * scale + (shift if shift is not None and math.isfinite(shift) else 0.0)
 
 
@@ -197,9 +205,25 @@ def _component_names(h5: Hdf5, series: Series, n_components: int) -> tuple[str, 
     names = tuple(name.strip(" '\"") for name in match[1].split(",")) if match else ()
     if len(names) == n_components == len(set(names)) and all(names):
         return names
+    if series.is_imaged:
+        names = _roi_ids(h5, series)
+        if len(names) == n_components == len(set(names)):
+            return names
     if series.type_name == "SpatialSeries" and n_components <= 3:
         return ("x", "y", "z")[:n_components]
     return tuple(f"c{i}" for i in range(n_components))
+
+
+def _roi_ids(h5: Hdf5, series: Series) -> tuple[str, ...]:
+    """The ids of the rows of the segmentation that a series' columns are; none where the file does not say."""
+    rois = h5.dataset(series.group, "rois")
+    table = None if rois is None else h5.follow(rois, "table")
+    if not isinstance(table, h5py.Group) or h5.dtype(rois).kind not in "iu":
+        return ()
+    ids, row = row_ids(h5, table), h5.array(rois).reshape(-1)
+    if ((row < 0) | (row >= ids.size)).any():
+        return ()
+    return tuple(str(i) for i in ids[row].tolist())
 
 
 def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Signal | str:
@@ -212,15 +236,16 @@ def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Sign
         return "not numbers"
     if len(shape) not in (1, 2) or math.prod(shape) == 0:
         return f"shape {shape}"
-    if math.prod(shape) > MAX_VALUES:
+    most, widest = (MAX_IMAGED_VALUES, max(shape)) if series.is_imaged else (MAX_VALUES, MAX_COMPONENTS)
+    if math.prod(shape) > most:
         return f"{math.prod(shape)} values"
     timing = _series_seconds(h5, series, shape[0])
     if isinstance(timing, str):
         return timing
     seconds, rate_hz = timing
-    components_first = rate_hz is None and len(shape) == 2 and shape[1] == seconds.size != shape[0] <= MAX_COMPONENTS
+    components_first = rate_hz is None and len(shape) == 2 and shape[1] == seconds.size != shape[0] <= widest
     n_components = 1 if len(shape) == 1 else shape[0] if components_first else shape[1]
-    if n_components > MAX_COMPONENTS:
+    if n_components > widest:
         return f"{n_components} components"
     raw = h5.array(data)
     if components_first:

@@ -23,6 +23,7 @@ from spiketok.datasets.nwb.tables import (
     texts,
 )
 from spiketok.recording import Column, Intervals, Ragged, Spikes
+from spiketok.schemes.merge import merge_units
 
 MAX_UNIT_VALUES = 16  # a column with more values a unit is a waveform or the like
 CLOCK_COLUMNS = ("sampling_rate", "sampling_frequency", "sample_rate", "sampling_rate_hz")
@@ -97,8 +98,8 @@ def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> S
         n_back, n_of, most = int(back.sum()), np.unique(unit[1:][back]).size, in_seconds(-step[back].min())
         text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by {most}"
         found.repair("spikes-unsorted", n_back, text)
-    order = np.argsort(time_ns, kind="stable")  # the file is in order of unit, so ties stay so
-    return Spikes(time_ns[order], unit[order])
+    offset = np.concatenate([[0], np.cumsum(np.bincount(unit, minlength=n_units))])  # the file is in order of unit
+    return Spikes(*merge_units(time_ns, offset))
 
 
 def note_spikes(spikes: Spikes, n_units: int, end_ns: int | None, found: Findings) -> None:
