@@ -16,6 +16,7 @@ from dataclasses import dataclass
 SAMPLE_S = 0.12
 FOREIGN_SHARE = 0.15  # a sample with more foreign CPU than this, of one core, is taken again
 RETRIES = 6
+COMPILED_S = 5.0  # a first call that takes longer than compiling is a slow candidate's
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,24 @@ class Row:
 
 
 def measure(candidates: Mapping[str, Callable[[], object]], rounds: int = 5) -> Timing:
-    """Time each candidate once a round, in turns, after one call that is not counted (caches, compilation)."""
-    for run in candidates.values():
-        run()
+    """Time each candidate once a round, in turns, after calls that are not counted (caches, compilation)."""
+    quick = {}
+    for name, run in candidates.items():
+        took = _once(run)
+        quick[name] = took < COMPILED_S and _once(run) < SAMPLE_S
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():
+            if quick[name]:
+                run()  # what it works on has lain idle while slower candidates ran
             seconds[name].append(_sample(run))
     return Timing(seconds)
+
+
+def _once(run: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
 
 
 def _sample(run: Callable[[], object]) -> float:

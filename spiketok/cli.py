@@ -394,7 +394,12 @@ def _with_setting(config, text: str):
 @app.command()
 def tokenize(
     scheme: Annotated[
-        str, typer.Option("--scheme", help="A scheme, several with commas, or all ('spiketok schemes').")
+        str,
+        typer.Option(
+            "--scheme",
+            help="binned, patch, quantized, per-spike, event-pair, neuron, calibration, fluorescence, fine-time; "
+            "several with commas, or all.",
+        ),
     ],
     bin_ms: Annotated[
         float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")

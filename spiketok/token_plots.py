@@ -205,8 +205,7 @@ def picture_fluorescence(axis, reader, tokens, length_ns: int) -> str:
     size = 260_000 / max(1, length_ns / NS_PER_S * 30) / max(8, reader.info.n_units)
     size = float(np.clip(size, 2, 60))
     dots = axis.scatter(time, unit, c=value, s=size, marker="s", lw=0, cmap="magma", vmin=low, vmax=high)
-    measure = reader.info.signals[reader.scheme.signal][1]
-    axis.figure.colorbar(dots, ax=axis, label=measure or "dF/F", fraction=0.03, pad=0.01)
+    axis.figure.colorbar(dots, ax=axis, label=reader.scheme.signal, fraction=0.03, pad=0.01)
     axis.set_xlim(0, length_ns / NS_PER_S)
     axis.set_ylim(-1, reader.info.n_units)
     n_frames = len(np.unique(time))

@@ -9,6 +9,7 @@ from spiketok.schemes.kernels.windows import first_not_before
 
 TILE_BYTES = 1 << 18  # of counts, zeroed and filled while they lie in the cache
 BLOCK = 2048  # spikes whose cells are computed together: eight at once where the processor can
+HALF = 128  # of the 256 spikes in one bin that it takes for a count to pass 255
 EXACT_NS = 1 << 50  # up to here (t + 0.5) * (1 / bin) in float64 is never rounded over a whole number
 
 
@@ -38,35 +39,34 @@ def count_pieces(time_ns, unit, low, high, start_ns, first, stop, bin_ns, count)
             begin = start_ns[p] + (row - first[p]) * bin_ns
             end = at + first_not_before(time_ns[at : high[p]], begin + (last - row) * bin_ns)
             tile = flat[row * n_units : last * n_units]
-            saturated += _count_tile(time_ns[at:end], unit[at:end], begin, per_ns, n_units, cells, tile)
+            saturated += _count_tile(time_ns[at:end], unit[at:end], begin, bin_ns, per_ns, n_units, cells, tile)
             at = end
     return saturated
 
 
 @njit(cache=True, nogil=True)
-def _count_tile(time_ns, unit, begin_ns, per_ns, n_units, cells, tile):
-    """Count without a look at the limit; where a cell came past it, which is rare, count again with one."""
-    tile[:] = 0
-    wrapped = False
-    for k in range(0, time_ns.size, BLOCK):
-        block = _cells(time_ns[k : k + BLOCK], unit[k : k + BLOCK], begin_ns, per_ns, n_units, cells)
-        for i in range(block.size):
-            cell = np.uint64(block[i])
-            count = np.uint8(tile[cell] + np.uint8(1))
-            tile[cell] = count
-            wrapped |= count == 0
-    if not wrapped:
-        return 0
+def _count_tile(time_ns, unit, begin_ns, bin_ns, per_ns, n_units, cells, tile):
+    """Count without a look at the limit where no bin has spikes enough to reach it, else with one.
+
+    A bin of 256 spikes holds two that stand a multiple of 128 from the tile's first one and 127 behind that.
+    """
+    crowded = False
+    for k in range(0, time_ns.size - HALF + 1, HALF):
+        crowded |= time_ns[k + HALF - 1] - time_ns[k] < bin_ns
     tile[:] = 0
     saturated = 0
     for k in range(0, time_ns.size, BLOCK):
         block = _cells(time_ns[k : k + BLOCK], unit[k : k + BLOCK], begin_ns, per_ns, n_units, cells)
-        for i in range(block.size):
-            cell = np.uint64(block[i])
-            if tile[cell] == 255:
-                saturated += 1
-            else:
-                tile[cell] += np.uint8(1)
+        if crowded:
+            for i in range(block.size):
+                cell = np.uint64(block[i])
+                if tile[cell] == 255:
+                    saturated += 1
+                else:
+                    tile[cell] += np.uint8(1)
+        else:
+            for i in range(block.size):
+                tile[np.uint64(block[i])] += np.uint8(1)
     return saturated
 
 

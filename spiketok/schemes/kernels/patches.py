@@ -31,10 +31,11 @@ def lay_patches(counts, run_unit, run_slot, run_size, max_count, out):
             o = taken[run_slot[r] : run_slot[r] + run_size[r]]
             bits = np.uint8(0)  # no count is above the union of all bits, which is cheap to have: few rows are counted
             for i in range(g.size):
-                o[i] = min(g[i], max_count)
+                o[i] = g[i]
                 bits |= g[i]
             if bits > max_count:
                 for i in range(g.size):
+                    o[i] = min(g[i], max_count)
                     clipped += np.int64(g[i]) - np.int64(o[i])
             at = run_slot[r] + run_size[r]
         gap = taken[at:]
