@@ -13,8 +13,7 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
-from harness import Row, compare, measure
-from numba import njit
+from harness import Row, compare, measure, read
 from recordings import SIZES, recording, unit_times
 
 from spiketok.recording import Session
@@ -94,15 +93,7 @@ def _peers(size: str, width_ms: int) -> dict[str, Callable[[], np.ndarray]]:
     }
 
 
-@njit(cache=True)
-def _read(array):
-    total = 0
-    for k in range(array.size):
-        total += array[k]
-    return total
-
-
 def _limit(session: Session, out: np.ndarray) -> int:
-    total = _read(session.spikes.time_ns) + _read(session.spikes.unit)
+    total = read(session.spikes.time_ns) + read(session.spikes.unit)
     out.fill(0)
     return total

@@ -12,8 +12,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-from harness import Row, compare, measure
-from numba import njit
+from harness import Row, compare, measure, read
 from recordings import SIZES, recording, unit_times
 
 from spiketok.schemes.merge import merge_units
@@ -81,15 +80,7 @@ def rows(size: str, rounds: int) -> list[Row]:
     return compare("merge units to a stream", measure(candidates, rounds), OURS, wanted=WANTED)
 
 
-@njit(cache=True)
-def _read(array):
-    total = 0
-    for k in range(array.size):
-        total += array[k]
-    return total
-
-
 def _limit(time_ns: np.ndarray, out: tuple[np.ndarray, np.ndarray]) -> int:
     for array in out:
         array.fill(0)
-    return _read(time_ns)
+    return read(time_ns)

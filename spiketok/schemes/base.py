@@ -30,6 +30,8 @@ from spiketok.recording import Intervals, Session, SessionInfo, Spikes
 
 Columns = Mapping[str, np.ndarray]
 
+ALL_KEPT = np.zeros((0, 0), np.bool_)  # what a kernel takes for "no unit is dropped"
+
 
 @dataclass(frozen=True)
 class ColumnSpec:
@@ -256,6 +258,20 @@ def freeze(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for column in columns.values():
         column.flags.writeable = False
     return columns
+
+
+def unit_rows(unit_row: np.ndarray | None, n_units: int) -> np.ndarray:
+    """int32 ``[N]``: what is written for each unit; its own row where nothing is given.
+
+    Raises:
+        UsageError: another dtype or length, behind which a kernel would read.
+    """
+    if unit_row is None:
+        return np.arange(n_units, dtype=np.int32)
+    if unit_row.dtype != np.int32 or unit_row.shape != (n_units,):
+        message = f"unit_row is {unit_row.dtype} {unit_row.shape}, must be int32 ({n_units},): one for each unit"
+        raise UsageError(message)
+    return unit_row
 
 
 def check_cut(scheme: Scheme, columns: Columns, windows: Windows, keep: np.ndarray | None, n_units: int) -> None:

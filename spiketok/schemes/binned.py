@@ -37,6 +37,7 @@ import numpy as np
 from spiketok.errors import UsageError
 from spiketok.recording import Intervals, Session, SessionInfo, Spikes
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -53,7 +54,6 @@ from spiketok.schemes.base import (
 from spiketok.schemes.bins import count_array, count_between, observed_bins
 
 UINT8 = np.dtype(np.uint8)
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 EDGES = ("left-closed", "right-closed")
 COMPAT = ("", "nlb", "falcon-end", "falcon-start", "torch_brain")
 MS_NS = 1_000_000

@@ -35,6 +35,7 @@ import numpy as np
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording import Intervals, Session, SessionInfo, Spikes
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -55,7 +56,6 @@ FLOAT32 = np.dtype(np.float32)
 MOST_POINTS = 1 << 16  # so many lines between counts are exact in float32
 LEAST_BINS = {"cubic": 4, "linear": 2, "area": 1}  # what each way of resampling needs of a trial
 CHOICES = ("first", "block", "random")
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 ALL_RECORDED = np.zeros((0, 0), UINT8)
 ALL_RECORDED.flags.writeable = False
 

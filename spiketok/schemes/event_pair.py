@@ -33,6 +33,7 @@ import numpy as np
 from spiketok.errors import UsageError
 from spiketok.recording import Intervals, Session, SessionInfo, Spikes
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -46,11 +47,11 @@ from spiketok.schemes.base import (
     segment_columns,
     segment_plan,
     spikes_outside,
+    unit_rows,
 )
 
 HISTORY, CURRENT = 0, 1
 SPIKE, SOS, EOS, PAD = 0, 1, 2, 3
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -253,11 +254,7 @@ class EventPair(Scheme):
         from spiketok.schemes.kernels import pairs as kernels
 
         n_units = len(columns["unit.n_spikes"])
-        if unit_row is None:
-            unit_row = np.arange(n_units, dtype=np.int32)
-        elif unit_row.dtype != np.int32 or unit_row.shape != (n_units,):
-            message = f"unit_row is {unit_row.dtype} {unit_row.shape}, must be int32 ({n_units},): one for each unit"
-            raise UsageError(message)
+        unit_row = unit_rows(unit_row, n_units)
         first, current = self._steps(columns, windows)
         kernels.fill_pairs(
             columns["unit"],

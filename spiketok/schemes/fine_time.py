@@ -32,6 +32,7 @@ import numpy as np
 from spiketok.errors import UsageError
 from spiketok.recording import Intervals, Session, SessionInfo, Spikes
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -52,7 +53,6 @@ UINT8, INT32, INT64, FLOAT32 = (np.dtype(t) for t in (np.uint8, np.int32, np.int
 MAX_BIN_NS = 100_000_000  # 254 intervals times the square of this is still an int64
 CELL = {"unit": INT32, "count": UINT8, "first_ns": INT32, "last_ns": INT32, "cv_isi": FLOAT32}
 DENSE = {"count": UINT8, "first_ns": INT32, "last_ns": INT32, "mean_isi_ns": FLOAT32, "cv_isi": FLOAT32}
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 
 
 @dataclass(frozen=True)

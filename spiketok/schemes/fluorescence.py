@@ -26,6 +26,7 @@ import numpy as np
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo, Signal
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -37,10 +38,10 @@ from spiketok.schemes.base import (
     segment_columns,
     segment_plan,
     spikes_outside,
+    unit_rows,
 )
 
 MAX_FRAME_HZ = 100  # what a plan counts with, since a session's summary does not say how many frames it has
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,7 @@ class Fluorescence(Scheme):
         from spiketok.schemes.kernels import frames as kernels
 
         n_units = columns["value"].shape[1]
-        if unit_row is None:
-            unit_row = np.arange(n_units, dtype=np.int32)
-        elif unit_row.dtype != np.int32 or unit_row.shape != (n_units,):
-            message = f"unit_row is {unit_row.dtype} {unit_row.shape}, must be int32 ({n_units},): one for each unit"
-            raise UsageError(message)
+        unit_row = unit_rows(unit_row, n_units)
         kernels.fill_frames(
             columns["time_ns"],
             columns["value"],

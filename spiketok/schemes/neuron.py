@@ -32,6 +32,7 @@ import numpy as np
 from spiketok.errors import UsageError
 from spiketok.recording import Intervals, Session, SessionInfo, Spikes
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -44,12 +45,12 @@ from spiketok.schemes.base import (
     segment_columns,
     segment_plan,
     spikes_outside,
+    unit_rows,
 )
 from spiketok.schemes.bins import bin_starts, bins_inside
 
 UINT8, INT32 = np.dtype(np.uint8), np.dtype(np.int32)
 VIEWS = ("trial", "history", "patch")
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -213,11 +214,7 @@ class Neuron(Scheme):
         from spiketok.schemes.kernels import series as kernels
 
         n_units = len(columns["counts"])
-        if unit_row is None:
-            unit_row = np.arange(n_units, dtype=np.int32)
-        elif unit_row.dtype != np.int32 or unit_row.shape != (n_units,):
-            message = f"unit_row is {unit_row.dtype} {unit_row.shape}, must be int32 ({n_units},): one for each unit"
-            raise UsageError(message)
+        unit_row = unit_rows(unit_row, n_units)
         n_steps, step, _ = self._steps(windows.length_ns)
         kernels.fill_series(
             columns["counts"],

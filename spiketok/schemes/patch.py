@@ -38,6 +38,7 @@ import numpy as np
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording import Intervals, Ragged, Session, SessionInfo, Spikes, UnitTable
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -50,6 +51,7 @@ from spiketok.schemes.base import (
     segment_columns,
     segment_plan,
     spikes_outside,
+    unit_rows,
 )
 from spiketok.schemes.behaviour import signal_on_bins
 from spiketok.schemes.bins import count_bins, observed_bins
@@ -59,7 +61,6 @@ KINDS = ("null", "constraint", "spikes", "return", "covariate")  # the column ``
 PER_CONSTRAINT = 3
 UINT8, UINT16, INT32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int32)
 INT64, FLOAT32 = np.dtype(np.int64), np.dtype(np.float32)
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -339,11 +340,7 @@ class Patch(Scheme):
         from spiketok.schemes.kernels import patches as kernels
 
         n_units, n_patches = len(columns["unit.slot"]), len(columns["n_real"])
-        if unit_row is None:
-            unit_row = np.arange(n_units, dtype=np.int32)
-        elif unit_row.dtype != np.int32 or unit_row.shape != (n_units,):
-            message = f"unit_row is {unit_row.dtype} {unit_row.shape}, must be int32 ({n_units},): one for each unit"
-            raise UsageError(message)
+        unit_row = unit_rows(unit_row, n_units)
         first, n_rows = self._first(columns, windows), len(columns["observed"])
         slot_unit = np.full(n_patches * self.patch_size, -1, np.int32)
         slot_unit[columns["unit.slot"]] = np.arange(n_units)

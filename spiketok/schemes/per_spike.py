@@ -35,6 +35,7 @@ import numpy as np
 from spiketok.errors import UsageError
 from spiketok.recording import Intervals, Session, SessionInfo, Spikes
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -47,12 +48,12 @@ from spiketok.schemes.base import (
     segment_columns,
     segment_plan,
     spikes_outside,
+    unit_rows,
 )
 
 COARSE_NS = 100_000_000  # the step of the look-up table; part of version 1 of the format
 SPIKE, START, END, BLANK = 0, 1, 2, 3
 ORDERS = ("time", "unit")
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -214,11 +215,7 @@ class PerSpike(Scheme):
 
         keep = ALL_KEPT if keep is None else keep
         n_units = len(columns["unit.n_spikes"])
-        if unit_row is None:
-            unit_row = np.arange(n_units, dtype=np.int32)
-        elif unit_row.dtype != np.int32 or unit_row.shape != (n_units,):
-            message = f"unit_row is {unit_row.dtype} {unit_row.shape}, must be int32 ({n_units},): one for each unit"
-            raise UsageError(message)
+        unit_row = unit_rows(unit_row, n_units)
         low, high = self._rows(columns, windows)
         if length is None:
             length = self._lengths(columns, windows, low, high, keep)

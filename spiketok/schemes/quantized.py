@@ -34,6 +34,7 @@ import numpy as np
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording import Intervals, Session, SessionInfo, Signal, Spikes
 from spiketok.schemes.base import (
+    ALL_KEPT,
     Baked,
     Columns,
     ColumnSpec,
@@ -57,7 +58,6 @@ BEHAVIOUR_BOUND = 1.001
 SCALE_QUANTILE = 0.999
 MOST_CELLS = 65_536  # of a table that lies well in a core's cache
 UINT8, INT16, FLOAT32 = np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.float32)
-ALL_KEPT = np.zeros((0, 0), np.bool_)
 BLOCK = 1 << 20  # cells that are looked at together where a wider copy of them is needed
 
 
