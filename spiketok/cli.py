@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok import __version__
+from spiketok import __version__, token_commands
 from spiketok.console import complain, progress, say, show_json, show_rows, training_table
 from spiketok.errors import FetchError, SpiketokError, UnknownNameError, UsageError, require
+from spiketok.options import Executor, Json, Root, Sessions, Store, Workers, collect, executor_of, print_rows
 from spiketok.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spiketok.jobs import Outcome
+    pass
 
 app = typer.Typer(
     name="spiketok",
@@ -31,29 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Root = Annotated[
-    Path | None,
-    typer.Option("--root", envvar="SPIKETOK_ROOT", help="Workspace folder.", show_default="./spiketok-data"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Store = Annotated[
-    str | None,
-    typer.Option(
-        "--store", help="Folder or URL (s3://...) of the store.", envvar="SPIKETOK_STORE", show_default="ROOT/store"
-    ),
-]
-Sessions = Annotated[
-    str | None,
-    typer.Option("--sessions", "-s", metavar="GLOB", help="Only these sessions; comma-separated globs on their ids."),
-]
-Workers = Annotated[int, typer.Option("--jobs", "-J", min=1, help="Worker processes.")]
-Executor = Annotated[
-    str | None,
-    typer.Option(
-        "--executor", metavar="WHERE", help="processes:N, dask:local or dask:SCHEDULER_URL; instead of --jobs."
-    ),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,44 +47,6 @@ def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command; ``main`` takes ``--debug`` out of the line before it is parsed."""
-
-
-def _collect(
-    title: str, measure: str, total: int, outcomes: Iterable[Outcome], row: Callable[[object], dict]
-) -> tuple[list[dict], int]:
-    """Go through outcomes with a progress bar, telling failures as they come.
-
-    Returns:
-        ``row(result)`` of each job that went well, in order of session; and how many did not.
-    """
-    rows, failed = [], 0
-    with progress(title, total, measure) as advance:
-        for outcome in outcomes:
-            advance(1, outcome.name)
-            if outcome.error is None:
-                rows.append(row(outcome.result))
-            else:
-                named = outcome.message.startswith(outcome.name)
-                complain(outcome.message if named else f"{outcome.name}: {outcome.message}")
-                failed += 1
-    return sorted(rows, key=lambda r: r["session"]), failed
-
-
-def _executor(executor: str | None, jobs: int) -> str:
-    """Where jobs run, as :func:`spiketok.jobs.run_jobs` reads it."""
-    if executor and jobs > 1:
-        message = f"--executor {executor} and --jobs {jobs} both say where jobs run: give one"
-        raise UsageError(message)
-    return executor or (f"processes:{jobs}" if jobs > 1 else "")
-
-
-def _print_rows(title: str, rows: list[dict], as_json: bool, hidden: tuple[str, ...] = ()) -> None:
-    """Rows as JSON, or as a table without their lists and the hidden columns."""
-    if as_json:
-        show_json(rows)
-    elif rows:
-        shown = [k for k, v in rows[0].items() if not isinstance(v, list | dict) and k not in hidden]
-        show_rows(title, shown, rows)
 
 
 # ---- fetch and ingest -----------------------------------------------------------------------------------------------
@@ -172,7 +111,7 @@ def fetch(
     if as_json:
         show_json({"sessions": rows, "failed": failed})
     else:
-        _print_rows("files" if download_only else "sessions", rows, as_json=False)
+        print_rows("files" if download_only else "sessions", rows, as_json=False)
     if failed or bad:
         say(f"to try the rest again: {_retry_command()}")
         raise typer.Exit(1)
@@ -245,8 +184,8 @@ def ingest(
     if "/" in dataset or dataset.startswith(".") or not dataset:
         message = f"--dataset '{dataset}': must be a name without '/' that does not begin with '.'"
         raise UsageError(message)
-    rows, failed = _ingest(Workspace.locate(root, store), paths, dataset, _executor(executor, jobs))
-    _print_rows("sessions", rows, as_json)
+    rows, failed = _ingest(Workspace.locate(root, store), paths, dataset, executor_of(executor, jobs))
+    print_rows("sessions", rows, as_json)
     if failed:
         raise typer.Exit(1)
     if not as_json:
@@ -273,7 +212,7 @@ def _ingest(workspace: Workspace, paths: list, dataset: str = "local", executor:
 
     files = stages.find_nwb_files(paths)
     outcomes = stages.ingest(workspace, files, dataset, executor)
-    rows, failed = _collect("ingest", "files", len(files), outcomes, row)
+    rows, failed = collect("ingest", "files", len(files), outcomes, row)
     noted = [r["session"] for r in rows if r["notes"]]
     if noted:
         say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
@@ -363,7 +302,7 @@ def simulate(
     failed = 0
     if ingest_too:
         rows, failed = _ingest(workspace, files, "simulated")
-    _print_rows("sessions" if ingest_too else "files", rows, as_json)
+    print_rows("sessions" if ingest_too else "files", rows, as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -390,294 +329,8 @@ def _with_setting(config, text: str):
 
 # ---- tokenize -------------------------------------------------------------------------------------------------------
 
-
-@app.command()
-def tokenize(
-    scheme: Annotated[
-        str,
-        typer.Option(
-            "--scheme",
-            help="binned, patch, quantized, per-spike, event-pair, neuron, calibration, fluorescence, fine-time; "
-            "several with commas, or all.",
-        ),
-    ],
-    bin_ms: Annotated[
-        float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the scheme; SCHEME.FIELD=VALUE among several."),
-    ] = None,
-    segments: Annotated[
-        str, typer.Option("--segments", metavar="RULE", help="continuous, or trials:ALIGN,PRE_MS,POST_MS.")
-    ] = "continuous",
-    sessions: Sessions = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bytes of each shard; write nothing.")] = False,
-    max_memory: Annotated[
-        str | None, typer.Option("--max-memory", metavar="SIZE", help="All jobs together stay below, as 8GB.")
-    ] = None,
-    jobs: Workers = 1,
-    executor: Executor = None,
-    root: Root = None,
-    store: Store = None,
-    as_json: Json = False,
-) -> None:
-    """Bake sessions of the store into token shards, all schemes in one pass over each session."""
-    from spiketok import stages
-    from spiketok.files import parse_bytes
-
-    workspace = Workspace.locate(root, store)
-    every = scheme.strip() == "all"
-    schemes = _schemes(scheme, bin_ms, settings or [])
-    chosen = workspace.select(sessions)
-    cap = None if max_memory is None else parse_bytes(max_memory, "--max-memory")
-    if dry_run:
-        _show_plan([p for s in chosen for p in stages.plan_session(workspace, s, schemes, segments)], as_json)
-        return
-    outcomes = stages.tokenize(workspace, chosen, schemes, segments, _executor(executor, jobs), cap)
-    made, failed = _collect(
-        "tokenize", "sessions", len(chosen), outcomes, lambda done: {"session": done[0].session_id, "shards": done}
-    )
-    rows = []
-    for done in (shard for result in made for shard in result["shards"]):
-        refused = done.state == "failed" or (done.state == "not served" and not every)
-        tell = complain if refused else say
-        for note in done.notes:
-            tell(f"{done.session_id}: {done.scheme}: {note.removeprefix(f'{done.session_id} ')}")
-        failed += refused
-        if done.path:
-            rows.append(
-                {
-                    "session": done.session_id,
-                    "scheme": done.scheme,
-                    "state": done.state,
-                    "spikes": done.n_spikes,
-                    "held": done.held,
-                    "lost": ", ".join(f"{n} {why}" for why, n in done.lost.items() if n) or "none",
-                    "MB": done.nbytes / 1e6,
-                    "path": done.path,
-                }
-            )
-    _print_rows("shards", rows, as_json, hidden=("path",))
-    if failed:
-        say(f"{failed} of {len(chosen) * len(schemes)} shards could not be made, {len(rows)} stand")
-        raise typer.Exit(1)
-
-
-def _schemes(names: str, bin_ms: float | None, settings: list[str]) -> list:
-    """The schemes that ``--scheme``, ``--bin-ms`` and ``--set`` ask for."""
-    from dataclasses import fields
-
-    from spiketok.schemes import SCHEMES, make_scheme, parse_fields
-
-    chosen = list(SCHEMES) if names.strip() == "all" else [n.strip() for n in names.split(",") if n.strip()]
-    for name in chosen:
-        if name not in SCHEMES:
-            raise UnknownNameError("scheme", name, SCHEMES)
-    words: dict[str, dict[str, str]] = {name: {} for name in chosen}
-    for text in settings:
-        key, equals, word = text.partition("=")
-        owner, dot, own_field = key.strip().rpartition(".")
-        owner = owner if dot else chosen[0]
-        if not equals or owner not in words or (not dot and len(chosen) > 1):
-            shown = "FIELD=VALUE" if len(chosen) == 1 else "SCHEME.FIELD=VALUE with one of the chosen schemes"
-            message = f"--set '{text}': use {shown}"
-            raise UsageError(message)
-        words[owner][own_field] = word.strip()
-    made = []
-    for name in chosen:
-        values = parse_fields(name, words[name])
-        if bin_ms is not None and "bin_ns" in {f.name for f in fields(SCHEMES[name])}:
-            values = {"bin_ns": _whole_ns(bin_ms, "--bin-ms")} | values
-        elif bin_ms is not None and len(chosen) == 1:
-            message = f"--bin-ms: scheme '{name}' has no bins"
-            raise UsageError(message)
-        made.append(make_scheme(name, **values))
-    return made
-
-
-def _show_plan(plans: list, as_json: bool) -> None:
-    from spiketok.files import human_bytes
-
-    if as_json:
-        show_json([asdict(p) for p in plans])
-        return
-    rows = [
-        {
-            "session": p.session_id,
-            "scheme": p.scheme,
-            "state": p.state,
-            "at most": human_bytes(p.nbytes) if p.nbytes else "-",
-        }
-        for p in plans
-    ]
-    show_rows("plan", ["session", "scheme", "state", "at most"], rows)
-    for reason in (p.reason for p in plans if p.reason):
-        say(reason)
-    new = [p for p in plans if p.state == "new"]
-    print(f"to write   at most {human_bytes(sum(p.nbytes for p in new))} in {len(new)} shards")
-
-
-@app.command()
-def schemes(
-    name: Annotated[str | None, typer.Argument(help="Show everything about one scheme.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the token schemes: one token, who reads it, what it keeps and loses, and its fields."""
-    import inspect as code
-    from dataclasses import fields
-
-    from spiketok.schemes import SCHEMES
-
-    if name is not None and name not in SCHEMES:
-        raise UnknownNameError("scheme", name, SCHEMES)
-    told = [
-        {
-            "scheme": scheme.name,
-            "one token is": scheme.token,
-            "who reads it": ", ".join(scheme.readers),
-            "keeps": scheme.keeps,
-            "loses": scheme.loses,
-            "fields": {f.name: f.default for f in fields(scheme)},
-        }
-        for scheme in SCHEMES.values()
-        if name in (None, scheme.name)
-    ]
-    if as_json:
-        show_json(told)
-    elif name is None:
-        _print_rows("schemes", told, as_json=False)
-        say("fields and the whole description: spiketok schemes NAME")
-    else:
-        for label, value in told[0].items():
-            shown = ", ".join(f"{k}={v!r}" for k, v in value.items()) if isinstance(value, dict) else value
-            print(f"{label:<14}{shown}")
-        print()
-        print(code.cleandoc(SCHEMES[name].__doc__))
-
-
-@app.command()
-def stream(
-    session: Annotated[str, typer.Argument(help="The id of a session of the store.")],
-    scheme: Annotated[str, typer.Option("--scheme", help="One scheme: 'spiketok schemes'.")],
-    window_ms: Annotated[
-        float | None, typer.Option("--window-ms", help="Length of the windows.", show_default="50, or the scheme's own")
-    ] = None,
-    bin_ms: Annotated[
-        float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the scheme.")
-    ] = None,
-    piece_ms: Annotated[float, typer.Option("--piece-ms", help="Spikes come in pieces of this length.")] = 1.0,
-    speed: Annotated[
-        float | None, typer.Option("--speed", help="1 for real time.", show_default="as fast as it can")
-    ] = None,
-    duration_s: Annotated[
-        float | None, typer.Option("--duration-s", help="Only the session's first seconds.", show_default="all of it")
-    ] = None,
-    root: Root = None,
-    store: Store = None,
-    as_json: Json = False,
-) -> None:
-    """Replay a recording as a live stream, and tell how soon each window's tokens came after its last spike."""
-    from spiketok.recording import NS_PER_S
-    from spiketok.store import read_session
-    from spiketok.streaming import replay
-
-    workspace = Workspace.locate(root, store)
-    (made,) = _schemes(scheme, bin_ms, settings or []) if scheme != "all" and "," not in scheme else (None,)
-    if made is None:
-        message = f"--scheme {scheme}: a stream has one scheme"
-        raise UsageError(message)
-    chosen = workspace.select(session)
-    if len(chosen) != 1:
-        message = f"'{session}' names {len(chosen)} sessions, a stream replays one: {', '.join(chosen[:3])}"
-        raise UsageError(message)
-    length_ns = made.window_ns or -(-50_000_000 // made.length_grid_ns) * made.length_grid_ns
-    result = replay(
-        read_session(workspace.store_path(chosen[0])),
-        made,
-        length_ns=length_ns if window_ms is None else _whole_ns(window_ms, "--window-ms"),
-        speed=speed,
-        piece_ns=_whole_ns(piece_ms, "--piece-ms"),
-        duration_ns=None if duration_s is None else round(duration_s * NS_PER_S),
-    )
-    if as_json:
-        show_json(asdict(result))
-        return
-    times = result.recording_s / result.wall_s if result.wall_s else float("inf")
-    print(
-        f"session    {result.session_id}, {result.recording_s:.1f} s in {result.wall_s:.1f} s ({times:,.1f}x real time)"
-    )
-    print(
-        f"windows    {result.n_windows} of {result.length_ns / 1e6:g} ms, {result.n_tokens} tokens of {result.scheme}"
-    )
-    print(f"spikes     {result.n_spikes}, {result.n_outside} of them in no window")
-    for label, measure, values in (("latency", "us", result.latency_us), ("late", "ms", result.late_ms)):
-        if values:
-            print(f"{label:<11}" + ", ".join(f"{name} {value:,.1f} {measure}" for name, value in values.items()))
-
-
-@app.command()
-def compare(
-    sessions: Annotated[
-        list[str] | None, typer.Argument(metavar="[SESSION]...", help="Sessions; all without any.")
-    ] = None,
-    scheme: Annotated[str, typer.Option("--scheme", help="Several with commas, or all.")] = "all",
-    bin_ms: Annotated[
-        float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SCHEME.FIELD=VALUE", help="A field of a scheme.")
-    ] = None,
-    window_ms: Annotated[float, typer.Option("--window-ms", help="Length of what is cut.")] = 1000.0,
-    windows: Annotated[int, typer.Option("--windows", min=1, help="Windows of each session.")] = 256,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of windows.")] = 0,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it to this .png, .pdf or .svg.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write everything to this .json.")] = None,
-    root: Root = None,
-    store: Store = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the schemes against each other on the same sessions: tokens, bytes, what is lost, speed, cost."""
-    from spiketok.compare import compare as measure
-    from spiketok.compare import plot_comparison
-    from spiketok.inspection import check_ending
-    from spiketok.store import read_session
-
-    if plot is not None:
-        check_ending(plot)
-    workspace = Workspace.locate(root, store)
-    schemes = _schemes(scheme, bin_ms, settings or [])
-    chosen = workspace.select(",".join(sessions) if sessions else None)
-    with progress("compare", len(chosen), "sessions") as advance:
-
-        def read():
-            for session_id in chosen:
-                yield read_session(workspace.store_path(session_id))
-                advance(1, session_id)
-
-        result = measure(read(), schemes, window_ns=_whole_ns(window_ms, "--window-ms"), n_windows=windows, seed=seed)
-    if out is not None:
-        result.write_json(out)
-    if plot is not None:
-        plot_comparison(result, plot)
-    if as_json:
-        show_json(result.to_json())
-        return
-    rows = result.rows()
-    show_rows(f"{len(chosen)} sessions, windows of {window_ms:g} ms", list(rows[0]), rows)
-    for path in filter(None, (out, plot)):
-        say(f"written to {path}")
-
-
-def _whole_ns(milliseconds: float, option: str) -> int:
-    ns = round(milliseconds * 1e6)
-    if ns <= 0 or abs(ns - milliseconds * 1e6) > 1e-6:
-        message = f"{option} {milliseconds}: must be a positive whole number of ns"
-        raise UsageError(message)
-    return ns
+for command in (token_commands.tokenize, token_commands.schemes, token_commands.stream, token_commands.compare):
+    app.command()(command)
 
 
 # ---- train and evaluate ---------------------------------------------------------------------------------------------
@@ -844,7 +497,7 @@ def inspect(
             print(f"{label:<22}{'-' if value is None else value}")
         for title, rows in told.tables.items():
             print()
-            _print_rows(title, rows, as_json=False)
+            print_rows(title, rows, as_json=False)
     if plot is not None:
         plot_path(found, plot, start_s, duration_s)
         say(f"drawn to {plot}")
@@ -878,8 +531,8 @@ def verify(
             "differences": done.differences,
         }
 
-    rows, failed = _collect("verify", "sessions", len(chosen), stages.verify(workspace, chosen, jobs), row)
-    _print_rows("verified", rows, as_json)
+    rows, failed = collect("verify", "sessions", len(chosen), stages.verify(workspace, chosen, jobs), row)
+    print_rows("verified", rows, as_json)
     if failed or any(r["differences"] for r in rows):
         raise typer.Exit(1)
 

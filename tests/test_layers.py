@@ -21,7 +21,7 @@ ROWS = [
     ["checkpoints", "decoding"],
     ["training", "runs"],
     ["transfer", "report", "token_plots", "plots", "compare", "inspection", "doctor", "demo"],
-    ["console", "cli", "__main__"],
+    ["console", "options", "token_commands", "cli", "__main__"],
 ]
 ROW = {name: k for k, row in enumerate(ROWS) for name in row}
 TORCH_ALLOWED = {
