@@ -37,6 +37,10 @@ def tokenize(
     bin_ms: Annotated[
         float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
     ] = None,
+    bin_compat: Annotated[
+        str | None,
+        typer.Option("--bin-compat", help="Count as nlb, falcon-end, falcon-start or torch_brain: for parity only."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the scheme; SCHEME.FIELD=VALUE among several."),
@@ -61,6 +65,8 @@ def tokenize(
 
     workspace = Workspace.locate(root, store)
     every = scheme.strip() == "all"
+    if bin_compat is not None:
+        settings = [*(settings or []), f"binned.compat={bin_compat}"]
     schemes = _schemes(scheme, bin_ms, settings or [])
     chosen = workspace.select(sessions)
     cap = None if max_memory is None else parse_bytes(max_memory, "--max-memory")

@@ -88,6 +88,13 @@ def test_fields_by_name(root):
     assert (config["patch_size"], config["covariates"], config["bin_ns"]) == (8, ["cursor_vel"], 10_000_000)
 
 
+def test_bin_compat_is_binneds_field(root):
+    made = json.loads(spiketok(root, "tokenize", "--scheme", "binned", "--bin-compat", "nlb", "--json").stdout)
+    manifest = json.loads((Path(made[0]["path"]) / "manifest.json").read_text())
+    assert manifest["scheme"]["config"]["compat"] == "nlb"
+    assert "compat" in spiketok(root, "tokenize", "--scheme", "binned", "--bin-compat", "nbl", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
