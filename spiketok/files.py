@@ -18,10 +18,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from spiketok.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WIP = ".wip-"
 OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
@@ -48,6 +50,8 @@ def sha256_file(path: Path | str) -> str:
 
 def sha256_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """One digest over named arrays: names, dtypes, shapes and values, in order of name."""
+    import numpy as np  # here: every command imports this file, and --help needs no arrays
+
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -38,7 +38,7 @@ TORCH_ALLOWED = {
     "runs",
 }
 SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "merge", "__init__"}
-HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface")
+HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface", "numpy", "zarr", "fsspec")
 
 
 def modules() -> dict[str, ast.Module]:
