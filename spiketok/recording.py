@@ -9,7 +9,7 @@ Shape letters: N units, S spikes, I intervals, T samples, C components.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -282,7 +282,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a session came from, for citation and for the digest chain."""
+    """Where a session came from, for citation and for the digest chain.
+
+    ``joined`` are the further files of a session that was made of several, in the order in which they were joined.
+    """
 
     file: str  # file name, or path inside the dandiset; never a path of this machine
     sha256: str
@@ -292,6 +295,22 @@ class Source:
     license: str = ""
     citation: str = ""
     session_start: str = ""  # ISO 8601, as the source has it
+    joined: tuple[Source, ...] = ()
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, object]) -> Source:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{**facts, "joined": tuple(cls.from_dict(part) for part in facts.get("joined", ()))})
+
+    def to_dict(self) -> dict[str, object]:
+        """As it stands in stores and shards; ``joined`` only where there is something."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "joined"}
+        return facts | ({"joined": [part.to_dict() for part in self.joined]} if self.joined else {})
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """Every file by itself, this one first."""
+        return (replace(self, joined=()), *self.joined)
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,7 +326,8 @@ class Session:
         unit_observed: where units differ: per unit its own intervals, as Ragged int64 ``[V, 2]`` of (start, stop).
         observed_source: ``"obs_intervals"`` (the source says so) or ``"assumed"`` (the source is silent).
         intervals: trial tables, epochs ... by name; the main one is ``"trials"``.
-        splits: the source's own splits, with a column ``name``; empty where it has none.
+        splits: stored divisions: a column ``name`` (train, valid, test, calibration ...) and, where there is more than
+            the source's own, a column ``set`` that says which division a row belongs to. Empty where there is none.
         signals: behaviours by name.
         clock_hz: the recording's clock where the source declares one.
         info: further facts of the source for people (species, description ...).

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -110,7 +109,7 @@ def write_shard(
                 },
                 "split_names": split_names,
             },
-            "source": asdict(session.source),
+            "source": session.source.to_dict(),
             "store_digest": store_digest,
             "segments_rule": segments_rule,
             "n_spikes": len(session.spikes),

@@ -1,4 +1,4 @@
-"""The stages that make data: ingest (NWB file -> store) and tokenize (store -> shards).
+"""The stages behind the store: tokenize (store -> shards) and verify (sources, store and shards against each other).
 
 Each is plan -> jobs -> finished artefacts. Stages meet only on disk: every artefact is written whole, is not made
 again while its inputs and settings are the same, and names what it was made from by digest.
@@ -7,203 +7,28 @@ again while its inputs and settings are the same, and names what it was made fro
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import (
-    ArtefactError,
-    DataError,
-    NotServedError,
-    SourceError,
-    SpiketokError,
-    UnknownNameError,
-    UsageError,
-)
-from spiketok.files import WIP, clean_leftovers, read_json, sha256_file, write_json
+from spiketok.errors import DataError, NotServedError, SpiketokError, UnknownNameError, UsageError
+from spiketok.files import sha256_file
+from spiketok.ingestion import READER, normalize, source_paths
 from spiketok.jobs import Job, Outcome, run_jobs
-from spiketok.recording import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session, SessionInfo, Source
-from spiketok.remote import RemotePath, local_copy, place
+from spiketok.recording import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session, SessionInfo
+from spiketok.remote import local_copy
 from spiketok.schemes import Scheme
-from spiketok.store import ATTRIBUTES, read_attributes, read_session, session_info, write_session
+from spiketok.store import read_attributes, read_session, session_digest, session_info
 from spiketok.workspace import Workspace
 
-READER = {"reader": "nwb", "reader_version": 1}
 CONTINUOUS = "continuous"
 
 # What tokenizing takes, measured as the peak of one process: the interpreter with its kernels, each spike while a
 # session is read and checked, and a scheme's columns with what it needs to make them.
 PROCESS_BYTES, READ_BYTES, BAKE_FACTOR = 300_000_000, 48, 2
-
-
-# ---- ingest ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """What an ingest job did. ``state``: ``"new"``, ``"already"`` or ``"replaced"``."""
-
-    session_id: str
-    state: str
-    path: str
-    n_units: int
-    n_spikes: int
-    duration_s: float
-    repairs: list[dict]
-    notes: list[dict]
-
-
-def find_nwb_files(paths: Sequence[Path | RemotePath | str]) -> list[Path | RemotePath]:
-    """The NWB files that the paths and URLs name: files as given, folders searched below.
-
-    The last part of a URL may be a glob, which no shell resolves.
-
-    Raises:
-        SourceError: a path does not exist, or a folder holds no NWB file. FetchError: a URL cannot be reached.
-    """
-    files: list[Path | RemotePath] = []
-    for path in map(place, paths):
-        if isinstance(path, RemotePath) and path.parents and "*" in path.name:
-            found = [p for p in path.parent.iterdir() if fnmatchcase(p.name, path.name)]
-            if not found:
-                message = f"{path} matches nothing"
-                raise SourceError(message)
-            files += found
-            continue
-        if path.is_dir() and path.suffix != ".nwb":
-            found = sorted(p for p in path.rglob("*.nwb") if not any(_unfinished(part) for part in p.parts))
-            if not found:
-                message = f"{path} holds no .nwb file"
-                raise SourceError(message)
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            message = f"{path} does not exist"
-            raise SourceError(message)
-    return list(dict.fromkeys(p.resolve() for p in files))
-
-
-def _unfinished(part: str) -> bool:
-    return part.startswith(WIP) or part.endswith(".dandidownload")
-
-
-def ingest(
-    workspace: Workspace,
-    paths: Sequence[Path | RemotePath | str],
-    dataset: str = "local",
-    executor: str | int = "",
-) -> Iterator[Outcome]:
-    """Normalize NWB files into the store; yields one outcome a file, its result an :class:`Ingested`.
-
-    Args:
-        workspace: where the store is.
-        paths: NWB files and folders of them, here or behind URLs.
-        dataset: the first half of the session ids, where a file's provenance does not give one.
-        executor: see :func:`spiketok.jobs.run_jobs`.
-    """
-    from spiketok.datasets import dataset_of
-
-    files = find_nwb_files(paths)
-    workspace = workspace.absolute()
-    clean_leftovers(workspace.root)
-    ids = {path: f"{dataset_of(path) or dataset}/{session_name(path)}" for path in files}
-    taken = Counter(ids.values())
-    for path in files:
-        if taken[ids[path]] > 1:
-            message = (
-                f"{path.name}: {taken[ids[path]]} files would all be session '{ids[path]}': "
-                "ingest them one folder at a time with --dataset NAME"
-            )
-            yield Outcome(path.name, None, SourceError(message))
-    unique = [path for path in files if taken[ids[path]] == 1]
-    jobs = [Job(path.name, ingest_file, (workspace, path, ids[path])) for path in unique]
-    for outcome in run_jobs(jobs, executor):
-        if outcome.error is None:
-            _remember_source(workspace, outcome.result)
-        yield outcome
-
-
-def session_name(path: Path | RemotePath) -> str:
-    """The session half of an id: the file's name without its ending, without characters that a path cannot hold."""
-    return "".join(c if c.isalnum() or c in "-_+." else "_" for c in path.name.removesuffix(".nwb")).lstrip(".") or "_"
-
-
-def ingest_file(workspace: Workspace, path: Path | RemotePath, session_id: str) -> Ingested:
-    """Read one NWB file and write its session, unless the store has it from the same bytes and settings."""
-    from spiketok.datasets import load_source
-    from spiketok.datasets.nwb import read_nwb
-
-    target = workspace.store_path(session_id)
-    with local_copy(path, workspace.root) as file:
-        digest = sha256_file(file) if file.is_file() else ""
-        state = "new"
-        if (target / ATTRIBUTES).exists():
-            state = "replaced"
-            before = _attributes_or_none(target)
-            if before and before["source"]["sha256"] == digest and before["settings"] == READER:
-                return _ingested("already", path, before)
-        source = load_source(path) or Source(file=path.name, sha256=digest, size=file.stat().st_size)
-        if source.sha256 != digest:
-            message = f"{path.name} has sha256 {digest[:12]}, was fetched as {source.sha256[:12]}: fetch it again"
-            raise SourceError(message)
-        write_session(read_nwb(file, session_id, source), target, READER)
-    return _ingested(state, path, read_attributes(target))
-
-
-def _attributes_or_none(target: Path | RemotePath) -> dict | None:
-    """A session's attributes; None where it is of another version or damaged, and so to be made again."""
-    try:
-        return read_attributes(target)
-    except ArtefactError:
-        return None
-
-
-def _ingested(state: str, path: Path | RemotePath, attributes: dict) -> Ingested:
-    return Ingested(
-        session_id=attributes["id"],
-        state=state,
-        path=str(path),
-        n_units=attributes["n_units"],
-        n_spikes=attributes["n_spikes"],
-        duration_s=(attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
-        repairs=attributes["repairs"],
-        notes=attributes["notes"],
-    )
-
-
-def _source_index(workspace: Workspace) -> Path:
-    """Where this machine keeps the path of each session's source: beside the store, never inside it."""
-    return workspace.root / "sources.json"
-
-
-def _remember_source(workspace: Workspace, done: Ingested) -> None:
-    index = _source_index(workspace)
-    known = read_json(index) if index.exists() else {}
-    if known.get(done.session_id) != done.path:
-        write_json(index, known | {done.session_id: done.path})
-
-
-def source_path(workspace: Workspace, session_id: str) -> Path | RemotePath:
-    """The file that a session was read from, on this machine or behind a URL.
-
-    Raises:
-        SourceError: it is not known here, or gone. FetchError: its URL cannot be reached.
-    """
-    index = _source_index(workspace)
-    known = read_json(index) if index.exists() else {}
-    if session_id not in known:
-        message = f"{session_id}: where its source file lies is not recorded in {index}: ingest it again"
-        raise SourceError(message)
-    path = place(known[session_id])
-    if not path.exists():
-        message = f"{session_id}: its source file {path} is gone"
-        raise SourceError(message)
-    return path
 
 
 # ---- segments -------------------------------------------------------------------------------------------------------
@@ -461,20 +286,19 @@ def verify(workspace: Workspace, session_ids: Sequence[str], workers: int = 0) -
 
 
 def verify_session_files(workspace: Workspace, session_id: str) -> Verified:
-    """Source file against store through pynwb, and the digests source -> store -> shards."""
+    """The source files against the store, and the digests source -> store -> shards.
+
+    What the generic reader gave is compared with pynwb's reading of the same file; the session must come out once more,
+    digest for digest, when it is made again from its files by its recorded settings.
+    """
     from spiketok.shards import ShardReader
-    from spiketok.verify import verify_session
 
     session = read_session(workspace.store_path(session_id))
     attributes = read_attributes(workspace.store_path(session_id))
-    differences = []
-    with local_copy(source_path(workspace, session_id), workspace.root) as path:
-        found, ingested = sha256_file(path), session.source.sha256
-        if found != ingested:
-            differences.append(
-                f"source {path.name} has sha256 {found[:12]}, was ingested as {ingested[:12]}: ingest it again"
-            )
-        differences += verify_session(session, path)
+    with ExitStack() as stack:
+        paths = source_paths(workspace, session_id)
+        files = [stack.enter_context(local_copy(path, workspace.root)) for path in paths]
+        differences = _compare_sources(session, files) or _compare_made(session, attributes, files)
     shards = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/manifest.json"))
     for shard in shards:
         manifest = json.loads((shard / "manifest.json").read_text())
@@ -493,3 +317,44 @@ def verify_session_files(workspace: Workspace, session_id: str) -> Verified:
         n_shards=len(shards),
         differences=differences,
     )
+
+
+def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
+    """Whether the files are the ones that the session was made of."""
+    sources = session.source.files
+    if len(files) != len(sources):
+        return [f"{len(files)} source files are recorded, the session was made of {len(sources)}: ingest it again"]
+    return [
+        f"source {file.name} has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: ingest it again"
+        for file, source in zip(files, sources, strict=True)
+        if (found := sha256_file(file)) != source.sha256
+    ]
+
+
+def _compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:
+    """The session against pynwb's reading of its files, and against itself made again."""
+    from spiketok.datasets import RULES
+    from spiketok.datasets.base import read_nwb_file
+    from spiketok.verify import verify_session
+
+    settings, sources = attributes["settings"], session.source.files
+    rules = RULES.get(settings.get("rules", ""))
+    if rules is None or rules.version != settings.get("rules_version", 0):
+        ours = "none" if rules is None else rules.version
+        return [
+            f"made by the rules '{settings['rules']}' of version {settings['rules_version']}, this spiketok has "
+            f"{ours}: ingest it again"
+        ]
+    differences = []
+    if rules.read is read_nwb_file:
+        for file, source in zip(files, sources, strict=True):
+            plain = session if settings == READER else read_nwb_file(file, session.id, source)
+            differences += verify_session(plain, file)
+    if not differences:
+        made = session_digest(normalize(files, session.id, sources, settings), settings, attributes["written_by"])
+        if made != attributes["digest"]:
+            differences.append(
+                f"made again from its files it has digest {made[:12]}, in the store stands "
+                f"{attributes['digest'][:12]}: ingest it again"
+            )
+    return differences

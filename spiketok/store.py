@@ -204,7 +204,7 @@ def _session_attributes(session: Session, settings: Mapping[str, object]) -> dic
         "stop_ns": int(session.stop_ns),
         "observed_source": session.observed_source,
         "clock_hz": session.clock_hz,
-        "source": asdict(session.source),
+        "source": session.source.to_dict(),
         "info": dict(session.info),
         "signals": {
             name: {"components": list(s.components), "measure": s.measure, "rate_hz": s.rate_hz}
@@ -220,6 +220,12 @@ def _session_attributes(session: Session, settings: Mapping[str, object]) -> dic
 
 def _digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> str:
     return hashlib.sha256(f"{sha256_arrays(arrays)}|{canonical_json(attributes)}".encode()).hexdigest()
+
+
+def session_digest(session: Session, settings: Mapping[str, object], written_by: str) -> str:
+    """The digest that :func:`write_session` of spiketok ``written_by`` gave this session, without writing it."""
+    attributes = _session_attributes(session, settings) | {"written_by": written_by}
+    return _digest(_session_arrays(session), attributes)
 
 
 def write_session(session: Session, target: Path | RemotePath, settings: Mapping[str, object] | None = None) -> str:
@@ -353,7 +359,7 @@ def read_session(path: Path | RemotePath) -> Session:
         units=UnitTable(arrays["units/id"], _columns(_below(arrays, "units/columns/"))),
         spikes=Spikes(arrays["spikes/time"], arrays["spikes/unit"]),
         observed=_intervals(_below(arrays, "observed/")),
-        source=Source(**attributes["source"]),
+        source=Source.from_dict(attributes["source"]),
         unit_observed=unit_observed,
         observed_source=attributes["observed_source"],
         intervals={

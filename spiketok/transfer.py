@@ -503,7 +503,7 @@ def session_of(reader: ShardReader) -> Session:
         units=UnitTable(info.unit_id),
         spikes=Spikes(np.concatenate(times), np.concatenate(units)),
         observed=reader.observed,
-        source=Source(**reader.manifest["source"]),
+        source=Source.from_dict(reader.manifest["source"]),
         splits=reader.splits,
         signals={name: reader.signal(name) for name in info.signals},
     )

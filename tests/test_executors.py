@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from spiketok import files, jobs, stages
+from spiketok import files, ingestion, jobs, stages
 from spiketok.datasets.synthetic import SimulationConfig, simulate
 from spiketok.errors import DataError, MissingExtraError, SpiketokError, UsageError
 from spiketok.files import WIP
@@ -173,7 +173,7 @@ def in_peace(tmp_path_factory) -> tuple[list[Path], Workspace]:
 
 def make(workspace: Workspace, recordings: list[Path], executor: str, *, between=lambda: None) -> None:
     """Ingest and tokenize."""
-    check(stages.ingest(workspace, recordings, executor=executor), len(recordings))
+    check(ingestion.ingest(workspace, recordings, executor=executor), len(recordings))
     between()
     check(stages.tokenize(workspace, workspace.select(), SCHEMES, executor=executor), len(recordings))
 

@@ -15,13 +15,13 @@ ROWS = [
     ["files", "jobs", "metrics", "processing", "remote", "splits", "workspace"],
     ["store", "schemes"],
     ["shards", "datasets", "verify"],
-    ["stages", "streaming", "sampling", "batches", "masking", "losses", "nn"],
+    ["ingestion", "stages", "streaming", "sampling", "batches", "masking", "losses", "nn"],
     ["models"],
     ["config", "optimizers"],
     ["checkpoints", "decoding"],
     ["training", "runs"],
     ["transfer", "report", "token_plots", "plots", "compare", "inspection", "doctor", "demo"],
-    ["console", "options", "token_commands", "cli", "__main__"],
+    ["console", "options", "data_commands", "token_commands", "cli", "__main__"],
 ]
 ROW = {name: k for k, row in enumerate(ROWS) for name in row}
 TORCH_ALLOWED = {

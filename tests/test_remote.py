@@ -13,7 +13,7 @@ import pytest
 from made import random_session
 from test_store import assert_equal
 
-from spiketok import stages
+from spiketok import ingestion, stages
 from spiketok.datasets import dataset_of, load_source
 from spiketok.datasets.synthetic import SimulationConfig, simulate
 from spiketok.errors import ArtefactError, FetchError, MissingExtraError, SourceError, UsageError
@@ -76,10 +76,12 @@ def test_raw_and_store_in_a_bucket_give_the_bytes_of_a_disk(s3, recordings, tmp_
         s3.put_file(str(file), f"bucket/raw/day/{file.name}")
     here = Workspace(tmp_path / "here")
     there = Workspace(tmp_path / "there", place("s3://bucket/store/"))
-    results(stages.ingest(here, recordings))
+    results(ingestion.ingest(here, recordings))
     # by two processes: a worker reaches the bucket by its URL and the environment alone
-    done = results(stages.ingest(there, ["s3://bucket/raw"], executor="processes:2"))
-    assert [(d.state, d.path) for d in done] == [("new", f"s3://bucket/raw/day/{f.name}") for f in sorted(recordings)]
+    done = results(ingestion.ingest(there, ["s3://bucket/raw"], executor="processes:2"))
+    assert [(d.state, d.paths) for d in done] == [
+        ("new", (f"s3://bucket/raw/day/{f.name}",)) for f in sorted(recordings)
+    ]
     assert len(local_tree(here.store)) > 60
     assert remote_tree(s3, "bucket/store") == local_tree(here.store)
     assert there.session_ids() == here.session_ids() == [d.session_id for d in done]
@@ -98,18 +100,18 @@ def test_raw_and_store_in_a_bucket_give_the_bytes_of_a_disk(s3, recordings, tmp_
     assert verified.n_shards == 2
 
     # again: nothing is made; with other bytes behind the same name the session is replaced
-    assert {d.state for d in results(stages.ingest(there, ["s3://bucket/raw/day/*.nwb"]))} == {"already"}
+    assert {d.state for d in results(ingestion.ingest(there, ["s3://bucket/raw/day/*.nwb"]))} == {"already"}
     s3.put_file(str(recordings[1]), f"bucket/raw/day/{recordings[0].name}")
-    (done,) = results(stages.ingest(there, [f"s3://bucket/raw/day/{recordings[0].name}"]))
+    (done,) = results(ingestion.ingest(there, [f"s3://bucket/raw/day/{recordings[0].name}"]))
     assert done.state == "replaced"
     assert (
         read_attributes(there.store_path(done.session_id))["source"]["sha256"]
         == hashlib.sha256(recordings[1].read_bytes()).hexdigest()
     )
-    assert stages.source_path(there, done.session_id) == place(f"s3://bucket/raw/day/{recordings[0].name}")
+    assert ingestion.source_paths(there, done.session_id) == [place(f"s3://bucket/raw/day/{recordings[0].name}")]
     s3.rm_file(f"bucket/raw/day/{recordings[0].name}")
     with pytest.raises(SourceError, match=r"its source file s3://bucket/raw/day/.* is gone"):
-        stages.source_path(there, done.session_id)
+        ingestion.source_paths(there, done.session_id)
 
 
 UPLOAD_AND_DIE = """
@@ -200,20 +202,20 @@ def test_what_is_not_there_is_said_in_one_line(s3, tmp_path):
         workspace.session_ids,
         lambda: read_session(workspace.store_path("a/b")),
         lambda: write_session(random_session("one", 1), workspace.store_path("a/b")),
-        lambda: stages.find_nwb_files(["s3://no-such-bucket/raw"]),
-        lambda: stages.find_nwb_files(["s3://no-such-bucket/raw/*.nwb"]),
+        lambda: ingestion.find_files(["s3://no-such-bucket/raw"]),
+        lambda: ingestion.find_files(["s3://no-such-bucket/raw/*.nwb"]),
     ):
         with pytest.raises(FetchError, match=r"^s3://no-such-bucket/\S+: there is no such bucket: [^\n]*$"):
             call()
     with pytest.raises(SourceError, match="s3://bucket/nothing does not exist"):
-        stages.find_nwb_files(["s3://bucket/nothing"])
+        ingestion.find_files(["s3://bucket/nothing"])
     with pytest.raises(SourceError, match=r"s3://bucket/\*\.nwb matches nothing"):
-        stages.find_nwb_files(["s3://bucket/*.nwb"])
+        ingestion.find_files(["s3://bucket/*.nwb"])
     with pytest.raises(FetchError, match=r"^s3://\*\.nwb [^\n]*$"):
-        stages.find_nwb_files(["s3://*.nwb"])
+        ingestion.find_files(["s3://*.nwb"])
     s3.pipe_file("bucket/texts/a.txt", b"a")
     with pytest.raises(SourceError, match=r"s3://bucket/texts holds no \.nwb file"):
-        stages.find_nwb_files(["s3://bucket/texts"])
+        ingestion.find_files(["s3://bucket/texts"])
     assert Workspace(tmp_path, place("s3://bucket/empty")).session_ids() == []
 
 

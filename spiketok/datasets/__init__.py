@@ -4,7 +4,8 @@
     plan = plan_fetch(request, workspace.raw)          # files, bytes, licence; nothing is written
     results = download(plan, workspace.raw)            # verified files under their final names
 
-A new dataset is one :class:`~spiketok.datasets.base.Dataset` in its own file and one name in ``DATASETS``.
+A new dataset is one :class:`~spiketok.datasets.base.Dataset` in its own file and one name in ``DATASETS``; what its
+conventions make of its files is a :class:`~spiketok.datasets.base.Rules` beside it and one name in ``RULES``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from spiketok.datasets.base import (
     Plan,
     Progress,
     Request,
+    Rules,
     UrlRequest,
 )
 from spiketok.datasets.nlb import MC_MAZE_SMALL, MC_RTT
@@ -34,6 +36,7 @@ from spiketok.remote import RemotePath
 __all__ = [
     "DATASETS",
     "POLICIES",
+    "RULES",
     "Asset",
     "AssetResult",
     "DandiRequest",
@@ -42,15 +45,18 @@ __all__ = [
     "Plan",
     "Progress",
     "Request",
+    "Rules",
     "UrlRequest",
     "dataset_of",
     "download",
     "load_source",
     "plan_fetch",
     "resolve",
+    "rules_of",
 ]
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (MC_MAZE_SMALL, MC_RTT)}
+RULES: dict[str, Rules] = {rules.name: rules for rules in (Rules("", 0),)}  # the first: no rules, a session a file
 
 MAX_LIST_BYTES = 16 * 2**20
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -161,6 +167,11 @@ def dataset_of(file: Path | RemotePath) -> str | None:
         return None
     names = [dataset.name for dataset in DATASETS.values() if dataset.holds(source.dandiset, source.file)]
     return names[0] if names else source.dandiset
+
+
+def rules_of(dataset: str) -> Rules:
+    """The rules of a dataset's catalogue entry; those that change nothing where it has none, or no entry."""
+    return RULES[DATASETS[dataset].rules if dataset in DATASETS else ""]
 
 
 def _in_catalogue(name: str) -> Dataset | None:

@@ -1,0 +1,294 @@
+"""Ingest: from source files to sessions in the store.
+
+    files -> groups (the files of one session) -> normalize: read, adjust, join -> store
+
+What is unusual: all that shapes a session besides the bytes of its files stands in its *settings*, a JSON object in the
+store that is part of the session's digest. The same bytes under the same settings are not read again, and ``verify``
+makes the session once more from both and expects the same digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from spiketok.errors import ArtefactError, SourceError, UnknownNameError
+from spiketok.files import WIP, clean_leftovers, read_json, sha256_file, write_json
+from spiketok.jobs import Job, Outcome, run_jobs
+from spiketok.recording import NS_PER_S, Session, Source
+from spiketok.remote import RemotePath, local_copy, place
+from spiketok.store import ATTRIBUTES, read_attributes, write_session
+from spiketok.workspace import Workspace
+
+READER = {"reader": "nwb", "reader_version": 1}
+NO_RULES = "none"
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest job did. ``state``: ``"new"``, ``"already"`` or ``"replaced"``; ``paths``: the session's files."""
+
+    session_id: str
+    state: str
+    paths: tuple[str, ...]
+    n_units: int
+    n_spikes: int
+    duration_s: float
+    repairs: list[dict]
+    notes: list[dict]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The files of one session, in order of path, and the rules by which it is made of them."""
+
+    session_id: str
+    files: tuple[Path | RemotePath, ...]
+    rules: str
+
+    @property
+    def label(self) -> str:
+        """What a message calls it."""
+        return " + ".join(file.name for file in self.files)
+
+
+# ---- which files ----------------------------------------------------------------------------------------------------
+
+
+def find_files(
+    paths: Sequence[Path | RemotePath | str], suffixes: Sequence[str] = (".nwb",)
+) -> list[Path | RemotePath]:
+    """The source files that the paths and URLs name: files as given, folders searched below.
+
+    The last part of a URL may be a glob, which no shell resolves.
+
+    Args:
+        paths: files, folders, URLs.
+        suffixes: of the files that are taken from a folder, in lower case.
+
+    Raises:
+        SourceError: a path does not exist, or a folder holds no such file. FetchError: a URL cannot be reached.
+    """
+    files: list[Path | RemotePath] = []
+    for path in map(place, paths):
+        if isinstance(path, RemotePath) and path.parents and "*" in path.name:
+            found = [p for p in path.parent.iterdir() if fnmatchcase(p.name, path.name)]
+            if not found:
+                message = f"{path} matches nothing"
+                raise SourceError(message)
+            files += found
+            continue
+        if path.is_dir() and path.suffix != ".nwb":
+            within = sorted(p for suffix in suffixes for p in path.rglob(f"*{suffix}"))
+            found = [p for p in within if not any(_unfinished(part) for part in p.parts)]
+            if not found:
+                message = f"{path} holds no {' or '.join(suffixes)} file"
+                raise SourceError(message)
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            message = f"{path} does not exist"
+            raise SourceError(message)
+    return list(dict.fromkeys(p.resolve() for p in files))
+
+
+def _unfinished(part: str) -> bool:
+    return part.startswith(WIP) or part.endswith(".dandidownload")
+
+
+def group_files(
+    files: Sequence[Path | RemotePath], dataset: str = "local", rules: str | None = None
+) -> tuple[list[Group], list[Outcome]]:
+    """The sessions that files make, and a failure for each file whose session would have to be two.
+
+    Args:
+        files: from :func:`find_files`.
+        dataset: the first half of the session ids, where a file's provenance does not give one.
+        rules: a name of ``RULES``, or ``"none"``; without it those of the dataset's catalogue entry.
+
+    Raises:
+        UnknownNameError: there are no such rules.
+    """
+    from spiketok.datasets import RULES, dataset_of, rules_of
+
+    if rules not in (None, NO_RULES) and (not rules or rules not in RULES):
+        raise UnknownNameError("rules", rules, [NO_RULES, *filter(None, RULES)])
+    found: dict[str, tuple[str, list[Path | RemotePath]]] = {}
+    for file in files:
+        of = dataset_of(file) or dataset
+        own = rules_of(of) if rules is None else RULES["" if rules == NO_RULES else rules]
+        session_id = f"{of}/{own.session_name(file.name)}"
+        found.setdefault(session_id, (own.name, []))[1].append(file)
+    groups, failures = [], []
+    for session_id, (name, members) in found.items():
+        if len(members) == 1 or RULES[name].join is not None:
+            groups.append(Group(session_id, tuple(sorted(members, key=str)), name))
+            continue
+        message = (
+            f"{len(members)} files would all be session '{session_id}': "
+            "ingest them one folder at a time with --dataset NAME"
+        )
+        failures += [Outcome(file.name, None, SourceError(f"{file.name}: {message}")) for file in members]
+    return groups, failures
+
+
+# ---- one session ----------------------------------------------------------------------------------------------------
+
+
+def settings_of(group: Group, wanted: Mapping[str, object] | None = None) -> dict[str, object]:
+    """The settings of a session: the reader's, its rules' where it has any, and what the user wants besides."""
+    from spiketok.datasets import RULES
+
+    rules = {"rules": group.rules, "rules_version": RULES[group.rules].version} if group.rules else {}
+    return READER | rules | dict(wanted or {})
+
+
+def normalize(
+    files: Sequence[Path], session_id: str, sources: Sequence[Source], settings: Mapping[str, object]
+) -> Session:
+    """Make a session of its files by its settings: read, adjust, join.
+
+    Args:
+        files: on this machine, in the group's order. sources: where each came from.
+        session_id: ``"<dataset>/<session>"``.
+        settings: from :func:`settings_of`, or as a store recorded them.
+
+    Raises:
+        SourceError: a file cannot be read. DataError: what it holds does not fit the settings.
+    """
+    from spiketok.datasets import RULES
+
+    rules = RULES[settings.get("rules", "")]
+    parts = [
+        rules.adjust(rules.read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)
+    ]
+    session = parts[0] if rules.join is None else rules.join(parts, session_id)
+    joined = tuple(part.source for part in parts[1:])
+    return replace(session, source=replace(session.source, joined=joined)) if joined else session
+
+
+def ingest(
+    workspace: Workspace,
+    paths: Sequence[Path | RemotePath | str],
+    dataset: str = "local",
+    executor: str | int = "",
+    *,
+    rules: str | None = None,
+    wanted: Mapping[str, object] | None = None,
+) -> Iterator[Outcome]:
+    """Normalize source files into the store; yields one outcome a session, its result an :class:`Ingested`.
+
+    Args:
+        workspace: where the store is.
+        paths: files and folders of them, here or behind URLs.
+        dataset: the first half of the session ids, where a file's provenance does not give one.
+        executor: see :func:`spiketok.jobs.run_jobs`.
+        rules: see :func:`group_files`.
+        wanted: further settings, see :func:`settings_of`.
+    """
+    from spiketok.datasets import rules_of
+
+    files = find_files(paths, rules_of(dataset).suffixes)
+    workspace = workspace.absolute()
+    clean_leftovers(workspace.root)
+    groups, failures = group_files(files, dataset, rules)
+    yield from failures
+    jobs = [Job(group.label, ingest_group, (workspace, group, settings_of(group, wanted))) for group in groups]
+    for outcome in run_jobs(jobs, executor):
+        if outcome.error is None:
+            _remember_source(workspace, outcome.result)
+        yield outcome
+
+
+def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, object]) -> Ingested:
+    """Read the files of one session and write it, unless the store has it from the same bytes and settings."""
+    from contextlib import ExitStack
+
+    target = workspace.store_path(group.session_id)
+    with ExitStack() as stack:
+        files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
+        digests = [sha256_file(file) if file.is_file() else "" for file in files]
+        state = "new"
+        if (target / ATTRIBUTES).exists():
+            state = "replaced"
+            before = _attributes_or_none(target)
+            if before and _made_of(before) == (digests, settings):
+                return _ingested("already", group, before)
+        sources = [_source(path, file, d) for path, file, d in zip(group.files, files, digests, strict=True)]
+        write_session(normalize(files, group.session_id, sources, settings), target, settings)
+    return _ingested(state, group, read_attributes(target))
+
+
+def _made_of(attributes: Mapping) -> tuple[list[str], dict]:
+    """The digests of a stored session's files, and its settings."""
+    return [part.sha256 for part in Source.from_dict(attributes["source"]).files], attributes["settings"]
+
+
+def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
+    """Where a file came from: the record of its download, which its bytes must agree with, else the file itself."""
+    from spiketok.datasets import load_source
+
+    source = load_source(path) or Source(file=path.name, sha256=digest, size=file.stat().st_size)
+    if source.sha256 != digest:
+        message = f"{path.name} has sha256 {digest[:12]}, was fetched as {source.sha256[:12]}: fetch it again"
+        raise SourceError(message)
+    return source
+
+
+def _attributes_or_none(target: Path | RemotePath) -> dict | None:
+    """A session's attributes; None where it is of another version or damaged, and so to be made again."""
+    try:
+        return read_attributes(target)
+    except ArtefactError:
+        return None
+
+
+def _ingested(state: str, group: Group, attributes: dict) -> Ingested:
+    return Ingested(
+        session_id=attributes["id"],
+        state=state,
+        paths=tuple(str(path) for path in group.files),
+        n_units=attributes["n_units"],
+        n_spikes=attributes["n_spikes"],
+        duration_s=(attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
+        repairs=attributes["repairs"],
+        notes=attributes["notes"],
+    )
+
+
+# ---- where the sources lie ------------------------------------------------------------------------------------------
+
+
+def _source_index(workspace: Workspace) -> Path:
+    """Where this machine keeps the paths of each session's files: beside the store, never inside it."""
+    return workspace.root / "sources.json"
+
+
+def _remember_source(workspace: Workspace, done: Ingested) -> None:
+    index = _source_index(workspace)
+    known = read_json(index) if index.exists() else {}
+    if known.get(done.session_id) != list(done.paths):
+        write_json(index, known | {done.session_id: list(done.paths)})
+
+
+def source_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
+    """The files that a session was read from, on this machine or behind URLs, in the order of its sources.
+
+    Raises:
+        SourceError: they are not known here, or one is gone. FetchError: a URL cannot be reached.
+    """
+    index = _source_index(workspace)
+    known = read_json(index) if index.exists() else {}
+    if session_id not in known:
+        message = f"{session_id}: where its source file lies is not recorded in {index}: ingest it again"
+        raise SourceError(message)
+    listed = known[session_id]
+    paths = [place(text) for text in ([listed] if isinstance(listed, str) else listed)]
+    for path in paths:
+        if not path.exists():
+            message = f"{session_id}: its source file {path} is gone"
+            raise SourceError(message)
+    return paths
