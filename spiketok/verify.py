@@ -37,6 +37,7 @@ EVENTS = (
     "LabeledEvents",
     "TTLs",
 )
+COUNTS = ("binned_spikes", "tx")  # series of counts that stand for a units table, one column a unit
 SPLIT_WORDS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -129,16 +130,20 @@ def compare_with_source(session: Session, path: Path) -> Verification:
 
 def _compare(session: Session, nwb, raw: h5py.File, out: Verification) -> None:
     units = nwb.units
-    if units is None:
+    tables, series = _walk_file(nwb)
+    counts = [s for s in series if s.parts[-1] in COUNTS] if units is None or not len(units.id) else []
+    if len(counts) == 1:
+        series.remove(counts[0])
+        _compare_counts(session, counts[0], out)
+    elif units is None:
         out.differences.append(f"units: {len(session.units)} in the session, no units table in the source")
         return
     subject = nwb.subject.subject_id if nwb.subject is not None else None
     out.expect("subject", session.subject, (subject or "").strip())
-    if out.expect("units", len(session.units), len(units.id)):
+    if not counts and out.expect("units", len(session.units), len(units.id)):
         _compare_spikes(session, units, out)
         _compare_unit_columns(session, units, raw, out)
         _compare_observed(session, units, out)
-    tables, series = _walk_file(nwb)
     matched = _compare_tables(session, tables, raw, out)
     matched |= _compare_events(session, [s for s in series if s.is_event], out)
     for name in sorted(set(session.intervals) - matched):
@@ -276,6 +281,31 @@ def _compare_observed(session: Session, units, out: Verification) -> None:
         if session.unit_observed is not None:
             kept = [(int(a), int(b)) for a, b in session.unit_observed[row]]
         out.expect(f"observed time in ns of unit row {row}", kept, own)
+
+
+def _compare_counts(session: Session, found: _Found, out: Verification) -> None:
+    """Spikes that the source has as counts of bins: so many of each unit at the bin's stamp, and nothing between."""
+    data = np.asarray(found.item.data[:])
+    seconds, (n_bins, n_units) = _series_seconds(found.item, len(data)), data.shape
+    if seconds is None or seconds.size != n_bins or not out.expect("units", len(session.units), n_units):
+        out.expect(f"{found.path}: time stamps", None if seconds is None else seconds.size, n_bins)
+        return
+    out.expect("unit ids", session.units.id.tolist(), [str(column) for column in range(n_units)])
+    out.expect("source of the observed time", session.observed_source, "bins")
+    start_ns = _to_ns(seconds)
+    order = np.argsort(session.spikes.unit, kind="stable")
+    stop = np.cumsum(np.bincount(session.spikes.unit, minlength=n_units))
+    for column, stored in enumerate(np.split(session.spikes.time_ns[order], stop[:-1])):
+        source = np.repeat(start_ns, data[:, column].astype(np.int64))
+        if out.expect(f"{found.path}: spikes of channel {column}", stored.size, source.size):
+            out.expect_array(f"{found.path}: spike times in ns of channel {column}", stored, source)
+        out.n_units += 1
+        out.n_spikes += source.size
+    width_ns = int(np.rint(np.median(np.diff(start_ns))))
+    there = _merged([(t, t + width_ns + width_ns // 2) for t in start_ns])  # half a bin more bridges uneven stamps
+    there = [(start, stop - width_ns // 2) for start, stop in there]
+    stored = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
+    out.expect("observed time in ns", stored, there)
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------

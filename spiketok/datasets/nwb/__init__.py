@@ -36,17 +36,9 @@ import numpy as np
 from spiketok.datasets.nwb.hdf5 import Hdf5
 from spiketok.datasets.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
 from spiketok.datasets.nwb.series import Series, find_series, read_events, read_signal, short_names
+from spiketok.datasets.nwb.sources import read_units_elsewhere, read_units_table
 from spiketok.datasets.nwb.tables import Findings, in_seconds, is_time, listed, ns_from_seconds, texts
-from spiketok.datasets.nwb.units import (
-    count_unobserved,
-    declared_clock_hz,
-    find_units,
-    note_spikes,
-    read_observed,
-    read_spikes,
-    read_unit_columns,
-    read_unit_ids,
-)
+from spiketok.datasets.nwb.units import count_unobserved, note_spikes
 from spiketok.recording import NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
 
 LATE_NS, LATE_SHARE = 60 * NS_PER_S, 0.1  # so long (and so much of the extent) without spikes at an end is noted
@@ -56,7 +48,7 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
     """Read an NWB file (version 2) whole.
 
     Args:
-        path: the file.
+        path: the file; where its units may stand, see ``sources``.
         session_id: ``"<dataset>/<session>"``.
         source: where the file came from; ``session_start`` is filled in from the file where it is empty.
         clock_hz: the recording's clock, where the caller knows it better than the file.
@@ -71,17 +63,13 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
     found = Findings()
     with Hdf5(Path(path)) as h5:
         _check_version(h5)
-        units = find_units(h5)
-        unit_id = read_unit_ids(h5, units, found)
-        n_units = unit_id.size
-        spikes = read_spikes(h5, units, n_units, found)
-        unit_columns = read_unit_columns(h5, units, n_units, found)
-        clock_hz = clock_hz or declared_clock_hz(h5, units, unit_columns)
-        stated = read_observed(h5, units, n_units, found)
+        units = read_units_table(h5, found)
         below = find_series(h5, found)
+        units = units or read_units_elsewhere(h5, below.series, found)
         tables = read_tables(h5, found) + below.tables
-        reach = find_reach(spikes, tables, found)
-        signals, events = _read_series(h5, below.series, reach, below.left_out, found)
+        reach = find_reach(units.reach, tables, found)
+        series = [one for one in below.series if one.parts not in units.taken]
+        signals, events = _read_series(h5, series, reach, below.left_out, found)
         info = _read_info(h5)
         subject = _text(h5, h5.group(h5.root, "general", "subject"), "subject_id")
         found.note("external-links", h5.n_external, f"{h5.n_external} links lead into other files, past the digest")
@@ -89,15 +77,15 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
     _note_time_zero(info, found)
 
     end_ns = _behaviour_end(tables, signals, reach)
-    note_spikes(spikes, n_units, end_ns, found)
-    start_ns, stop_ns = min(0, int(spikes.time_ns[0])), max(reach.stop_ns, end_ns or reach.stop_ns)
-    if stated is not None:
-        observed, unit_observed = stated
+    spikes, observed, unit_observed = units.spikes, units.observed, units.unit_observed
+    note_spikes(spikes, units.unit_id.size, end_ns, found)
+    start_ns, stop_ns = min(0, units.reach.start_ns), max(reach.stop_ns, end_ns or reach.stop_ns)
+    if observed is not None:
         start_ns, stop_ns = min(start_ns, int(observed.start_ns[0])), max(stop_ns, int(observed.stop_ns[-1]))
         outside = count_unobserved(spikes, observed, unit_observed)
         found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed intervals; kept")
     else:
-        observed, unit_observed = Intervals(np.array([start_ns]), np.array([stop_ns])), None
+        observed = Intervals(np.array([start_ns]), np.array([stop_ns]))
         _note_assumed(spikes, tables, start_ns, stop_ns, found)
 
     finished = [(table.parts, finish_table(table, stop_ns, found)) for table in tables] + events
@@ -111,16 +99,16 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
         subject=subject,
         start_ns=start_ns,
         stop_ns=stop_ns,
-        units=UnitTable(unit_id, unit_columns),
+        units=UnitTable(units.unit_id, units.columns),
         spikes=spikes,
         observed=observed,
         source=source if source.session_start else replace(source, session_start=info.get("session_start_time", "")),
         unit_observed=unit_observed,
-        observed_source="assumed" if stated is None else "obs_intervals",
+        observed_source=units.observed_source,
         intervals=intervals,
         splits=source_splits(intervals.get("trials"), found),
         signals={name: signal for name, (_, signal) in zip(names, signals, strict=True)},
-        clock_hz=clock_hz,
+        clock_hz=clock_hz or units.clock_hz,
         info=info,
         repairs=tuple(found.repairs),
         notes=tuple(found.notes),
@@ -169,6 +157,8 @@ def _behaviour_end(tables: Sequence[Table], signals: Sequence[tuple[Series, Sign
 def _note_assumed(spikes: Spikes, tables: Sequence[Table], start_ns: int, stop_ns: int, found: Findings) -> None:
     extent = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}"
     found.note("observed-assumed", 1, f"the source states no obs_intervals: {extent} is taken as observed throughout")
+    if not len(spikes):
+        return
     starts = [table.start_s[is_time(table.start_s)] for table in tables]
     first_ns = min((float(s.min()) for s in starts if s.size), default=math.inf) * NS_PER_S
     long_ns = max(LATE_NS, LATE_SHARE * (stop_ns - start_ns))

@@ -251,10 +251,31 @@ class Hdf5:
                 Without it they are one only in masses.
         """
         shape, dtype = self.shape(dataset), self.dtype(dataset)
-        size = int(np.prod(shape, dtype=object))
-        if size == 0:
+        if not int(np.prod(shape, dtype=object)):
             return np.zeros(shape, dtype)
-        declared, memory = size * dtype.itemsize, physical_memory()
+        self._check_size(dataset, stored)
+        with self._guard(f"reading {dataset.name}"):
+            return np.asarray(dataset[()])
+
+    def blocks(self, dataset: h5py.Dataset, nbytes: int) -> Iterator[tuple[int, np.ndarray]]:
+        """All values of a dataset in turn, as (first row, rows of at most ``nbytes`` together); at least one row each.
+
+        Nothing of it may stand in the file as a fill value alone.
+        """
+        shape, dtype = self.shape(dataset), self.dtype(dataset)
+        if not int(np.prod(shape, dtype=object)):
+            return
+        self._check_size(dataset, stored=True)
+        n_rows = max(1, nbytes // max(1, dtype.itemsize * int(np.prod(shape[1:], dtype=object))))
+        for start in range(0, shape[0], n_rows):
+            with self._guard(f"reading {dataset.name}"):
+                rows = np.asarray(dataset[start : start + n_rows])
+            yield start, rows
+
+    def _check_size(self, dataset: h5py.Dataset, stored: bool) -> None:
+        """Refuse a dataset that declares more than this machine's memory, or that was not written (see ``array``)."""
+        declared = int(np.prod(self.shape(dataset), dtype=object)) * self.dtype(dataset).itemsize
+        memory = physical_memory()
         if declared > memory:
             own = human_bytes(self.path.stat().st_size)
             fact = f"{dataset.name} declares {human_bytes(declared)}, the file has {own}, this machine's memory"
@@ -266,8 +287,6 @@ class Hdf5:
         if not elsewhere and declared > max(MAX_COMPRESSION * on_disk, 0 if stored else MAX_FILL_BYTES):
             fact = f"{dataset.name} declares {human_bytes(declared)} and stores {human_bytes(on_disk)}"
             self.refuse(f"{fact}, the rest was never written", AGAIN)
-        with self._guard(f"reading {dataset.name}"):
-            return np.asarray(dataset[()])
 
     def reference_names(self, dataset: h5py.Dataset) -> list[str]:
         """The last part of the name of each object that a dataset of object references points at."""

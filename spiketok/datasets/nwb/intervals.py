@@ -19,7 +19,7 @@ from spiketok.datasets.nwb.tables import (
     read_columns,
     row_ids,
 )
-from spiketok.recording import NS_PER_S, Column, Intervals, Ragged, Spikes
+from spiketok.recording import NS_PER_S, Column, Intervals, Ragged
 
 FAR_NS = 24 * 3600 * NS_PER_S  # further than this from all spikes and trials, a stamp is no time of this recording
 SPLIT_NAMES = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
@@ -150,7 +150,7 @@ def source_splits(trials: Intervals | None, found: Findings) -> Intervals:
 
 @dataclass(frozen=True)
 class Reach:
-    """The time from the first to the last spike, trial start and trial stop."""
+    """The time from the first to the last spike (or bin), trial start and trial stop."""
 
     start_ns: int
     stop_ns: int
@@ -160,9 +160,14 @@ class Reach:
         return (time_ns >= self.start_ns - FAR_NS) & (time_ns <= self.stop_ns + FAR_NS)
 
 
-def find_reach(spikes: Spikes, tables: Sequence[Table], found: Findings) -> Reach:
-    """The reach of spikes and tables; rows over a day away from all spikes do not stretch it, and are noted."""
-    near = Reach(int(spikes.time_ns[0]), int(spikes.time_ns[-1]) + 1)
+def find_reach(near: Reach, tables: Sequence[Table], found: Findings) -> Reach:
+    """The reach of units and tables; rows over a day away from all spikes do not stretch it, and are noted.
+
+    Args:
+        near: the reach of the units: their spikes, bins or frames.
+        tables: all interval tables.
+        found: takes the note.
+    """
     low, high, far = near.start_ns, near.stop_ns, Counter()
     for table in tables:
         for seconds in (table.start_s, table.stop_s):

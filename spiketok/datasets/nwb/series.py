@@ -107,7 +107,7 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
 # ---- times ----------------------------------------------------------------------------------------------------------
 
 
-def _series_seconds(h5: Hdf5, series: Series, n_samples: int) -> tuple[np.ndarray, float | None] | str:
+def series_seconds(h5: Hdf5, series: Series, n_samples: int) -> tuple[np.ndarray, float | None] | str:
     """The seconds of a series' samples and its declared rate (None with time stamps); or why it has none."""
     item = h5.dataset(series.group, "timestamps")
     if item is not None:
@@ -239,7 +239,7 @@ def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Sign
     most, widest = (MAX_IMAGED_VALUES, max(shape)) if series.is_imaged else (MAX_VALUES, MAX_COMPONENTS)
     if math.prod(shape) > most:
         return f"{math.prod(shape)} values"
-    timing = _series_seconds(h5, series, shape[0])
+    timing = series_seconds(h5, series, shape[0])
     if isinstance(timing, str):
         return timing
     seconds, rate_hz = timing
@@ -277,7 +277,7 @@ def read_events(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Inte
         value = np.atleast_1d(h5.array(data))
         if value.dtype.kind in "iuf" and h5.number_attr(data, "conversion") not in (None, 1.0):
             value = _scaled(h5, series, data, value, found)
-    timing = _series_seconds(h5, series, 0 if value is None else len(value))
+    timing = series_seconds(h5, series, 0 if value is None else len(value))
     if isinstance(timing, str):
         return timing
     seconds, rate_hz = timing

@@ -29,14 +29,10 @@ MAX_UNIT_VALUES = 16  # a column with more values a unit is a waveform or the li
 CLOCK_COLUMNS = ("sampling_rate", "sampling_frequency", "sample_rate", "sampling_rate_hz")
 
 
-def find_units(h5: Hdf5) -> h5py.Group:
-    """The units table, which must have a row."""
+def find_units(h5: Hdf5) -> h5py.Group | None:
+    """The units table; None where there is none, or one without rows."""
     units = h5.group(h5.root, "units")
-    if units is None:
-        h5.refuse("holds no units table", "take the file of this dataset that has units, or sort spikes first")
-    if not row_ids(h5, units).size:
-        h5.refuse("has a units table with no rows (zero units)", "take the file of this dataset that has units")
-    return units
+    return units if units is not None and row_ids(h5, units).size else None
 
 
 def read_unit_ids(h5: Hdf5, units: h5py.Group, found: Findings) -> np.ndarray:
@@ -110,6 +106,8 @@ def note_spikes(spikes: Spikes, n_units: int, end_ns: int | None, found: Finding
         end_ns: where the last trial and the last behaviour sample end, None where there are none.
         found: takes the notes.
     """
+    if not len(spikes):  # imaged, not heard
+        return
     silent = int((np.bincount(spikes.unit, minlength=n_units) == 0).sum())
     found.note("units-silent", silent, f"{silent} of {n_units} units have no spikes")
     # equal times of one unit are neighbours in the stream, because ties stand in order of unit
