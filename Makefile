@@ -28,7 +28,7 @@ oracle: $(ORACLE)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spiketok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dandi,plots,dask,remote,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dandi,plots,dask,remote,sorting,zarr-nwb,dev]'
 	touch $@
 
 $(ORACLE)/ready: pyproject.toml constraints-oracle.txt
