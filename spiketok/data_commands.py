@@ -6,14 +6,18 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spiketok.console import complain, progress, say, show_json, show_rows
-from spiketok.errors import FetchError, UnknownNameError, UsageError
+from spiketok.errors import FetchError, UsageError
+from spiketok.files import human_bytes
 from spiketok.options import Executor, Json, Root, Sessions, Store, Workers, collect, executor_of, print_rows
 from spiketok.workspace import Workspace
+
+if TYPE_CHECKING:
+    from spiketok.datasets.base import Dataset
 
 
 def fetch(
@@ -87,8 +91,6 @@ def _retry_command() -> str:
 
 
 def _show_plans(plans: list, local: list[Path], as_json: bool) -> None:
-    from spiketok.files import human_bytes
-
     if as_json:
         told = [
             asdict(replace(p, listing=())) | {"total_bytes": p.total_bytes, "fetch_bytes": p.fetch_bytes} for p in plans
@@ -196,35 +198,62 @@ def datasets(
     name: Annotated[str | None, typer.Argument(help="Show everything about one dataset.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List what can be fetched, with size, licence, units and behaviours."""
-    from spiketok.datasets import DATASETS, DandiRequest, resolve
-    from spiketok.files import human_bytes
+    """List what can be fetched: size, licence, recording, behaviours; with a NAME also splits, quirks and rules."""
+    from spiketok.datasets import DATASETS, catalogued
 
-    chosen = list(DATASETS.values())
-    if name is not None:
-        request = resolve(name) if name not in DATASETS else DandiRequest(name, "", dataset=name)
-        if not isinstance(request, DandiRequest) or request.dataset not in DATASETS:
-            raise UnknownNameError("dataset", name, DATASETS, "the catalogue")
-        chosen = [DATASETS[request.dataset]]
+    chosen = list(DATASETS.values()) if name is None else [catalogued(name)]
     if as_json:
         show_json([asdict(d) for d in chosen])
-        return
-    if name is None:
+    elif name is not None:
+        _show_dataset(chosen[0])
+    else:
         rows = [
             {
                 "name": d.name,
-                "dandiset": f"{d.dandiset}/{d.version or 'latest'}",
+                "where": _where(d),
                 "files": d.files,
                 "size": None if d.bytes is None else human_bytes(d.bytes),
                 "licence": d.license,
-                "units": d.units,
-                "behaviours": ", ".join(d.behaviours),
+                "recording": d.recording,
+                "behaviours": ", ".join(d.behaviours) or None,
             }
             for d in chosen
         ]
         show_rows("datasets", list(rows[0]), rows)
-        say("any other dandiset: spiketok fetch 000123; details: spiketok datasets NAME")
-        return
-    for key, value in asdict(chosen[0]).items():
-        words = "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        print(f"{key:<11}{'-' if words in (None, '') else words}")
+        say("any other dandiset: spiketok fetch 000123; all about one: spiketok datasets NAME")
+
+
+def _where(dataset: Dataset) -> str:
+    if dataset.host == "zenodo":
+        return f"Zenodo {dataset.record}"
+    return f"DANDI {dataset.dandiset}/{dataset.version or 'latest'}"
+
+
+def _show_dataset(dataset: Dataset) -> None:
+    """Everything that the catalogue knows of a dataset; what no source states is a dash."""
+    size = None if dataset.bytes is None else human_bytes(dataset.bytes)
+    facts = {
+        "name": ", ".join((dataset.name, *dataset.aliases)),
+        "title": dataset.title,
+        "where": _where(dataset),
+        "files": " ".join(filter(None, (None if dataset.files is None else f"{dataset.files:,} files", size))),
+        "takes": ", ".join(dataset.include) + (f", not {', '.join(dataset.exclude)}" if dataset.exclude else ""),
+        "licence": dataset.license,
+        "citation": dataset.citation,
+        "doi": dataset.doi,
+        "species": dataset.species,
+        "subjects": ", ".join(dataset.subjects),
+        "regions": ", ".join(dataset.regions),
+        "recording": dataset.recording,
+        "units": dataset.units,
+        "behaviours": ", ".join(dataset.behaviours),
+        "splits": dataset.splits,
+        "rules": dataset.rules,
+        "reference": dataset.reference,
+    }
+    for key, value in facts.items():
+        print(f"{key:<11}{value or '-'}")
+    for note in dataset.notes:
+        print(f"{'note':<11}{note}")
+    for quirk in dataset.quirks:
+        print(f"{'quirk':<11}{quirk.id}: {quirk.text} [known from: {quirk.source}]")

@@ -47,6 +47,7 @@ __all__ = [
     "Request",
     "Rules",
     "UrlRequest",
+    "catalogued",
     "dataset_of",
     "download",
     "load_source",
@@ -167,6 +168,20 @@ def dataset_of(file: Path | RemotePath) -> str | None:
         return None
     names = [dataset.name for dataset in DATASETS.values() if dataset.holds(source.dandiset, source.file)]
     return names[0] if names else source.dandiset
+
+
+def catalogued(name: str) -> Dataset:
+    """The catalogue's entry for a name, an alias, or anything that :func:`resolve` takes for one of its dandisets.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    dataset = _in_catalogue(name)
+    if dataset is None:
+        dataset = DATASETS.get(getattr(resolve(name), "dataset", ""))
+    if dataset is None:
+        raise UnknownNameError("dataset", name, DATASETS, "the catalogue")
+    return dataset
 
 
 def rules_of(dataset: str) -> Rules:
