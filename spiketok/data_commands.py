@@ -19,6 +19,51 @@ from spiketok.workspace import Workspace
 if TYPE_CHECKING:
     from spiketok.datasets.base import Dataset
 
+Process = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--process",
+        metavar="NAME=FUNCTION(SIGNAL, ...)",
+        help="Make a signal from another, as vel=derivative(pos); may be repeated, done in order.",
+    ),
+]
+MinRate = Annotated[
+    float | None,
+    typer.Option("--min-rate", metavar="HZ", help="Leave out units with fewer spikes per observed second."),
+]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        "--quality", metavar="RULE", help="Keep units that pass, as \"isi_violations<0.5 and quality=='good'\"."
+    ),
+]
+Metrics = Annotated[
+    bool, typer.Option("--metrics", help="Add spikeinterface's quality metrics of spike times as unit columns.")
+]
+
+
+def wanted_settings(
+    process: list[str] | None, min_rate: float | None, quality: str | None, metrics: bool
+) -> dict[str, object]:
+    """What the user wants of normalizing, as it stands in a store's settings; only what was asked for.
+
+    Raises:
+        UsageError: a step or a rule cannot be read.
+    """
+    from spiketok.processing import parse_step
+    from spiketok.quality import parse_quality
+
+    wanted: dict[str, object] = {}
+    if metrics:
+        wanted["metrics"] = True
+    if min_rate is not None:
+        wanted["min_rate_hz"] = min_rate
+    if quality is not None:
+        wanted["quality"] = " and ".join(map(str, parse_quality(quality)))
+    if process:
+        wanted["process"] = [parse_step(text) for text in process]
+    return wanted
+
 
 def fetch(
     names: Annotated[
@@ -36,6 +81,10 @@ def fetch(
     api_url: Annotated[
         str | None, typer.Option("--api-url", help="Another DANDI API than the public archive's.")
     ] = None,
+    process: Process = None,
+    min_rate: MinRate = None,
+    quality: Quality = None,
+    metrics: Metrics = False,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -45,6 +94,7 @@ def fetch(
 
     workspace = Workspace.locate(root)
     check_policy(policy)
+    wanted = wanted_settings(process, min_rate, quality, metrics)
     requests = [resolve(name) for name in names]
     paths = [request.path for request in requests if isinstance(request, LocalRequest)]
     plans, failed = [], []
@@ -72,7 +122,7 @@ def fetch(
     rows: list[dict] = []
     bad = 0
     if not download_only and paths:
-        rows, bad = ingest_paths(workspace, paths)
+        rows, bad = ingest_paths(workspace, paths, wanted=wanted)
     elif download_only:
         rows = [{"file": str(path), "state": "here"} for path in paths]
     if as_json:
@@ -144,6 +194,14 @@ def ingest(
     rules: Annotated[
         str | None, typer.Option("--rules", help="Rules of this name in place of the dataset's; 'none' for none.")
     ] = None,
+    process: Process = None,
+    min_rate: MinRate = None,
+    quality: Quality = None,
+    metrics: Metrics = False,
+    merge_as: Annotated[
+        str | None,
+        typer.Option("--merge-as", metavar="NAME", help="Join the units of all files into one session of this name."),
+    ] = None,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -151,10 +209,19 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Normalize NWB files into the store."""
-    if "/" in dataset or dataset.startswith(".") or not dataset:
-        message = f"--dataset '{dataset}': must be a name without '/' that does not begin with '.'"
-        raise UsageError(message)
-    rows, failed = ingest_paths(Workspace.locate(root, store), paths, dataset, executor_of(executor, jobs), rules)
+    for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
+        if name is not None and ("/" in name or name.startswith(".") or not name):
+            message = f"{option} '{name}': must be a name without '/' that does not begin with '.'"
+            raise UsageError(message)
+    rows, failed = ingest_paths(
+        Workspace.locate(root, store),
+        paths,
+        dataset,
+        executor_of(executor, jobs),
+        rules,
+        wanted=wanted_settings(process, min_rate, quality, metrics),
+        merge_as=merge_as or "",
+    )
     print_rows("sessions", rows, as_json)
     if failed:
         raise typer.Exit(1)
@@ -163,7 +230,14 @@ def ingest(
 
 
 def ingest_paths(
-    workspace: Workspace, paths: list, dataset: str = "local", executor: str = "", rules: str | None = None
+    workspace: Workspace,
+    paths: list,
+    dataset: str = "local",
+    executor: str = "",
+    rules: str | None = None,
+    *,
+    wanted: dict[str, object] | None = None,
+    merge_as: str = "",
 ) -> tuple[list[dict], int]:
     """Ingest, telling repairs and failures as they come; the sessions' rows, and how many files failed."""
     from spiketok import ingestion
@@ -184,7 +258,7 @@ def ingest_paths(
         }
 
     files = ingestion.find_files(paths, rules_of(dataset).suffixes)
-    outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules)
+    outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as)
     rows, failed = collect("ingest", "files", len(files), outcomes, row)
     noted = [r["session"] for r in rows if r["notes"]]
     if noted:

@@ -1,6 +1,6 @@
 """Ingest: from source files to sessions in the store.
 
-    files -> groups (the files of one session) -> normalize: read, adjust, join -> store
+    files -> groups (the files of one session) -> normalize: read, adjust, join, filter, process -> store
 
 What is unusual: all that shapes a session besides the bytes of its files stands in its *settings*, a JSON object in the
 store that is part of the session's digest. The same bytes under the same settings are not read again, and ``verify``
@@ -14,12 +14,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from spiketok.errors import ArtefactError, SourceError, UnknownNameError
+from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageError
 from spiketok.files import WIP, clean_leftovers, read_json, sha256_file, write_json
 from spiketok.jobs import Job, Outcome, run_jobs
+from spiketok.processing import apply_steps
+from spiketok.quality import apply_unit_settings
 from spiketok.recording import NS_PER_S, Session, Source
 from spiketok.remote import RemotePath, local_copy, place
 from spiketok.store import ATTRIBUTES, read_attributes, write_session
+from spiketok.units import merge_units
 from spiketok.workspace import Workspace
 
 READER = {"reader": "nwb", "reader_version": 1}
@@ -100,7 +103,7 @@ def _unfinished(part: str) -> bool:
 
 
 def group_files(
-    files: Sequence[Path | RemotePath], dataset: str = "local", rules: str | None = None
+    files: Sequence[Path | RemotePath], dataset: str = "local", rules: str | None = None, merge_as: str = ""
 ) -> tuple[list[Group], list[Outcome]]:
     """The sessions that files make, and a failure for each file whose session would have to be two.
 
@@ -108,9 +111,10 @@ def group_files(
         files: from :func:`find_files`.
         dataset: the first half of the session ids, where a file's provenance does not give one.
         rules: a name of ``RULES``, or ``"none"``; without it those of the dataset's catalogue entry.
+        merge_as: the name of the one session that all files are parts of, see :func:`spiketok.units.merge_units`.
 
     Raises:
-        UnknownNameError: there are no such rules.
+        UnknownNameError: there are no such rules. UsageError: the files to merge have rules that join them otherwise.
     """
     from spiketok.datasets import RULES, dataset_of, rules_of
 
@@ -122,6 +126,8 @@ def group_files(
         own = rules_of(of) if rules is None else RULES["" if rules == NO_RULES else rules]
         session_id = f"{of}/{own.session_name(file.name)}"
         found.setdefault(session_id, (own.name, []))[1].append(file)
+    if merge_as:
+        return [_merged_group(found, f"{dataset}/{merge_as}")], []
     groups, failures = [], []
     for session_id, (name, members) in found.items():
         if len(members) == 1 or RULES[name].join is not None:
@@ -133,6 +139,16 @@ def group_files(
         )
         failures += [Outcome(file.name, None, SourceError(f"{file.name}: {message}")) for file in members]
     return groups, failures
+
+
+def _merged_group(found: Mapping[str, tuple[str, list[Path | RemotePath]]], session_id: str) -> Group:
+    from spiketok.datasets import RULES
+
+    names = sorted({name for name, _ in found.values()})
+    if len(names) > 1 or RULES[names[0]].join is not None:
+        message = f"{session_id}: the rules '{', '.join(names)}' join files in their own way: add --rules none to merge"
+        raise UsageError(message)
+    return Group(session_id, tuple(sorted((f for _, members in found.values() for f in members), key=str)), names[0])
 
 
 # ---- one session ----------------------------------------------------------------------------------------------------
@@ -149,7 +165,7 @@ def settings_of(group: Group, wanted: Mapping[str, object] | None = None) -> dic
 def normalize(
     files: Sequence[Path], session_id: str, sources: Sequence[Source], settings: Mapping[str, object]
 ) -> Session:
-    """Make a session of its files by its settings: read, adjust, join.
+    """Make a session of its files by its settings: read, adjust, join; then filters of units, then processing steps.
 
     Args:
         files: on this machine, in the group's order. sources: where each came from.
@@ -165,9 +181,13 @@ def normalize(
     parts = [
         rules.adjust(rules.read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)
     ]
-    session = parts[0] if rules.join is None else rules.join(parts, session_id)
+    if settings.get("merge"):
+        session = merge_units(parts, session_id)
+    else:
+        session = parts[0] if rules.join is None else rules.join(parts, session_id)
     joined = tuple(part.source for part in parts[1:])
-    return replace(session, source=replace(session.source, joined=joined)) if joined else session
+    session = replace(session, source=replace(session.source, joined=joined)) if joined else session
+    return apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
 
 
 def ingest(
@@ -178,6 +198,7 @@ def ingest(
     *,
     rules: str | None = None,
     wanted: Mapping[str, object] | None = None,
+    merge_as: str = "",
 ) -> Iterator[Outcome]:
     """Normalize source files into the store; yields one outcome a session, its result an :class:`Ingested`.
 
@@ -188,13 +209,15 @@ def ingest(
         executor: see :func:`spiketok.jobs.run_jobs`.
         rules: see :func:`group_files`.
         wanted: further settings, see :func:`settings_of`.
+        merge_as: see :func:`group_files`.
     """
     from spiketok.datasets import rules_of
 
     files = find_files(paths, rules_of(dataset).suffixes)
     workspace = workspace.absolute()
     clean_leftovers(workspace.root)
-    groups, failures = group_files(files, dataset, rules)
+    groups, failures = group_files(files, dataset, rules, merge_as)
+    wanted = dict(wanted or {}) | ({"merge": "units"} if merge_as else {})
     yield from failures
     jobs = [Job(group.label, ingest_group, (workspace, group, settings_of(group, wanted))) for group in groups]
     for outcome in run_jobs(jobs, executor):

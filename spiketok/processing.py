@@ -500,7 +500,7 @@ def check_step(step: Mapping[str, object]) -> None:
 
 def step_text(step: Mapping[str, object]) -> str:
     """A step as it is written on the command line."""
-    arguments = "".join(f", {key}={value:g}" for key, value in step["arguments"].items())
+    arguments = "".join(f", {key}={value!r}" for key, value in step["arguments"].items())
     return f"{step['name']}={step['function']}({step['signal']}{arguments})"
 
 

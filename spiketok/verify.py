@@ -38,6 +38,10 @@ EVENTS = (
     "TTLs",
 )
 COUNTS = ("binned_spikes", "tx")  # series of counts that stand for a units table, one column a unit
+ACRONYMS = (  # columns that stand for a location or region that is not there
+    *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
+    *("allen_location", "cosmos_location"),
+)
 SPLIT_WORDS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -216,6 +220,10 @@ def _compare_unit_columns(session: Session, units, raw: h5py.File, out: Verifica
         places = expected["location"].tolist()
         inside = [p.split("brain_region:")[1].split(";")[0].strip() if "brain_region:" in p else p for p in places]
         expected["region"] = np.array(inside, dtype=np.str_)
+    for name in ACRONYMS:
+        named = expected.get(name)
+        if "region" not in expected and isinstance(named, np.ndarray) and named.dtype.kind == "U":
+            expected["region"] = named
     _compare_columns("units", session.units.columns, expected, out)
 
 
@@ -239,12 +247,13 @@ def _electrode_columns(units) -> dict[str, Column]:
         return {}
     ids = np.asarray(table.id[:]).astype(np.int64)
     columns: dict[str, Column] = {"channel": ids[row] if (np.diff(offset) == 1).all() else Ragged(ids[row], offset)}
-    for name in ("group_name", "location"):
-        if name in table.colnames:
-            words = _as_values(table[name].data[:]).tolist()
+    placed = next((name for name in ("location", *ACRONYMS) if name in table.colnames), "location")
+    for name, source in (("group", "group_name"), ("location", placed)):
+        if source in table.colnames:
+            words = _as_values(table[source].data[:]).tolist()
             own = [[words[i] for i in rows] for rows in np.split(row, offset[1:-1])]
             texts = [",".join(sorted(set(w), key=w.index)) for w in own]
-            columns[name.removesuffix("_name")] = np.array(texts, dtype=np.str_)
+            columns[name] = np.array(texts, dtype=np.str_)
     return columns
 
 

@@ -26,6 +26,11 @@ from spiketok.recording import Column, Intervals, Ragged, Spikes
 from spiketok.schemes.merge import merge_units
 
 MAX_UNIT_VALUES = 16  # a column with more values a unit is a waveform or the like
+# where regions stand as acronyms (IBL, Allen), for files without a column region or location; the first one is taken
+REGION_COLUMNS = (
+    *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
+    *("allen_location", "cosmos_location"),
+)
 CLOCK_COLUMNS = ("sampling_rate", "sampling_frequency", "sample_rate", "sampling_rate_hz")
 
 
@@ -146,6 +151,10 @@ def read_unit_columns(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings
     location = columns.get("location")
     if "region" not in columns and isinstance(location, np.ndarray) and location.dtype.kind == "U":
         columns["region"] = np.array([_region(t) for t in location.reshape(-1).tolist()]).reshape(location.shape)
+    given = [columns[name] for name in REGION_COLUMNS if name in columns]
+    given = [column for column in given if isinstance(column, np.ndarray) and column.dtype.kind == "U"]
+    if "region" not in columns and given:
+        columns["region"] = given[0]
     return columns
 
 
@@ -180,7 +189,8 @@ def _electrode_columns(h5: Hdf5, units: h5py.Group, n_units: int, found: Finding
         return {}
     columns: dict[str, Column] = {"channel": ids[row] if (np.diff(offset) == 1).all() else Ragged(ids[row], offset)}
     groups = _electrode_texts(h5, table, "group_name", ids.size) or _electrode_groups(h5, table, ids.size)
-    for name, words in (("group", groups), ("location", _electrode_texts(h5, table, "location", ids.size))):
+    places = (_electrode_texts(h5, table, name, ids.size) for name in ("location", *REGION_COLUMNS))
+    for name, words in (("group", groups), ("location", next(filter(None, places), []))):
         if words:
             columns[name] = _joined(words, row, offset)
     return columns
