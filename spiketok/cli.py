@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok import __version__, data_commands, token_commands
+from spiketok import __version__, data_commands, fetch_commands, token_commands
 from spiketok.console import complain, progress, say, show_json, show_rows, training_table
 from spiketok.errors import SpiketokError, UnknownNameError, UsageError, require
 from spiketok.options import Json, Root, Sessions, Store, Workers, collect, print_rows
@@ -51,7 +51,7 @@ def _common(
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
-for command in (data_commands.fetch, data_commands.datasets, data_commands.ingest):
+for command in (fetch_commands.fetch, data_commands.datasets, data_commands.ingest):
     app.command()(command)
 
 

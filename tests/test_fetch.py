@@ -28,12 +28,14 @@ from spiketok.datasets import (
     DATASETS,
     DandiRequest,
     LocalRequest,
+    Selection,
     UrlRequest,
     dataset_of,
     download,
     load_source,
     plan_fetch,
     resolve,
+    web,
 )
 from spiketok.datasets.base import POLICIES, judge_paths
 from spiketok.datasets.dandi import archive as archive_module
@@ -84,7 +86,7 @@ def plan_of(server, raw, name="mc_maze_small", **options):
 
 
 def fetch(server, raw, name="mc_maze_small", *, policy="skip", sessions=None, **options):
-    plan = plan_of(server, raw, name, policy=policy, sessions=sessions)
+    plan = plan_of(server, raw, name, policy=policy, selection=Selection(sessions))
     return {result.path: result for result in download(plan, raw, policy=policy, **options)}
 
 
@@ -277,7 +279,7 @@ def test_plan_reads_all_pages(server, raw, page_size):
     ],
 )
 def test_plan_chooses(server, raw, name, sessions, expected):
-    assert [asset.path for asset in plan_of(server, raw, name, sessions=sessions).assets] == expected
+    assert [asset.path for asset in plan_of(server, raw, name, selection=Selection(sessions)).assets] == expected
 
 
 @pytest.mark.parametrize(
@@ -290,7 +292,7 @@ def test_plan_chooses(server, raw, name, sessions, expected):
 )
 def test_plan_offers_the_nearest_name(server, raw, name, sessions, says):
     with pytest.raises(UnknownNameError, match=re.escape(says)):
-        plan_of(server, raw, name, sessions=sessions)
+        plan_of(server, raw, name, selection=Selection(sessions))
 
 
 def test_plan_of_a_dandiset_that_is_not_there_or_holds_no_nwb(server, raw):
@@ -466,7 +468,7 @@ def test_busy_server_is_tried_again(server, raw):
 def test_endless_retry_after_is_capped():
     for given_value, expected in [("604800", "60"), ("Wed, 21 Oct 2099 07:28:00 GMT", "60"), ("7", "7"), (None, None)]:
         headers = {} if given_value is None else {"Retry-After": given_value}
-        archive_module._cap_retry_after(SimpleNamespace(headers=headers))
+        web.cap_retry_after(SimpleNamespace(headers=headers))
         assert headers.get("Retry-After") == expected
 
 
@@ -513,7 +515,7 @@ def test_one_failing_asset_stops_no_other(server, raw, fault):
 
 
 def test_api_that_hangs_meets_the_deadline(server, raw, monkeypatch):
-    monkeypatch.setattr(archive_module, "API_TIMEOUT_S", (5.0, 0.2))
+    monkeypatch.setattr(web, "API_TIMEOUT_S", (5.0, 0.2))
     server.faults.api_stall = True
     with pytest.raises(FetchError, match="no answer in time"):
         plan_of(server, raw)

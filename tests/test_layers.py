@@ -21,7 +21,7 @@ ROWS = [
     ["checkpoints", "decoding"],
     ["training", "runs"],
     ["transfer", "report", "token_plots", "plots", "compare", "inspection", "doctor", "demo"],
-    ["console", "options", "data_commands", "token_commands", "cli", "__main__"],
+    ["console", "options", "data_commands", "fetch_commands", "token_commands", "cli", "__main__"],
 ]
 ROW = {name: k for k, row in enumerate(ROWS) for name in row}
 TORCH_ALLOWED = {
@@ -37,7 +37,7 @@ TORCH_ALLOWED = {
     "decoding",
     "runs",
 }
-SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "merge", "__init__"}
+SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "merge", "offline", "selection", "web", "__init__"}
 HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface", "numpy", "zarr", "fsspec")
 
 

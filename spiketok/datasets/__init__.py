@@ -11,10 +11,12 @@ conventions make of its files is a :class:`~spiketok.datasets.base.Rules` beside
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from spiketok.datasets import dandi, urls
+from spiketok.datasets import dandi, urls, zenodo
 from spiketok.datasets.base import (
     POLICIES,
     Asset,
@@ -27,9 +29,12 @@ from spiketok.datasets.base import (
     Request,
     Rules,
     UrlRequest,
+    ZenodoRequest,
 )
 from spiketok.datasets.nlb import MC_MAZE_SMALL, MC_RTT
-from spiketok.errors import ArtefactError, UnknownNameError, UsageError
+from spiketok.datasets.offline import Checked, check_files
+from spiketok.datasets.selection import EVERYTHING, Selection
+from spiketok.errors import ArtefactError, FetchError, UnknownNameError, UsageError
 from spiketok.recording import Source
 from spiketok.remote import RemotePath
 
@@ -39,6 +44,7 @@ __all__ = [
     "RULES",
     "Asset",
     "AssetResult",
+    "Checked",
     "DandiRequest",
     "Dataset",
     "LocalRequest",
@@ -46,8 +52,11 @@ __all__ = [
     "Progress",
     "Request",
     "Rules",
+    "Selection",
     "UrlRequest",
+    "ZenodoRequest",
     "catalogued",
+    "check_here",
     "dataset_of",
     "download",
     "load_source",
@@ -63,10 +72,19 @@ MAX_LIST_BYTES = 16 * 2**20
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _ID, _VERSION = r"(?P<id>[0-9]{6})", r"(?P<version>draft|[0-9]+\.[0-9]+\.[0-9]+)"
+_DOI = r"(?:https?://(?:dx\.)?doi\.org/|doi:)?"
 _FORMS = (
     re.compile(rf"(?:DANDI:)?{_ID}(?:[/@]{_VERSION})?(?::(?P<path>.+))?", re.IGNORECASE),
     re.compile(rf"dandi://(?P<instance>[a-z-]+)/{_ID}(?:@{_VERSION})?(?:/(?P<path>.+)?)?", re.IGNORECASE),
-    re.compile(rf"https?://doi\.org/10\.48324/dandi\.{_ID}(?:/{_VERSION})?", re.IGNORECASE),
+    re.compile(rf"{_DOI}10\.48324/dandi\.{_ID}(?:/{_VERSION})?", re.IGNORECASE),
+)
+_RECORD = r"(?P<record>[0-9]{1,12})"
+_RECORD_FORMS = (
+    re.compile(rf"zenodo:{_RECORD}(?::(?P<path>.+))?", re.IGNORECASE),
+    re.compile(rf"{_DOI}10\.5281/zenodo\.{_RECORD}", re.IGNORECASE),
+    re.compile(
+        rf"https?://(?:www\.)?zenodo\.org/records?/{_RECORD}(?:/files/(?P<quoted>[^?#]+))?/?(?:[?#].*)?", re.IGNORECASE
+    ),
 )
 _PAGE = re.compile(rf"/dandiset/{_ID}(?:/{_VERSION})?(?:/files)?/?")
 _HOSTS = {
@@ -77,31 +95,49 @@ _HOSTS = {
 }
 
 
-def resolve(name: str) -> Request:
+def resolve(name: str, version: str | None = None) -> Request:
     """What a word on the command line means.
 
     Args:
-        name: a name of the catalogue or one of its aliases; ``000140``, ``000140/0.220113.0408``, ``000140/draft``,
-            ``DANDI:000140/...``, ``dandi://dandi/000140@0.220113.0408/sub-Jenkins/``, the dandiset's page or DOI;
-            ``000128:sub-Jenkins/file.nwb`` (one asset, a folder, a glob); the http(s) address of an NWB file; a text
-            file of such addresses, one a line, ``#`` begins a comment; an NWB file or a folder on this machine.
+        name: a name of the catalogue or one of its aliases (``nlb/mc_maze`` is ``nlb_mc_maze``); ``000140``,
+            ``000140/0.220113.0408``, ``000140/draft``, ``DANDI:000140/...``,
+            ``dandi://dandi/000140@0.220113.0408/sub-Jenkins/``, the dandiset's page or DOI;
+            ``000128:sub-Jenkins/file.nwb`` (one asset, a folder, a glob); ``zenodo:3854034``, the record's page or DOI,
+            ``zenodo:3854034:file.mat``; the http(s) address of an NWB file; a text file of such addresses, one a line,
+            ``#`` begins a comment; an NWB file or a folder on this machine.
+        version: ``latest``, ``draft`` or a version, in place of the one that the name means.
 
     Returns:
-        A DandiRequest, UrlRequest or LocalRequest. A dandiset with no version means the most recent published one; a
-        name of the catalogue means its pinned version.
+        A DandiRequest, ZenodoRequest, UrlRequest or LocalRequest. A dandiset with no version means the most recent
+        published one; a name of the catalogue means its pinned version.
 
     Raises:
         UnknownNameError: none of these; offers the nearest name of the catalogue.
-        UsageError: a list with a line that is no address, a path that does not exist.
+        UsageError: a list with a line that is no address, a path that does not exist, a version that cannot be.
 
     >>> resolve("mc_maze_small").version
     '0.220113.0408'
     >>> resolve("DANDI:000128:sub-Jenkins/").path
     'sub-Jenkins/'
     """
+    request = _resolve(name)
+    return request if version is None else _with_version(request, version, pinned=_in_catalogue(name) is not None)
+
+
+def _resolve(name: str) -> Request:
     dataset = _in_catalogue(name)
+    if dataset is not None and dataset.host == "zenodo":
+        return ZenodoRequest(name, dataset.record, dataset.include, dataset.exclude, dataset=dataset.name)
     if dataset is not None:
-        return DandiRequest(name, dataset.dandiset, dataset.version, dataset.include, dataset=dataset.name)
+        return DandiRequest(
+            name, dataset.dandiset, dataset.version, dataset.include, dataset=dataset.name, exclude=dataset.exclude
+        )
+    for form in _RECORD_FORMS:
+        match = form.fullmatch(name)
+        if match:
+            parts = match.groupdict()
+            path = parts.get("path") or (unquote(parts["quoted"]) if parts.get("quoted") else None)
+            return _zenodo_request(name, parts["record"], path)
     for form in _FORMS:
         match = form.fullmatch(name)
         if match:
@@ -118,16 +154,24 @@ def plan_fetch(
     raw: Path,
     *,
     api_url: str | None = None,
-    sessions: str | None = None,
+    selection: Selection = EVERYTHING,
     policy: str = "skip",
     jobs: int = dandi.JOBS,
 ) -> Plan | None:
-    """What a request means in files and bytes; None for a local one. See ``plan_dandi`` and ``plan_urls``."""
+    """What a request means in files and bytes; None for a local one. See ``plan_dandi`` and its namesakes."""
     match request:
         case DandiRequest():
-            return dandi.plan_dandi(request, raw, api_url=api_url, sessions=sessions, policy=policy, jobs=jobs)
+            session_of = partial(_session_of, request)
+            return dandi.plan_dandi(
+                request, raw, api_url=api_url, selection=selection, session_of=session_of, policy=policy, jobs=jobs
+            )
+        case ZenodoRequest():
+            session_of = partial(_session_of, request)
+            return zenodo.plan_zenodo(
+                request, raw, api_url=api_url, selection=selection, session_of=session_of, policy=policy
+            )
         case UrlRequest():
-            return urls.plan_urls(request, raw, sessions=sessions, policy=policy)
+            return urls.plan_urls(request, raw, selection=selection, policy=policy)
         case LocalRequest():
             return None
 
@@ -136,7 +180,7 @@ def download(
     plan: Plan, raw: Path, *, jobs: int = dandi.JOBS, policy: str = "skip", progress: Progress | None = None
 ) -> list[AssetResult]:
     """Fetch what a plan lacks; one result an asset, in the plan's order."""
-    fetch = dandi.download_dandi if plan.dandiset else urls.download_urls
+    fetch = dandi.download_dandi if plan.dandiset else zenodo.download_zenodo if plan.record else urls.download_urls
     return fetch(plan, raw, jobs=jobs, policy=policy, progress=progress)
 
 
@@ -146,9 +190,11 @@ def load_source(file: Path | RemotePath) -> Source | None:
     Raises:
         ArtefactError: its record is damaged, or the file has another size than was fetched.
     """
-    source = dandi.find_source(file) or urls.find_source(file)
+    source = dandi.find_source(file) or zenodo.find_source(file) or urls.find_source(file)
     if source is not None and file.stat().st_size != source.size:
-        origin = f"{source.dandiset}/{source.version}" if source.dandiset else source.citation
+        found = zenodo.find_record(file)
+        origin = f"zenodo:{found[0]['record']}" if found else f"{source.dandiset}/{source.version}"
+        origin = origin if found or source.dandiset else source.citation
         message = (
             f"{file} has {file.stat().st_size} bytes, {source.size} were fetched: "
             f"spiketok fetch {origin} -e overwrite-different"
@@ -158,11 +204,16 @@ def load_source(file: Path | RemotePath) -> Source | None:
 
 
 def dataset_of(file: Path | RemotePath) -> str | None:
-    """The dataset's name for session ids: the catalogue's, else the dandiset's number; None for any other file.
+    """The dataset's name for session ids: the catalogue's, else the dandiset's or record's number; else None.
 
     Raises:
         ArtefactError: the record of what was fetched is damaged.
     """
+    found = zenodo.find_record(file)
+    if found is not None:
+        record, path = found
+        names = [d.name for d in DATASETS.values() if d.host == "zenodo" and d.record == record["record"]]
+        return next((name for name in names if DATASETS[name].takes(path)), f"zenodo-{record['record']}")
     source = dandi.find_source(file)
     if source is None:
         return None
@@ -189,8 +240,56 @@ def rules_of(dataset: str) -> Rules:
     return RULES[DATASETS[dataset].rules if dataset in DATASETS else ""]
 
 
+def check_here(request: Request, raw: Path, selection: Selection = EVERYTHING) -> list[Checked]:
+    """Whether all that was fetched of a request still has its recorded digests; asks no server.
+
+    A dandiset without a version means every version that is here.
+
+    Raises:
+        FetchError: nothing of it is here. ArtefactError: a record is damaged. UsageError: it was never fetched.
+    """
+    raw, found = Path(raw), []
+    session_of = partial(_session_of, request)
+    match request:
+        case DandiRequest():
+            for folder in sorted((raw / request.dandiset).glob(request.version or "*")):
+                record, place = dandi.read_record(folder), f"{request.dandiset}/{folder.name}"
+                if record is not None:
+                    found += check_files(
+                        folder, record["assets"], selection, f"dandiset {place}", request, f"{place}:", session_of
+                    )
+        case ZenodoRequest():
+            folder, place = raw / zenodo.FOLDER / request.record, f"zenodo:{request.record}"
+            record = zenodo.read_record(folder)
+            if record is not None:
+                found = check_files(folder, record["assets"], selection, place, request, f"{place}:", session_of)
+        case UrlRequest():
+            asked = {urls.public_url(url) for url in request.urls}
+            recorded = {n: e for n, e in urls.read_record(raw / urls.FOLDER).items() if e["url"] in asked}
+            found = check_files(raw / urls.FOLDER, recorded, selection, request.name, None, "", session_of)
+        case LocalRequest():
+            message = f"{request.name} was not fetched: 'spiketok verify' checks what was ingested from it"
+            raise UsageError(message)
+    if not found:
+        message = f"nothing of {request.name} is here: spiketok fetch {request.name}"
+        raise FetchError(message)
+    return found
+
+
+def _session_of(request: Request, path: str) -> str:
+    """The id of the session that a file of a request belongs to."""
+    match request:
+        case DandiRequest():
+            names = [d.name for d in DATASETS.values() if d.holds(request.dandiset, path)]
+        case ZenodoRequest():
+            names = [d.name for d in DATASETS.values() if d.record == request.record and d.takes(path)]
+        case _:
+            names = []
+    return f"{names[0]}/{rules_of(names[0]).session_name(PurePosixPath(path).name)}" if names else path
+
+
 def _in_catalogue(name: str) -> Dataset | None:
-    wanted = name.lower().replace("-", "_")
+    wanted = name.lower().replace("-", "_").replace("/", "_")
     return next((d for d in DATASETS.values() if wanted in (d.name, *d.aliases)), None)
 
 
@@ -199,6 +298,36 @@ def _dandi_request(
 ) -> DandiRequest:
     known = [d.name for d in DATASETS.values() if d.dandiset == dandiset]
     return DandiRequest(name, dandiset, version, path=path, instance=instance, dataset=known[0] if known else "")
+
+
+def _zenodo_request(name: str, record: str, path: str | None) -> ZenodoRequest:
+    record = record.lstrip("0") or "0"
+    known = [d for d in DATASETS.values() if d.host == "zenodo" and d.record == record]
+    if not known:
+        return ZenodoRequest(name, record, path=path)
+    return ZenodoRequest(name, record, known[0].include, known[0].exclude, path, known[0].name)
+
+
+def _with_version(request: Request, version: str, *, pinned: bool) -> Request:
+    """The request for another version than its name means."""
+    match request:
+        case DandiRequest():
+            if version != "latest" and not re.fullmatch(_VERSION, version):
+                message = f"--version {version}: must be latest, draft or a version such as 0.220113.0408"
+                raise UsageError(message)
+            wanted = None if version == "latest" else version
+            if not pinned and request.version is not None and request.version != wanted:
+                message = f"{request.name} names the version {request.version}, --version says {version}: give one"
+                raise UsageError(message)
+            return replace(request, version=wanted)
+        case ZenodoRequest():
+            if version != "latest":
+                message = f"--version {version}: a Zenodo record is one version; name the record that is {version}"
+                raise UsageError(message)
+            return replace(request, latest=True)
+        case UrlRequest() | LocalRequest():
+            message = f"{request.name} has no versions: leave out --version"
+            raise UsageError(message)
 
 
 def _page_request(address: str) -> DandiRequest | None:

@@ -158,7 +158,7 @@ class DandiRequest:
         name: as the user wrote it, for messages and the command to run again.
         dandiset: six digits.
         version: None is the most recent published one, else the draft.
-        include: globs on asset paths. path: one asset, or a folder with a final ``/``; goes before ``include``.
+        include, exclude: globs on asset paths. path: one asset, or a folder with a final ``/``; goes before the globs.
         instance: the archive's name in the official client; None is the default one.
         dataset: the catalogue's name for it, empty where it has none.
     """
@@ -170,6 +170,25 @@ class DandiRequest:
     path: str | None = None
     instance: str | None = None
     dataset: str = ""
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ZenodoRequest:
+    """A record of Zenodo, whole or in part.
+
+    Args:
+        record: its number. latest: not this version of the data, but the newest one.
+        include, exclude, path, dataset: as of :class:`DandiRequest`.
+    """
+
+    name: str
+    record: str
+    include: tuple[str, ...] = ("*.nwb",)
+    exclude: tuple[str, ...] = ()
+    path: str | None = None
+    dataset: str = ""
+    latest: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +207,7 @@ class LocalRequest:
     path: Path
 
 
-Request = DandiRequest | UrlRequest | LocalRequest
+Request = DandiRequest | ZenodoRequest | UrlRequest | LocalRequest
 
 State = Literal["missing", "partial", "here", "differs"]
 
@@ -201,10 +220,11 @@ class Asset:
         path: inside the dandiset, or the file's name for a plain address; judged.
         size: bytes; None where nobody says before the download.
         sha256: 64 hex digits, empty where not announced. etag: the DANDI digest (MD5 of the parts' MD5s), or empty.
+        md5: 32 hex digits, as Zenodo announces; or empty.
         state: ``here``: there, and its digest agrees. ``differs``: a file with other bytes (or with bytes that nothing
             vouches for) stands there. ``partial``: ``partial_bytes`` of it wait for the rest.
         problem: why it cannot be fetched (its metadata are refused, say); empty if it can.
-        asset_id, modified: the archive's. url: of a plain address.
+        asset_id, modified: the archive's. url: of a plain address, or of a record's file.
     """
 
     path: str
@@ -217,6 +237,7 @@ class Asset:
     asset_id: str = ""
     modified: str = ""
     url: str = ""
+    md5: str = ""
 
 
 @dataclass(frozen=True)
@@ -230,17 +251,23 @@ class Plan:
         left_out: assets that are NWB and cannot be fetched or read, with the reason.
         kept_list: the list of assets came from an earlier run; no server was asked.
         archive, api_url, needs_token: how to reach the archive again.
+        beyond: assets that were chosen and that a limit left out; limits: which limit, how many, how much.
+        record: the number of a Zenodo record. doi: of the version, where the archive says it by itself.
     """
 
     name: str
     folder: Path
     assets: tuple[Asset, ...]
     dandiset: str = ""
+    record: str = ""
     version: str = ""
     title: str = ""
     license: str = ""
     citation: str = ""
+    doi: str = ""
     left_out: tuple[str, ...] = ()
+    beyond: tuple[Asset, ...] = ()
+    limits: tuple[str, ...] = ()
     kept_list: bool = False
     archive: str = ""
     api_url: str = ""
@@ -273,12 +300,14 @@ class AssetResult:
     Args:
         file: where it is, its digest checked; None if it failed.
         message: why it failed, one line; empty otherwise.
+        tried: what was tried before it failed, in order and with times.
     """
 
     path: str
     status: Literal["fetched", "skipped", "failed"]
     file: Path | None
     message: str = ""
+    tried: tuple[str, ...] = ()
 
 
 def check_policy(policy: str) -> str:
@@ -351,22 +380,3 @@ def _fault(path: str) -> str:
         if len(part.encode()) > MAX_NAME_BYTES:
             return f"has a part of {len(part.encode())} bytes, more than {MAX_NAME_BYTES}"
     return ""
-
-
-def select_paths(paths: Iterable[str], patterns: str | None, place: str) -> list[str]:
-    """The paths whose whole, name or stem matches any of the comma-separated globs; all without a pattern.
-
-    Raises:
-        UnknownNameError: a pattern matches nothing.
-    """
-    known = list(paths)
-    if patterns is None:
-        return known
-    chosen: set[str] = set()
-    for pattern in filter(None, (p.strip() for p in patterns.split(","))):
-        names = {path: (path, PurePosixPath(path).name, PurePosixPath(path).stem) for path in known}
-        hits = {p for p, forms in names.items() if any(f == pattern or fnmatchcase(f, pattern) for f in forms)}
-        if not hits:
-            raise UnknownNameError("session", pattern, [PurePosixPath(p).stem for p in known], place)
-        chosen |= hits
-    return [path for path in known if path in chosen]

@@ -13,7 +13,6 @@ import os
 import shutil
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -29,8 +28,9 @@ from spiketok.datasets.base import (
     check_policy,
     decide,
     judge_paths,
-    select_paths,
 )
+from spiketok.datasets.selection import EVERYTHING, Selection, choose
+from spiketok.datasets.web import StoppedError, in_threads
 from spiketok.errors import ArtefactError, FetchError, require
 from spiketok.files import WIP, clean_leftovers, fingerprint, read_json, sha256_file, sync, write_json
 from spiketok.recording import Source
@@ -43,24 +43,26 @@ TIMEOUT_S = (10.0, 30.0)
 RETRIES = 2
 
 
-def plan_urls(request: UrlRequest, raw: Path, *, sessions: str | None = None, policy: str = "skip") -> Plan:
+def plan_urls(request: UrlRequest, raw: Path, *, selection: Selection = EVERYTHING, policy: str = "skip") -> Plan:
     """What a list of addresses means in files. Asks no server; writes nothing.
 
     Raises:
         FetchError: an address names no file, or two would be the same file here.
-        UnknownNameError: a session glob matches no file.
+        UnknownNameError: a glob matches no file.
         ArtefactError: the record of earlier downloads is damaged.
     """
     check_policy(policy)
     folder = Path(raw) / FOLDER
     names = [_name(url) for url in request.urls]
     judge_paths(names, request.name)
-    chosen = set(select_paths(names, sessions, request.name))
-    known = _read_record(folder)
+    known = read_record(folder)
+    listing = [
+        Asset(name, known[name]["size"] if name in known else None, url=url)
+        for name, url in sorted(zip(names, request.urls, strict=True))
+    ]
+    chosen = choose(listing, selection, request.name)
     assets = []
-    for name, url in sorted(zip(names, request.urls, strict=True)):
-        if name not in chosen:
-            continue
+    for name, url in ((asset.path, asset.url) for asset in chosen.assets):
         entry = known.get(name, {})
         if entry and entry["url"] != public_url(url):
             message = (
@@ -69,7 +71,7 @@ def plan_urls(request: UrlRequest, raw: Path, *, sessions: str | None = None, po
             )
             raise FetchError(message)
         assets.append(_asset(folder / name, url, entry))
-    return Plan(name=request.name, folder=folder, assets=tuple(assets))
+    return Plan(name=request.name, folder=folder, assets=tuple(assets), beyond=chosen.beyond, limits=chosen.limits)
 
 
 def _asset(file: Path, url: str, entry: dict) -> Asset:
@@ -123,7 +125,8 @@ def _fetch_all(
 
     def tell(name: str, done: int, total: int) -> None:
         if stop.is_set():
-            raise _Stopped
+            message = "interrupted"
+            raise StoppedError(message)
         if progress is not None:
             with lock:
                 progress(name, done, total)
@@ -138,21 +141,10 @@ def _fetch_all(
                 results[asset.path] = AssetResult(asset.path, "failed", None, fault)
             else:
                 entry = {"url": public_url(asset.url), "size": size, "sha256": digest}
-                write_json(folder / RECORD, {"files": {**_read_record(folder), asset.path: entry}})
+                write_json(folder / RECORD, {"files": {**read_record(folder), asset.path: entry}})
                 results[asset.path] = AssetResult(asset.path, "fetched", folder / asset.path)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for future in [pool.submit(fetch, asset) for asset in wanted]:
-                future.result()
-        except BaseException:  # the user's interrupt, too: the others stop at their next bytes
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-class _Stopped(Exception):
-    """The user interrupted."""
+    in_threads(fetch, wanted, jobs, stop)
 
 
 def _fetch_one(asset: Asset, expected: str, staging: Path, folder: Path, bar: _Bar) -> tuple[str, int, str]:
@@ -244,7 +236,12 @@ def _start(file: Path) -> str:
         return repr(stream.read(24).decode("latin-1"))
 
 
-def _read_record(folder: Path) -> dict[str, dict]:
+def read_record(folder: Path | RemotePath) -> dict[str, dict]:
+    """What was recorded in a folder, by name of the file.
+
+    Raises:
+        ArtefactError: the record is damaged.
+    """
     file = folder / RECORD
     if not file.is_file():
         return {}
@@ -268,7 +265,7 @@ def find_source(file: Path | RemotePath) -> Source | None:
     file = file.absolute()
     if file.parent.name != FOLDER:
         return None
-    entry = _read_record(file.parent).get(file.name)
+    entry = read_record(file.parent).get(file.name)
     if entry is None:
         return None
     return Source(file=file.name, sha256=entry["sha256"], size=entry["size"], citation=entry["url"])

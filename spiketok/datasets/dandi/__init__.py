@@ -18,7 +18,7 @@ run the real client against a loopback archive.
 from __future__ import annotations
 
 from spiketok.datasets.dandi.download import download_dandi
-from spiketok.datasets.dandi.local import find_source
+from spiketok.datasets.dandi.local import find_source, read_record
 from spiketok.datasets.dandi.plan import JOBS, plan_dandi
 
-__all__ = ["JOBS", "download_dandi", "find_source", "plan_dandi"]
+__all__ = ["JOBS", "download_dandi", "find_source", "plan_dandi", "read_record"]

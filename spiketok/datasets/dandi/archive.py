@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
 from spiketok.datasets.base import Asset, DandiRequest, Plan
+from spiketok.datasets.web import PIECE_BYTES, TooSlowError, Trace, Watch, instrument, one_line, printable, reason
 from spiketok.errors import FetchError, SpiketokError, UnknownNameError, UsageError, require
 
-API_TIMEOUT_S = (10.0, 60.0)  # to connect, between two pieces of an answer; the client itself has none
-MAX_RETRY_AFTER_S = 60
 CONNECT_ATTEMPTS = 3
 CONNECT_PAUSE_S = 1.0
 
@@ -74,7 +73,8 @@ def _client_modules() -> tuple[ModuleType, ModuleType]:
     """The official client's ``dandiapi`` and ``consts``, told to be quiet before its first import."""
     os.environ["DANDI_NO_ET"] = "1"  # no telemetry call by each new client
     os.environ["DANDI_CACHE"] = "ignore"  # no cache of digests under the home folder
-    os.environ.setdefault("DANDI_MAX_CHUNK_SIZE", str(1 << 20))  # what a cut connection loses at most (default 8 MiB)
+    # What a cut connection loses at most (8 MiB by default), and what the deadline on progress counts in.
+    os.environ["DANDI_MAX_CHUNK_SIZE"] = str(min(_asked_chunk(), PIECE_BYTES))
     purpose = "downloading from the DANDI archive"
     consts = require("dandi.consts", "dandi", purpose)
     api = require("dandi.dandiapi", "dandi", purpose)
@@ -84,29 +84,28 @@ def _client_modules() -> tuple[ModuleType, ModuleType]:
     return api, consts
 
 
+def _asked_chunk() -> int:
+    """The client's own setting, where somebody made it smaller."""
+    asked = os.environ.get("DANDI_MAX_CHUNK_SIZE", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else PIECE_BYTES
+
+
 @contextmanager
-def connect(archive: Archive, token: bool = False) -> Iterator[Any]:
-    """The official client on an archive that answered, with a deadline on every request.
+def connect(
+    archive: Archive, token: bool = False, *, trace: Trace | None = None, stop: threading.Event | None = None
+) -> Iterator[tuple[Any, Watch]]:
+    """The official client on an archive that answered, with a deadline on every request, and the watch that sets it.
 
     Built from a ready ``DandiInstance``: an address alone would make the client ask for it without a deadline.
     """
     api, consts = _client_modules()
-    with api.DandiAPIClient(
-        dandi_instance=consts.DandiInstance(name=archive.name, gui=None, api=archive.api)
-    ) as client:
-        client.session.request = partial(client.session.request, timeout=API_TIMEOUT_S)
-        client.session.hooks["response"].append(_cap_retry_after)
+    instance = consts.DandiInstance(name=archive.name, gui=None, api=archive.api)
+    with api.DandiAPIClient(dandi_instance=instance) as client, Watch() as watch:
+        instrument(client.session, watch, trace or Trace(), stop)
         _greet(client, archive)
         if token:
             _authenticate(client, archive)
-        yield client
-
-
-def _cap_retry_after(response: Any, **_: object) -> None:
-    """The client sleeps as long as a server says, up to a week."""
-    wait = response.headers.get("Retry-After")
-    if wait is not None and not (wait.isdigit() and int(wait) <= MAX_RETRY_AFTER_S):
-        response.headers["Retry-After"] = str(MAX_RETRY_AFTER_S)
+        yield client, watch
 
 
 def _greet(client: Any, archive: Archive) -> None:
@@ -184,7 +183,7 @@ def _archive_errors(archive: Archive, what: str) -> Iterator[None]:
 
 def ask_listing(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
     """The version and all its NWB assets, without digests, from the archive."""
-    with connect(archive) as client, _archive_errors(archive, f"dandiset {request.dandiset}"):
+    with connect(archive) as (client, _), _archive_errors(archive, f"dandiset {request.dandiset}"):
         needs_token = _open_dandiset(client, archive, request.dandiset)
         dandiset = client.get_dandiset(request.dandiset, request.version)
         version = dandiset.version_id
@@ -199,7 +198,7 @@ def ask_listing(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
                 modified = asset.modified.isoformat()
                 found.append(Asset(asset.path, asset.size, asset_id=asset.identifier, modified=modified))
             elif kind == "ZARR" and ".nwb" in asset.path.lower():
-                left_out.append(f"{_printable(asset.path)}: NWB as zarr cannot be read")
+                left_out.append(f"{printable(asset.path)}: NWB as zarr cannot be read")
     licenses = metadata.get("license") or []
     return Plan(
         name=request.name,
@@ -207,11 +206,11 @@ def ask_listing(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
         assets=(),
         dandiset=request.dandiset,
         version=version,
-        title=_printable(metadata.get("name") or ""),
-        license=_printable(
+        title=printable(metadata.get("name") or ""),
+        license=printable(
             ", ".join(str(x).removeprefix("spdx:") for x in ([licenses] if isinstance(licenses, str) else licenses))
         ),
-        citation=_printable(metadata.get("citation") or ""),
+        citation=printable(metadata.get("citation") or ""),
         left_out=tuple(left_out),
         archive=archive.name,
         api_url=archive.api,
@@ -281,12 +280,12 @@ def ask_digests(archive: Archive, head: Plan, assets: Sequence[Asset], jobs: int
     def ask(asset: Asset) -> Asset:
         try:
             metadata = client.get(f"/dandisets/{head.dandiset}/versions/{head.version}/assets/{asset.asset_id}/")
-        except (requests.RequestException, NotFoundError) as error:
-            why = reason(error) if isinstance(error, requests.RequestException) else "not found"
+        except (requests.RequestException, NotFoundError, TooSlowError) as error:
+            why = "not found" if isinstance(error, NotFoundError) else reason(error)
             return replace(asset, problem=f"{archive.host} refuses its metadata ({why})")
         return _with_digests(asset, metadata)
 
-    with connect(archive, token=head.needs_token) as client, ThreadPoolExecutor(jobs) as pool:
+    with connect(archive, token=head.needs_token) as (client, _), ThreadPoolExecutor(jobs) as pool:
         return {asset.path: asset for asset in pool.map(ask, assets)}
 
 
@@ -306,30 +305,6 @@ def _with_digests(asset: Asset, metadata: object) -> Asset:
     return replace(asset, sha256=sha256, etag=etag, modified=modified)
 
 
-def reason(error: Exception) -> str:
-    """What went wrong in a request, in a few words; no address, no header, no body."""
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        status = error.response.status_code
-        return f"HTTP {status} {_printable(error.response.reason or '')}".strip()
-    if isinstance(error, requests.ConnectTimeout):
-        return f"no connection within {API_TIMEOUT_S[0]:g} s"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    if isinstance(error, requests.JSONDecodeError):
-        return "an answer that is not JSON"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    return one_line(error)
-
-
-def one_line(error: object) -> str:
-    """A message as one printable line, without the queries of addresses (they carry signatures)."""
-    text = re.sub(r"[?][^\s'\")]+", "", _printable(str(error)))
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
 def gave_up(text: object) -> str:
     """Why the client gave up on a download, from its record's message: there the error is only text."""
     text = one_line(text)
@@ -343,6 +318,32 @@ def gave_up(text: object) -> str:
     return text
 
 
-def _printable(text: object) -> str:
-    """Text from a server on one line, without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+class _Ear(logging.Handler):
+    """Passes on what the official client notes of its own retries, in the thread that downloads."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(logging.DEBUG)
+        self._trace = trace
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "download failed" not in record.msg:
+            return
+        why = next((reason(word) for word in record.args if isinstance(word, Exception)), "")
+        wait = f"; again in {record.args[-1]:.1f} s" if "will sleep" in record.msg else ""
+        self._trace.add(f"{why}{wait}")
+
+
+@contextmanager
+def listen(trace: Trace) -> Iterator[None]:
+    """Hear the client's log of retries into a trace, and nobody else: its debug lines hold signed addresses."""
+    log, ear = logging.getLogger("dandi"), _Ear(trace)
+    before = log.level, log.propagate
+    log.addHandler(ear)
+    log.propagate = False
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(ear)
+        log.setLevel(before[0])
+        log.propagate = before[1]

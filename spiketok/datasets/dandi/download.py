@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spiketok.datasets.base import Asset, AssetResult, Plan, Progress, check_jobs, check_policy, decide
-from spiketok.datasets.dandi.archive import Archive, connect, gave_up, one_line, reason
+from spiketok.datasets.base import Asset, AssetResult, Plan, Progress, check_jobs, check_policy
+from spiketok.datasets.dandi.archive import Archive, connect, gave_up, listen
 from spiketok.datasets.dandi.local import (
     discard,
     keep_listing,
     read_record,
-    remove_empty,
     staged_name,
     staging_folder,
     verify,
     write_record,
 )
 from spiketok.datasets.dandi.plan import JOBS
+from spiketok.datasets.web import (
+    StoppedError,
+    Trace,
+    Watch,
+    check_room,
+    in_threads,
+    one_line,
+    reason,
+    remove_empty,
+    settle,
+)
 from spiketok.errors import FetchError
-from spiketok.files import clean_leftovers, human_bytes, sha256_file, sync
+from spiketok.files import clean_leftovers, sync
 
 DOWNLOAD_ATTEMPTS = 2  # a file with wrong bytes is removed and fetched once more
 
@@ -53,52 +61,29 @@ def download_dandi(
         run.
 
     Raises:
-        FetchError: the archive cannot be reached, or the disk has no room for the plan.
+        FetchError: the disk has no room for the plan.
         ArtefactError: the record of earlier downloads is damaged.
     """
     check_policy(policy)
     check_jobs(jobs)
-    decisions = {asset.path: decide(asset, policy) for asset in plan.assets}
-    wanted = [asset for asset in plan.assets if decisions[asset.path][0]]
+    wanted, results, digests = settle(plan, policy)
     staging = staging_folder(plan.folder, Path(raw))
-    _check_room(plan, wanted, Path(raw))
+    check_room(plan, wanted, Path(raw))
     read_record(plan.folder)  # a damaged one is told before the download, not after it
     plan.folder.mkdir(parents=True, exist_ok=True)
     clean_leftovers(plan.folder)
     if not plan.kept_list or wanted:
         keep_listing(plan)
-
-    results: dict[str, AssetResult] = {}
-    digests: dict[str, str] = {}
-    for asset in plan.assets:
-        fetch, fault = decisions[asset.path]
-        if not fetch:
-            file = plan.folder / asset.path
-            results[asset.path] = AssetResult(
-                asset.path, "failed" if fault else "skipped", None if fault else file, fault
-            )
-            if asset.state == "here":
-                digests[asset.path] = asset.sha256 or sha256_file(file)
     try:
         if wanted:
             _fetch_all(plan, wanted, staging, jobs, progress, results, digests)
+    except FetchError as error:  # the archive cannot be reached: what is here is not lost for that
+        for asset in wanted:
+            results.setdefault(asset.path, AssetResult(asset.path, "failed", None, str(error)))
     finally:  # also when the user interrupts: what is here is recorded
         write_record(plan, digests)
         remove_empty(staging, Path(raw))
     return [results[asset.path] for asset in plan.assets]
-
-
-def _check_room(plan: Plan, wanted: Sequence[Asset], raw: Path) -> None:
-    """A full disk is known before the first byte."""
-    needed = sum(max(asset.size - asset.partial_bytes, 0) for asset in wanted)
-    place = next(folder for folder in (raw, *raw.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        message = (
-            f"{plan.name} needs {human_bytes(needed)} more and the disk has {human_bytes(free)}: "
-            "free some, or choose fewer files with --sessions"
-        )
-        raise FetchError(message)
 
 
 def _fetch_all(
@@ -111,7 +96,7 @@ def _fetch_all(
     digests: dict[str, str],
 ) -> None:
     """Fetch several assets at a time into ``results`` and ``digests``."""
-    archive = Archive(plan.archive, plan.api_url)
+    archive, trace = Archive(plan.archive, plan.api_url), Trace()
     stop, lock = threading.Event(), threading.Lock()
     staging.mkdir(parents=True, exist_ok=True)
 
@@ -121,72 +106,72 @@ def _fetch_all(
                 progress(asset.path, min(done, asset.size), asset.size)
 
     def fetch(asset: Asset) -> None:
-        result, digest = _fetch_one(client, archive, plan, asset, staging, partial(tell, asset), stop)
-        results[asset.path] = result
-        if digest:
-            digests[asset.path] = digest
+        with trace.of_one() as tried:
+            watch.done()
+            job = _Job(client, archive, watch, plan, asset, staging / staged_name(asset.path), partial(tell, asset))
+            digest, fault = _fetch_one(job, stop)
+            if fault:
+                trace.add(fault)
+                results[asset.path] = AssetResult(asset.path, "failed", None, fault, tuple(tried))
+                return
+        digests[asset.path] = digest
+        results[asset.path] = AssetResult(asset.path, "fetched", plan.folder / asset.path)
 
-    with connect(archive, token=plan.needs_token) as client, ThreadPoolExecutor(jobs) as pool:
-        try:
-            for future in [pool.submit(fetch, asset) for asset in wanted]:
-                future.result()
-        except BaseException:  # the user's interrupt, too: the others stop at their next bytes and keep them
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with connect(archive, token=plan.needs_token, trace=trace, stop=stop) as (client, watch), listen(trace):
+        in_threads(fetch, wanted, jobs, stop)
 
 
 class _Damaged(Exception):
     """What came is not what was announced: remove it and fetch it once more."""
 
 
-class _Stopped(Exception):
-    """The user interrupted."""
+@dataclass(frozen=True)
+class _Job:
+    """One asset on its way: who brings it, where to, and who is told."""
+
+    client: Any
+    archive: Archive
+    watch: Watch
+    plan: Plan
+    asset: Asset
+    part: Path
+    tell: Callable[[int], None]
 
 
-def _fetch_one(
-    client: Any,
-    archive: Archive,
-    plan: Plan,
-    asset: Asset,
-    staging: Path,
-    tell: Callable[[int], None],
-    stop: threading.Event,
-) -> tuple[AssetResult, str]:
-    """Fetch, verify and publish one asset; returns its result and its sha256 (empty if it failed)."""
+def _fetch_one(job: _Job, stop: threading.Event) -> tuple[str, str]:
+    """Fetch, verify and publish one asset; returns its sha256, and what went wrong (empty if it is well)."""
     import requests
 
-    part, final = staging / staged_name(asset.path), plan.folder / asset.path
+    archive, asset, part, final = job.archive, job.asset, job.part, job.plan.folder / job.asset.path
     fault = ""
     for _ in range(DOWNLOAD_ATTEMPTS):
         try:
             digest, fault = verify(part, asset) if part.is_file() else ("", "not there")
             if fault:  # else an earlier run was killed between the last byte and the final name
                 part.unlink(missing_ok=True)
-                _stage(client, plan, asset, part, tell, stop)
+                _stage(job, stop)
                 digest, fault = verify(part, asset)
             if not fault:
                 final.parent.mkdir(parents=True, exist_ok=True)
                 sync(part)
                 os.replace(part, final)
                 sync(final.parent)
-                tell(asset.size)
-                return AssetResult(asset.path, "fetched", final), digest
+                job.tell(asset.size)
+                return digest, ""
         except _Damaged as error:
             fault = one_line(error)
         except requests.RequestException as error:
-            fault = f"{archive.host}: {reason(error)}"
-            break
-        except (FetchError, _Stopped, OSError) as error:
-            fault = f"{archive.host}: {one_line(error)}"
-            break
+            return "", f"{archive.host}: {reason(error)}"
+        except (FetchError, StoppedError) as error:
+            return "", f"{archive.host}: {one_line(error)}"
+        except OSError as error:  # of this machine's disk; what came stays for the next run
+            return "", f"this machine's disk: {error.strerror or one_line(error)}; what came is kept for the next run"
         except RuntimeError as error:
             if "lock" not in str(error):
                 raise
-            fault = "another run is fetching it now"
-            break
+            return "", "another run is fetching it now"
         discard(part)
-    return AssetResult(asset.path, "failed", None, fault), ""
+    return "", fault
 
 
 @dataclass(frozen=True)
@@ -205,18 +190,18 @@ class _OneAsset:
         return self.name
 
 
-def _stage(
-    client: Any, plan: Plan, asset: Asset, part: Path, tell: Callable[[int], None], stop: threading.Event
-) -> None:
-    """Let the official client bring one asset to ``part``: it resumes from its own ``<part>.dandidownload``.
+def _stage(job: _Job, stop: threading.Event) -> None:
+    """Let the official client bring one asset to its part: it resumes from its own ``<part>.dandidownload``.
 
     Raises:
-        _Damaged: bytes came and they are wrong. FetchError: the client gave up; the part stays.
+        _Damaged: bytes came and they are wrong. FetchError: the client gave up, or the server is too slow; what came
+            stays.
     """
     import requests
     from dandi.dandiapi import RemoteAsset, RemoteDandiset
     from dandi.download import Downloader, DownloadExisting
 
+    client, plan, asset, part = job.client, job.plan, job.asset, job.part
     listed = {"asset_id": asset.asset_id, "path": asset.path, "size": asset.size, "blob": asset.asset_id}
     listed |= {"created": asset.modified, "modified": asset.modified}
     digests = {"dandi:dandi-etag": asset.etag} | ({"dandi:sha2-256": asset.sha256} if asset.sha256 else {})
@@ -239,9 +224,10 @@ def _stage(
         for record in downloader.download_generator():
             if stop.is_set():
                 message = "interrupted"
-                raise _Stopped(message)
+                raise StoppedError(message)
+            job.watch.moved()
             if "done" in record:
-                tell(record["done"])
+                job.tell(record["done"])
             if record.get("status") == "error":
                 message = record.get("message", "no reason given")
                 if record.get("checksum") == "differs":

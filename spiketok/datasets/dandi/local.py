@@ -51,14 +51,6 @@ def staging_folder(folder: Path, raw: Path) -> Path:
     return raw / STAGING / folder.relative_to(raw)
 
 
-def remove_empty(staging: Path, raw: Path) -> None:
-    """Remove the staging folders that hold no part of a file."""
-    for folder in (staging, *staging.parents):
-        if folder == raw or not folder.is_dir() or any(folder.iterdir()):
-            return
-        folder.rmdir()
-
-
 def staged_name(path: str) -> str:
     """A short flat name for the parts of an asset: a long path has no room for the client's suffix."""
     return f"{fingerprint(path)}.part"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from spiketok.datasets.base import Asset, DandiRequest, Plan, check_jobs, check_policy, judge_paths, select_paths
+from spiketok.datasets.base import Asset, DandiRequest, Plan, check_jobs, check_policy, judge_paths
 from spiketok.datasets.dandi.archive import Archive, ask_digests, ask_listing, find_archive
 from spiketok.datasets.dandi.local import kept_listing, staged_name, staging_folder, verify, versions_here
-from spiketok.errors import FetchError, UnknownNameError
+from spiketok.datasets.selection import EVERYTHING, Selection, choose, plain_session
+from spiketok.errors import FetchError
 
 JOBS = 6  # as the official client
 
@@ -21,7 +21,8 @@ def plan_dandi(
     raw: Path,
     *,
     api_url: str | None = None,
-    sessions: str | None = None,
+    selection: Selection = EVERYTHING,
+    session_of: Callable[[str], str] = plain_session,
     policy: str = "skip",
     jobs: int = JOBS,
 ) -> Plan:
@@ -31,7 +32,7 @@ def plan_dandi(
         request: from :func:`spiketok.datasets.resolve`.
         raw: the folder of source files.
         api_url: the base address of the archive's API, as ``https://api.dandiarchive.org/api`` (the default).
-        sessions: comma-separated globs on the path, name or stem of an asset.
+        selection: which of its assets. session_of: the session that an asset's path belongs to, for the limits.
         policy: ``refresh`` asks the archive for its list even where the list of an earlier run would do.
         jobs: requests for metadata at a time.
 
@@ -47,16 +48,34 @@ def plan_dandi(
 
     place = f"dandiset {head.dandiset}/{head.version}"
     judge_paths([asset.path for asset in head.listing], place)
-    chosen = _choose(request, head.listing, sessions, place)
-    unknown = [asset for asset in chosen if not (asset.sha256 or asset.etag)]
+    if not head.listing:
+        message = f"{place} holds no NWB file: nothing to fetch"
+        raise FetchError(message)
+    chosen = choose(
+        head.listing,
+        selection,
+        place,
+        include=request.include,
+        exclude=request.exclude,
+        path=request.path,
+        session_of=session_of,
+    )
+    unknown = [asset for asset in chosen.assets if not (asset.sha256 or asset.etag)]
     known = ask_digests(archive, head, unknown, jobs) if unknown else {}
     listing = tuple(known.get(asset.path, asset) for asset in head.listing)
 
     staging = staging_folder(head.folder, Path(raw))
-    wanted = [known.get(asset.path, asset) for asset in chosen]
+    wanted = [known.get(asset.path, asset) for asset in chosen.assets]
     with ThreadPoolExecutor(min(jobs, 4)) as pool:
         assets = tuple(pool.map(lambda asset: _with_state(asset, head.folder, staging), wanted))
-    return replace(head, name=request.name, assets=assets, listing=_without_problems(listing))
+    return replace(
+        head,
+        name=request.name,
+        assets=assets,
+        listing=_without_problems(listing),
+        beyond=chosen.beyond,
+        limits=chosen.limits,
+    )
 
 
 def _ask(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
@@ -70,29 +89,6 @@ def _ask(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
         names = ", ".join(f"{request.dandiset}/{version}" for version in here)
         message = f"{error}; on this machine already: {names}"
         raise FetchError(message) from error
-
-
-def _choose(request: DandiRequest, listing: Sequence[Asset], sessions: str | None, place: str) -> list[Asset]:
-    """The assets that the request and the session globs name."""
-    if not listing:
-        message = f"{place} holds no NWB file: nothing to fetch"
-        raise FetchError(message)
-    paths = [asset.path for asset in listing]
-    wanted = request.path
-    if wanted is not None:
-        folder = wanted if wanted.endswith("/") else wanted + "/"
-        within = [p for p in paths if p == wanted or p.startswith(folder)] or [
-            p for p in paths if fnmatchcase(p, wanted)
-        ]
-        if not within:
-            raise UnknownNameError("asset", wanted, paths, place)
-    else:
-        within = [p for p in paths if any(fnmatchcase(p, glob) for glob in request.include)]
-        if not within:
-            message = f"{place} holds {len(paths)} NWB files and none that matches {', '.join(request.include)}"
-            raise FetchError(message)
-    chosen = set(select_paths(within, sessions, place))
-    return [asset for asset in listing if asset.path in chosen]
 
 
 def _with_state(asset: Asset, folder: Path, staging: Path) -> Asset:
