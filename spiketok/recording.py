@@ -325,7 +325,7 @@ class Session:
         observed: sorted disjoint intervals in which at least one unit was recorded.
         unit_observed: where units differ: per unit its own intervals, as Ragged int64 ``[V, 2]`` of (start, stop).
         observed_source: ``"obs_intervals"`` (the source says so), ``"bins"`` (it has counts of bins, and these are the
-            bins that are there) or ``"assumed"`` (it is silent).
+            bins that are there), ``"frames"`` (its units were imaged in these) or ``"assumed"`` (it is silent).
         intervals: trial tables, epochs ... by name; the main one is ``"trials"``.
         splits: stored divisions: a column ``name`` (train, valid, test, calibration ...) and, where there is more than
             the source's own, a column ``set`` that says which division a row belongs to. Empty where there is none.

@@ -18,7 +18,7 @@ from spiketok.errors import DataError, NotServedError, SpiketokError, UnknownNam
 from spiketok.files import sha256_file
 from spiketok.ingestion import READER, normalize, source_paths
 from spiketok.jobs import Job, Outcome, run_jobs
-from spiketok.recording import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session, SessionInfo
+from spiketok.recording import FLUORESCENCE, NS_PER_MS, NS_PER_S, Intervals, Ragged, Session, SessionInfo
 from spiketok.remote import local_copy
 from spiketok.schemes import Scheme
 from spiketok.store import read_attributes, read_session, session_digest, session_info
@@ -151,6 +151,7 @@ def plan_session(
     for scheme in schemes:
         stands = shard_path(workspace, session_id, scheme, segments_rule).exists()
         try:
+            _require_spikes(info, scheme)
             nbytes = plan_bytes(scheme, info, segments)
         except NotServedError as error:
             plans.append(Planned(session_id, scheme.name, "not served", 0, str(error)))
@@ -170,6 +171,13 @@ def _planned_info(attributes: dict) -> SessionInfo:
         stop_ns=attributes["stop_ns"],
         signals={name: (tuple(s["components"]), s["measure"]) for name, s in attributes["signals"].items()},
     )
+
+
+def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
+    """Raise NotServedError where units were imaged and a scheme would take them for silent."""
+    if not info.n_spikes and FLUORESCENCE in info.signals and FLUORESCENCE not in scheme.signals_read:
+        message = f"{info.id} has no spikes, its units were imaged: use --scheme fluorescence"
+        raise NotServedError(message)
 
 
 def tokenize_bytes(workspace: Workspace, plans: Sequence[Planned]) -> int:
@@ -223,6 +231,7 @@ def tokenize_session(
             state = "new"
             session = session or read_session(store)
             try:
+                _require_spikes(session_info(session), scheme)
                 notes = _bake_to(target, session, scheme, segments_rule, read_attributes(store)["digest"])
             except NotServedError as error:
                 done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))

@@ -31,7 +31,8 @@ PROBE = "probe"  # the column that says which of the joined files a unit is from
 # ---- taking some ----------------------------------------------------------------------------------------------------
 
 
-def _rows(column: Column, rows: np.ndarray) -> Column:
+def column_rows(column: Column, rows: np.ndarray) -> Column:
+    """Some rows of a column, plain or ragged."""
     if not isinstance(column, Ragged):
         return column[rows]
     parts = [column[row] for row in rows.tolist()]
@@ -51,7 +52,7 @@ def take_units(session: Session, keep: np.ndarray) -> Session:
     there = keep[spikes.unit] if len(spikes) else np.zeros(0, np.bool_)
     observed = session.observed
     if own is not None:
-        own = _rows(own, rows)
+        own = column_rows(own, rows)
         observed = Intervals(own.value[:, 0], own.value[:, 1]).union()
     signals = dict(session.signals)
     imaged = signals.get(FLUORESCENCE)
@@ -60,7 +61,9 @@ def take_units(session: Session, keep: np.ndarray) -> Session:
         signals[FLUORESCENCE] = replace(imaged, value=imaged.value[:, rows], components=names)
     return replace(
         session,
-        units=UnitTable(session.units.id[rows], {name: _rows(c, rows) for name, c in session.units.columns.items()}),
+        units=UnitTable(
+            session.units.id[rows], {name: column_rows(c, rows) for name, c in session.units.columns.items()}
+        ),
         spikes=Spikes(spikes.time_ns[there], new_row[spikes.unit[there]]),
         observed=observed,
         unit_observed=own,

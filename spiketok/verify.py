@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
@@ -42,6 +42,7 @@ ACRONYMS = (  # columns that stand for a location or region that is not there
     *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
     *("allen_location", "cosmos_location"),
 )
+IMAGED = "fluorescence"  # the signal of units that were imaged and have no spikes
 SPLIT_WORDS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -139,12 +140,15 @@ def _compare(session: Session, nwb, raw: h5py.File, out: Verification) -> None:
     if len(counts) == 1:
         series.remove(counts[0])
         _compare_counts(session, counts[0], out)
+    elif IMAGED in session.signals and session.observed_source == "frames":
+        session = _compare_imaged(session, series, raw, out)
+        units = None
     elif units is None:
         out.differences.append(f"units: {len(session.units)} in the session, no units table in the source")
         return
     subject = nwb.subject.subject_id if nwb.subject is not None else None
     out.expect("subject", session.subject, (subject or "").strip())
-    if not counts and out.expect("units", len(session.units), len(units.id)):
+    if not counts and units is not None and out.expect("units", len(session.units), len(units.id)):
         _compare_spikes(session, units, out)
         _compare_unit_columns(session, units, raw, out)
         _compare_observed(session, units, out)
@@ -315,6 +319,59 @@ def _compare_counts(session: Session, found: _Found, out: Verification) -> None:
     there = [(start, stop - width_ns // 2) for start, stop in there]
     stored = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
     out.expect("observed time in ns", stored, there)
+
+
+def _compare_imaged(session: Session, series: list[_Found], raw: h5py.File, out: Verification) -> Session:
+    """Units that are ROIs: their series (taken out of ``series``), columns and frames; returns the rest to compare."""
+    signal = session.signals[IMAGED]
+    out.expect("spikes of units that were imaged", len(session.spikes), 0)
+    out.expect("components of the fluorescence", list(signal.components), session.units.id.tolist())
+    n_units = len(session.units)
+    rois = [s for s in series if "RoiResponseSeries" in _type_names(s.item) and np.ndim(s.item.data) == 2]
+    rois = [s for s in rois if s.item.data.shape[1] == n_units > 1]
+    found = next((s for s in rois if "DfOverF" in _type_names(s.item.parent)), rois[0] if rois else None)
+    if found is not None:
+        series.remove(found)
+        table, row = found.item.rois.table, np.asarray(found.item.rois.data[:]).astype(np.int64)
+        out.expect("ids of the ROIs", session.units.id.tolist(), [str(table.id[r]) for r in row])
+        _compare_signal(session, signal, found, _series_seconds(found.item, len(found.item.data)), out)
+        place = raw[raw[f"{found.path}/rois"].attrs["table"]].name
+        source = {name: c for name, c in _source_columns(table, raw, place) if not _is_wide(c, len(table.id))}
+        expected = {name: _rows(c, row) for name, c in source.items()}
+        _compare_columns("ROIs", session.units.columns, expected, out)
+    else:
+        _compare_neurons(session, signal, series, out)
+    times = signal.time_ns[signal.valid]
+    if times.size > 1:
+        period = 1e9 / signal.rate_hz if signal.rate_hz else float(np.median(np.diff(signal.time_ns)))
+        steps = np.flatnonzero(np.diff(times) > 1.5 * period)
+        first, last = times[np.concatenate([[0], steps + 1])], times[np.concatenate([steps, [times.size - 1]])]
+        out.expect_array("observed frames, starts in ns", session.observed.start_ns, first)
+        out.expect_array("observed frames, stops in ns", session.observed.stop_ns, last + max(1, round(period)))
+    out.n_units += n_units
+    return replace(session, signals={name: s for name, s in session.signals.items() if name != IMAGED})
+
+
+def _compare_neurons(session: Session, signal: Signal, series: list[_Found], out: Verification) -> None:
+    """Fluorescence that the source has as one series a neuron, named as the unit."""
+    groups = {s.parts[:-1] for s in series}
+    names = session.units.id.tolist()
+    own = [{s.parts[-1]: s for s in series if s.parts[:-1] == group} for group in sorted(groups)]
+    own = [members for members in own if set(members) == set(names)]
+    if not out.expect("groups of one series a unit", len(own[:1]), 1):
+        return
+    valid = np.ones(signal.valid.size, np.bool_)
+    for column, name in enumerate(names):
+        found = own[0][name]
+        series.remove(found)
+        value = _in_units(found.item, np.asarray(found.item.data[:]).reshape(-1)).astype(np.float32)
+        seconds = _series_seconds(found.item, value.size)
+        if seconds is not None and out.expect_array(f"{found.path}: times in ns", signal.time_ns, _to_ns(seconds)):
+            valid &= np.isfinite(value)
+            out.expect_array(f"{found.path}: values", signal.value[signal.valid, column], value[signal.valid])
+            out.n_samples += value.size
+    out.expect_array("valid frames", signal.valid, valid)
+    out.n_signals += 1
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
@@ -499,7 +556,7 @@ def _stated_in(session: Session, finding: str, found: _Found) -> int:
 def _rows(column: Column, keep: np.ndarray) -> Column:
     if not isinstance(column, Ragged):
         return column[keep]
-    rows = [column[row] for row in np.flatnonzero(keep)]
+    rows = [column[row] for row in (np.flatnonzero(keep) if keep.dtype == np.bool_ else keep)]
     value = np.concatenate(rows) if rows else column.value[:0]
     return Ragged(value, np.cumsum([0, *(len(row) for row in rows)]))
 

@@ -39,7 +39,7 @@ from spiketok.datasets.nwb.series import Series, find_series, read_events, read_
 from spiketok.datasets.nwb.sources import read_units_elsewhere, read_units_table
 from spiketok.datasets.nwb.tables import Findings, in_seconds, is_time, listed, ns_from_seconds, texts
 from spiketok.datasets.nwb.units import count_unobserved, note_spikes
-from spiketok.recording import NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.recording import FLUORESCENCE, NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
 
 LATE_NS, LATE_SHARE = 60 * NS_PER_S, 0.1  # so long (and so much of the extent) without spikes at an end is noted
 
@@ -78,7 +78,8 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
 
     end_ns = _behaviour_end(tables, signals, reach)
     spikes, observed, unit_observed = units.spikes, units.observed, units.unit_observed
-    note_spikes(spikes, units.unit_id.size, end_ns, found)
+    if units.fluorescence is None:
+        note_spikes(spikes, units.unit_id.size, end_ns, found)
     start_ns, stop_ns = min(0, units.reach.start_ns), max(reach.stop_ns, end_ns or reach.stop_ns)
     if observed is not None:
         start_ns, stop_ns = min(start_ns, int(observed.start_ns[0])), max(stop_ns, int(observed.stop_ns[-1]))
@@ -93,7 +94,8 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
     others = [(parts, item) for parts, item in finished if parts[0] != "intervals"]
     names = short_names([parts for parts, _ in others], tuple(intervals))
     intervals |= {name: item for name, (_, item) in zip(names, others, strict=True)}
-    names = short_names([one.parts for one, _ in signals])
+    names = short_names([one.parts for one, _ in signals], () if units.fluorescence is None else (FLUORESCENCE,))
+    named = {} if units.fluorescence is None else {FLUORESCENCE: units.fluorescence}
     return Session(
         id=session_id,
         subject=subject,
@@ -107,7 +109,7 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
         observed_source=units.observed_source,
         intervals=intervals,
         splits=source_splits(intervals.get("trials"), found),
-        signals={name: signal for name, (_, signal) in zip(names, signals, strict=True)},
+        signals=named | {name: signal for name, (_, signal) in zip(names, signals, strict=True)},
         clock_hz=clock_hz or units.clock_hz,
         info=info,
         repairs=tuple(found.repairs),

@@ -214,16 +214,22 @@ def _component_names(h5: Hdf5, series: Series, n_components: int) -> tuple[str, 
     return tuple(f"c{i}" for i in range(n_components))
 
 
-def _roi_ids(h5: Hdf5, series: Series) -> tuple[str, ...]:
-    """The ids of the rows of the segmentation that a series' columns are; none where the file does not say."""
+def roi_table(h5: Hdf5, series: Series) -> tuple[h5py.Group | None, np.ndarray]:
+    """The segmentation that a series' columns are rows of, and which; None and no rows where the file does not say."""
     rois = h5.dataset(series.group, "rois")
     table = None if rois is None else h5.follow(rois, "table")
     if not isinstance(table, h5py.Group) or h5.dtype(rois).kind not in "iu":
-        return ()
-    ids, row = row_ids(h5, table), h5.array(rois).reshape(-1)
-    if ((row < 0) | (row >= ids.size)).any():
-        return ()
-    return tuple(str(i) for i in ids[row].tolist())
+        return None, np.zeros(0, np.int64)
+    row = h5.array(rois).reshape(-1).astype(np.int64)
+    if ((row < 0) | (row >= row_ids(h5, table).size)).any():
+        return None, np.zeros(0, np.int64)
+    return table, row
+
+
+def _roi_ids(h5: Hdf5, series: Series) -> tuple[str, ...]:
+    """The ids of the rows of the segmentation that a series' columns are; none where the file does not say."""
+    table, row = roi_table(h5, series)
+    return () if table is None else tuple(str(i) for i in row_ids(h5, table)[row].tolist())
 
 
 def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Signal | str:

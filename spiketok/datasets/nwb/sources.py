@@ -6,8 +6,11 @@ A file has its units in one of these places, looked for in this order:
     binned counts    a series ``[T, N]`` of counts, one column a channel, named as in ``COUNT_NAMES``: FALCON H2 has
                      ``binned_spikes`` of 20 ms, FALCON B1 ``tx`` of 1/30,000 s
 
+    imaged ROIs      a ``RoiResponseSeries`` over all of them, or a group of series, one a neuron (see ``imaging``)
+
 A count of n becomes n spikes at the start of its bin, which is what its time stamp is taken for. Bins that are there
-are observed time, and where they are missing nothing was observed.
+are observed time, and where they are missing nothing was observed; the same holds for frames. Units that were imaged
+have no spikes: what they did is the signal ``fluorescence``.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import h5py
 import numpy as np
 
 from spiketok.datasets.nwb.hdf5 import Hdf5
+from spiketok.datasets.nwb.imaging import Imaged, find_imaged, read_imaged
 from spiketok.datasets.nwb.intervals import Reach
 from spiketok.datasets.nwb.series import Series, series_seconds
 from spiketok.datasets.nwb.tables import Findings, is_time, listed, ns_from_seconds
@@ -30,7 +34,7 @@ from spiketok.datasets.nwb.units import (
     read_unit_columns,
     read_unit_ids,
 )
-from spiketok.recording import NS_PER_S, Column, Intervals, Ragged, Spikes
+from spiketok.recording import NS_PER_S, Column, Intervals, Ragged, Signal, Spikes
 
 COUNT_NAMES = ("binned_spikes", "tx")
 BLOCK_BYTES = 2**26  # so much of a matrix of counts is in memory at a time
@@ -49,6 +53,7 @@ class UnitData:
         observed, unit_observed: see :class:`~spiketok.recording.Session`; None where the file is silent.
         observed_source: who says so.
         taken: the series that were read as units, so that they are no signal as well.
+        fluorescence: of units that were imaged, a component for each.
     """
 
     unit_id: np.ndarray
@@ -60,6 +65,7 @@ class UnitData:
     unit_observed: Ragged | None = None
     observed_source: str = "assumed"
     taken: tuple[tuple[str, ...], ...] = ()
+    fluorescence: Signal | None = None
 
 
 def read_units_table(h5: Hdf5, found: Findings) -> UnitData | None:
@@ -93,7 +99,7 @@ def read_units_elsewhere(h5: Hdf5, series: Sequence[Series], found: Findings) ->
         found: takes the notes.
 
     Raises:
-        SourceError: there are none, or their counts are no counts.
+        SourceError: there are none, their counts are no counts, or their frames have no time.
     """
     counts = [one for one in series if one.parts[-1] in COUNT_NAMES]
     if len(counts) > 1:
@@ -101,9 +107,27 @@ def read_units_elsewhere(h5: Hdf5, series: Sequence[Series], found: Findings) ->
         h5.refuse(f"has no units table and {len(counts)} series of counts ({paths})", "keep one of them in the file")
     if counts:
         return _read_counts(h5, counts[0], found)
+    imaged = find_imaged(h5, series)
+    if imaged:
+        return _imaged_units(read_imaged(h5, imaged, series, found))
     rows = "a units table with no rows (zero units)" if h5.child(h5.root, "units") is not None else "no units table"
     names = " or ".join(f"'{name}'" for name in COUNT_NAMES)
-    h5.refuse(f"holds {rows} and no series of counts ({names})", "take the file of this dataset that has units")
+    fact = f"holds {rows}, no series of counts ({names}) and no imaged ROIs"
+    h5.refuse(fact, "take the file of this dataset that has units")
+
+
+def _imaged_units(imaged: Imaged) -> UnitData:
+    observed = imaged.observed
+    return UnitData(
+        unit_id=imaged.unit_id,
+        spikes=Spikes.from_units([]),
+        reach=Reach(int(observed.start_ns[0]), int(observed.stop_ns[-1])),
+        columns=imaged.columns,
+        observed=observed,
+        observed_source="frames",
+        taken=imaged.taken,
+        fluorescence=imaged.signal,
+    )
 
 
 # ---- binned counts --------------------------------------------------------------------------------------------------
