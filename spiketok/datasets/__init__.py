@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from spiketok.datasets import dandi, urls, zenodo
+from spiketok.datasets import dandi, nlb, urls, zenodo
 from spiketok.datasets.base import (
     POLICIES,
     Asset,
@@ -31,7 +31,6 @@ from spiketok.datasets.base import (
     UrlRequest,
     ZenodoRequest,
 )
-from spiketok.datasets.nlb import MC_MAZE_SMALL, MC_RTT
 from spiketok.datasets.offline import Checked, check_files
 from spiketok.datasets.selection import EVERYTHING, Selection
 from spiketok.errors import ArtefactError, FetchError, UnknownNameError, UsageError
@@ -65,8 +64,10 @@ __all__ = [
     "rules_of",
 ]
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (MC_MAZE_SMALL, MC_RTT)}
-RULES: dict[str, Rules] = {rules.name: rules for rules in (Rules("", 0),)}  # the first: no rules, a session a file
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*nlb.ENTRIES,)}
+RULES: dict[str, Rules] = {  # the first: no rules, a session a file
+    rules.name: rules for rules in (Rules("", 0), nlb.RULES)
+}
 
 MAX_LIST_BYTES = 16 * 2**20
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -1,0 +1,121 @@
+"""Runs nlb_tools 0.0.4 itself, in its own environment of old packages: see the target oracle-nlb of the Makefile.
+
+    OLD_PYTHON tests/oracles/run_nlb_tools.py FOLDER OUT.npz               write the fourteen files, then their tensors
+    OLD_PYTHON tests/oracles/run_nlb_tools.py --file FILE NAME OUT.npz     the test split's input of one file
+    OLD_PYTHON tests/oracles/run_nlb_tools.py --metrics IN.npz OUT.npz     its scores of stored rates and spikes
+    OLD_PYTHON tests/oracles/run_nlb_tools.py --golden OUT.npz FOLDER      the part that tests/golden/nlb keeps
+
+Keys of the output: ``<set>/<bin>/<which>/<nlb_tools' own key>``; lists of rows as one array a condition, ``.../<k>``.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+warnings.filterwarnings("ignore")
+BINS = (5, 20)
+
+
+def flatten(tree: dict, path: str, out: dict) -> dict:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flatten(value, path, out)
+        elif value.dtype == object:
+            for k, rows in enumerate(value):
+                out[f"{path}/{key}/{k}"] = np.asarray(rows, np.int64)
+        else:
+            out[f"{path}/{key}"] = value.astype(np.float32) if value.dtype == np.float16 else value
+    return out
+
+
+def tensors(name: str, folder: Path, bin_ms: int) -> dict:
+    from nlb_tools.make_tensors import make_eval_input_tensors, make_eval_target_tensors, make_train_input_tensors
+    from nlb_tools.nwb_interface import NWBDataset
+
+    dataset = NWBDataset(str(folder))
+    if bin_ms != 1:
+        dataset.resample(bin_ms)
+    quiet = {"save_file": False}
+    train = make_train_input_tensors(dataset, name, include_behavior=True, include_forward_pred=True, **quiet)
+    out = flatten(train, f"{name}/{bin_ms}/train", {})
+    for split in ("val", "test"):
+        flatten(make_eval_input_tensors(dataset, name, split, **quiet), f"{name}/{bin_ms}/{split}", out)
+    target = make_eval_target_tensors(dataset, name, include_psth=True, **quiet)
+    return flatten(target, f"{name}/{bin_ms}/target", out)
+
+
+def one_file(file: str, name: str, out: str) -> None:
+    from nlb_tools.make_tensors import make_eval_input_tensors
+    from nlb_tools.nwb_interface import NWBDataset
+
+    found = {}
+    for bin_ms in BINS:
+        dataset = NWBDataset(file)
+        dataset.resample(bin_ms)
+        flatten(make_eval_input_tensors(dataset, name, "test", save_file=False), f"{name}/{bin_ms}/test", found)
+    np.savez_compressed(out, **found)
+
+
+def metrics(given: str, out: str) -> None:
+    from nlb_tools import evaluation as e
+
+    a = dict(np.load(given))
+    found = {"bits_per_spike": e.bits_per_spike(a["rates"].copy(), a["spikes"].copy())}
+    found["velocity_r2"] = e.velocity_decoding(
+        a["train_rates"], a["train_behavior"], a["train_mask"], a["eval_rates"], a["eval_behavior"], a["eval_mask"]
+    )
+    conditions = [a[f"condition{k}"] for k in range(int(a["n_conditions"]))]
+    found["psth_r2"] = e.eval_psth(a["psth"], a["eval_rates"], conditions, jitter=a["jitter"])
+    found["tp_correlation"] = e.speed_tp_correlation(a["tp_spikes"], a["eval_rates"], a["tp_behavior"])
+    np.savez_compressed(out, **found)
+
+
+def golden_part(found: dict) -> dict[str, dict]:
+    """What the repository keeps of the tensors, by set: all spikes (uint8, 255 for nan), less of what is real."""
+    out: dict[str, dict] = {}
+    for path, value in found.items():
+        name, bin_ms, which, key = path.split("/")[:4]
+        small = bin_ms == "20" or (key == "eval_behavior") or (key == "psth" and name in ("mc_maze", "area2_bump"))
+        if "spikes" in key:
+            if not np.nanmax(value, initial=0) < 255:
+                raise ValueError(path)
+            value = np.where(np.isnan(value), 255, value).astype(np.uint8)
+        elif "behavior" in key or key == "psth":
+            if which == "train" or not small:
+                continue
+            value = value.astype(np.float32)
+        out.setdefault(name, {})[path] = value
+    return out
+
+
+def keep_golden(given: str, folder: str) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, arrays in golden_part(dict(np.load(given))).items():
+        np.savez_compressed(Path(folder) / f"{name}.npz", **arrays)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[0] == "--file":
+        one_file(*arguments[1:])
+    elif arguments[0] == "--metrics":
+        metrics(*arguments[1:])
+    elif arguments[0] == "--golden":
+        keep_golden(*arguments[1:])
+    else:
+        from layouts.nlb import FILES, write_nlb
+
+        found: dict = {}
+        for name in FILES:
+            paths = write_nlb(name, Path(arguments[0]) / name)
+            for bin_ms in BINS:
+                found.update(tensors(name, paths["train"].parent, bin_ms))
+        np.savez_compressed(arguments[1], **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
