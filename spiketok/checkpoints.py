@@ -10,9 +10,10 @@ draws every step's randomness from (seed, step, rank) alone.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from spiketok import __version__
 from spiketok.batches import TargetSpec
 from spiketok.config import RunConfig, model_class
 from spiketok.errors import ArtefactError, SpiketokError
-from spiketok.files import WIP, atomic_folder, clean_leftovers, read_json, sha256_file, write_json
+from spiketok.files import WIP, atomic_folder, clean_leftovers, content_digest, read_json, sha256_file, write_json
 from spiketok.models.base import Model
 from spiketok.shards import ShardReader
 
@@ -41,6 +42,8 @@ class TrainedSession:
     Args:
         id: ``"<dataset>/<session>"``. subject, n_units, n_spikes: what it was.
         shard_digest: of the shard. store_digest: of the stored session. source_sha256: of the source file.
+        shard: where the shard lies among a workspace's shards, as ``"binned/<dataset>/<session>/<fingerprint>"``.
+        source: the session's whole :class:`~spiketok.recording.Source`. Both are empty in checkpoints of before.
     """
 
     id: str
@@ -50,6 +53,8 @@ class TrainedSession:
     shard_digest: str
     store_digest: str
     source_sha256: str
+    shard: str = ""
+    source: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, reader: ShardReader) -> TrainedSession:
@@ -62,6 +67,8 @@ class TrainedSession:
             shard_digest=reader.digest,
             store_digest=manifest["store_digest"],
             source_sha256=manifest["source"]["sha256"],
+            shard=f"{reader.scheme.name}/{info.id}/{reader.path.name}",
+            source=manifest["source"],
         )
 
 
@@ -110,7 +117,8 @@ def write_checkpoint(
     ``train_state``: the optimizer's tensors, from :func:`optimizer_tensors`; empty for closed-form models.
 
     ``checkpoint.json`` holds: format and version; the resolved config; the model's vocabularies (``extra_state``); the
-    target and its normalisation; the sessions with their digests; step and loader state; the files' sha256.
+    target and its normalisation; the sessions with their digests; step and loader state; the files' sha256; and
+    ``digest`` over all of it.
     """
     with atomic_folder(run_dir / FOLDER) as wip:
         _save(dict(model.state_dict()), wip / "model.safetensors")
@@ -128,7 +136,8 @@ def write_checkpoint(
             "loader": dict(loader_state),
             "files": {name: sha256_file(wip / name) for name in ("model.safetensors", "train_state.safetensors")},
         }
-        write_json(wip / "checkpoint.json", facts)
+        facts = json.loads(json.dumps(facts))  # as it will be read: the digest is of that
+        write_json(wip / "checkpoint.json", facts | {"digest": content_digest(facts)})
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -160,6 +169,11 @@ def remove(run_dir: Path) -> None:
     if (run_dir / FOLDER).exists():
         os.rename(run_dir / FOLDER, run_dir / f"{WIP}{os.getpid()}-removed")
         clean_leftovers(run_dir)
+
+
+def checkpoint_digest(run_dir: Path) -> str:
+    """The digest of the checkpoint that stands there: the sha256 of its ``checkpoint.json``, which has the files'."""
+    return sha256_file(Path(run_dir) / FOLDER / "checkpoint.json")
 
 
 def read_facts(run_dir: Path) -> dict[str, object]:
@@ -237,7 +251,7 @@ def load_run(run_dir: Path) -> Run:
         trained_on=tuple(TrainedSession(**s) for s in facts["sessions"]),
         step=int(facts["step"]),
         total_steps=int(facts["total_steps"]),
-        digest=sha256_file(run_dir / FOLDER / "checkpoint.json"),
+        digest=checkpoint_digest(run_dir),
         facts=facts,
     )
 

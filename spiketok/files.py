@@ -42,6 +42,16 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def content_digest(facts: Mapping[str, object]) -> str:
+    """The sha256 of all that a JSON-able mapping says, but for its own key ``digest``, where this is to stand.
+
+    >>> content_digest({"a": 1, "digest": "anything"}) == content_digest({"a": 1})
+    True
+    """
+    said = {key: value for key, value in facts.items() if key != "digest"}
+    return hashlib.sha256(canonical_json(said).encode()).hexdigest()
+
+
 def sha256_file(path: Path | str) -> str:
     """The sha256 of a file's bytes, as 64 hex digits."""
     with open(path, "rb") as stream:

@@ -20,7 +20,7 @@ import numpy as np
 from spiketok import __version__
 from spiketok.decoding import Prediction, seconds
 from spiketok.errors import require
-from spiketok.files import atomic_file, write_json
+from spiketok.files import atomic_file, content_digest, sha256_file, write_json
 from spiketok.recording import NS_PER_S
 from spiketok.training import R2
 from spiketok.transfer import FLOOR, WITHIN, TransferResult, to_dict
@@ -125,6 +125,9 @@ def write_report(result: TransferResult, folder: Path) -> Report:
     page = _page(result, body)
     with atomic_file(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
+    body["page_sha256"] = sha256_file(folder / "report.html")
+    body = json.loads(json.dumps(body))  # as it will be read: the digest is of that
+    body["digest"] = content_digest(body)
     write_json(folder / "report.json", body)
     return Report(title_of(result), COLUMNS, table_rows(result), remarks(result), body)
 

@@ -24,7 +24,7 @@ from urllib.parse import quote
 import numpy as np
 
 from spiketok.errors import ArtefactError, SpiketokError, UnknownNameError
-from spiketok.files import atomic_folder, canonical_json, fingerprint, sha256_file
+from spiketok.files import atomic_folder, content_digest, fingerprint, sha256_file
 from spiketok.recording import FLUORESCENCE, Intervals, Session, SessionInfo, Signal
 from spiketok.schemes import Scheme, scheme_config, scheme_from_config
 from spiketok.schemes.base import grid_rows
@@ -116,7 +116,7 @@ def write_shard(
             "lost": baked.lost,
             "columns": {name: _write_column(folder, name, columns[name]) for name in sorted(columns)},
         }
-        manifest["digest"] = _digest(manifest)
+        manifest["digest"] = content_digest(manifest)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return manifest
 
@@ -135,12 +135,6 @@ def _write_column(folder: Path, name: str, array: np.ndarray) -> dict:
         "bytes": array.nbytes,
         "sha256": hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest(),
     }
-
-
-def _digest(manifest: Mapping) -> str:
-    """One digest over all that the manifest says, the columns' digests among it."""
-    said = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(canonical_json(said).encode()).hexdigest()
 
 
 class _Mapped(Mapping[str, np.ndarray]):
@@ -232,7 +226,7 @@ class ShardReader:
             self._refuse(
                 f"has format version {manifest.get('format_version')}, this spiketok reads version {FORMAT_VERSION}"
             )
-        if manifest.get("digest") != _digest(manifest):
+        if manifest.get("digest") != content_digest(manifest):
             self._refuse("has a damaged manifest (it does not match its own digest)")
         return manifest
 

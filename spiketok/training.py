@@ -31,6 +31,7 @@ from spiketok.batches import Loader, RandomWindows, TargetSpec, UnitDropout
 from spiketok.checkpoints import (
     Run,
     TrainedSession,
+    checkpoint_digest,
     load_optimizer,
     load_run,
     optimizer_tensors,
@@ -52,7 +53,7 @@ from spiketok.decoding import (
     seconds,
 )
 from spiketok.errors import DataError, UsageError
-from spiketok.files import atomic_file, clean_leftovers, write_json
+from spiketok.files import atomic_file, clean_leftovers, content_digest, write_json
 from spiketok.models.base import Model
 from spiketok.optimizers import build_optimizer, lr_at
 from spiketok.recording import Intervals
@@ -277,8 +278,8 @@ def _load_start(run_dir: Path, config: RunConfig, trained_on: list[TrainedSessio
             "--restart to begin anew"
         )
         raise UsageError(message)
-    ours = {s.id: asdict(s) for s in trained_on}
-    theirs = {s["id"]: s for s in facts["sessions"]}
+    ours = {s.id: s.shard_digest for s in trained_on}  # which is of the store's digest and the source's too
+    theirs = {s["id"]: s["shard_digest"] for s in facts["sessions"]}
     if ours != theirs:
         changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         message = (
@@ -495,21 +496,21 @@ def score_split(
 
 
 def _write_result(run_dir, config, target, sessions, trained_on, scores, total) -> None:
-    write_json(
-        run_dir / "result.json",
-        {
-            "model": config.model,
-            "size": config.size,
-            "config_fingerprint": config.fingerprint(),
-            "target": asdict(target),
-            "sessions": [asdict(s) for s in trained_on],
-            "train_s": {s.id: seconds(s.splits["train"]) for s in sessions},
-            "step": total,
-            "checkpoint": "last",
-            "test": scores,
-            "test_mean": mean_scores(scores),
-        },
-    )
+    facts = {
+        "model": config.model,
+        "size": config.size,
+        "config_fingerprint": config.fingerprint(),
+        "target": asdict(target),
+        "sessions": [asdict(s) for s in trained_on],
+        "train_s": {s.id: seconds(s.splits["train"]) for s in sessions},
+        "step": total,
+        "checkpoint": "last",
+        "checkpoint_digest": checkpoint_digest(run_dir),
+        "test": scores,
+        "test_mean": mean_scores(scores),
+    }
+    facts = json.loads(json.dumps(facts))  # as it will be read: the digest is of that
+    write_json(run_dir / "result.json", facts | {"digest": content_digest(facts)})
 
 
 def mean_scores(scores: dict[str, dict[str, object]]) -> dict[str, float]:

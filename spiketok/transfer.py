@@ -559,6 +559,7 @@ def to_dict(result: TransferResult) -> dict[str, object]:
         "model": run.config.model,
         "size": run.config.size,
         "config": run.config.to_dict(),
+        "run": run.path.resolve().name,
         "checkpoint_digest": run.digest,
         "checkpoint_step": run.step,
         "target": asdict(run.target),

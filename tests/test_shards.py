@@ -18,11 +18,11 @@ from strategies import all_segments, sessions
 from spiketok import shards
 from spiketok.datasets.nwb import read_nwb
 from spiketok.errors import ArtefactError, UnknownNameError
-from spiketok.files import WIP
+from spiketok.files import WIP, content_digest
 from spiketok.recording import Intervals, Source
 from spiketok.schemes import Binned, PerSpike
 from spiketok.schemes.base import Windows, grid_rows
-from spiketok.shards import MANIFEST, ShardReader, _digest, shard_fingerprint, signal_on_bins, write_shard
+from spiketok.shards import MANIFEST, ShardReader, shard_fingerprint, signal_on_bins, write_shard
 
 GOLDEN = Path(__file__).parent / "golden"
 PLAIN = [Binned(), PerSpike()]
@@ -35,7 +35,7 @@ def read_all(folder: Path) -> dict[str, bytes]:
 def edit_manifest(path: Path, **changes: object) -> None:
     """Change the manifest and let it match its own digest again."""
     manifest = json.loads((path / MANIFEST).read_text()) | changes
-    manifest["digest"] = _digest(manifest)
+    manifest["digest"] = content_digest(manifest)
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 
