@@ -744,7 +744,7 @@ def _write_nwb(session: _Simulated, path: Path, fingerprint: str) -> None:
     _add_units(nwb, session)
     if config.calcium_hz:
         _add_imaging(nwb, session)
-    _fix_object_ids(nwb, fingerprint)
+    fix_object_ids(nwb, fingerprint)
     with NWBHDF5IO(path, "w") as io:
         io.write(nwb)
 
@@ -911,7 +911,7 @@ def _isi_violation_fraction(ticks: np.ndarray, refractory_ms: float) -> float:
     return float(np.mean(np.diff(ticks) < refractory_ms * TICKS_PER_MS))
 
 
-def _fix_object_ids(nwb, fingerprint: str) -> None:
+def fix_object_ids(nwb, fingerprint: str) -> None:
     """Give each NWB object an id that follows from its place in the file, instead of the random one that it has.
 
     hdmf has no public way to say an id at construction: the name is that of its private attribute.
