@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok import __version__, data_commands, fetch_commands, token_commands
+from spiketok import __version__, data_commands, fetch_commands, provenance_commands, token_commands
 from spiketok.console import complain, progress, say, show_json, show_rows, training_table
 from spiketok.errors import SpiketokError, UnknownNameError, UsageError, require
-from spiketok.options import Json, Root, Sessions, Store, Workers, collect, print_rows
+from spiketok.options import Json, Root, Sessions, print_rows
 from spiketok.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -298,38 +298,8 @@ def inspect(
         say(f"drawn to {plot}")
 
 
-@app.command()
-def verify(
-    sessions: Sessions = None,
-    jobs: Workers = 1,
-    root: Root = None,
-    store: Store = None,
-    as_json: Json = False,
-) -> None:
-    """Read the source files again with pynwb and compare every spike, trial and sample; check all digests."""
-    from spiketok import stages
-
-    workspace = Workspace.locate(root, store)
-    chosen = workspace.select(sessions)
-
-    def row(done: stages.Verified) -> dict:
-        for difference in done.differences:
-            complain(f"{done.session_id}: {difference}")
-        return {
-            "session": done.session_id,
-            "units": done.n_units,
-            "spikes": done.n_spikes,
-            "table rows": done.n_rows,
-            "samples": done.n_samples,
-            "shards": done.n_shards,
-            "result": f"{len(done.differences)} differences" if done.differences else "equal",
-            "differences": done.differences,
-        }
-
-    rows, failed = collect("verify", "sessions", len(chosen), stages.verify(workspace, chosen, jobs), row)
-    print_rows("verified", rows, as_json)
-    if failed or any(r["differences"] for r in rows):
-        raise typer.Exit(1)
+for command in (provenance_commands.verify, provenance_commands.cite, provenance_commands.export):
+    app.command()(command)
 
 
 @app.command()

@@ -297,19 +297,26 @@ def _remember_source(workspace: Workspace, done: Ingested) -> None:
         write_json(index, known | {done.session_id: list(done.paths)})
 
 
+def recorded_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
+    """Where the files of a session lay when it was ingested, in the order of its sources; none if nobody knows here."""
+    index = _source_index(workspace)
+    known = read_json(index) if index.exists() else {}
+    listed = known.get(session_id, [])
+    return [place(text) for text in ([listed] if isinstance(listed, str) else listed)]
+
+
 def source_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
     """The files that a session was read from, on this machine or behind URLs, in the order of its sources.
 
     Raises:
         SourceError: they are not known here, or one is gone. FetchError: a URL cannot be reached.
     """
-    index = _source_index(workspace)
-    known = read_json(index) if index.exists() else {}
-    if session_id not in known:
-        message = f"{session_id}: where its source file lies is not recorded in {index}: ingest it again"
+    paths = recorded_paths(workspace, session_id)
+    if not paths:
+        message = (
+            f"{session_id}: where its source file lies is not recorded in {_source_index(workspace)}: ingest it again"
+        )
         raise SourceError(message)
-    listed = known[session_id]
-    paths = [place(text) for text in ([listed] if isinstance(listed, str) else listed)]
     for path in paths:
         if not path.exists():
             message = f"{session_id}: its source file {path} is gone"

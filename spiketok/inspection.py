@@ -137,7 +137,9 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
         "session": session.id,
         "subject": session.subject or "-",
         "source": f"{session.source.file}, sha256 {session.source.sha256[:12]}, {human_bytes(session.source.size)}",
-        "licence": session.source.license or "-",
+        "from": session.source.origin or "a local file, never fetched",
+        "licence": session.source.license or "not stated",
+        "citation": "not stated" if session.source.citation in ("", session.source.origin) else session.source.citation,
         "extent": f"{session.start_ns / NS_PER_S:.3f} .. {session.stop_ns / NS_PER_S:.3f} s ({seconds:.1f} s)",
         "observed": f"{observed_s:.1f} s in {len(session.observed)} stretches ({session.observed_source})",
         "units": len(session.units),
@@ -149,7 +151,14 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
         num, den = attributes["tick_period_ns"]
         clock = "no common clock, kept in ns" if num == den else f"ticks of {den / num * NS_PER_S:g} Hz"
         facts |= {"spike times": clock, "digest": attributes["digest"][:12], "written by": attributes["written_by"]}
+        facts["quirks handled"] = _quirks_met(session)
+        facts["settings"] = ", ".join(f"{key} {value}" for key, value in attributes["settings"].items())
     tables = {
+        "joined files": [
+            {"file": s.file, "sha256": s.sha256[:12], "size": human_bytes(s.size), "from": s.origin or "local"}
+            for s in session.source.files
+            if session.source.joined
+        ],
         "behaviours": [
             {
                 "signal": name,
@@ -173,6 +182,17 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
         "notes": [{"note": f.id, "count": f.count, "what": f.text} for f in session.notes],
     }
     return Description(kind, facts, {title: rows for title, rows in tables.items() if rows})
+
+
+def _quirks_met(session: Session) -> str:
+    """The quirks that the catalogue knows of the session's dataset, and that were met in its files."""
+    from spiketok.datasets import DATASETS
+
+    dataset = DATASETS.get(session.dataset)
+    if dataset is None:
+        return "none known: the catalogue has no such dataset"
+    met = {finding.id for finding in (*session.repairs, *session.notes)}
+    return f"{', '.join(q.id for q in dataset.quirks if q.id in met) or 'none'} (of {len(dataset.quirks)} known)"
 
 
 def _column_words(table) -> list[str]:

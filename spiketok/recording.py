@@ -8,6 +8,7 @@ Shape letters: N units, S spikes, I intervals, T samples, C components.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -311,6 +312,16 @@ class Source:
     def files(self) -> tuple[Source, ...]:
         """Every file by itself, this one first."""
         return (replace(self, joined=()), *self.joined)
+
+    @property
+    def origin(self) -> str:
+        """Where it was fetched from, as ``spiketok fetch`` takes it; empty for a local file."""
+        if self.dandiset:
+            return f"DANDI:{self.dandiset}/{self.version}"
+        record = re.search(r"10\.5281/zenodo\.(\d+)", self.citation)
+        if record:
+            return f"zenodo:{record[1]}"
+        return self.citation if re.fullmatch(r"https?://\S+", self.citation) else ""
 
 
 @dataclass(frozen=True, eq=False)

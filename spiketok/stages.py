@@ -16,7 +16,7 @@ import numpy as np
 
 from spiketok.errors import DataError, NotServedError, SpiketokError, UnknownNameError, UsageError
 from spiketok.files import sha256_file
-from spiketok.ingestion import READER, normalize, source_paths
+from spiketok.ingestion import READER, normalize, recorded_paths, source_paths
 from spiketok.jobs import Job, Outcome, run_jobs
 from spiketok.recording import FLUORESCENCE, NS_PER_MS, NS_PER_S, Intervals, Ragged, Session, SessionInfo
 from spiketok.remote import local_copy
@@ -277,7 +277,7 @@ def _tokenized(target: Path, state: str, notes: list[str]) -> Tokenized:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verify job compared, and what it found to differ."""
+    """What a verify job compared, and what it found to differ; ``not_here``: source files that it could not look at."""
 
     session_id: str
     n_units: int
@@ -286,15 +286,22 @@ class Verified:
     n_samples: int
     n_shards: int
     differences: list[str]
+    not_here: list[str] = field(default_factory=list)
 
 
-def verify(workspace: Workspace, session_ids: Sequence[str], workers: int = 0) -> Iterator[Outcome]:
-    """Compare sessions with their sources and check all digests; one outcome a session, its result a Verified."""
+def verify(
+    workspace: Workspace, session_ids: Sequence[str], workers: int = 0, *, quick: bool = False
+) -> Iterator[Outcome]:
+    """Compare sessions with their sources and check all digests; one outcome a session, its result a Verified.
+
+    Args:
+        quick: digests only; a source file that is not here is then no failure.
+    """
     workspace = workspace.absolute()
-    yield from run_jobs([Job(s, verify_session_files, (workspace, s)) for s in session_ids], workers)
+    yield from run_jobs([Job(s, verify_session_files, (workspace, s, quick)) for s in session_ids], workers)
 
 
-def verify_session_files(workspace: Workspace, session_id: str) -> Verified:
+def verify_session_files(workspace: Workspace, session_id: str, quick: bool = False) -> Verified:
     """The source files against the store, and the digests source -> store -> shards.
 
     What the generic reader gave is compared with pynwb's reading of the same file; the session must come out once more,
@@ -304,10 +311,17 @@ def verify_session_files(workspace: Workspace, session_id: str) -> Verified:
 
     session = read_session(workspace.store_path(session_id))
     attributes = read_attributes(workspace.store_path(session_id))
+    not_here: list[str] = []
+    if quick:
+        paths = recorded_paths(workspace, session_id)
+        not_here = [str(path) for path in paths if not path.exists()]
+        not_here += [] if paths else [part.file for part in session.source.files]
     with ExitStack() as stack:
-        paths = source_paths(workspace, session_id)
+        paths = [] if not_here else source_paths(workspace, session_id)
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in paths]
-        differences = _compare_sources(session, files) or _compare_made(session, attributes, files)
+        differences = [] if not_here else _compare_sources(session, files)
+        if not quick and not differences:
+            differences = compare_made(session, attributes, files)
     shards = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/manifest.json"))
     for shard in shards:
         manifest = json.loads((shard / "manifest.json").read_text())
@@ -325,6 +339,7 @@ def verify_session_files(workspace: Workspace, session_id: str) -> Verified:
         n_samples=sum(len(s.time_ns) for s in session.signals.values()),
         n_shards=len(shards),
         differences=differences,
+        not_here=not_here,
     )
 
 
@@ -340,8 +355,12 @@ def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
     ]
 
 
-def _compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:
-    """The session against pynwb's reading of its files, and against itself made again."""
+def compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:
+    """What differs between a session and pynwb's reading of its files, and between it and itself made again.
+
+    Args:
+        session, attributes: as the store gives them. files: the ones it was made of, on this machine.
+    """
     from spiketok.datasets import RULES
     from spiketok.datasets.base import read_nwb_file
     from spiketok.verify import verify_session

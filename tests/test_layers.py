@@ -15,13 +15,15 @@ ROWS = [
     ["files", "jobs", "metrics", "processing", "quality", "remote", "splits", "units", "workspace"],
     ["store", "schemes"],
     ["shards", "datasets", "verify"],
-    ["ingestion", "stages", "streaming", "sampling", "batches", "masking", "losses", "nn"],
+    ["ingestion", "stages", "export", "streaming", "sampling", "batches", "masking", "losses", "nn"],
     ["models"],
     ["config", "optimizers"],
     ["checkpoints", "decoding"],
     ["training", "runs"],
     ["transfer", "report", "token_plots", "plots", "compare", "inspection", "doctor", "demo"],
-    ["console", "options", "data_commands", "fetch_commands", "token_commands", "cli", "__main__"],
+    ["provenance", "citations"],
+    ["console", "options"],
+    ["data_commands", "fetch_commands", "token_commands", "provenance_commands", "cli", "__main__"],
 ]
 ROW = {name: k for k, row in enumerate(ROWS) for name in row}
 TORCH_ALLOWED = {
