@@ -39,7 +39,7 @@ TORCH_ALLOWED = {
     "decoding",
     "runs",
 }
-SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "merge", "offline", "selection", "web", "__init__"}
+SHARED_IN_LEAVES = {"base", "behaviour", "bins", "kernels", "merge", "nwb", "offline", "selection", "web", "__init__"}
 HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface", "numpy", "zarr", "fsspec")
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from spiketok.datasets import dandi, nlb, urls, zenodo
+from spiketok.datasets import dandi, falcon, nlb, urls, zenodo
 from spiketok.datasets.base import (
     POLICIES,
     Asset,
@@ -64,9 +64,9 @@ __all__ = [
     "rules_of",
 ]
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*nlb.ENTRIES,)}
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*nlb.ENTRIES, *falcon.ENTRIES)}
 RULES: dict[str, Rules] = {  # the first: no rules, a session a file
-    rules.name: rules for rules in (Rules("", 0), nlb.RULES)
+    rules.name: rules for rules in (Rules("", 0), nlb.RULES, falcon.RULES)
 }
 
 MAX_LIST_BYTES = 16 * 2**20

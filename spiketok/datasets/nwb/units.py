@@ -55,7 +55,7 @@ def read_unit_ids(h5: Hdf5, units: h5py.Group, found: Findings) -> np.ndarray:
 # ---- spikes ---------------------------------------------------------------------------------------------------------
 
 
-def _spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[np.ndarray, np.ndarray]:
+def spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[np.ndarray, np.ndarray]:
     """Spike times in seconds (float64 ``[S]``) and their unit rows (int32 ``[S]``), as they stand in the file."""
     data = h5.dataset(units, "spike_times")
     if data is None:
@@ -83,7 +83,7 @@ def _spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -
 
 def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> Spikes:
     """All spikes, to the nearest ns and in order of time."""
-    seconds, unit = _spike_seconds(h5, units, n_units, found)
+    seconds, unit = spike_seconds(h5, units, n_units, found)
     good = is_time(seconds)
     if not good.all():
         removed = int((~good).sum())
