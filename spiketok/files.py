@@ -58,6 +58,23 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_source(path: Path) -> str:
+    """The sha256 of a file; of a folder, that of the names and digests of all its files, in order of name."""
+    if path.is_file():
+        return sha256_file(path)
+    lines = [f"{name} {sha256_file(file)}\n" for name, file in _files_below(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def source_bytes(path: Path) -> int:
+    """The size of a file, or of all files of a folder."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for _, file in _files_below(path))
+
+
+def _files_below(folder: Path) -> list[tuple[str, Path]]:
+    return sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
+
+
 def sha256_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """One digest over named arrays: names, dtypes, shapes and values, in order of name."""
     import numpy as np  # here: every command imports this file, and --help needs no arrays

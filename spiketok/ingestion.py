@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageError
-from spiketok.files import WIP, clean_leftovers, read_json, sha256_file, write_json
+from spiketok.files import WIP, clean_leftovers, read_json, sha256_source, source_bytes, write_json
 from spiketok.jobs import Job, Outcome, run_jobs
 from spiketok.processing import apply_steps
 from spiketok.quality import apply_unit_settings
@@ -27,6 +27,7 @@ from spiketok.workspace import Workspace
 
 READER = {"reader": "nwb", "reader_version": 1}
 NO_RULES = "none"
+FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def find_files(
                 raise SourceError(message)
             files += found
             continue
-        if path.is_dir() and path.suffix != ".nwb":
-            within = sorted(p for suffix in suffixes for p in path.rglob(f"*{suffix}"))
+        if path.is_dir() and not path.name.lower().endswith(FOLDERS):
+            wanted = (*suffixes, *FOLDERS[1:]) if FOLDERS[0] in suffixes else suffixes
+            within = sorted(p for suffix in wanted for p in path.rglob(f"*{suffix}"))
             found = [p for p in within if not any(_unfinished(part) for part in p.parts)]
             if not found:
                 message = f"{path} holds no {' or '.join(suffixes)} file"
@@ -233,7 +235,7 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
     target = workspace.store_path(group.session_id)
     with ExitStack() as stack:
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
-        digests = [sha256_file(file) if file.is_file() else "" for file in files]
+        digests = [sha256_source(file) if file.is_file() or file.is_dir() else "" for file in files]
         state = "new"
         if (target / ATTRIBUTES).exists():
             state = "replaced"
@@ -254,7 +256,7 @@ def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
     """Where a file came from: the record of its download, which its bytes must agree with, else the file itself."""
     from spiketok.datasets import load_source
 
-    source = load_source(path) or Source(file=path.name, sha256=digest, size=file.stat().st_size)
+    source = load_source(path) or Source(file=path.name, sha256=digest, size=source_bytes(file))
     if source.sha256 != digest:
         message = f"{path.name} has sha256 {digest[:12]}, was fetched as {source.sha256[:12]}: fetch it again"
         raise SourceError(message)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import DataError, NotServedError, SpiketokError, UnknownNameError, UsageError
-from spiketok.files import sha256_file
+from spiketok.files import sha256_source
 from spiketok.ingestion import READER, normalize, recorded_paths, source_paths
 from spiketok.jobs import Job, Outcome, run_jobs
 from spiketok.recording import FLUORESCENCE, NS_PER_MS, NS_PER_S, Intervals, Ragged, Session, SessionInfo
@@ -351,7 +351,7 @@ def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
     return [
         f"source {file.name} has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: ingest it again"
         for file, source in zip(files, sources, strict=True)
-        if (found := sha256_file(file)) != source.sha256
+        if (found := sha256_source(file)) != source.sha256
     ]
 
 

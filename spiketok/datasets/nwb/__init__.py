@@ -39,6 +39,7 @@ from spiketok.datasets.nwb.series import Series, find_series, read_events, read_
 from spiketok.datasets.nwb.sources import read_units_elsewhere, read_units_table
 from spiketok.datasets.nwb.tables import Findings, in_seconds, is_time, listed, ns_from_seconds, texts
 from spiketok.datasets.nwb.units import count_unobserved, note_spikes
+from spiketok.datasets.nwb.zarr_folder import as_hdf5, is_zarr_folder
 from spiketok.recording import FLUORESCENCE, NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
 
 LATE_NS, LATE_SHARE = 60 * NS_PER_S, 0.1  # so long (and so much of the extent) without spikes at an end is noted
@@ -48,7 +49,7 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
     """Read an NWB file (version 2) whole.
 
     Args:
-        path: the file; where its units may stand, see ``sources``.
+        path: the file, or a zarr folder; where its units may stand, see ``sources``.
         session_id: ``"<dataset>/<session>"``.
         source: where the file came from; ``session_start`` is filled in from the file where it is empty.
         clock_hz: the recording's clock, where the caller knows it better than the file.
@@ -59,7 +60,11 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
 
     Raises:
         SourceError: there is no such file, it is damaged or no NWB 2, or it has no units or no spikes.
+        MissingExtraError: it is a zarr folder and hdmf-zarr is not installed.
     """
+    if is_zarr_folder(Path(path)):
+        with as_hdf5(Path(path)) as file:
+            return read_nwb(file, session_id, source, clock_hz=clock_hz)
     found = Findings()
     with Hdf5(Path(path)) as h5:
         _check_version(h5)

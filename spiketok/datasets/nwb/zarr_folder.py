@@ -1,0 +1,108 @@
+"""NWB in a folder of zarr arrays (``x.nwb.zarr``, or a folder named ``x.nwb``): exported to HDF5, then read as always.
+
+hdmf-zarr reads it and pynwb writes it, so that there is one reader of values and one set of repairs. What is unusual:
+
+- zarr reads a chunk that is missing as zeros without a word, so the spikes' chunks are counted first;
+- hdmf-zarr keeps object references as pickles, which could run any code: here they are unpickled with the few names
+  that references need and no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from spiketok.errors import SourceError, require
+
+MARKS = (".zgroup", "zarr.json", ".zmetadata")
+SAFE_NAMES = frozenset({
+    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("hdmf_zarr.utils", "ZarrReference"),
+})  # fmt: skip
+SPIKES = ("units/spike_times", "units/spike_times_index")
+
+
+def is_zarr_folder(path: Path) -> bool:
+    """Whether a path is a folder with a zarr group in it."""
+    return path.is_dir() and any((path / mark).is_file() for mark in MARKS)
+
+
+class _References(pickle.Unpickler):
+    """Unpickles arrays of object references; anything else is refused before it is imported."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in SAFE_NAMES:
+            message = f"it holds a pickle of {module}.{name}, which could run code"
+            raise pickle.UnpicklingError(message)
+        return super().find_class(module, name)
+
+
+@contextlib.contextmanager
+def _only_references_unpickled() -> Iterator[None]:
+    """In the block, numcodecs decodes pickles through :class:`_References`."""
+    from numcodecs.pickles import Pickle
+    from numcodecs.registry import codec_registry
+
+    class ReferencePickle(Pickle):
+        def decode(self, buf, out=None):
+            decoded = _References(io.BytesIO(bytes(buf))).load()
+            if out is None:
+                return decoded
+            out[...] = decoded
+            return out
+
+    before = codec_registry.get("pickle")
+    codec_registry["pickle"] = ReferencePickle
+    try:
+        yield
+    finally:
+        if before is None:
+            del codec_registry["pickle"]
+        else:
+            codec_registry["pickle"] = before
+
+
+@contextlib.contextmanager
+def as_hdf5(path: Path) -> Iterator[Path]:
+    """The HDF5 file that a zarr folder makes, in a temporary folder, for as long as the block lasts.
+
+    Raises:
+        MissingExtraError: hdmf-zarr is not installed. SourceError: the folder is no NWB, or incomplete.
+    """
+    backend = require("hdmf_zarr.nwb", "zarr-nwb", f"reading the zarr folder {path.name}")
+    from hdmf.build.errors import BuildError, ConstructError
+    from pynwb import NWBHDF5IO
+    from zarr.errors import MetadataError
+
+    broken = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError)
+    with tempfile.TemporaryDirectory(prefix="spiketok-") as scratch:
+        file = Path(scratch) / path.name
+        try:
+            _check_spikes(path)
+            with warnings.catch_warnings(), _only_references_unpickled():
+                warnings.simplefilter("ignore")  # what pynwb says of odd files, the reader says better
+                with backend.NWBZarrIO(str(path), mode="r") as source, NWBHDF5IO(str(file), mode="w") as target:
+                    target.export(src_io=source, write_args={"link_data": False}, cache_spec=False)
+        except (*broken, ConstructError, BuildError, MetadataError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            message = f"{path.name}: is a zarr folder that hdmf-zarr cannot read ({reason}): download or copy it again"
+            raise SourceError(message) from error
+        yield file
+
+
+def _check_spikes(path: Path) -> None:
+    """Refuse a folder in which chunks of the spike times are missing."""
+    import zarr
+
+    group = zarr.open_group(str(path), mode="r")
+    for name in SPIKES:
+        if name in group and (there := group[name].nchunks_initialized) != group[name].nchunks:
+            message = (
+                f"{path.name}: {there} of {group[name].nchunks} chunks of {name} are there: download or copy it again"
+            )
+            raise SourceError(message)
