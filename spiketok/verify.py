@@ -37,7 +37,7 @@ EVENTS = (
     "LabeledEvents",
     "TTLs",
 )
-COUNTS = ("binned_spikes", "tx")  # series of counts that stand for a units table, one column a unit
+COUNTS = ("binned_spikes", "tx", "ThresholdCrossings")  # they stand for a units table, one column a unit
 ACRONYMS = (  # columns that stand for a location or region that is not there
     *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
     *("allen_location", "cosmos_location"),
@@ -485,6 +485,8 @@ def _walk_file(nwb) -> tuple[list[_Found], list[_Found]]:
             walk(item, ("processing", module.name, item.name), False)
     for item in nwb.acquisition.values():
         walk(item, ("acquisition", item.name), False)
+    for item in nwb.analysis.values():
+        walk(item, ("analysis", item.name), False)
     return [*tables.values(), *events, *below], series
 
 
@@ -646,15 +648,26 @@ def _compare_events(session: Session, series: list[_Found], out: Verification) -
     return matched
 
 
+def _is_imaged(series: object) -> bool:
+    """Whether a series has a component for each unit, and no limit to how many."""
+    return "RoiResponseSeries" in _type_names(series)
+
+
+def _is_turned(series: object, shape: tuple[int, ...], n_samples: int) -> bool:
+    """Whether a series stands components first: its second dimension fits its times, and its first is narrow."""
+    fits = len(shape) == 2 and shape[0] != n_samples == shape[1]
+    return fits and (shape[0] <= MOST_COMPONENTS or _is_imaged(series))
+
+
 def _is_signal(series: object, data: object, seconds: np.ndarray | None, session: Session) -> bool:
     """Whether a series has what makes a signal: numbers in few columns, with a time."""
     shape, kind = np.shape(data), np.asarray(data[:0]).dtype.kind
-    imaged = "RoiResponseSeries" in _type_names(series)  # a component for each unit, and no limit to how many
+    imaged = _is_imaged(series)
     if kind not in "biuf" or len(shape) not in (1, 2) or 0 in shape or seconds is None:
         return False
     if np.prod(shape) > MOST_VALUES and not imaged:
         return False
-    turned = len(shape) == 2 and shape[0] != seconds.size == shape[1]
+    turned = _is_turned(series, shape, seconds.size)
     width = 1 if len(shape) == 1 else shape[0] if turned else shape[1]
     good = _is_time(seconds)
     return (imaged or width <= MOST_COMPONENTS) and bool(_in_reach(session, _to_ns(seconds[good])).any())
@@ -685,7 +698,7 @@ def _compare_signals(session: Session, series: list[_Found], out: Verification) 
 
 def _compare_signal(session: Session, signal: Signal, found: _Found, seconds: np.ndarray, out: Verification) -> None:
     item, raw = found.item, np.asarray(found.item.data[:])
-    if item.rate is None and raw.ndim == 2 and raw.shape[0] != seconds.size == raw.shape[1]:
+    if item.rate is None and _is_turned(item, raw.shape, seconds.size):
         raw = raw.T  # components first
     shorter = min(len(raw), seconds.size)
     cut = abs(len(raw) - seconds.size)

@@ -108,7 +108,9 @@ WHOLE = {f"{FOLDER}/{path}": body for path, body in BYTES.items()}
 def test_catalogue_is_consistent():
     for name, dataset in DATASETS.items():
         assert dataset.name == name
-        assert re.fullmatch(r"[0-9]{6}", dataset.dandiset)
+        places = {"dandi": (r"[0-9]{6}", ""), "zenodo": ("", r"[0-9]+")}[dataset.host]
+        for number, form in zip((dataset.dandiset, dataset.record), places, strict=True):
+            assert re.fullmatch(form, number)
         assert dataset.version is None or re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", dataset.version)
         assert dataset.doi is None or dataset.doi in dataset.citation
     names = [n for d in DATASETS.values() for n in (d.name, *d.aliases)]

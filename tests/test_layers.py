@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "spiketok"
 ROWS = [
     ["errors", "recording"],
-    ["files", "jobs", "metrics", "processing", "quality", "remote", "splits", "units", "workspace"],
+    ["divisions", "files", "jobs", "metrics", "processing", "quality", "remote", "splits", "units", "workspace"],
     ["store", "schemes"],
     ["shards", "datasets", "verify"],
     ["ingestion", "stages", "export", "streaming", "sampling", "batches", "masking", "losses", "nn"],

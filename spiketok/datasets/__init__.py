@@ -16,7 +16,20 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from spiketok.datasets import dandi, falcon, nlb, urls, zenodo
+from spiketok.datasets import (
+    allen,
+    churchland,
+    dandi,
+    falcon,
+    ibl,
+    link,
+    nlb,
+    odoherty_sabes,
+    perich_miller,
+    steinmetz,
+    urls,
+    zenodo,
+)
 from spiketok.datasets.base import (
     POLICIES,
     Asset,
@@ -64,9 +77,10 @@ __all__ = [
     "rules_of",
 ]
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*nlb.ENTRIES, *falcon.ENTRIES)}
+_SOURCES = (nlb, falcon, perich_miller, churchland, odoherty_sabes, link, steinmetz, ibl, allen)
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for source in _SOURCES for dataset in source.ENTRIES}
 RULES: dict[str, Rules] = {  # the first: no rules, a session a file
-    rules.name: rules for rules in (Rules("", 0), nlb.RULES, falcon.RULES)
+    rules.name: rules for rules in (Rules("", 0), *(source.RULES for source in _SOURCES))
 }
 
 MAX_LIST_BYTES = 16 * 2**20

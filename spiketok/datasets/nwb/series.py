@@ -1,4 +1,4 @@
-"""Time series below ``/processing`` and ``/acquisition``: behaviours and dF/F become signals, events intervals."""
+"""Time series below /processing, /acquisition and /analysis: behaviours and dF/F become signals, events intervals."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Series:
 
 @dataclass
 class Found:
-    """What stands below ``/processing`` and ``/acquisition``."""
+    """What stands below ``/processing``, ``/acquisition`` and ``/analysis``."""
 
     series: list[Series]
     tables: list[Table]
@@ -66,7 +66,7 @@ class Found:
 
 
 def find_series(h5: Hdf5, found: Findings) -> Found:
-    """Every series and interval table of the processing modules and the acquisition, in order of name."""
+    """Every series and interval table of the processing modules, the acquisition and the analysis, in order of name."""
     out = Found([], [], [])
     seen: set[tuple[int, int]] = set()
 
@@ -97,7 +97,7 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
             for name in members:
                 enter(group, name, parts, in_events or type_name in EVENT_CONTAINERS)
 
-    for place in ("processing", "acquisition"):
+    for place in ("processing", "acquisition", "analysis"):
         top = h5.group(h5.root, place)
         for name in h5.names(top) if top is not None else ():
             enter(top, name, (place,), False)

@@ -4,7 +4,7 @@ A file has its units in one of these places, looked for in this order:
 
     units table      ``/units`` with at least one row
     binned counts    a series ``[T, N]`` of counts, one column a channel, named as in ``COUNT_NAMES``: FALCON H2 has
-                     ``binned_spikes`` of 20 ms, FALCON B1 ``tx`` of 1/30,000 s
+                     ``binned_spikes`` of 20 ms, FALCON B1 ``tx`` of 1/30,000 s, LINK ``ThresholdCrossings`` of 20 ms
 
     imaged ROIs      a ``RoiResponseSeries`` over all of them, or a group of series, one a neuron (see ``imaging``)
 
@@ -36,7 +36,7 @@ from spiketok.datasets.nwb.units import (
 )
 from spiketok.recording import NS_PER_S, Column, Intervals, Ragged, Signal, Spikes
 
-COUNT_NAMES = ("binned_spikes", "tx")
+COUNT_NAMES = ("binned_spikes", "tx", "ThresholdCrossings")
 BLOCK_BYTES = 2**26  # so much of a matrix of counts is in memory at a time
 GAP = 1.5  # stamps further apart than so many bins have time between them that was not observed
 
@@ -95,7 +95,7 @@ def read_units_elsewhere(h5: Hdf5, series: Sequence[Series], found: Findings) ->
 
     Args:
         h5: the file.
-        series: all that stand below ``/processing`` and ``/acquisition``.
+        series: all that stand below ``/processing``, ``/acquisition`` and ``/analysis``.
         found: takes the notes.
 
     Raises:
