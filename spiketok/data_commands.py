@@ -82,24 +82,32 @@ def ingest(
         str | None,
         typer.Option("--merge-as", metavar="NAME", help="Join the units of all files into one session of this name."),
     ] = None,
+    sorter: Annotated[
+        str | None,
+        typer.Option("--sorter", metavar="NAME", help="The paths are output of this sorter: phy, kilosort, ..."),
+    ] = None,
+    start_s: Annotated[
+        float, typer.Option("--start-s", help="When a sorted recording began, in seconds of the session.")
+    ] = 0.0,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Normalize NWB files into the store."""
+    """Normalize NWB files, or the output of a spike sorter, into the store."""
     for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
         if name is not None and ("/" in name or name.startswith(".") or not name):
             message = f"{option} '{name}': must be a name without '/' that does not begin with '.'"
             raise UsageError(message)
+    wanted = wanted_settings(process, min_rate, quality, metrics) | _sorter_settings(sorter, start_s)
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
         paths,
         dataset,
         executor_of(executor, jobs),
         rules,
-        wanted=wanted_settings(process, min_rate, quality, metrics),
+        wanted=wanted,
         merge_as=merge_as or "",
     )
     print_rows("sessions", rows, as_json)
@@ -107,6 +115,28 @@ def ingest(
         raise typer.Exit(1)
     if not as_json:
         say("next: spiketok tokenize --scheme per-spike")
+
+
+def _sorter_settings(sorter: str | None, start_s: float) -> dict[str, object]:
+    """What ``--sorter`` and ``--start-s`` are in a store's settings.
+
+    Raises:
+        UsageError: there is no such sorter, or a start without one.
+    """
+    import math
+
+    if sorter is None:
+        if start_s:
+            message = f"--start-s {start_s:g} is for sorter output: add --sorter NAME"
+            raise UsageError(message)
+        return {}
+    from spiketok.datasets.sorting import READER, check_sorter
+
+    check_sorter(sorter)
+    if not math.isfinite(start_s):
+        message = f"--start-s {start_s}: must be a finite number of seconds"
+        raise UsageError(message)
+    return {**READER, "sorter": sorter, "start_s": start_s}
 
 
 def ingest_paths(
@@ -147,7 +177,8 @@ def ingest_paths(
                 failures.append({"file": outcome.name, "error": outcome.message})
             yield outcome
 
-    files = ingestion.find_files(paths, rules_of(dataset).suffixes)
+    as_given = (wanted or {}).get("reader") == ingestion.SORTED
+    files = ingestion.find_files(paths, rules_of(dataset).suffixes, as_given=as_given)
     outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as)
     rows, failed = collect("ingest", "files", len(files), noted(outcomes), row)
     noted = [r["session"] for r in rows if r["notes"]]

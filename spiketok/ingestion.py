@@ -9,9 +9,10 @@ makes the session once more from both and expects the same digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageError
@@ -26,6 +27,7 @@ from spiketok.units import merge_units
 from spiketok.workspace import Workspace
 
 READER = {"reader": "nwb", "reader_version": 1}
+SORTED = "sorter"  # the reader of sorter output, see spiketok.datasets.sorting
 NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
 
@@ -62,7 +64,7 @@ class Group:
 
 
 def find_files(
-    paths: Sequence[Path | RemotePath | str], suffixes: Sequence[str] = (".nwb",)
+    paths: Sequence[Path | RemotePath | str], suffixes: Sequence[str] = (".nwb",), *, as_given: bool = False
 ) -> list[Path | RemotePath]:
     """The source files that the paths and URLs name: files as given, folders searched below.
 
@@ -71,6 +73,7 @@ def find_files(
     Args:
         paths: files, folders, URLs.
         suffixes: of the files that are taken from a folder, in lower case.
+        as_given: a folder is one source itself and is not searched.
 
     Raises:
         SourceError: a path does not exist, or a folder holds no such file. FetchError: a URL cannot be reached.
@@ -84,7 +87,7 @@ def find_files(
                 raise SourceError(message)
             files += found
             continue
-        if path.is_dir() and not path.name.lower().endswith(FOLDERS):
+        if path.is_dir() and not as_given and not path.name.lower().endswith(FOLDERS):
             wanted = (*suffixes, *FOLDERS[1:]) if FOLDERS[0] in suffixes else suffixes
             within = sorted(p for suffix in wanted for p in path.rglob(f"*{suffix}"))
             found = [p for p in within if not any(_unfinished(part) for part in p.parts)]
@@ -180,9 +183,8 @@ def normalize(
     from spiketok.datasets import RULES
 
     rules = RULES[settings.get("rules", "")]
-    parts = [
-        rules.adjust(rules.read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)
-    ]
+    read = _read_sorted(settings) if settings.get("reader") == SORTED else rules.read
+    parts = [rules.adjust(read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)]
     if settings.get("merge"):
         session = merge_units(parts, session_id)
     else:
@@ -190,6 +192,12 @@ def normalize(
     joined = tuple(part.source for part in parts[1:])
     session = replace(session, source=replace(session.source, joined=joined)) if joined else session
     return apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
+
+
+def _read_sorted(settings: Mapping[str, object]) -> Callable[[Path, str, Source], Session]:
+    from spiketok.datasets.sorting import read_sorting
+
+    return partial(read_sorting, sorter=str(settings["sorter"]), start_s=float(settings["start_s"]))
 
 
 def ingest(
@@ -215,11 +223,12 @@ def ingest(
     """
     from spiketok.datasets import rules_of
 
-    files = find_files(paths, rules_of(dataset).suffixes)
+    wanted = dict(wanted or {}) | ({"merge": "units"} if merge_as else {})
+    is_sorted = wanted.get("reader") == SORTED
+    files = find_files(paths, rules_of(dataset).suffixes, as_given=is_sorted)
     workspace = workspace.absolute()
     clean_leftovers(workspace.root)
-    groups, failures = group_files(files, dataset, rules, merge_as)
-    wanted = dict(wanted or {}) | ({"merge": "units"} if merge_as else {})
+    groups, failures = group_files(files, dataset, NO_RULES if is_sorted else rules, merge_as)
     yield from failures
     jobs = [Job(group.label, ingest_group, (workspace, group, settings_of(group, wanted))) for group in groups]
     for outcome in run_jobs(jobs, executor):
