@@ -1,4 +1,4 @@
-"""The command ``fetch``: plan, download, check what is here."""
+"""The command ``fetch``: plan, download, check what is here, read what is elsewhere."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ def fetch(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check what is here against its recorded digests; no network.")
     ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read units, trials and behaviour where they lie; download no file.")
+    ] = False,
     version: Annotated[
         str | None, typer.Option("--version", help="latest, draft or a version, in place of the pinned one.")
     ] = None,
@@ -68,8 +71,8 @@ def fetch(
     from spiketok.datasets.base import check_policy
     from spiketok.files import parse_bytes
 
-    if verify and dry_run:
-        message = "--verify and --dry-run exclude each other"
+    if verify + dry_run + stream + download_only > 1:
+        message = "--verify, --dry-run, --stream and --download-only exclude each other"
         raise UsageError(message)
     workspace = Workspace.locate(root)
     check_policy(policy)
@@ -98,6 +101,9 @@ def fetch(
         for plan in plans:
             for line in plan.limits:
                 say(f"{plan.name}: {line}")
+    if stream:
+        _stream(workspace, plans, paths, failures, wanted, as_json)
+        return
     for plan in plans:
         paths += _download(workspace, plan, jobs, policy, failures)
     _finish(workspace, paths, failures, None if download_only else wanted, as_json)
@@ -162,6 +168,54 @@ def _report(rows: list[dict], failures: list[dict], title: str, as_json: bool) -
     if failures:
         say(f"to try the rest again: {again}")
         raise typer.Exit(1)
+
+
+# ---- read where it lies ---------------------------------------------------------------------------------------------
+
+
+def _stream(
+    workspace: Workspace,
+    plans: Sequence[Plan],
+    local: Sequence[Path],
+    failures: list[dict],
+    wanted: dict[str, object],
+    as_json: bool,
+) -> None:
+    """Make the sessions of all plans from remote files."""
+    from spiketok.files import human_bytes
+    from spiketok.streamed import stream
+
+    if local:
+        message = f"{local[0]} is on this machine: leave out --stream"
+        raise UsageError(message)
+    rows = []
+    for plan in plans:
+        with progress(f"stream {plan.name}", len(plan.assets), "files") as advance:
+            for outcome in stream(workspace, plan, wanted):
+                advance(1, outcome.name)
+                if outcome.error is not None:
+                    _fail(failures, outcome.name, "stream", outcome.message)
+                    continue
+                done, made = outcome.result, outcome.result.ingested
+                for finding in made.repairs:
+                    say(f"{made.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
+                rows.append(
+                    {
+                        "session": made.session_id,
+                        "state": made.state,
+                        "units": made.n_units,
+                        "spikes": made.n_spikes,
+                        "seconds": made.duration_s,
+                        "repairs": len(made.repairs),
+                        "notes": len(made.notes),
+                        "read": f"{human_bytes(done.read_bytes)} of {human_bytes(done.total_bytes)}",
+                        "findings": {"repairs": made.repairs, "notes": made.notes},
+                    }
+                )
+    _report(rows, failures, "sessions", as_json)
+    if not as_json:
+        say("the files were not verified as a whole: their digests are the ones that the archive announces")
+        say("next: spiketok tokenize --scheme per-spike")
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------

@@ -261,6 +261,14 @@ def _made_of(attributes: Mapping) -> tuple[list[str], dict]:
     return [part.sha256 for part in Source.from_dict(attributes["source"]).files], attributes["settings"]
 
 
+def stored_from(
+    target: Path | RemotePath, group: Group, digests: Sequence[str], settings: Mapping[str, object]
+) -> Ingested | None:
+    """What the store has of a session, if it was made of just these bytes by just these settings; else None."""
+    before = _attributes_or_none(target) if (target / ATTRIBUTES).exists() else None
+    return _ingested("already", group, before) if before and _made_of(before) == (list(digests), settings) else None
+
+
 def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
     """Where a file came from: the record of its download, which its bytes must agree with, else the file itself."""
     from spiketok.datasets import load_source

@@ -36,6 +36,9 @@ class Faults:
     size: dict[str, int] = field(default_factory=dict)  # another size in the list
     digest: dict[str, dict] = field(default_factory=dict)  # other digests in the metadata
     vanished: set[str] = field(default_factory=set)  # 404 for the blob
+    trickle: dict[str, tuple[int, float]] = field(default_factory=dict)  # after so many bytes one every so many seconds
+    expire_after: int | None = None  # a signed address serves so many requests, then 403
+    wrong_range: bool = False  # 206 with other bytes than were asked for
     ignore_range: bool = False
     api_status: list[int] = field(default_factory=list)  # answers to the next API requests
     api_stall: bool = False
@@ -57,8 +60,11 @@ class DandiServer:
         self.faults = Faults()
         self.requests: list[tuple[str, str | None]] = []  # path with query, Range
         self.blob_bytes = 0
+        self.blob_tokens: set[str | None] = set()  # what stood in the Authorization of requests for blobs
         self.release = threading.Event()
         self._lock = threading.Lock()
+        self._signed = 0
+        self._served: dict[str, int] = {}
 
     def __enter__(self) -> DandiServer:
         handler = type("Handler", (_Handler,), {"archive": self})
@@ -164,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             archive.requests.append((self.path, self.headers.get("Range")))
         try:
             if self.path.startswith("/blobs/"):
+                archive.blob_tokens.add(self.headers.get("Authorization"))
                 self._blob(archive.path_of(self.path.split("/")[2].split("?")[0]))
             elif self.path in archive.plain:
                 self._body(archive.plain[self.path], self.path, None)
@@ -233,7 +240,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path is None:
             self._json({"detail": "Not found."}, 404)
         else:
-            address = f"{self.archive.root}/blobs/{self.archive.asset_id(path)}?signature=secret"
+            with self.archive._lock:
+                self.archive._signed += 1
+                sign = f"secret{self.archive._signed}"
+            address = f"{self.archive.root}/blobs/{self.archive.asset_id(path)}?signature={sign}"
             self._send(b"", 302, {"Location": address})
 
     def _blob(self, path: str | None) -> None:
@@ -243,6 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with self.archive._lock:
             answer = faults.blob_status[path].pop(0) if faults.blob_status.get(path) else None
+            self.archive._served[self.path] = self.archive._served.get(self.path, 0) + 1
+            if faults.expire_after is not None and self.archive._served[self.path] > faults.expire_after:
+                answer = (403, {})
         if answer:
             self._send(b"busy", *answer)
             return
@@ -256,26 +269,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, body: bytes, path: str, wanted: str | None) -> None:
         """A file, or its end, with the faults of its path."""
-        faults, start = self.archive.faults, 0
-        if wanted and not faults.ignore_range:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        faults, start, end = self.archive.faults, 0, len(body)
+        ranged = bool(wanted) and not faults.ignore_range
+        if ranged:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last) + 1 if last else len(body), len(body))
             if start >= len(body):
                 self._send(b"", 416)
                 return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
+        shift = 1 if faults.wrong_range and start else 0
+        self.send_response(206 if ranged else 200)
+        if ranged:
+            self.send_header("Content-Range", f"bytes {start - shift}-{end - 1 - shift}/{len(body)}")
+        self.send_header("Content-Length", str(end - start))
         self.end_headers()
         with self.archive._lock:
             cut = faults.cut[path].pop(0) if faults.cut.get(path) else None
-            stall = faults.stall.get(path)
-        ends = [start + part for part in (cut, stall) if part is not None]
-        stop = min([len(body), *ends])
-        self._write(body[start:stop])
+            stall, trickle = faults.stall.get(path), faults.trickle.get(path)
+        ends = [start + part for part in (cut, stall, trickle[0] if trickle else None) if part is not None]
+        stop = min([end, *ends])
+        self._write(body[start - shift : stop - shift])
         if stall is not None:
             self.archive.release.wait(30)
-            self._write(body[stop:])
+            self._write(body[stop:end])
+        elif trickle is not None:
+            while stop < end and not self.archive.release.wait(trickle[1]):
+                self._write(body[stop : stop + 1])
+                stop += 1
         self.close_connection = True
 
     def _write(self, body: bytes) -> None:

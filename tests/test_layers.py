@@ -15,7 +15,7 @@ ROWS = [
     ["divisions", "files", "jobs", "metrics", "processing", "quality", "remote", "splits", "units", "workspace"],
     ["store", "schemes"],
     ["shards", "datasets", "verify"],
-    ["ingestion", "stages", "export", "streaming", "sampling", "batches", "masking", "losses", "nn"],
+    ["ingestion", "stages", "export", "streamed", "streaming", "sampling", "batches", "masking", "losses", "nn"],
     ["models"],
     ["config", "optimizers"],
     ["checkpoints", "decoding"],

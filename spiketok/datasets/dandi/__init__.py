@@ -20,5 +20,6 @@ from __future__ import annotations
 from spiketok.datasets.dandi.download import download_dandi
 from spiketok.datasets.dandi.local import find_source, read_record
 from spiketok.datasets.dandi.plan import JOBS, plan_dandi
+from spiketok.datasets.dandi.stream import open_remote
 
-__all__ = ["JOBS", "download_dandi", "find_source", "plan_dandi", "read_record"]
+__all__ = ["JOBS", "download_dandi", "find_source", "open_remote", "plan_dandi", "read_record"]

@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -45,7 +46,7 @@ from spiketok.recording import FLUORESCENCE, NS_PER_S, Intervals, Session, Signa
 LATE_NS, LATE_SHARE = 60 * NS_PER_S, 0.1  # so long (and so much of the extent) without spikes at an end is noted
 
 
-def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | None = None) -> Session:
+def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz: float | None = None) -> Session:
     """Read an NWB file (version 2) whole.
 
     Args:
@@ -66,7 +67,7 @@ def read_nwb(path: Path, session_id: str, source: Source, *, clock_hz: float | N
         with as_hdf5(Path(path)) as file:
             return read_nwb(file, session_id, source, clock_hz=clock_hz)
     found = Findings()
-    with Hdf5(Path(path)) as h5:
+    with Hdf5(path) as h5:
         _check_version(h5)
         units = read_units_table(h5, found)
         below = find_series(h5, found)

@@ -15,7 +15,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import h5py
 import numpy as np
@@ -24,7 +24,9 @@ from spiketok.errors import SourceError
 from spiketok.files import human_bytes
 
 AGAIN = "download or copy it again"
+WHOLE = "fetch it without --stream"
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP_SIGNATURE = b"GCOL\x01\x00\x00\x00"
 SCAN_BYTES = 2**30  # larger files are opened without the look at their heaps, which reads them whole
 MAX_FILL_BYTES = 2**24  # a constant column may stand in the file as its fill value alone, but not a large one
@@ -67,21 +69,24 @@ class Hdf5:
     """A file open for reading; use as a context manager.
 
     Args:
-        path: the file.
+        path: the file, or one that is open for reading: with a ``name``, a ``size`` in bytes, and a ``failure`` that is
+            an error once its bytes could not be had. Such a file stands alone: links into other files are refused.
 
     Raises:
         SourceError: on entering, no such file, no regular file, not HDF5 or truncated; later, whatever is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = Path(path), Path(path).name
+    def __init__(self, path: Path | str | BinaryIO) -> None:
+        self.stream = None if isinstance(path, Path | str) else path
+        self.path = Path(path) if self.stream is None else Path(self.stream.name)
+        self.name = self.path.name
         self.n_external = 0  # links into other files that were followed
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Hdf5:
-        self._check_path()
+        self._check_start() if self.stream is not None else self._check_path()
         try:
-            self.root = self._stack.enter_context(h5py.File(self.path, "r"))
+            self.root = self._stack.enter_context(h5py.File(self.stream or self.path, "r"))
         except HDF5_ERRORS as error:
             self._refuse_to_open(error)
         return self
@@ -91,7 +96,9 @@ class Hdf5:
             self._stack.close()
 
     def refuse(self, fact: str, remedy: str) -> NoReturn:
-        """Raise SourceError: file name, fact, next step."""
+        """Raise SourceError: file name, fact, next step; or what the network did to an open file."""
+        if self.stream is not None and self.stream.failure is not None:
+            raise self.stream.failure
         message = f"{self.name}: {fact}: {remedy}"
         raise SourceError(message)
 
@@ -102,6 +109,18 @@ class Hdf5:
             yield
         except HDF5_ERRORS as error:
             self.refuse(f"{doing} failed, the file is damaged ({_reason(error)})", AGAIN)
+
+    @property
+    def file_bytes(self) -> int:
+        return self.path.stat().st_size if self.stream is None else self.stream.size
+
+    def _check_start(self) -> None:
+        """An open file must begin as HDF5 does; its string heaps are not looked at, that would read it whole."""
+        with self._guard("reading its first bytes"):
+            self.stream.seek(0)
+            start = self.stream.read(len(SIGNATURE))
+        if start != SIGNATURE:
+            self.refuse(f"is not HDF5 (it begins with {start!r}), so it is no NWB file", "check what was fetched")
 
     def _check_path(self) -> None:
         try:
@@ -156,6 +175,8 @@ class Hdf5:
                 return None
             kind = group.id.links.get_info(key).type
             target = None if kind == h5py.h5l.TYPE_HARD else group.id.links.get_val(key)
+        if self.stream is not None and kind == h5py.h5l.TYPE_EXTERNAL:
+            self.refuse(f"{where} is a link into another file, which is not at hand", WHOLE)
         try:
             item = group[name]
         except HDF5_ERRORS as error:
@@ -277,13 +298,15 @@ class Hdf5:
         declared = int(np.prod(self.shape(dataset), dtype=object)) * self.dtype(dataset).itemsize
         memory = physical_memory()
         if declared > memory:
-            own = human_bytes(self.path.stat().st_size)
+            own = human_bytes(self.file_bytes)
             fact = f"{dataset.name} declares {human_bytes(declared)}, the file has {own}, this machine's memory"
             self.refuse(f"{fact} {human_bytes(memory)}", "get a whole file, or use a machine with more memory")
         with self._guard(f"reading {dataset.name}"):
             plist = dataset.id.get_create_plist()
             elsewhere = plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count() > 0
             on_disk = dataset.id.get_storage_size()
+        if elsewhere and self.stream is not None:
+            self.refuse(f"the values of {dataset.name} lie in another file, which is not at hand", WHOLE)
         if not elsewhere and declared > max(MAX_COMPRESSION * on_disk, 0 if stored else MAX_FILL_BYTES):
             fact = f"{dataset.name} declares {human_bytes(declared)} and stores {human_bytes(on_disk)}"
             self.refuse(f"{fact}, the rest was never written", AGAIN)
