@@ -11,8 +11,10 @@ Shapes as dandi-archive's own (info, dandiset, versions, version metadata, asset
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import socket
 import sys
 import threading
 import uuid
@@ -36,7 +38,7 @@ class Faults:
     size: dict[str, int] = field(default_factory=dict)  # another size in the list
     digest: dict[str, dict] = field(default_factory=dict)  # other digests in the metadata
     vanished: set[str] = field(default_factory=set)  # 404 for the blob
-    trickle: dict[str, tuple[int, float]] = field(default_factory=dict)  # after so many bytes one every so many seconds
+    trickle: dict[str, tuple[int, float]] = field(default_factory=dict)  # from this byte on one every so many seconds
     expire_after: int | None = None  # a signed address serves so many requests, then 403
     wrong_range: bool = False  # 206 with other bytes than were asked for
     ignore_range: bool = False
@@ -50,7 +52,10 @@ class Faults:
 class DandiServer:
     """One dandiset with one published version and a draft of the same assets."""
 
-    def __init__(self, assets: dict[str, bytes], dandiset: str = "000140", version: str = "0.220113.0408") -> None:
+    def __init__(
+        self, assets: dict[str, bytes], dandiset: str = "000140", version: str = "0.220113.0408", port: int = 0
+    ) -> None:
+        self.port = port  # 0: any that is free
         self.assets, self.dandiset, self.version = dict(assets), dandiset, version
         self.zarrs: list[str] = []
         self.plain: dict[str, bytes] = {}  # other addresses, as "/files/a.nwb"
@@ -64,17 +69,32 @@ class DandiServer:
         self.release = threading.Event()
         self._lock = threading.Lock()
         self._signed = 0
+        self.dead = False
         self._served: dict[str, int] = {}
 
     def __enter__(self) -> DandiServer:
         handler = type("Handler", (_Handler,), {"archive": self})
-        self._http = _Server(("127.0.0.1", 0), handler)
-        self.root = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._http = _Server(("127.0.0.1", self.port), handler)
+        self.port = self._http.server_address[1]
+        self.root = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
         return self
 
+    def die(self) -> None:
+        """Vanish in the middle of everything: open connections end, new ones are refused."""
+        self.dead = True
+        self._http.shutdown()
+        self._http.server_close()
+        for connection in list(self._http.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.release.set()
+
     def __exit__(self, *exc_info: object) -> None:
+        if self.dead:
+            self._thread.join()
+            return
         self.release.set()
         self._http.shutdown()
         self._http.server_close()
@@ -153,6 +173,11 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.errors: list[BaseException] = []
+        self.connections: list[socket.socket] = []
+
+    def process_request(self, request: socket.socket, address: object) -> None:
+        self.connections.append(request)
+        super().process_request(request, address)
 
     def handle_error(self, request: object, address: object) -> None:
         self.errors.append(sys.exception())
@@ -286,8 +311,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.archive._lock:
             cut = faults.cut[path].pop(0) if faults.cut.get(path) else None
             stall, trickle = faults.stall.get(path), faults.trickle.get(path)
-        ends = [start + part for part in (cut, stall, trickle[0] if trickle else None) if part is not None]
-        stop = min([end, *ends])
+        ends = [start + part for part in (cut, stall) if part is not None] + ([trickle[0]] if trickle else [])
+        stop = max(start, min([end, *ends]))
         self._write(body[start - shift : stop - shift])
         if stall is not None:
             self.archive.release.wait(30)

@@ -194,9 +194,17 @@ def plan_fetch(
 def download(
     plan: Plan, raw: Path, *, jobs: int = dandi.JOBS, policy: str = "skip", progress: Progress | None = None
 ) -> list[AssetResult]:
-    """Fetch what a plan lacks; one result an asset, in the plan's order."""
+    """Fetch what a plan lacks; one result an asset, in the plan's order.
+
+    Raises:
+        FetchError: the disk has no room for the plan, or for the record of what came. ArtefactError: a damaged record.
+    """
     fetch = dandi.download_dandi if plan.dandiset else zenodo.download_zenodo if plan.record else urls.download_urls
-    return fetch(plan, raw, jobs=jobs, policy=policy, progress=progress)
+    try:
+        return fetch(plan, raw, jobs=jobs, policy=policy, progress=progress)
+    except OSError as error:  # of our own listing and record: files have their errors in their results
+        message = f"{plan.name}: this machine's disk: {error.strerror or error}: free some, then run the command again"
+        raise FetchError(message) from error
 
 
 def load_source(file: Path | RemotePath) -> Source | None:

@@ -15,6 +15,7 @@ from spiketok.datasets.base import Asset, AssetResult, Plan, Progress, check_job
 from spiketok.datasets.dandi.archive import Archive, connect, gave_up, listen
 from spiketok.datasets.dandi.local import (
     discard,
+    forget_listing,
     keep_listing,
     read_record,
     staged_name,
@@ -109,7 +110,9 @@ def _fetch_all(
         with trace.of_one() as tried:
             watch.done()
             job = _Job(client, archive, watch, plan, asset, staging / staged_name(asset.path), partial(tell, asset))
-            digest, fault = _fetch_one(job, stop)
+            digest, fault, doubted = _fetch_one(job, stop)
+            if doubted:
+                forget_listing(plan)
             if fault:
                 trace.add(fault)
                 results[asset.path] = AssetResult(asset.path, "failed", None, fault, tuple(tried))
@@ -138,8 +141,12 @@ class _Job:
     tell: Callable[[int], None]
 
 
-def _fetch_one(job: _Job, stop: threading.Event) -> tuple[str, str]:
-    """Fetch, verify and publish one asset; returns its sha256, and what went wrong (empty if it is well)."""
+def _fetch_one(job: _Job, stop: threading.Event) -> tuple[str, str, bool]:
+    """Fetch, verify and publish one asset.
+
+    Returns:
+        its sha256, what went wrong (empty if it is well), and whether that may be the fault of what was announced.
+    """
     import requests
 
     archive, asset, part, final = job.archive, job.asset, job.part, job.plan.folder / job.asset.path
@@ -157,21 +164,22 @@ def _fetch_one(job: _Job, stop: threading.Event) -> tuple[str, str]:
                 os.replace(part, final)
                 sync(final.parent)
                 job.tell(asset.size)
-                return digest, ""
+                return digest, "", False
         except _Damaged as error:
             fault = one_line(error)
         except requests.RequestException as error:
-            return "", f"{archive.host}: {reason(error)}"
+            return "", f"{archive.host}: {reason(error)}", False
         except (FetchError, StoppedError) as error:
-            return "", f"{archive.host}: {one_line(error)}"
+            return "", f"{archive.host}: {one_line(error)}", False
         except OSError as error:  # of this machine's disk; what came stays for the next run
-            return "", f"this machine's disk: {error.strerror or one_line(error)}; what came is kept for the next run"
+            fault = f"this machine's disk: {error.strerror or one_line(error)}; what came is kept for the next run"
+            return "", fault, False
         except RuntimeError as error:
             if "lock" not in str(error):
                 raise
-            return "", "another run is fetching it now"
+            return "", "another run is fetching it now", False
         discard(part)
-    return "", fault
+    return "", fault, True
 
 
 @dataclass(frozen=True)

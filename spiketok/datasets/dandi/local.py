@@ -111,6 +111,11 @@ def keep_listing(plan: Plan) -> None:
     write_json(plan.folder / LISTING, listing)
 
 
+def forget_listing(plan: Plan) -> None:
+    """What was announced of a file does not fit its bytes: the next run asks the archive anew."""
+    (plan.folder / LISTING).unlink(missing_ok=True)
+
+
 def write_record(plan: Plan, digests: dict[str, str]) -> None:
     """Write (merge into) ``dandiset.json`` what is whole and verified."""
     if not digests:

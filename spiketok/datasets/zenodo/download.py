@@ -28,7 +28,7 @@ from spiketok.datasets.web import (
     where,
 )
 from spiketok.datasets.zenodo.api import ATTEMPTS, RETRIED, open_session, pause
-from spiketok.datasets.zenodo.local import keep_listing, part_of, read_record, staging_of, write_record
+from spiketok.datasets.zenodo.local import forget_listing, keep_listing, part_of, read_record, staging_of, write_record
 from spiketok.errors import require
 from spiketok.files import clean_leftovers, sha256_file, sync
 
@@ -140,10 +140,12 @@ def _fetch_one(job: _Job) -> tuple[str, str]:
                     fault = f"{host}: other bytes came than announced (md5 is to be {asset.md5[:12]}...)"
                     job.trace.add(fault)
                     if attempt == 2:
+                        forget_listing(job.plan)
                         return "", fault
             if whole.stat().st_size != asset.size:
                 whole.unlink()
                 job.part.unlink(missing_ok=True)
+                forget_listing(job.plan)
                 return "", f"{host}: its md5 is right and its size is not the {asset.size} bytes that are announced"
             digest = sha256_file(whole)
             final.parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,11 @@ def keep_listing(plan: Plan) -> None:
     write_json(plan.folder / LISTING, {"format": LISTING_FORMAT, **head, "assets": assets})
 
 
+def forget_listing(plan: Plan) -> None:
+    """What was announced of a file does not fit its bytes: the next run asks Zenodo anew."""
+    (plan.folder / LISTING).unlink(missing_ok=True)
+
+
 def write_record(plan: Plan, digests: dict[str, str]) -> None:
     """Write (merge into) ``zenodo.json`` what is whole and verified."""
     if not digests:
