@@ -239,6 +239,9 @@ class _Walk:
         if expected.digest and digest != expected.digest:
             remark = f"{_differs_from(digest, expected)}: it was ingested anew; spiketok tokenize, then train again"
             return Link("store", session.id, depth, "broken", digest, remark)
+        if attributes["settings"].get("streamed"):
+            remark = "digest only: its source was read from afar and never verified as a whole"
+            return Link("store", session.id, depth, "holds", digest, remark)
         if self.quick or any(source.state != "holds" for source in sources):
             return Link("store", session.id, depth, "holds", digest, "digest only")
         with ExitStack() as stack:

@@ -312,7 +312,9 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
     session = read_session(workspace.store_path(session_id))
     attributes = read_attributes(workspace.store_path(session_id))
     not_here: list[str] = []
-    if quick:
+    if attributes["settings"].get("streamed"):
+        not_here = [f"{part.file}, read from afar and never verified as a whole" for part in session.source.files]
+    elif quick:
         paths = recorded_paths(workspace, session_id)
         not_here = [str(path) for path in paths if not path.exists()]
         not_here += [] if paths else [part.file for part in session.source.files]
@@ -320,7 +322,7 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
         paths = [] if not_here else source_paths(workspace, session_id)
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in paths]
         differences = [] if not_here else _compare_sources(session, files)
-        if not quick and not differences:
+        if not quick and not differences and not not_here:
             differences = compare_made(session, attributes, files)
     shards = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/manifest.json"))
     for shard in shards:

@@ -204,6 +204,22 @@ def test_token_goes_to_the_archive_alone(server, tmp_path, monkeypatch):
     assert not any(b"t0ken" in data for data in stored)
 
 
+def test_verify_says_that_nobody_read_the_whole_file(server, tmp_path):
+    streamed(server, tmp_path)
+    done = run("verify", "--root", tmp_path)
+    assert done.exit_code == 0
+    assert "source not here, digests hold" in done.stdout
+    assert f"{PATH}, read from afar and never verified as a whole" in done.stderr
+    chain = run("verify", tmp_path / "store" / ID, "--root", tmp_path)
+    assert chain.exit_code == 0
+    column = Workspace(tmp_path).store_path(ID)
+    chunk = max(
+        (p for p in column.rglob("*") if p.is_file() and not p.name.startswith(".")), key=lambda p: p.stat().st_size
+    )
+    chunk.write_bytes(chunk.read_bytes()[:-9] + bytes(9))
+    assert run("verify", "--root", tmp_path).exit_code == 1, "its own digests hold it"
+
+
 def test_command(server, tmp_path):
     there = ["--api-url", server.api_url, "--root", tmp_path]
     done = run("fetch", "000777", "--stream", *there)
