@@ -111,7 +111,7 @@ def test_catalogue_is_consistent():
         places = {"dandi": (r"[0-9]{6}", ""), "zenodo": ("", r"[0-9]+")}[dataset.host]
         for number, form in zip((dataset.dandiset, dataset.record), places, strict=True):
             assert re.fullmatch(form, number)
-        assert dataset.version is None or re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", dataset.version)
+        assert dataset.version is None or re.fullmatch(r"draft|[0-9]+\.[0-9]+\.[0-9]+", dataset.version)
         assert dataset.doi is None or dataset.doi in dataset.citation
     names = [n for d in DATASETS.values() for n in (d.name, *d.aliases)]
     assert len(set(names)) == len(names)
