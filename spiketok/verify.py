@@ -487,6 +487,8 @@ def _walk_file(nwb) -> tuple[list[_Found], list[_Found]]:
         walk(item, ("acquisition", item.name), False)
     for item in nwb.analysis.values():
         walk(item, ("analysis", item.name), False)
+    for item in nwb.stimulus.values():
+        walk(item, ("stimulus", "presentation", item.name), False)
     return [*tables.values(), *events, *below], series
 
 

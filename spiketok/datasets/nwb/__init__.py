@@ -153,10 +153,10 @@ def _read_series(
 def _behaviour_end(tables: Sequence[Table], signals: Sequence[tuple[Series, Signal]], reach: Reach) -> int | None:
     """Where the last trial and the last sample of a processed behaviour end; None where there are none.
 
-    What was acquired may run on long after the recording and does not count; nor do times over a day outside.
+    What was acquired or shown may run on long after the recording and does not count; nor do times over a day outside.
     """
     stops = [ns_from_seconds(table.stop_s[is_time(table.stop_s)]) for table in tables]
-    stops += [signal.time_ns[-1:] + 1 for one, signal in signals if one.parts[0] != "acquisition"]
+    stops += [signal.time_ns[-1:] + 1 for one, signal in signals if one.parts[0] not in ("acquisition", "stimulus")]
     near = np.concatenate([np.zeros(0, np.int64), *stops])
     near = near[reach.is_near(near)]
     return int(near.max()) if near.size else None

@@ -1,4 +1,4 @@
-"""Time series below /processing, /acquisition and /analysis: behaviours and dF/F become signals, events intervals."""
+"""Time series wherever a file may have them (``PLACES``): behaviours and dF/F become signals, events intervals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from spiketok.datasets.nwb.tables import BROKEN, Findings, is_time, misfit, ns_f
 from spiketok.errors import SourceError
 from spiketok.recording import NS_PER_S, Intervals, Signal
 
+PLACES = (("processing",), ("acquisition",), ("analysis",), ("stimulus", "presentation"))
 MAX_COMPONENTS = 64
 MAX_VALUES = 10**8  # more is raw data: 1 kHz and three components reach it after 9 hours
 MAX_IMAGED_VALUES = 2 * 10**9  # of imaged ROIs: 5,000 of them at 30 Hz reach it after 4 hours
@@ -58,7 +59,7 @@ class Series:
 
 @dataclass
 class Found:
-    """What stands below ``/processing``, ``/acquisition`` and ``/analysis``."""
+    """What stands below ``PLACES``."""
 
     series: list[Series]
     tables: list[Table]
@@ -66,7 +67,7 @@ class Found:
 
 
 def find_series(h5: Hdf5, found: Findings) -> Found:
-    """Every series and interval table of the processing modules, the acquisition and the analysis, in order of name."""
+    """Every series and interval table of ``PLACES``, in order of place and name."""
     out = Found([], [], [])
     seen: set[tuple[int, int]] = set()
 
@@ -74,9 +75,9 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
         try:
             item = h5.child(group, name)
         except SourceError:
-            if parts != ("acquisition",):
+            if parts not in (("acquisition",), ("stimulus", "presentation")):
                 raise
-            out.left_out.append(f"acquisition/{name} (a link that leads nowhere)")  # raw data kept in other files
+            out.left_out.append(f"{'/'.join((*parts, name))} (a link that leads nowhere)")  # raw data in other files
             return
         if isinstance(item, h5py.Group) and (identity := h5.identity(item)) not in seen:
             seen.add(identity)  # a link may lead back to where we are, or to what was read already
@@ -97,10 +98,10 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
             for name in members:
                 enter(group, name, parts, in_events or type_name in EVENT_CONTAINERS)
 
-    for place in ("processing", "acquisition", "analysis"):
-        top = h5.group(h5.root, place)
+    for place in PLACES:
+        top = h5.group(h5.root, *place)
         for name in h5.names(top) if top is not None else ():
-            enter(top, name, (place,), False)
+            enter(top, name, place, False)
     return out
 
 

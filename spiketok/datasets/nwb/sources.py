@@ -95,7 +95,7 @@ def read_units_elsewhere(h5: Hdf5, series: Sequence[Series], found: Findings) ->
 
     Args:
         h5: the file.
-        series: all that stand below ``/processing``, ``/acquisition`` and ``/analysis``.
+        series: all that the file has, see ``series.PLACES``.
         found: takes the notes.
 
     Raises:
