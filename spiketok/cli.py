@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok import __version__, data_commands, fetch_commands, provenance_commands, token_commands
+from spiketok import __version__, data_commands, fetch_commands, provenance_commands, split_commands, token_commands
 from spiketok.console import complain, progress, say, show_json, show_rows, training_table
 from spiketok.errors import SpiketokError, UnknownNameError, UsageError, require
 from spiketok.options import Json, Root, Sessions, print_rows
@@ -126,6 +126,8 @@ def _with_setting(config, text: str):
 
 for command in (token_commands.tokenize, token_commands.schemes, token_commands.stream, token_commands.compare):
     app.command()(command)
+
+app.command()(split_commands.splits)
 
 
 # ---- train and evaluate ---------------------------------------------------------------------------------------------

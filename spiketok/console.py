@@ -159,6 +159,20 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
         ]  # fmt: skip
         return "no window uses: " + ", ".join(parts) if parts else ""
 
+    def guard_line(event: Mapping[str, object]) -> str:
+        """How far windows reach, where time near split borders was given up for it."""
+        return f"near other splits: windows reach {event['reach']}" if event["dropped"].get("split_border_ns") else ""
+
+    def days_line(event: Mapping[str, object]) -> str:
+        """The sessions that the rule of days keeps for later."""
+        others = event["other_days"]
+        shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+        return f"of later days, not trained on (for eval-xsession): {shown}" if others else ""
+
+    def first_lines(event: Mapping[str, object]) -> list[str]:
+        lines = (start_line(event), dropped_line(event), guard_line(event), days_line(event))
+        return [line for line in lines if line]
+
     def losses(event: Mapping[str, object]) -> str:
         return ", ".join(f"{name} {value:.4f}" for name, value in event["loss"].items())
 
@@ -166,7 +180,7 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
 
         def listen(event: Mapping[str, object]) -> None:
             if event["event"] == "start":
-                for line in filter(None, (start_line(event), dropped_line(event))):
+                for line in first_lines(event):
                     say(line)
             elif event["event"] == "step":
                 tenth = 10 * event["step"] // event["total_steps"]
@@ -201,7 +215,7 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
 
         def draw(event: Mapping[str, object]) -> None:
             if event["event"] == "start":
-                for line in filter(None, (start_line(event), dropped_line(event))):
+                for line in first_lines(event):
                     live.console.print(line, markup=False, highlight=False)
                 state.update(step=event["step"], first=event["step"], total_steps=event["total_steps"])
             elif event["event"] in ("step", "valid"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ import torch
 from spiketok.batches import Loader, SequentialWindows, SessionWindows, TargetSpec
 from spiketok.config import RunConfig
 from spiketok.errors import DataError
+from spiketok.leakage import Reach, guarded, territories
 from spiketok.metrics import r2_mean, r2_per_component, r2_variance_weighted
 from spiketok.models.base import Model
 from spiketok.recording import NS_PER_S, Intervals, Signal
+from spiketok.sampling import window_reach
 from spiketok.shards import ShardReader
-from spiketok.splits import SplitRule, resolve_splits
+from spiketok.splits import SplitRule, assign_days, recording_day, resolve_splits
 
 GAP_PERIODS = 3  # valid samples further apart than this many sampling periods have a gap between them
 KINDS = ("vel", "pos")  # what "auto" looks for in a signal's name, in this order
@@ -126,24 +129,40 @@ class LabelledSession:
         signal: the behaviour.
         domain: usable time: observed, inside a baked segment, behaviour measured.
         splits: the domain's division into ``train``, ``valid`` and ``test``.
+        target: the behaviour's name, by which its processing is known; None where it is no signal of the shard.
     """
 
     reader: ShardReader
     signal: Signal
     domain: Intervals
     splits: Mapping[str, Intervals]
+    target: str | None = None
 
     @property
     def id(self) -> str:
         return self.reader.info.id
 
+    @cached_property
+    def reach(self) -> Reach:
+        """How far a window's tokens and targets reach beyond it."""
+        return window_reach(self.reader, self.target)
+
+    @cached_property
+    def guarded(self) -> dict[str, Intervals]:
+        """The splits without the time in which windows would reach into what another split's windows touch."""
+        return guarded(self.splits, self.reach)
+
     def windows(self, split: str) -> SessionWindows:
-        """Where windows of a split may lie."""
-        return SessionWindows(self.reader, self.splits[split])
+        """Where windows of a split may lie: nothing that they reach is touched by windows of another split."""
+        own = territories(self.splits, self.reach)[split]
+        return SessionWindows(self.reader, self.splits[split], reach=self.reach, within=own)
 
 
 def label_session(reader: ShardReader, target: str, rule: SplitRule) -> LabelledSession:
     """Find a session's usable time and divide it.
+
+    Args:
+        rule: one that divides the time of a session; :func:`divide_days` turns ``"day"`` into such a one.
 
     Raises:
         DataError: no time is usable, or the rule does not fit.
@@ -154,11 +173,32 @@ def label_session(reader: ShardReader, target: str, rule: SplitRule) -> Labelled
         message = f"{reader.info.id}: no time has both spikes observed and '{target}' measured"
         raise DataError(message)
     try:
-        splits = resolve_splits(reader.splits, domain, rule)
+        splits = resolve_splits(reader.splits, domain, rule, reader.trials, reader.info.id)
     except DataError as error:
         message = f"{reader.info.id}: {error}"
         raise DataError(message) from error
-    return LabelledSession(reader, signal, domain, splits)
+    return LabelledSession(reader, signal, domain, splits, target)
+
+
+def divide_days(readers: Sequence[ShardReader], rule: SplitRule) -> dict[str, str]:
+    """The split of each session by its day of recording (:func:`spiketok.splits.assign_days`)."""
+    days = {}
+    for reader in readers:
+        info = reader.info
+        days[info.id] = info.subject, recording_day(info.id, reader.manifest["source"].get("session_start", ""))
+    return assign_days(days, rule)
+
+
+def dropped_by_split(sessions: Sequence[LabelledSession]) -> dict[str, dict[str, int]]:
+    """Time of each split that no window can use, in ns by reason, summed over sessions; only what is not zero."""
+    total: dict[str, dict[str, int]] = {}
+    for session in sessions:
+        for split in session.splits:
+            own = total.setdefault(split, {})
+            for reason, value in session.windows(split).dropped.items():
+                if value:
+                    own[reason] = own.get(reason, 0) + value
+    return total
 
 
 def require_window(windows: SessionWindows, part: str, window_ns: int) -> None:
@@ -169,6 +209,9 @@ def require_window(windows: SessionWindows, part: str, window_ns: int) -> None:
             f"{windows.id}: no window of {window_ns / 1e6:g} ms fits into its {part} time, whose longest stretch is "
             f"{longest / 1e6:g} ms: use --set data.window_ms=..., or other shares by --set split.train=... and so on"
         )
+        border_ns = windows.dropped["split_border_ns"]
+        if border_ns:
+            message += f" ({border_ns / 1e9:g} s lie too near to another split: windows reach {windows.reach})"
         raise DataError(message)
 
 
@@ -178,7 +221,7 @@ def fit_target(sessions: Sequence[LabelledSession], name: str) -> TargetSpec:
     Raises:
         DataError: a component is constant there.
     """
-    values = [values_in(s.signal, s.splits["train"])[1] for s in sessions]
+    values = [values_in(s.signal, s.guarded["train"])[1] for s in sessions]
     value = np.concatenate(values).astype(np.float64)
     signal = sessions[0].signal
     if len(value) == 0:

@@ -22,6 +22,7 @@ from spiketok.processing import apply_steps
 from spiketok.quality import apply_unit_settings
 from spiketok.recording import NS_PER_S, Session, Source
 from spiketok.remote import RemotePath, local_copy, place
+from spiketok.splits import with_stored_sets
 from spiketok.store import ATTRIBUTES, read_attributes, write_session
 from spiketok.units import merge_units
 from spiketok.workspace import Workspace
@@ -191,7 +192,8 @@ def normalize(
         session = parts[0] if rules.join is None else rules.join(parts, session_id)
     joined = tuple(part.source for part in parts[1:])
     session = replace(session, source=replace(session.source, joined=joined)) if joined else session
-    return apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
+    session = apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
+    return with_stored_sets(session, settings.get("splits", {}))
 
 
 def _read_sorted(settings: Mapping[str, object]) -> Callable[[Path, str, Source], Session]:
@@ -249,6 +251,8 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
         if (target / ATTRIBUTES).exists():
             state = "replaced"
             before = _attributes_or_none(target)
+            if before and "splits" in before["settings"]:  # divisions that were stored by rule stay, made again
+                settings = {"splits": before["settings"]["splits"]} | dict(settings)
             if before and _made_of(before) == (digests, settings):
                 return _ingested("already", group, before)
         sources = [_source(path, file, d) for path, file, d in zip(group.files, files, digests, strict=True)]

@@ -21,6 +21,7 @@ from fractions import Fraction
 import numpy as np
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.leakage import stated_reach_ns, with_stated_reach
 from spiketok.recording import NS_PER_MS, NS_PER_S, Finding, Intervals, Session, Signal
 
 TOLERANCE = 0.5  # a step further than this share of the period from it is a gap
@@ -507,11 +508,13 @@ def step_text(step: Mapping[str, object]) -> str:
 def apply_steps(session: Session, steps: Sequence[Mapping[str, object]]) -> Session:
     """The session with these steps done, one after the other, each told among its repairs.
 
+    Its ``info`` says how far the samples of each made signal reach (:func:`spiketok.leakage.stated_reach_ns`).
+
     Raises:
         UsageError: a step cannot be read. UnknownNameError: the session has no such signal.
         DataError: a signal cannot be processed so.
     """
-    signals, repairs = dict(session.signals), list(session.repairs)
+    signals, repairs, info = dict(session.signals), list(session.repairs), session.info
     for step in steps:
         check_step(step)
         source = str(step["signal"])
@@ -524,12 +527,15 @@ def apply_steps(session: Session, steps: Sequence[Mapping[str, object]]) -> Sess
             message = f"{session.id}: {step_text(step)}: {error}"
             raise DataError(message) from error
         signals[str(step["name"])] = after
+        back, ahead = stated_reach_ns(info, source)
+        own = reach_ns([step], str(step["name"]), math.ceil(_period_ns(before)))
+        info = with_stated_reach(info, str(step["name"]), back + own[0], ahead + own[1])
         text = (
             f"{step_text(step)}: {before.time_ns.size} samples, {int(before.valid.sum())} of them valid, "
             f"became {after.time_ns.size} and {int(after.valid.sum())}"
         )
         repairs.append(Finding("processed", after.time_ns.size, text))
-    return replace(session, signals=signals, repairs=tuple(repairs))
+    return replace(session, signals=signals, repairs=tuple(repairs), info=info)
 
 
 def reach_ns(steps: Iterable[Mapping[str, object]], name: str, period_ns: int) -> tuple[int, int]:

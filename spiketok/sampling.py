@@ -22,8 +22,49 @@ from enum import IntEnum
 import numpy as np
 
 from spiketok.errors import DataError, UsageError
+from spiketok.leakage import Reach, inner
 from spiketok.recording import Intervals
+from spiketok.schemes import Scheme
+from spiketok.schemes.behaviour import REACH_PERIODS
 from spiketok.shards import ShardReader
+
+
+def scheme_reach(scheme: Scheme, lag_ns: int = 0) -> Reach:
+    """How far a window's tokens reach for spikes beyond the window.
+
+    Args:
+        lag_ns: by how much spikes are taken earlier than the behaviour that they stand beside; later, if negative.
+    """
+    return Reach.of(f"{scheme.name} tokens", scheme.lookback_ns + lag_ns, scheme.lookahead_ns - lag_ns)
+
+
+def signal_reach(name: str, stated_ns: tuple[int, int], period_ns: int, bin_ns: int) -> Reach:
+    """How far the samples lie that a behaviour in a window was made of.
+
+    Args:
+        stated_ns: back and ahead, by the session's processing. period_ns: of its samples.
+        bin_ns: the bins on which it is laid; 1 where it stays as sampled.
+    """
+    back, ahead = stated_ns
+    if bin_ns > 1 and 2 * period_ns > bin_ns:  # a bin has its value from a line between neighbours
+        far_ns = int(REACH_PERIODS * period_ns)
+        back, ahead = back + max(far_ns - bin_ns // 2, 0), ahead + max(far_ns - (bin_ns - bin_ns // 2), 0)
+    return Reach.of(f"'{name}'", back, ahead)
+
+
+def window_reach(reader: ShardReader, target: str | None = None) -> Reach:
+    """How far all that a window of a shard tells of reaches beyond the window.
+
+    Args:
+        reader: the shard: its scheme's history, and the behaviours of which the scheme makes tokens.
+        target: the behaviour that is decoded, if any: the kernels that made it, and its way onto the bins.
+    """
+    reach = scheme_reach(reader.scheme)
+    for name in dict.fromkeys([*([] if target is None else [target]), *reader.scheme.signals_read]):
+        if name in reader.info.signals:
+            period_ns = reader.signal(name).period_ns
+            reach |= signal_reach(name, reader.signal_reach_ns(name), period_ns, reader.scheme.grid_ns)
+    return reach
 
 
 class SessionWindows:
@@ -32,18 +73,31 @@ class SessionWindows:
     Args:
         reader: the session's shard.
         allowed: a split, or any other time that may be used.
+        reach: how far windows reach beyond their ends; that of the shard's scheme by default.
+        within: the time in which a window must stay with its whole reach: a split's territory (see
+            ``spiketok.leakage``); what is allowed by default.
 
     Attributes:
         segment, start_ns, stop_ns: int64 ``[I]``, the usable intervals by segment and time; they start and end on the
             grid counted from their segment's start. No window crosses from one into another.
-        dropped: allowed time that no window can use: ``unobserved_ns``, ``outside_segments_ns``, ``off_grid_ns``.
+        dropped: allowed time that no window can use: ``unobserved_ns``, ``split_border_ns`` (windows there would reach
+            over the border), ``outside_segments_ns``, ``off_grid_ns``.
     """
 
-    def __init__(self, reader: ShardReader, allowed: Intervals) -> None:
+    def __init__(
+        self,
+        reader: ShardReader,
+        allowed: Intervals,
+        *,
+        reach: Reach | None = None,
+        within: Intervals | None = None,
+    ) -> None:
         self.reader, self.allowed = reader, allowed
         self.id = reader.info.id
+        self.reach = scheme_reach(reader.scheme) if reach is None else reach
         segments, grid_ns = reader.segments, reader.scheme.grid_ns
-        usable = allowed.intersect(reader.observed)
+        observed = allowed.intersect(reader.observed)
+        usable = observed.intersect(inner((allowed if within is None else within).union(), self.reach))
         low = np.searchsorted(usable.stop_ns, segments.start_ns, side="right")
         high = np.searchsorted(usable.start_ns, segments.stop_ns, side="left")
         count = np.maximum(high - low, 0)
@@ -57,7 +111,8 @@ class SessionWindows:
         kept = last > first
         self.segment, self.start_ns, self.stop_ns = segment[kept], first[kept], last[kept]
         self.dropped = {
-            "unobserved_ns": allowed.union().total_ns - usable.total_ns,
+            "unobserved_ns": allowed.union().total_ns - observed.total_ns,
+            "split_border_ns": observed.total_ns - usable.total_ns,
             "outside_segments_ns": usable.total_ns - usable.intersect(segments).total_ns,
             "off_grid_ns": int((stop - start).sum() - (self.stop_ns - self.start_ns).sum()),
         }

@@ -25,10 +25,12 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, SpiketokError, UnknownNameError
 from spiketok.files import atomic_folder, content_digest, fingerprint, sha256_file
+from spiketok.leakage import stated_reach_ns
 from spiketok.recording import FLUORESCENCE, Intervals, Session, SessionInfo, Signal
 from spiketok.schemes import Scheme, scheme_config, scheme_from_config
 from spiketok.schemes.base import grid_rows
 from spiketok.schemes.behaviour import signal_on_bins
+from spiketok.splits import strata
 
 FORMAT = "spiketok-shard"
 FORMAT_VERSION = 1
@@ -76,13 +78,18 @@ def write_shard(
     columns = dict(baked.columns)
     columns["observed.start_ns"] = session.observed.start_ns
     columns["observed.stop_ns"] = session.observed.stop_ns
-    split_names = sorted({str(name) for name in session.splits.columns.get("name", ())})
     columns["split.start_ns"] = session.splits.start_ns
     columns["split.stop_ns"] = session.splits.stop_ns
-    columns["split.name"] = np.searchsorted(split_names, session.splits.columns.get("name", ())).astype(np.int32)
+    words: dict[str, list[str]] = {}
+    words["split_names"], columns["split.name"] = _coded(session.splits.columns.get("name", ()))
+    if "set" in session.splits.columns:
+        words["split_sets"], columns["split.set"] = _coded(session.splits.columns["set"])
     trials = session.trials or Intervals.empty()
     columns["trial.start_ns"] = trials.start_ns
     columns["trial.stop_ns"] = trials.stop_ns
+    trial_words = {}
+    for name, label in strata(trials).items():
+        trial_words[name], columns[f"trial.column.{name}"] = _coded(label)
     for name, signal in session.behaviours.items():
         columns[f"signal.{name}.time_ns"] = signal.time_ns
         columns[f"signal.{name}.value"] = signal.value
@@ -105,9 +112,11 @@ def write_shard(
                 "stop_ns": int(session.stop_ns),
                 "signals": {
                     name: {"components": list(s.components), "measure": s.measure, "rate_hz": s.rate_hz}
+                    | _reach_fact(session, name)
                     for name, s in session.behaviours.items()
                 },
-                "split_names": split_names,
+                **words,
+                **({"trial_words": trial_words} if trial_words else {}),
             },
             "source": session.source.to_dict(),
             "store_digest": store_digest,
@@ -119,6 +128,18 @@ def write_shard(
         manifest["digest"] = content_digest(manifest)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return manifest
+
+
+def _coded(labels: object) -> tuple[list[str], np.ndarray]:
+    """The different words, sorted, and int32 rows among them."""
+    words = sorted({str(label) for label in labels})
+    return words, np.searchsorted(words, labels).astype(np.int32)
+
+
+def _reach_fact(session: Session, name: str) -> dict[str, list[int]]:
+    """``reach_ns`` of a behaviour whose samples tell of others, by the processing that made it; else nothing."""
+    reach = stated_reach_ns(session.info, name)
+    return {"reach_ns": list(reach)} if any(reach) else {}
 
 
 def _write_column(folder: Path, name: str, array: np.ndarray) -> dict:
@@ -135,6 +156,11 @@ def _write_column(folder: Path, name: str, array: np.ndarray) -> dict:
         "bytes": array.nbytes,
         "sha256": hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest(),
     }
+
+
+def _words(known: list[str], row: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`_coded`."""
+    return np.array(known, np.str_)[row] if known else np.zeros(0, np.str_)
 
 
 class _Mapped(Mapping[str, np.ndarray]):
@@ -267,15 +293,19 @@ class ShardReader:
 
     @cached_property
     def splits(self) -> Intervals:
-        """The source's own splits, with a column ``name``; empty where it has none."""
-        names = np.array(self.manifest["session"]["split_names"], dtype=np.str_)
-        name = names[self.columns["split.name"]] if names.size else np.zeros(0, np.str_)
-        return Intervals(self.columns["split.start_ns"], self.columns["split.stop_ns"], {"name": name})
+        """The stored splits, with a column ``name`` and, where the session has it, ``set``; empty where it has none."""
+        said = self.manifest["session"]
+        columns = {"name": _words(said["split_names"], self.columns["split.name"])}
+        if "split.set" in self.columns:
+            columns["set"] = _words(said["split_sets"], self.columns["split.set"])
+        return Intervals(self.columns["split.start_ns"], self.columns["split.stop_ns"], columns)
 
     @cached_property
     def trials(self) -> Intervals:
-        """The main trial table's times; empty where the source has none."""
-        return Intervals(self.columns["trial.start_ns"], self.columns["trial.stop_ns"])
+        """The main trial table's times, and its columns of few values as str; empty where the source has none."""
+        words = self.manifest["session"].get("trial_words", {})
+        columns = {name: _words(known, self.columns[f"trial.column.{name}"]) for name, known in words.items()}
+        return Intervals(self.columns["trial.start_ns"], self.columns["trial.stop_ns"], columns)
 
     @cached_property
     def bin_row(self) -> np.ndarray:
@@ -298,6 +328,12 @@ class ShardReader:
             valid=self.columns[f"signal.{name}.valid"].view(np.bool_),
             rate_hz=about["rate_hz"],
         )
+
+    def signal_reach_ns(self, name: str) -> tuple[int, int]:
+        """How far before and behind its time a sample of a behaviour tells of, by the processing that made it."""
+        self.require_signal(name)
+        back, ahead = self.manifest["session"]["signals"][name].get("reach_ns", (0, 0))
+        return int(back), int(ahead)
 
     def require_signal(self, name: str) -> None:
         """Raise UnknownNameError if the session has no such behaviour."""

@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,8 @@ from spiketok.decoding import (
     LabelledSession,
     Prediction,
     choose_target,
+    divide_days,
+    dropped_by_split,
     fit_target,
     label_session,
     predict,
@@ -129,7 +131,8 @@ def train(
     else:
         loader = train_loader(config, sessions, model, target, rank=fabric.global_rank, world=fabric.world_size)
         total = config.optim.steps or config.optim.epochs * len(loader)
-    emit(_start_event(config, sessions, target, model, loader, start, total))
+    other_days = sorted({r.info.id for r in readers} - {s.id for s in sessions})
+    emit(_start_event(config, sessions, target, model, loader, start, total) | {"other_days": other_days})
     checkpoint = _Checkpointer(run_dir, config, target, trained_on, total, emit if first else None)
     with deterministic(fabric.device):
         if start is not None:
@@ -188,10 +191,18 @@ def prepare(config: RunConfig, readers: Sequence[ShardReader]) -> tuple[list[Lab
             )
             raise UsageError(message)
         require_grid(reader, config)
-    ordered = sorted(readers, key=lambda r: r.info.id)
+    ordered, rule = sorted(readers, key=lambda r: r.info.id), config.split
+    if rule.kind == "day":  # sessions of later days are not trained on: eval-xsession scores them
+        day = divide_days(ordered, rule)
+        ordered, rule = [r for r in ordered if day[r.info.id] == "train"], replace(rule, kind="all")
+        if not ordered:
+            message = (
+                f"split.kind=day with split.train={config.split.train:g} leaves no session of {len(day)} to train on"
+            )
+            raise DataError(message)
     _refuse_unknown_weights(config, ordered)
     name = choose_target(ordered, config.data.target)
-    sessions = [label_session(r, name, config.split) for r in ordered]
+    sessions = [label_session(r, name, rule) for r in ordered]
     for session in sessions:
         for split, allowed in session.splits.items():
             if split == "train" or len(allowed):
@@ -312,7 +323,8 @@ def _start_event(config, sessions, target, model, loader, start, total) -> Event
         "sessions": [s.id for s in sessions],
         "units": sum(s.reader.info.n_units for s in sessions),
         "train_s": sum(seconds(s.splits["train"]) for s in sessions),
-        "dropped": loader.dropped if loader is not None else {},
+        "dropped": loader.dropped if loader is not None else dropped_by_split(sessions)["train"],
+        "reach": str(sessions[0].reach),
         "step": int(start["step"]) if start is not None else 0,
         "total_steps": total,
     }
@@ -470,7 +482,7 @@ def stretches(session: LabelledSession, split: str, target: TargetSpec) -> list[
     found = []
     for g in range(len(reader.segments)):
         start_ns, stop_ns = int(reader.segments.start_ns[g]), int(reader.segments.stop_ns[g])
-        own = session.splits[split].intersect(Intervals(np.array([start_ns]), np.array([stop_ns])))
+        own = session.guarded[split].intersect(Intervals(np.array([start_ns]), np.array([stop_ns])))
         for low, high in zip(own.start_ns.tolist(), own.stop_ns.tolist(), strict=True):
             row = slice(first_row[g] - (start_ns - low) // bin_ns, first_row[g] + (high - start_ns) // bin_ns)
             if row.stop > row.start:
@@ -503,6 +515,8 @@ def _write_result(run_dir, config, target, sessions, trained_on, scores, total) 
         "target": asdict(target),
         "sessions": [asdict(s) for s in trained_on],
         "train_s": {s.id: seconds(s.splits["train"]) for s in sessions},
+        "split_reach": {s.id: str(s.reach) for s in sessions},
+        "dropped": dropped_by_split(sessions),
         "step": total,
         "checkpoint": "last",
         "checkpoint_digest": checkpoint_digest(run_dir),

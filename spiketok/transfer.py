@@ -28,7 +28,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -40,14 +40,24 @@ from torch import Tensor, nn
 from spiketok.batches import Loader, RandomWindows
 from spiketok.checkpoints import Run, TrainedSession, seed_of
 from spiketok.config import OptimConfig, RunConfig, TransferConfig, load_config, model_class
-from spiketok.decoding import LabelledSession, Prediction, label_session, predict, require_window, seconds
+from spiketok.decoding import (
+    LabelledSession,
+    Prediction,
+    dropped_by_split,
+    label_session,
+    predict,
+    require_window,
+    seconds,
+)
+from spiketok.divisions import without
 from spiketok.errors import DataError, SpiketokError, UnknownNameError, UsageError
+from spiketok.leakage import with_stated_reach
 from spiketok.models.base import Model
 from spiketok.optimizers import build_optimizer, lr_at
 from spiketok.recording import NS_PER_MS, NS_PER_S, Intervals, Session, Source, Spikes, UnitTable
 from spiketok.schemes import SCHEMES
 from spiketok.shards import ShardReader, write_shard
-from spiketok.splits import check_disjoint
+from spiketok.splits import SplitRule, check_disjoint
 from spiketok.training import R2, deterministic, require_grid, stretches
 
 PROTOCOLS = ("zero_shot", "zero_gradient", "identity_only", "full")
@@ -86,12 +96,15 @@ class SessionFacts:
         session: with its digests.
         trained_on: whether the checkpoint saw it.
         calibration: the labelled time that adaptation saw; test: the time that was scored; both disjoint.
+        dropped: time of either that no window can use, in ns by reason. reach: how far windows reach beyond their ends.
     """
 
     session: TrainedSession
     trained_on: bool
     calibration: Intervals
     test: Intervals
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    reach: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +183,14 @@ def evaluate_transfer(
         session = _transfer_session(run, reader, calibration_s)
         known = session.id in trained
         facts.append(
-            SessionFacts(TrainedSession.of(reader), known, session.splits["calibration"], session.splits["test"])
+            SessionFacts(
+                TrainedSession.of(reader),
+                known,
+                session.splits["calibration"],
+                session.splits["test"],
+                dropped_by_split([session]),
+                str(session.reach),
+            )
         )
         task = _Task(run, session, adapt, seed_of(seed, zlib.crc32(session.id.encode())), device, emit)
         for protocol in ([WITHIN] if known else [*protocols]) + [FLOOR]:
@@ -227,7 +247,8 @@ def _transfer_session(run: Run, reader: ShardReader, calibration_s: float) -> La
         raise UsageError(message)
     require_grid(reader, run.config)
     _require_target(run, reader)
-    session = label_session(reader, run.target.name, run.config.split)
+    rule = run.config.split  # days divide sessions; inside an unseen one, calibration comes first and test last
+    session = label_session(reader, run.target.name, SplitRule("block") if rule.kind == "day" else rule)
     calibration = first_of(session.splits["train"], round(calibration_s * NS_PER_S))
     if seconds(calibration) < calibration_s - 1e-9:
         message = (
@@ -236,7 +257,7 @@ def _transfer_session(run: Run, reader: ShardReader, calibration_s: float) -> La
         )
         raise DataError(message)
     guard = dilate(calibration, window_ns)
-    test = subtract(session.splits["test"], guard)
+    test = without(session.splits["test"], guard)
     check_disjoint({"calibration": guard, "test": test})
     divided = replace(session, splits={"calibration": calibration, "test": test})
     for part in divided.splits:
@@ -273,17 +294,6 @@ def first_of(intervals: Intervals, length_ns: int) -> Intervals:
 def dilate(intervals: Intervals, margin_ns: int) -> Intervals:
     """The intervals with ``margin_ns`` more on both sides."""
     return Intervals(intervals.start_ns - margin_ns, intervals.stop_ns + margin_ns).union()
-
-
-def subtract(intervals: Intervals, removed: Intervals) -> Intervals:
-    """The time of the first that is not in the second."""
-    whole, removed = intervals.union(), removed.union()
-    if len(whole) == 0 or len(removed) == 0:
-        return whole
-    low, high = min(whole.start_ns[0], removed.start_ns[0]), max(whole.stop_ns[-1], removed.stop_ns[-1])
-    start, stop = np.concatenate([[low], removed.stop_ns]), np.concatenate([removed.start_ns, [high]])
-    keep = stop > start
-    return whole.intersect(Intervals(start[keep], stop[keep]))
 
 
 # ---- protocols ------------------------------------------------------------------------------------------------------
@@ -437,7 +447,7 @@ def _floor(task: _Task) -> Cell:
     session, target = task.session, task.run.target
     config = _floor_config(task.run.config, session.reader)
     with _binned_reader(session.reader, config) as reader:
-        binned = LabelledSession(reader, session.signal, session.domain, session.splits)
+        binned = replace(session, reader=reader)
         model = model_class(FLOOR)(config.model_config(), target)
         model.add_sessions([reader.info])
         try:
@@ -494,7 +504,9 @@ def session_of(reader: ShardReader) -> Session:
         times.append(time_ns[new:])
         units.append(unit[new:])
         reach = max(reach, int(reader.segments.stop_ns[g]))
-    info = reader.info
+    info, facts = reader.info, {}
+    for name in info.signals:
+        facts = with_stated_reach(facts, name, *reader.signal_reach_ns(name))
     return Session(
         id=info.id,
         subject=info.subject,
@@ -506,6 +518,7 @@ def session_of(reader: ShardReader) -> Session:
         source=Source.from_dict(reader.manifest["source"]),
         splits=reader.splits,
         signals={name: reader.signal(name) for name in info.signals},
+        info=facts,
     )
 
 
@@ -577,6 +590,8 @@ def to_dict(result: TransferResult) -> dict[str, object]:
                 "calibration_s": seconds(f.calibration),
                 "test_ns": spans(f.test),
                 "test_s": seconds(f.test),
+                "dropped": f.dropped,
+                "split_reach": f.reach,
             }
             for f in result.sessions
         ],

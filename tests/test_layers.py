@@ -12,7 +12,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "spiketok"
 ROWS = [
     ["errors", "recording"],
-    ["divisions", "files", "jobs", "metrics", "processing", "quality", "remote", "splits", "units", "workspace"],
+    [
+        "divisions",
+        "files",
+        "jobs",
+        "leakage",
+        "metrics",
+        "processing",
+        "quality",
+        "remote",
+        "splits",
+        "units",
+        "workspace",
+    ],
     ["store", "schemes"],
     ["shards", "datasets", "verify"],
     ["ingestion", "stages", "export", "streamed", "streaming", "sampling", "batches", "masking", "losses", "nn"],
@@ -20,10 +32,10 @@ ROWS = [
     ["config", "optimizers"],
     ["checkpoints", "decoding"],
     ["training", "runs"],
-    ["transfer", "report", "token_plots", "plots", "compare", "inspection", "doctor", "demo"],
+    ["transfer", "report", "token_plots", "plots", "timelines", "compare", "inspection", "doctor", "demo"],
     ["provenance", "citations"],
     ["console", "options"],
-    ["data_commands", "fetch_commands", "token_commands", "provenance_commands", "cli", "__main__"],
+    ["data_commands", "fetch_commands", "split_commands", "token_commands", "provenance_commands", "cli", "__main__"],
 ]
 ROW = {name: k for k, row in enumerate(ROWS) for name in row}
 TORCH_ALLOWED = {

@@ -17,6 +17,7 @@ from spiketok import transfer
 from spiketok.checkpoints import load_run
 from spiketok.config import load_config
 from spiketok.decoding import predict, values_in
+from spiketok.divisions import without
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.models.linear import Linear
 from spiketok.recording import Intervals
@@ -27,7 +28,6 @@ from spiketok.transfer import (
     evaluate_transfer,
     first_of,
     session_of,
-    subtract,
     summarize,
 )
 
@@ -72,8 +72,8 @@ def as_set(intervals: Intervals) -> set[int]:
 
 
 @given(spans, spans)
-def test_subtract_is_set_difference(a, b):
-    found = subtract(as_intervals(a), as_intervals(b))
+def test_without_is_set_difference(a, b):
+    found = without(as_intervals(a), as_intervals(b))
     assert as_set(found) == as_set(as_intervals(a)) - as_set(as_intervals(b))
     assert (found.start_ns[1:] > found.stop_ns[:-1]).all()
 
@@ -94,7 +94,7 @@ def test_calibration_and_test_are_a_window_apart(result):
     for facts in result.sessions:
         assert facts.calibration.total_ns == 5 * SECOND
         assert facts.calibration.start_ns[0] == 0
-        gap = subtract(Intervals([0], [40 * SECOND]), dilate(facts.calibration, 500 * MS))
+        gap = without(Intervals([0], [40 * SECOND]), dilate(facts.calibration, 500 * MS))
         assert facts.test.total_ns == facts.test.intersect(gap).total_ns == 8 * SECOND
 
 
