@@ -201,6 +201,8 @@ def test_h1_times_are_made_anew(made):
     (repair,) = [r for r in session.repairs if r.id == "falcon-h1-rate"]
     assert repair.count == 4 * one.n_samples
     assert session.stop_ns < 20_000_000_000
+    assert plain.start_ns > -20_000_000
+    assert session.start_ns == session.observed.start_ns[0] == -20_000_000  # bins end at the stamps
 
 
 def test_h1_offset_is_time_and_no_value(tmp_path):

@@ -63,6 +63,17 @@ def test_an_offset_is_read_as_the_reference_does(tmp_path):
     assert np.array_equal(ours.target, theirs.target)
 
 
+def test_b1_trials_change_where_the_reference_thinks(tmp_path):
+    """It truncates a product of float64, which now and then lies just below a whole number."""
+    one = layout.write_b1(tmp_path, layout.HELD_IN, trial_s=0.1, n_trials=60)
+    session = adjusted(one)
+    ours, theirs = falcon_tensors(session), load(one.path, "falcon_b1")
+    assert np.array_equal(ours.trial_change, theirs.trial_change)
+    exact = np.flatnonzero(falcon_tensors(session, reading="exact").trial_change)
+    assert exact.tolist() == (np.arange(1, 61) * 3000 - 1).tolist()
+    assert 0 < (exact != np.flatnonzero(ours.trial_change)).sum() < 10
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("is_start", [False, True])
 def test_edges_are_bin_units_after_gaps(seed, is_start, capsys):

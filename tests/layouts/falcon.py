@@ -251,13 +251,15 @@ def write_h2(root: Path, role: str, day: str = "20220518", seed: int = 0) -> Mad
 # ---- B1 -------------------------------------------------------------------------------------------------------------
 
 
-def write_b1(root: Path, role: str, day: str = "20210626", seed: int = 0, trial_s: float = 0.2) -> Made:
+def write_b1(
+    root: Path, role: str, day: str = "20210626", seed: int = 0, trial_s: float = 0.2, n_trials: int = 0
+) -> Made:
     """Song motifs: 85 channels as 0 or 1 at 30 kHz, audio at 25 kHz, spectrograms in the trials; no units.
 
     A motif of the archive lasts 0.9 s and has 880 frames; here it is 0.2 s and 180.
     """
     rng = np.random.default_rng([seed, *day.encode()])
-    n_trials = {HELD_IN: 3, HELD_OUT: 3, MINIVAL: 2}[role]
+    n_trials = n_trials or {HELD_IN: 3, HELD_OUT: 3, MINIVAL: 2}[role]
     word = role.replace("-", "_")
     part = _part("Finch-z-r12r13-21", role)
     asset = f"{part}/{part}_ses-{day}.nwb"

@@ -209,7 +209,17 @@ def _mend_rate(session: Session, path: Path) -> Session:
     beyond = tuple(f"acquisition/{name}:" for name in slow)  # the reader's word on the wrong times
     notes = tuple(n for n in session.notes if not (n.id == "signal-beyond" and n.text.startswith(beyond)))
     session = _repair(replace(session, notes=notes), "falcon-h1-rate", n_samples, text)
+    first_ns = min(int(s.time_ns[0]) for s in mended.values())
+    session = _reach_from(session, first_ns - -(-(first_ns - session.start_ns) // BIN_NS) * BIN_NS)
     return _reach_to(_with_signals(session, mended), max(int(s.time_ns[-1]) + 1 for s in mended.values()))
+
+
+def _reach_from(session: Session, start_ns: int) -> Session:
+    """The extent from the edge of a bin on, so that bins that are cut from it end at the stamps."""
+    observed = session.observed
+    if session.observed_source == "assumed":
+        observed = Intervals(np.array([start_ns]), np.array([session.stop_ns]))
+    return replace(session, start_ns=start_ns, observed=observed)
 
 
 def _reach_to(session: Session, stop_ns: int) -> Session:

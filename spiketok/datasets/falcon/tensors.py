@@ -87,7 +87,7 @@ def falcon_tensors(session: Session, source: Path | None = None, reading: Readin
     if task == "h2":
         return _h2(session)
     if task == "b1":
-        return _b1(session)
+        return _b1(session, reading)
     target, mask = session.signals[TARGETS[task]], _signal(session, "eval_mask")
     if not np.array_equal(target.time_ns, mask.time_ns):
         message = f"{session.id}: '{TARGETS[task]}' and 'eval_mask' differ in time"
@@ -270,7 +270,7 @@ def _h2(session: Session) -> FalconTensors:
     return FalconTensors("h2", neural, target, change, mask.value[:, 0] != 0)
 
 
-def _b1(session: Session) -> FalconTensors:
+def _b1(session: Session, reading: Reading) -> FalconTensors:
     """Samples at the recording's rate; spectrograms frame by frame."""
     trials, rate_hz = session.trials, session.clock_hz
     if trials is None or session.observed_source != "bins" or rate_hz is None:
@@ -285,21 +285,25 @@ def _b1(session: Session) -> FalconTensors:
     np.add.at(neural, (first[run] + within, session.spikes.unit), 1)
     target, mask = session.signals["spectrogram"], _signal(session, "spectrogram_eval_mask")
     scored = np.broadcast_to(mask.value != 0, target.value.shape).copy()
-    return FalconTensors("b1", neural, target.value, _b1_changes(session, neural.shape[0]), scored)
+    return FalconTensors("b1", neural, target.value, _b1_changes(session, neural.shape[0], reading), scored)
 
 
-def _b1_changes(session: Session, n_samples: int) -> np.ndarray:
-    """The sample at each trial's stop, by the reference's estimate of the rate (samples a trial / its rounded length).
+def _b1_changes(session: Session, n_samples: int, reading: Reading) -> np.ndarray:
+    """The sample at each trial's stop; the reference finds it by its estimate of the rate, and loses a few by one.
 
     Raises:
         DataError: it lies after the last sample, where the reference fails.
     """
-    start_s, stop_s = session.trials.start_ns / 1e9, session.trials.stop_ns / 1e9
-    length_s = round(float(stop_s[0] - start_s[0]), 1)
-    rate = int(n_samples // len(start_s) / length_s) if length_s else 0
-    place = ((stop_s - start_s[0]) * rate).astype(np.int64)
+    clock_hz = session.clock_hz
+    start, stop = (np.rint(t * clock_hz / NS_PER_S) for t in (session.trials.start_ns, session.trials.stop_ns))
+    place, rate = (stop - start[0]).astype(np.int64), clock_hz
+    if reading == "reference":
+        start_s, stop_s = start / clock_hz, stop / clock_hz  # the writer divides sample numbers by the rate
+        length_s = round(float(stop_s[0] - start_s[0]), 1)
+        rate = int(n_samples // len(start_s) / length_s) if length_s else 0
+        place = ((stop_s - start_s[0]) * rate).astype(np.int64)
     if not rate or (place >= n_samples).any():
-        message = f"{session.id}: trials of {length_s} s at {rate} samples a second end after the last of {n_samples}"
+        message = f"{session.id}: trials end at sample {place.max()} of {n_samples} (at {rate:g} samples a second)"
         raise DataError(message)
     change = np.zeros(n_samples, np.bool_)
     change[place] = True
