@@ -141,9 +141,10 @@ def _histogram(times: list[np.ndarray], edges: np.ndarray, counts: np.ndarray, c
     """Counts int32 ``[T, N]`` of each unit's times; the last bin with its end where ``closed``."""
     out = np.zeros((int(counts.sum()), len(times)), np.int32)
     for unit, own in enumerate(times):
-        place = np.searchsorted(np.sort(own), edges, side="left")
+        ordered = np.sort(own)
+        place = np.searchsorted(ordered, edges, side="left")
         if closed:
-            place[-1] = np.searchsorted(np.sort(own), edges[-1], side="right")
+            place[-1] = np.searchsorted(ordered, edges[-1], side="right")
         out[:, unit] = np.diff(place)[counts]
     return out
 
@@ -362,6 +363,7 @@ def write_falcon(
     """
     from spiketok.files import atomic_file
 
+    out = Path(out)
     if out.suffix not in (".npz", ".h5"):
         message = f"{out.name}: FALCON's tensors are written as .npz or .h5"
         raise UsageError(message)
