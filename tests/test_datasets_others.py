@@ -158,7 +158,7 @@ def test_perich_miller_center_out(brought):
     session, truth = brought.sessions[perich_miller.CENTER_OUT], brought.truth[perich_miller.CENTER_OUT]
     assert session.trials.columns["is_valid"].sum() == truth["valid"] == 33
     assert session.units.columns["region"].tolist() == ["M1"] * 4 + ["PMd"] * 4
-    assert found(session, "perich_miller-regions") == 8 and found(session, "perich_miller-outliers") == 1
+    assert found(session, "perich_miller-regions") == 8 and found(session, "perich_miller-outliers") == 2
     # 20 % of 33 rounded up is 7; an eighth of the other 26 rounded up is 4
     assert (len(part(session, "test")), len(part(session, "valid"))) == (7, 4)
     away = grown(session.splits.take(session.splits.columns["name"] != "train"), NS_PER_S)
@@ -182,7 +182,7 @@ def test_perich_miller_phases_carry_poyos_weights(brought):
     assert weight == {"hold": 0.1, "reach": 5.0, "return": 1.0, "invalid": 0.1, "random": 1.0, "outlier": 0.0}
     assert (phases.start_ns[1:] >= phases.stop_ns[:-1]).all()  # a moment is in one phase
     reach = phases.take(phases.columns["name"] == "reach")
-    assert len(reach) == 33 - 2 and seconds(reach)[0] == pytest.approx((2.0, 2.8))  # two lie in the outlier
+    assert len(reach) == 33 - 2 + 1 and seconds(reach)[0] == pytest.approx((2.0, 2.8))  # two lie in an outlier, one is cut by one
     # out of bounds for 350 samples, dilated by 400 and eroded by 100, half of each at either side
     outlier = phases.take(phases.columns["name"] == "outlier")
     assert seconds(outlier)[0] == pytest.approx((18.49, 25.0), abs=0.02)

@@ -105,6 +105,7 @@ def _add_cursor(nwb, stop_s: float, *, outliers: bool) -> None:
     position = 4 * np.stack([np.sin(time_s), np.cos(1.3 * time_s)], axis=1)
     if outliers:
         position[2000:2350, 0] = 12.5  # out of the work space for 3.5 s
+        position[6000, 1] += 0.5  # a jerk
     velocity = np.gradient(position, time_s, axis=0)
     acceleration = np.gradient(velocity, time_s, axis=0)
     module = nwb.create_processing_module("behavior", "Processed Behavioral data")
