@@ -12,7 +12,10 @@ import h5py
 import numpy as np
 import pytest
 from dandi_server import DandiServer
+from hypothesis import given
+from hypothesis import strategies as st
 from layouts import allen, churchland, ibl, link, odoherty_sabes, perich_miller, steinmetz
+from zenodo_server import ZenodoServer
 
 from spiketok import ingestion
 from spiketok.datasets import DATASETS, RULES, download, plan_fetch, resolve
@@ -41,7 +44,6 @@ FILES = [
     ("ibl", ibl.RAW, None),
     ("allen_visual_coding", allen.CODING, lambda path: allen.write_session(path, behavior=False)),
     ("allen_visual_coding", allen.CODING_LFP, None),
-    ("allen_functional_connectivity", allen.CONNECTIVITY, lambda path: allen.write_session(path, behavior=False)),
     ("allen_visual_behavior", allen.BEHAVIOR, lambda path: allen.write_session(path, behavior=True)),
     ("allen_visual_behavior", allen.BEHAVIOR_LFP, None),
     ("allen_visual_behavior", allen.TRAINING, None),
@@ -68,12 +70,15 @@ def brought(tmp_path_factory):
             done = download(plan, workspace.raw)
         assert [result.path for result in done] == sorted(a for n, a, w in FILES if n == name and w is not None)
         outcomes[name] = list(ingestion.ingest(workspace, [result.file for result in done]))
-    mats = folder / "mat"
-    mats.mkdir()
-    m1, both = mats / odoherty_sabes.M1_ONLY, mats / odoherty_sabes.M1_AND_S1
+    mats = {name: folder / name for name in MAT}
+    m1, both = mats.values()
     truth[m1.name] = odoherty_sabes.write(m1, still=True)
     truth[both.name] = odoherty_sabes.write(both, areas=("M1", "S1"), n_rows=3, n_columns=3, still=False)
-    outcomes["odoherty_sabes"] = list(ingestion.ingest(workspace, [mats], "odoherty_sabes"))
+    with ZenodoServer({name: path.read_bytes() for name, path in mats.items()} | {"refh_results.csv": b"x"}) as server:
+        plan = plan_fetch(resolve("odoherty_sabes"), workspace.raw, api_url=server.api_url)
+        done = download(plan, workspace.raw)
+    assert sorted(result.path for result in done) == sorted(MAT)
+    outcomes["odoherty_sabes"] = list(ingestion.ingest(workspace, [result.file for result in done]))
     for name, found in outcomes.items():
         for outcome in found:
             assert outcome.error is None, outcome.error
@@ -132,7 +137,7 @@ def test_a_session_is_tokenized_whole(brought, asset):
     assert (done.state, done.held) == ("new", len(session.spikes)) and not sum(done.lost.values())
 
 
-@pytest.mark.parametrize("asset", [perich_miller.CENTER_OUT, churchland.RESTARTS, link.FIRST, steinmetz.ASSET, *MAT])
+@pytest.mark.parametrize("asset", [churchland.RESTARTS, link.FIRST, steinmetz.ASSET, odoherty_sabes.M1_ONLY])
 def test_verify_makes_the_session_again(brought, asset):
     assert verify_session_files(brought.workspace, brought.sessions[asset].id).differences == []
 
@@ -182,7 +187,9 @@ def test_perich_miller_phases_carry_poyos_weights(brought):
     assert weight == {"hold": 0.1, "reach": 5.0, "return": 1.0, "invalid": 0.1, "random": 1.0, "outlier": 0.0}
     assert (phases.start_ns[1:] >= phases.stop_ns[:-1]).all()  # a moment is in one phase
     reach = phases.take(phases.columns["name"] == "reach")
-    assert len(reach) == 33 - 2 + 1 and seconds(reach)[0] == pytest.approx((2.0, 2.8))  # two lie in an outlier, one is cut by one
+    assert len(reach) == 33 - 2 + 1 and seconds(reach)[0] == pytest.approx(
+        (2.0, 2.8)
+    )  # two lie in an outlier, one is cut by one
     # out of bounds for 350 samples, dilated by 400 and eroded by 100, half of each at either side
     outlier = phases.take(phases.columns["name"] == "outlier")
     assert seconds(outlier)[0] == pytest.approx((18.49, 25.0), abs=0.02)
@@ -289,13 +296,13 @@ def test_odoherty_sabes_division(brought):
     rests, moves = (brought.sessions[name] for name in MAT)
     assert len(moves.intervals["still"]) == 0 and len(rests.intervals["still"]) == 1
     assert [len(part(moves, name)) for name in ("train", "valid", "test")] == [8, 1, 1]
-    assert seconds(part(moves, "test"))[0][1] - seconds(part(moves, "test"))[0][0] == pytest.approx(15.0)
+    assert seconds(part(moves, "test"))[0][1] - seconds(part(moves, "test"))[0][0] == pytest.approx(12.0)
     ((start, stop),) = seconds(rests.intervals["still"])
     assert stop - start == pytest.approx(14.0, abs=0.02)
     assert not len(rests.splits.intersect(rests.intervals["still"]))
-    # ten blocks of 15 s; of the block in which the cursor rests a second is left, which is too short
-    assert [len(part(rests, name)) for name in ("train", "valid", "test")] == [7, 1, 1]
-    assert rests.splits.total_ns / NS_PER_S == pytest.approx(9 * 15, abs=0.1)
+    # ten blocks of 12 s; of the two in which the cursor rests 6 and 4 s are left, which is too short
+    assert [len(part(rests, name)) for name in ("train", "valid", "test")] == [6, 1, 1]
+    assert rests.splits.total_ns / NS_PER_S == pytest.approx(8 * 12, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +317,7 @@ def test_odoherty_sabes_division(brought):
 )
 def test_a_mat_file_of_another_make_is_refused(brought, tmp_path, spoil, message):
     path = tmp_path / odoherty_sabes.M1_ONLY
-    path.write_bytes((brought.mats / odoherty_sabes.M1_ONLY).read_bytes())
+    path.write_bytes(brought.mats[odoherty_sabes.M1_ONLY].read_bytes())
     with h5py.File(path, "r+") as file:
         spoil(file)
     with pytest.raises(SourceError, match=message):
@@ -365,7 +372,7 @@ def test_ibl_ids_regions_and_trials(brought):
 
 
 def test_allen_regions_quality_and_stimuli(brought):
-    for asset in (allen.CODING, allen.CONNECTIVITY, allen.BEHAVIOR):
+    for asset in (allen.CODING, allen.BEHAVIOR):
         session, truth = brought.sessions[asset], brought.truth[asset]
         tables = {k: t for k, t in session.intervals.items() if k.endswith("_presentations")}
         assert (len(tables), sum(map(len, tables.values()))) == (truth["tables"], truth["presentations"])
@@ -396,23 +403,23 @@ GOLDEN_TORCH_BRAIN = ["train", "test", "train", "train", "train", "train", "trai
 GOLDEN_DIGESTS = ("207b118877f51940", "ee7bbe801cb40001")
 
 
-def test_interval_arithmetic_agrees_with_counting_instants():
-    rng = np.random.default_rng(9)
-    for _ in range(200):
-        sets = []
-        for _ in range(2):
-            edges = np.sort(rng.integers(0, 60, (rng.integers(0, 6), 2)), axis=1)
-            sets.append(Intervals(edges[:, 0], edges[:, 1]))
-        inside = [np.zeros(80, bool), np.zeros(80, bool)]
-        for held, one in zip(inside, sets, strict=True):
-            for start, stop in zip(one.start_ns, one.stop_ns, strict=True):
-                held[start:stop] = True
-        left, want = without(*sets), inside[0] & ~inside[1]
-        got = np.zeros(80, bool)
-        for start, stop in zip(left.start_ns, left.stop_ns, strict=True):
-            assert start < stop and not got[start:stop].any()
-            got[start:stop] = True
-        assert np.array_equal(got, want)
+SOME_INTERVALS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted), max_size=6).map(
+    lambda pairs: Intervals(*np.array(pairs, np.int64).reshape(-1, 2).T)
+)
+
+
+def instants(intervals: Intervals) -> np.ndarray:
+    held = np.zeros(80, np.bool_)
+    for start, stop in zip(intervals.start_ns, intervals.stop_ns, strict=True):
+        held[start:stop] = True
+    return held
+
+
+@given(SOME_INTERVALS, SOME_INTERVALS)
+def test_time_without_other_time_agrees_with_counting_instants(time, gone):
+    left = without(time, gone)
+    assert np.array_equal(instants(left), instants(time) & ~instants(gone))
+    assert (left.start_ns < left.stop_ns).all() and (left.start_ns[1:] > left.stop_ns[:-1]).all()
 
 
 def test_marked_segments_begin_a_sample_early_and_end_at_their_last():

@@ -15,12 +15,12 @@ import numpy as np
 M1_ONLY = "indy_20160630_01.mat"
 M1_AND_S1 = "indy_20160407_02.mat"
 RATE_HZ = 250
-SECONDS = 150
+SECONDS = 120
 FIRST_S = 148.984  # of the behaviour: spikes begin earlier
 
 
 def write(path: Path, *, areas: tuple[str, ...] = ("M1",), n_rows: int = 5, n_columns: int = 6, still: bool) -> dict:
-    """A session of 150 s; what the file holds.
+    """A session of 120 s; what the file holds.
 
     Args:
         path: the file.
@@ -41,7 +41,7 @@ def write(path: Path, *, areas: tuple[str, ...] = ("M1",), n_rows: int = 5, n_co
                 label, kind = f"s{row}_{k}", (7 * k + 3 * row) % 10
                 present = kind < (8 if row == 0 else 4 - row)
                 if present:
-                    times = np.sort(rng.uniform(FIRST_S - 3, FIRST_S + 153, 3 + kind))
+                    times = np.sort(rng.uniform(FIRST_S - 3, FIRST_S + SECONDS + 3, 3 + kind))
                     cell = refs.create_dataset(label, data=times[None])
                     wave = refs.create_dataset("w" + label, data=np.zeros((48, times.size)))
                     n_units, n_spikes = n_units + 1, n_spikes + times.size
