@@ -151,13 +151,10 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
 
     def dropped_line(event: Mapping[str, object]) -> str:
         """What time of the training splits no window can use, and why."""
-        parts = [
-            f"{value / 1e9:.1f} s {key.removesuffix('_ns').replace('_', ' ')}" if key.endswith("_ns")
-            else f"{value} {key.replace('_', ' ')}"
-            for key, value in event["dropped"].items()
-            if value
-        ]  # fmt: skip
-        return "no window uses: " + ", ".join(parts) if parts else ""
+        from spiketok.sampling import dropped_words
+
+        words = dropped_words(event["dropped"])
+        return f"no window uses: {words}" if words else ""
 
     def guard_line(event: Mapping[str, object]) -> str:
         """How far windows reach, where time near split borders was given up for it."""

@@ -135,6 +135,22 @@ def inner(territory: Intervals, reach: Reach) -> Intervals:
     return Intervals(start[keep], stop[keep])
 
 
+def outside_ns(windows: Intervals, territory: Intervals, reach: Reach) -> np.ndarray:
+    """int64 ``[W]``: how much windows that others cut (around trials, jittered) touch beyond a territory."""
+    start, stop = windows.start_ns - reach.back_ns, windows.stop_ns + reach.ahead_ns
+    return stop - start - (_time_before(territory, stop) - _time_before(territory, start))
+
+
+def _time_before(part: Intervals, time_ns: np.ndarray) -> np.ndarray:
+    """int64: how much of sorted disjoint intervals lies before each time."""
+    if len(part) == 0:
+        return np.zeros(len(time_ns), np.int64)
+    passed = np.concatenate([[0], np.cumsum(part.stop_ns - part.start_ns)])
+    row = np.searchsorted(part.start_ns, time_ns, side="right")
+    last_stop = part.stop_ns[np.maximum(row, 1) - 1]
+    return passed[row] - np.where(row > 0, np.maximum(last_stop - time_ns, 0), 0)
+
+
 def guarded(splits: Mapping[str, Intervals], reach: Reach) -> dict[str, Intervals]:
     """The splits without the time in which a window would touch what windows of another split may touch."""
     own = territories(splits, reach)

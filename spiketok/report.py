@@ -22,6 +22,7 @@ from spiketok.decoding import Prediction, seconds
 from spiketok.errors import require
 from spiketok.files import atomic_file, content_digest, sha256_file, write_json
 from spiketok.recording import NS_PER_S
+from spiketok.sampling import dropped_words
 from spiketok.training import R2
 from spiketok.transfer import FLOOR, WITHIN, TransferResult, to_dict
 
@@ -99,6 +100,11 @@ def remarks(result: TransferResult) -> list[str]:
     lines = [f"{protocol} is empty for {', '.join(ids)}: {why}" for (protocol, why), ids in reasons.items()]
     if not result.run.finished:
         lines.append(f"the run is not finished: {result.run.step} of {result.run.total_steps} steps")
+    for facts in result.sessions:
+        parts = {part: dropped_words(reasons) for part, reasons in facts.dropped.items()}
+        words = "; ".join(f"{words} of {part}" for part, words in parts.items() if words)
+        if words:
+            lines.append(f"{facts.session.id}: no window uses {words} (windows reach {facts.reach})")
     seen = "labelled" if result.labelled else "unlabelled"
     lines.append(
         f"calibration: the first {result.calibration_s:g} s of each session's training time, {seen}; "

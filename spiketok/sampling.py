@@ -67,6 +67,17 @@ def window_reach(reader: ShardReader, target: str | None = None) -> Reach:
     return reach
 
 
+def dropped_words(dropped: Mapping[str, int]) -> str:
+    """What no window uses, for people: ``"0.3 s split border, 2 short intervals"``; empty where all is used."""
+    parts = [
+        f"{value / 1e9:.1f} s {reason.removesuffix('_ns').replace('_', ' ')}" if reason.endswith("_ns")
+        else f"{value} {reason.replace('_', ' ')}"
+        for reason, value in dropped.items()
+        if value
+    ]  # fmt: skip
+    return ", ".join(parts)
+
+
 class SessionWindows:
     """Where windows of one session may lie: allowed, inside one segment, inside observed time, on the scheme's grid.
 

@@ -51,6 +51,10 @@ def splits(
     lag_ms: Annotated[
         float, typer.Option("--lag-ms", help="With --check: how much earlier than the behaviour spikes are taken.")
     ] = 0.0,
+    segments: Annotated[
+        str | None,
+        typer.Option("--segments", metavar="RULE", help="With --check: windows cut at trials:ALIGN,PRE_MS,POST_MS."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it to this .png, .pdf or .svg.")] = None,
     root: Root = None,
     store: Store = None,
@@ -66,8 +70,8 @@ def splits(
     if store_as is not None and rule is None:
         message = f"--store-as {store_as} stores what a rule makes: give one, as --rule kind=trial"
         raise UsageError(message)
-    if not check and (scheme or sets or target or lag_ms):
-        message = "--scheme, --set, --target and --lag-ms say what --check is to check: add --check"
+    if not check and (scheme or sets or target or lag_ms or segments):
+        message = "--scheme, --set, --target, --lag-ms and --segments say what --check is to check: add --check"
         raise UsageError(message)
     made = _scheme(scheme, sets or [])
     if plot is not None:
@@ -76,6 +80,7 @@ def splits(
     chosen = _select(workspace, names or [])
     days = assigned_days(workspace, chosen, rule) if rule is not None else {}
     divisions: list[Division] = []
+    windows: list[dict] = []
     reaches: dict[str, Reach] = {}
     failed = 0
     for session_id in chosen:
@@ -83,7 +88,10 @@ def splits(
             session = read_session(workspace.store_path(session_id))
             if check:
                 reaches[session_id] = _reach(session, made, target, round(lag_ms * 1e6))
-            divisions += divisions_of(session, rule, days.get(session_id))
+            own = divisions_of(session, rule, days.get(session_id))
+            if segments is not None:
+                windows += [row for d in own for row in _trial_windows(session, d, segments, reaches[session_id])]
+            divisions += own
         except SpiketokError as error:  # one session's trouble does not stop the others
             text = str(error)
             complain(text if text.startswith(session_id) else f"{session_id}: {text}")
@@ -95,12 +103,15 @@ def splits(
         plot_divisions(divisions[:MOST_DRAWN], plot)
         cut = f", the first {MOST_DRAWN} of {len(divisions)}" if len(divisions) > MOST_DRAWN else ""
         say(f"drawn to {plot}{cut}")
-    leaks = _leaks(divisions, reaches) if check else []
+    leaks = _leaks(divisions, reaches) if check and segments is None else windows
     if as_json:
-        show_json({"divisions": [_told(d) for d in divisions], "borders": leaks, "stored": stored})
+        named = {"windows" if segments is not None else "borders": leaks}
+        show_json({"divisions": [_told(d) for d in divisions], **named, "stored": stored})
     else:
         _show(divisions, quiet=check)
-        if check:
+        if segments is not None and windows:
+            show_rows("windows cut at trials", list(windows[0]), windows)
+        elif check:
             _show_leaks(divisions, reaches, leaks)
     if failed and store_as is not None:
         say(f"nothing was stored: {failed} of {len(chosen)} sessions cannot be divided so")
@@ -153,6 +164,16 @@ def _reach(session: Session, scheme: Scheme | None, target: str | None, lag_ns: 
             period_ns = session.behaviours[name].period_ns
             reach |= signal_reach(name, stated_reach_ns(session.info, name), period_ns, bin_ns)
     return reach
+
+
+def _trial_windows(session: Session, division: Division, segments: str, reach: Reach) -> list[dict]:
+    """Rows for windows around the trials; each belongs to the split that holds the time to which it is aligned."""
+    from spiketok.stages import parse_trial_rule, resolve_segments
+    from spiketok.timelines import trial_window_rows
+
+    _, pre_ns, _ = parse_trial_rule(segments)
+    cut = resolve_segments(session, segments)
+    return trial_window_rows(division, cut, cut.start_ns + pre_ns, reach)
 
 
 def _store(workspace: Workspace, session_ids: Sequence[str], name: str, rule, days: dict[str, str]) -> list[dict]:

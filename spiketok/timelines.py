@@ -14,7 +14,7 @@ import numpy as np
 
 from spiketok.divisions import without
 from spiketok.errors import require
-from spiketok.leakage import Reach, check_leakage
+from spiketok.leakage import Reach, check_leakage, outside_ns, territories
 from spiketok.recording import NS_PER_MS, NS_PER_S, Intervals, Session
 from spiketok.splits import (
     SplitRule,
@@ -253,6 +253,34 @@ def leak_rows(division: Division, reach: Reach) -> list[dict[str, object]]:
         }
         for border in check_leakage(division.splits, reach)
     ]
+
+
+def trial_window_rows(division: Division, windows: Intervals, at_ns: np.ndarray, reach: Reach) -> list[dict]:
+    """A row a split for windows that are cut around trials: how many touch what is another split's, and by how much.
+
+    Args:
+        windows: one a trial. at_ns: int64 ``[I]``, the time that says which split a window belongs to; those with a
+            time in no split are left out.
+    """
+    rows = []
+    for name, own in territories(division.splits, reach).items():
+        part = division.splits[name].union()
+        row = np.searchsorted(part.start_ns, at_ns, side="right") - 1
+        inside = (
+            (row >= 0) & (at_ns < part.stop_ns[np.maximum(row, 0)]) if len(part) else np.zeros(len(at_ns), np.bool_)
+        )
+        over = outside_ns(windows.take(np.flatnonzero(inside)), own, reach)
+        rows.append(
+            {
+                "session": division.session_id,
+                "division": division.name,
+                "split": name,
+                "windows": int(inside.sum()),
+                "over_border": int((over > 0).sum()),
+                "leak_ms": int(over.max(initial=0)) / NS_PER_MS,
+            }
+        )
+    return rows
 
 
 # ---- rules over sessions, and storing -------------------------------------------------------------------------------

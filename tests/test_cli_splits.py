@@ -160,6 +160,20 @@ def test_a_check_says_what_leaks_and_ends_with_1(root):
     assert spiketok(root, *words, "--scheme", "per-spike").returncode == 0
 
 
+def test_windows_around_trials_are_checked_too(root):
+    """Trials of 500 ms each 600 ms; the border at 3 s touches the sixth."""
+    words = ["splits", "one", "--check", "--json", "--segments"]
+    rows = json.loads(spiketok(root, *words, "trials:start,0,500").stdout)["windows"]
+    assert [(r["split"], r["windows"], r["over_border"], r["leak_ms"]) for r in rows] == [
+        ("train", 5, 0, 0.0), ("test", 5, 0, 0.0)
+    ]  # fmt: skip
+    rows = json.loads(spiketok(root, *words, "trials:start,250,700", code=1).stdout)["windows"]
+    assert [(r["split"], r["windows"], r["over_border"], r["leak_ms"]) for r in rows] == [
+        ("train", 5, 1, 100.0), ("test", 5, 1, 250.0)
+    ]  # fmt: skip
+    assert "cannot be read" in spiketok(root, "splits", "one", "--check", "--segments", "trials", code=1).stderr
+
+
 def test_a_simulated_session_keeps_its_division_through_verify_and_ingest(tmp_path):
     config = SimulationConfig(n_subjects=1, sessions_per_subject=1, n_units=5, duration_s=20)
     (file,) = simulate(config, tmp_path / "simulated")

@@ -13,7 +13,16 @@ from reference import leakage as twin
 
 from spiketok.config import load_config
 from spiketok.errors import DataError, UnknownNameError, UsageError
-from spiketok.leakage import Reach, check_leakage, guarded, inner, stated_reach_ns, territories, with_stated_reach
+from spiketok.leakage import (
+    Reach,
+    check_leakage,
+    guarded,
+    inner,
+    outside_ns,
+    stated_reach_ns,
+    territories,
+    with_stated_reach,
+)
 from spiketok.processing import apply_steps, parse_step, reach_ns
 from spiketok.recording import Intervals
 from spiketok.sampling import RandomWindows, SequentialWindows, SessionWindows, scheme_reach, window_reach
@@ -68,7 +77,7 @@ chosen_rules = st.builds(
 # ---- every rule -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(pairs, pairs, chosen_rules)
 def test_any_division_is_disjoint_inside_the_domain_and_the_same_again(domain, trials, rule):
     domain, trials = intervals(domain), intervals(trials)
@@ -116,7 +125,7 @@ def names_of(splits: dict[str, Intervals], trials: Intervals) -> list[str]:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from("abcd"), min_size=3, max_size=60),
     st.sampled_from([(0.7, 0.1, 0.2), (0.5, 0.0, 0.5), (0.8, 0.1, 0.1), (1.0, 0.0, 0.0)]),
@@ -380,7 +389,7 @@ class TinyReader:
 reaches = st.tuples(st.integers(0, 9), st.integers(0, 9))
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(divisions(), reaches, st.integers(1, 3), st.integers(1, 3), st.integers(0, 9))
 def test_no_two_splits_touch_the_same_moment(splits, reach, grid, length, seed):
     """Of all windows that the samplers place, grid and jitter included."""
@@ -401,7 +410,7 @@ def test_no_two_splits_touch_the_same_moment(splits, reach, grid, length, seed):
         assert not any(touched[a] & touched[b] for b in NAMES[i + 1 :])
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(divisions(), reaches, st.integers(1, 4))
 def test_the_report_says_what_leaks_and_the_guard_takes_no_more(splits, reach, length):
     reach = Reach.of("tokens", *reach)
@@ -418,6 +427,19 @@ def test_the_report_says_what_leaks_and_the_guard_takes_no_more(splits, reach, l
     assert lost <= sum(border.leak_ns for border in borders)
     if not borders or reach == Reach():
         assert lost == 0
+
+
+@settings(max_examples=40)
+@given(divisions(), pairs, reaches)
+def test_windows_that_others_cut_are_measured_against_the_territory(splits, cut, reach):
+    reach, windows = Reach.of("tokens", *reach), intervals(cut)
+    for own in territories(splits, reach).values():
+        inside = twin.moments(own.intersect(Intervals([-200], [200])))
+        found = outside_ns(windows, own, reach).tolist()
+        for far, window in zip(
+            found, zip(windows.start_ns.tolist(), windows.stop_ns.tolist(), strict=True), strict=True
+        ):
+            assert far == len(twin.touched([window], reach.back_ns, reach.ahead_ns) - inside)
 
 
 @given(divisions(), reaches)
