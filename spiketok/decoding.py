@@ -40,15 +40,16 @@ def choose_target(readers: Sequence[ShardReader], name: str = "auto") -> str:
 
     Args:
         readers: the sessions, all of which must have it.
-        name: a signal's name, or ``"auto"``: the one velocity signal, else the one position signal, else the only one.
+        name: a signal's name, or ``"auto"``: the one velocity signal, else the one position signal, else the only one;
+            masks (signals whose measure is ``"bool"``, as FALCON's ``eval_mask``) are no choice.
 
     Raises:
         DataError: a session lacks it, its components or measure differ, or ``"auto"`` has more than one choice.
     """
     having = {r.info.id: dict(r.info.signals) for r in readers}
     if name == "auto":
-        shared = sorted(set.intersection(*(set(signals) for signals in having.values())))
-        name = _only_choice(shared, having)
+        kept = {s: {n: own for n, own in signals.items() if own[1] != "bool"} for s, signals in having.items()}
+        name = _only_choice(sorted(set.intersection(*(set(signals) for signals in kept.values()))), kept)
     lacking = [session for session, signals in having.items() if name not in signals]
     if lacking:
         holders = [session for session, signals in having.items() if name in signals]

@@ -112,6 +112,7 @@ def test_goes_from_the_archive_to_the_store(workspace, made, name):
         assert session.splits.columns["name"].tolist() == [SPLITS[role]]
         assert session.splits.columns["set"].tolist() == ["falcon"]
         assert (session.splits.start_ns[0], session.splits.stop_ns[0]) == (session.start_ns, session.stop_ns)
+        assert ("falcon-minival" in {note.id for note in session.notes}) == (role == "minival")
         repaired = {repair.id for repair in session.repairs}
         assert repaired == {"falcon-subject"} | ({"falcon-h1-rate"} if name == "falcon_h1" else set())
     facts = stored(workspace, name)[0].info

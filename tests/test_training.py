@@ -154,6 +154,15 @@ def test_auto_prefers_velocity_then_position_then_the_only_one(signals, expected
     assert choose_target(readers) == expected
 
 
+def test_a_mask_is_no_target():
+    """FALCON M1 has its EMG and the mask of what is scored; H2 has the mask alone."""
+    mask = (("c0",), "bool")
+    assert choose_target([Named("m1/1", eval_mask=mask, preprocessed_emg=XY)]) == "preprocessed_emg"
+    with pytest.raises(DataError, match="h2/1 hold no behaviour to decode"):
+        choose_target([Named("h2/1", eval_mask=mask)])
+    assert choose_target([Named("h2/1", eval_mask=mask)], "eval_mask") == "eval_mask"
+
+
 @pytest.mark.parametrize(
     ("readers", "name", "message"),
     [

@@ -161,6 +161,9 @@ def _name_parts(session: Session) -> Session:
     if not role:
         text = "neither file name, folder, subject id nor identifier says which part of FALCON this is: no split is set"
         session = _note(session, "falcon-role", 1, text)
+    if role == "minival":
+        text = "what is in this file is in the held-in calibration of its day as well: it is no validation of a model"
+        session = _note(session, "falcon-minival", 1, text)
     subject = _ROLE.sub("", session.subject)
     if subject == session.subject:
         return session
