@@ -19,6 +19,7 @@ from spiketok.errors import DataError
 
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
+CHECK_ROWS = 1 << 16
 FLUORESCENCE = "fluorescence"  # the signal that holds dF/F of the units, where a session has it
 
 
@@ -193,12 +194,14 @@ class Spikes:
         if time_ns.size != unit.size:
             message = f"Spikes has {time_ns.size} times and {unit.size} units"
             raise DataError(message)
-        step = np.diff(time_ns)
-        wrong = np.flatnonzero((step < 0) | ((step == 0) & (np.diff(unit) < 0)))
-        if wrong.size:
-            row = int(wrong[0])
-            message = f"spike {row + 1} at {time_ns[row + 1]} ns comes after one at {time_ns[row]} ns: not in order"
-            raise DataError(message)
+        for low in range(0, time_ns.size, CHECK_ROWS):  # piece by piece: there may be a hundred million of them
+            own = slice(low, low + CHECK_ROWS + 1)
+            step = np.diff(time_ns[own])
+            wrong = np.flatnonzero((step < 0) | ((step == 0) & (np.diff(unit[own]) < 0)))
+            if wrong.size:
+                row = low + int(wrong[0])
+                message = f"spike {row + 1} at {time_ns[row + 1]} ns comes after one at {time_ns[row]} ns: not in order"
+                raise DataError(message)
         object.__setattr__(self, "time_ns", time_ns)
         object.__setattr__(self, "unit", unit)
 

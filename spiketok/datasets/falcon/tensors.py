@@ -214,7 +214,7 @@ def _source_seconds(session: Session, task: str, source: Path) -> _Seconds:
         table, acquired = find_units(h5), h5.group(h5.root, "acquisition")
         if table is None or acquired is None:
             h5.refuse(f"has no units or no series, {session.id} has both", "name the file that it was made of")
-        seconds, unit = spike_seconds(h5, table, n_units, Findings())
+        seconds, offset = spike_seconds(h5, table, n_units, Findings())
         if task == "h1":
             kinematics = h5.group(acquired, "OpenLoopKinematics")
             rate = h5.number_attr(h5.dataset(kinematics, "starting_time"), "rate")
@@ -229,7 +229,7 @@ def _source_seconds(session: Session, task: str, source: Path) -> _Seconds:
     if not same or not np.array_equal(np.sort(np.rint(seconds * NS_PER_S).astype(np.int64)), session.spikes.time_ns):
         message = f"{source.name} has other times than {session.id}: name the file that it was made of"
         raise DataError(message)
-    return _Seconds(np.split(seconds, np.cumsum(np.bincount(unit, minlength=n_units))[:-1]), stamp_s, start_s)
+    return _Seconds(np.split(seconds, offset[1:-1]), stamp_s, start_s)
 
 
 def _trial_start_ns(session: Session) -> np.ndarray:

@@ -3,11 +3,15 @@
 h5py raises OSError, RuntimeError, KeyError, ValueError or TypeError in odd places on a damaged file, says that a member
 behind a broken link is not there, waits for ever on a pipe, and asks for as much memory as a dataset declares. Here all
 of that becomes a SourceError of one line.
+
+What all datasets of a file may take in memory is bounded by the file's size: a dataset of constant values is a thousand
+times larger in memory than in the file, recordings are not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import re
@@ -21,7 +25,7 @@ import h5py
 import numpy as np
 
 from spiketok.errors import SourceError
-from spiketok.files import human_bytes
+from spiketok.files import human_bytes, parse_bytes
 
 AGAIN = "download or copy it again"
 WHOLE = "fetch it without --stream"
@@ -31,6 +35,11 @@ HEAP_SIGNATURE = b"GCOL\x01\x00\x00\x00"
 SCAN_BYTES = 2**30  # larger files are opened without the look at their heaps, which reads them whole
 MAX_FILL_BYTES = 2**24  # a constant column may stand in the file as its fill value alone, but not a large one
 MAX_COMPRESSION = 2000  # deflate cannot reach a factor of 1100: beyond this, chunks were never written
+READ_MEMORY = "SPIKETOK_READ_MEMORY"  # the environment's word on how much the values of one file may take
+FREE_BYTES = 2**28  # what any file may take
+MAX_EXPANSION = 20  # and so many times its size: spike times compress by 1.5 to 5, whole files seldom by 10
+VALUE_BYTES, TEXT_BYTES = 8, 80  # what one value takes at least once it is read: int64 or float64, an object of str
+CHUNK_SLACK = 2**12  # a filter that would enlarge a chunk is left out: it is never much longer in the file
 
 
 def physical_memory() -> int:
@@ -38,6 +47,12 @@ def physical_memory() -> int:
     if not hasattr(os, "sysconf"):
         return 2**63
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_memory(file_bytes: int) -> int:
+    """Bytes that the values of a file of this size may take: ``SPIKETOK_READ_MEMORY``, or what suits its size."""
+    stated = os.environ.get(READ_MEMORY)
+    return parse_bytes(stated, READ_MEMORY) if stated else FREE_BYTES + MAX_EXPANSION * file_bytes
 
 
 def endless_heap(path: Path) -> int | None:
@@ -58,6 +73,11 @@ def endless_heap(path: Path) -> int | None:
                 here += used if index == 0 else 16 + -(-used // 8) * 8
             heap = file.find(HEAP_SIGNATURE, heap + 8)
     return None
+
+
+def text_bytes(values: np.ndarray) -> int:
+    """What texts take as an array of str, in which each is as long as the longest."""
+    return 4 * values.size * max((len(value) for value in values.reshape(-1).tolist()), default=0)
 
 
 def decoded(value: bytes | str) -> str:
@@ -81,6 +101,8 @@ class Hdf5:
         self.path = Path(path) if self.stream is None else Path(self.stream.name)
         self.name = self.path.name
         self.n_external = 0  # links into other files that were followed
+        self._linked: dict[str, int] = {}  # the sizes of those files
+        self._planned = 0  # bytes that all values read so far take
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Hdf5:
@@ -175,6 +197,9 @@ class Hdf5:
                 return None
             kind = group.id.links.get_info(key).type
             target = None if kind == h5py.h5l.TYPE_HARD else group.id.links.get_val(key)
+            beside = self.path.parent / decoded(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else None
+            if beside is not None and beside.exists() and not beside.is_file():
+                self.refuse(f"{where} is a link into {beside.name}, which is no regular file", AGAIN)
         if self.stream is not None and kind == h5py.h5l.TYPE_EXTERNAL:
             self.refuse(f"{where} is a link into another file, which is not at hand", WHOLE)
         try:
@@ -186,7 +211,9 @@ class Hdf5:
             to = " of file ".join(decoded(place) for place in places)
             fact = f"{where} is a link to {to}, which cannot be opened"
             self.refuse(fact, "put the linked file beside this one, or get the whole file")
-        self.n_external += kind == h5py.h5l.TYPE_EXTERNAL
+        if beside is not None:
+            self.n_external += 1
+            self._linked[str(beside)] = beside.stat().st_size if beside.is_file() else 0
         if not isinstance(item, h5py.Group | h5py.Dataset):
             self.refuse(f"{where} is neither group nor dataset, the file is damaged", AGAIN)
         return item
@@ -263,20 +290,28 @@ class Hdf5:
         with self._guard(f"reading the type of {dataset.name}"):
             return dataset.dtype
 
-    def array(self, dataset: h5py.Dataset, *, stored: bool = False) -> np.ndarray:
+    def array(self, dataset: h5py.Dataset, *, stored: bool = False, narrow: bool = True) -> np.ndarray:
         """All values of a dataset.
 
         Args:
             dataset: what to read.
             stored: the values must stand in the file: fill values in place of what was never written are an error.
                 Without it they are one only in masses.
+            narrow: texts are to become an array of str, in which each takes as much as the longest.
         """
         shape, dtype = self.shape(dataset), self.dtype(dataset)
-        if not int(np.prod(shape, dtype=object)):
+        size = math.prod(shape)
+        if size == 0:
             return np.zeros(shape, dtype)
-        self._check_size(dataset, stored)
+        self._check_stored(dataset, size * dtype.itemsize, stored=stored)
+        is_text = h5py.check_string_dtype(dtype) is not None
+        each = TEXT_BYTES + 5 * dtype.itemsize if is_text else max(VALUE_BYTES, dtype.itemsize)
+        self._plan(dataset, max(size * each, self._chunk_bytes(dataset)))
         with self._guard(f"reading {dataset.name}"):
-            return np.asarray(dataset[()])
+            values = np.asarray(dataset[()])
+        if is_text and narrow:
+            self._plan(dataset, text_bytes(values))
+        return values
 
     def blocks(self, dataset: h5py.Dataset, nbytes: int) -> Iterator[tuple[int, np.ndarray]]:
         """All values of a dataset in turn, as (first row, rows of at most ``nbytes`` together); at least one row each.
@@ -284,18 +319,19 @@ class Hdf5:
         Nothing of it may stand in the file as a fill value alone.
         """
         shape, dtype = self.shape(dataset), self.dtype(dataset)
-        if not int(np.prod(shape, dtype=object)):
+        if not math.prod(shape):
             return
-        self._check_size(dataset, stored=True)
-        n_rows = max(1, nbytes // max(1, dtype.itemsize * int(np.prod(shape[1:], dtype=object))))
+        self._check_stored(dataset, math.prod(shape) * dtype.itemsize, stored=True)
+        n_rows = max(1, nbytes // max(1, dtype.itemsize * math.prod(shape[1:])))
+        row_bytes = math.prod(shape[1:]) * max(VALUE_BYTES, dtype.itemsize)
+        self._plan(dataset, max(min(n_rows, shape[0]) * row_bytes, self._chunk_bytes(dataset)))
         for start in range(0, shape[0], n_rows):
             with self._guard(f"reading {dataset.name}"):
                 rows = np.asarray(dataset[start : start + n_rows])
             yield start, rows
 
-    def _check_size(self, dataset: h5py.Dataset, stored: bool) -> None:
-        """Refuse a dataset that declares more than this machine's memory, or that was not written (see ``array``)."""
-        declared = int(np.prod(self.shape(dataset), dtype=object)) * self.dtype(dataset).itemsize
+    def _check_stored(self, dataset: h5py.Dataset, declared: int, *, stored: bool) -> None:
+        """Refuse a dataset that declares more than this machine can hold, or values that were never written."""
         memory = physical_memory()
         if declared > memory:
             own = human_bytes(self.file_bytes)
@@ -303,6 +339,10 @@ class Hdf5:
             self.refuse(f"{fact} {human_bytes(memory)}", "get a whole file, or use a machine with more memory")
         with self._guard(f"reading {dataset.name}"):
             plist = dataset.id.get_create_plist()
+            for k in range(plist.get_external_count()):
+                beside = self.path.parent / decoded(plist.get_external(k)[0])
+                if beside.exists() and not beside.is_file():
+                    self.refuse(f"{dataset.name} lies in {beside.name}, which is no regular file", AGAIN)
             elsewhere = plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count() > 0
             on_disk = dataset.id.get_storage_size()
         if elsewhere and self.stream is not None:
@@ -310,6 +350,30 @@ class Hdf5:
         if not elsewhere and declared > max(MAX_COMPRESSION * on_disk, 0 if stored else MAX_FILL_BYTES):
             fact = f"{dataset.name} declares {human_bytes(declared)} and stores {human_bytes(on_disk)}"
             self.refuse(f"{fact}, the rest was never written", AGAIN)
+
+    def _chunk_bytes(self, dataset: h5py.Dataset) -> int:
+        """What the library takes to unpack one chunk; 0 where the values are not packed."""
+        with self._guard(f"reading the layout of {dataset.name}"):
+            if dataset.chunks is None or not dataset.id.get_create_plist().get_nfilters():
+                return 0
+            whole, longest = math.prod(dataset.chunks) * dataset.dtype.itemsize, [0]
+            dataset.id.chunk_iter(lambda chunk: longest.append(max(longest.pop(), chunk.size)))
+        if longest[0] > whole + max(CHUNK_SLACK, whole // 8):
+            fact = f"a chunk of {dataset.name} has {human_bytes(longest[0])} in the file, declared {human_bytes(whole)}"
+            self.refuse(f"{fact}, the file is damaged", AGAIN)
+        return whole
+
+    def _plan(self, dataset: h5py.Dataset, nbytes: int) -> None:
+        """Count what values take in memory, before they are there; refuse where that is more than the file may."""
+        self._planned += nbytes
+        size = self.file_bytes + sum(self._linked.values())
+        most = read_memory(size)
+        if self._planned > most:
+            fact = (
+                f"with {dataset.name} of shape {self.shape(dataset)} its values take {human_bytes(self._planned)} of "
+                f"memory, allowed are {human_bytes(most)} for a file of {human_bytes(size)}"
+            )
+            self.refuse(fact, f"set {READ_MEMORY}={human_bytes(2 * self._planned).replace(' ', '')} if you trust it")
 
     def reference_names(self, dataset: h5py.Dataset) -> list[str]:
         """The last part of the name of each object that a dataset of object references points at."""

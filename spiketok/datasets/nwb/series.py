@@ -20,6 +20,8 @@ from spiketok.recording import NS_PER_S, Intervals, Signal
 
 PLACES = (("processing",), ("acquisition",), ("analysis",), ("stimulus", "presentation"))
 MAX_COMPONENTS = 64
+MAX_DEPTH = 32  # groups within groups: NWB's own stand at most five deep
+SCALED_VALUES = 10**6  # scaled at a time
 MAX_VALUES = 10**8  # more is raw data: 1 kHz and three components reach it after 9 hours
 MAX_IMAGED_VALUES = 2 * 10**9  # of imaged ROIs: 5,000 of them at 30 Hz reach it after 4 hours
 
@@ -86,7 +88,9 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
     def walk(group: h5py.Group, parts: tuple[str, ...], in_events: bool) -> None:
         type_name, members = h5.type_name(group), h5.names(group)
         path = "/".join(parts)
-        if type_name in NOT_BEHAVIOUR:
+        if len(parts) > MAX_DEPTH:
+            out.left_out.append(f"{path[:80]}... ({len(parts)} groups deep)")
+        elif type_name in NOT_BEHAVIOUR:
             out.left_out.append(f"{path} ({type_name})")
         elif is_table(h5, group):
             out.tables.append(read_table(h5, group, parts, found))
@@ -182,8 +186,10 @@ def _stamped(
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
-def _scaled(h5: Hdf5, series: Series, data: h5py.Dataset, raw: np.ndarray, found: Findings) -> np.ndarray:
-    """Values in the series' measure: ``raw * conversion * channel_conversion + offset``, float64."""
+def _scaled(
+    h5: Hdf5, series: Series, data: h5py.Dataset, raw: np.ndarray, found: Findings, dtype: type = np.float64
+) -> np.ndarray:
+    """Values in the series' measure: ``raw * conversion * channel_conversion + offset``, in float64, then as dtype."""
     conversion, shift = h5.number_attr(data, "conversion"), h5.number_attr(data, "offset")
     if conversion is not None and (conversion == 0 or not math.isfinite(conversion)):
         found.repair("signal-conversion", 1, f"{series.path} declares the conversion {conversion}, taken as 1")
@@ -197,7 +203,11 @@ def _scaled(h5: Hdf5, series: Series, data: h5py.Dataset, raw: np.ndarray, found
         scale = scale * factor.astype(np.float64)
     if series.is_imaged and raw.dtype == np.float32 and np.all(scale == 1.0) and not shift:
         return raw  # a large matrix, and it stands in the file as it is to be
-    return raw.astype(np.float64) * scale + (shift if shift is not None and math.isfinite(shift) else 0.0)
+    out, rows = np.empty(raw.shape, dtype), max(1, SCALED_VALUES // max(1, math.prod(raw.shape[1:])))
+    shift = shift if shift is not None and math.isfinite(shift) else 0.0
+    for low in range(0, len(raw), rows):  # piece by piece: float64 of the whole may be eight times what was read
+        out[low : low + rows] = raw[low : low + rows].astype(np.float64) * scale + shift
+    return out
 
 
 def _component_names(h5: Hdf5, series: Series, n_components: int) -> tuple[str, ...]:
@@ -263,7 +273,7 @@ def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Sign
     if not time_ns.size:
         return "no sample with a usable time stamp"
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is marked so below
-        value = _scaled(h5, series, data, raw, found).reshape(time_ns.size, n_components).astype(np.float32)
+        value = _scaled(h5, series, data, raw, found, np.float32).reshape(time_ns.size, n_components)
     finite = np.isfinite(value)
     valid = finite.all(axis=1)
     n_invalid, n_beyond = int((~valid).sum()), int((~reach.is_near(time_ns)).sum())

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import h5py
 import numpy as np
 
-from spiketok.datasets.nwb.hdf5 import Hdf5, decoded
+from spiketok.datasets.nwb.hdf5 import Hdf5, decoded, text_bytes
 from spiketok.recording import NS_PER_S, Column, Finding, Ragged
 
 BROKEN = "the table is broken, ask its authors or fetch it again"
+MAX_TEXT_BYTES = 2**26  # a column of str takes the length of the longest text for each row
 MAX_SECONDS = 9.2e9  # what int64 ns can hold
 
 
@@ -150,12 +151,13 @@ def _column(h5: Hdf5, table: h5py.Group, name: str, n_rows: int, most: int | Non
     width = math.prod(shape) / max(1, n_rows)
     if most is not None and width > most:
         return None, f"{width:.0f} values a row"
-    if index is not None:
-        offset = ragged_offset(h5, index, n_rows, shape[0] if shape else 0)
-        return Ragged(plain(h5.array(item)), offset), ""
-    if not shape or shape[0] != n_rows:
+    if index is None and (not shape or shape[0] != n_rows):
         h5.refuse(f"{item.name} has {shape[0] if shape else 1} rows, expected {n_rows}", BROKEN)
-    return plain(h5.array(item)), ""
+    offset = None if index is None else ragged_offset(h5, index, n_rows, shape[0] if shape else 0)
+    values = h5.array(item, narrow=False)
+    if values.dtype.kind == "O" and text_bytes(values) > max(MAX_TEXT_BYTES, 16 * sum(map(len, values.flat))):
+        return None, f"{values.size} texts of which the longest has {max(map(len, values.flat))} characters"
+    return plain(values) if offset is None else Ragged(plain(values), offset), ""
 
 
 def read_columns(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 
 import h5py
 import numpy as np
 
+from spiketok.datasets.nwb import kernels
 from spiketok.datasets.nwb.hdf5 import Hdf5
 from spiketok.datasets.nwb.tables import (
     BROKEN,
+    MAX_SECONDS,
     Findings,
     in_seconds,
     is_time,
@@ -31,6 +34,7 @@ REGION_COLUMNS = (
     *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
     *("allen_location", "cosmos_location"),
 )
+MOST_THREADS, MANY_SPIKES = 2, 10**6
 CLOCK_COLUMNS = ("sampling_rate", "sampling_frequency", "sample_rate", "sampling_rate_hz")
 
 
@@ -56,7 +60,7 @@ def read_unit_ids(h5: Hdf5, units: h5py.Group, found: Findings) -> np.ndarray:
 
 
 def spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[np.ndarray, np.ndarray]:
-    """Spike times in seconds (float64 ``[S]``) and their unit rows (int32 ``[S]``), as they stand in the file."""
+    """Spike times in seconds (float64 ``[S]``), unit behind unit as the file has them, and the units' offsets."""
     data = h5.dataset(units, "spike_times")
     if data is None:
         h5.refuse(f"has a units table of {n_units} rows without 'spike_times'", "take the file with spike times")
@@ -78,29 +82,32 @@ def spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) ->
         offset = np.arange(n_units + 1)
     else:
         h5.refuse(f"{seconds.size} spike times of {n_units} units have no 'spike_times_index'", BROKEN)
-    return seconds.astype(np.float64), np.repeat(np.arange(n_units, dtype=np.int32), np.diff(offset))
+    return np.ascontiguousarray(seconds, np.float64), offset
 
 
 def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> Spikes:
     """All spikes, to the nearest ns and in order of time."""
-    seconds, unit = spike_seconds(h5, units, n_units, found)
-    good = is_time(seconds)
-    if not good.all():
-        removed = int((~good).sum())
-        text = f"removed {removed} of {good.size} spike times that are NaN, infinite or beyond 292 years"
-        found.repair("spikes-not-finite", removed, text)
-        seconds, unit = seconds[good], unit[good]
+    seconds, offset = spike_seconds(h5, units, n_units, found)
+    n_removed = seconds.size - kernels.count_times(seconds, MAX_SECONDS)
+    text = f"removed {n_removed} of {seconds.size} spike times that are NaN, infinite or beyond 292 years"
+    found.repair("spikes-not-finite", n_removed, text)
+    if n_removed:
+        good = is_time(seconds)
+        seconds, offset = seconds[good], np.concatenate([[0], np.cumsum(good)])[offset]
     if not seconds.size:
         h5.refuse(f"has {n_units} units and not one spike", "take the file of this dataset that has spikes")
-    time_ns = ns_from_seconds(seconds)
-    step = np.diff(time_ns)
-    back = (step < 0) & (np.diff(unit) == 0)
-    if back.any():
-        n_back, n_of, most = int(back.sum()), np.unique(unit[1:][back]).size, in_seconds(-step[back].min())
-        text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by {most}"
-        found.repair("spikes-unsorted", n_back, text)
-    offset = np.concatenate([[0], np.cumsum(np.bincount(unit, minlength=n_units))])  # the file is in order of unit
-    return Spikes(*merge_units(time_ns, offset))
+    time_ns = seconds.view(np.int64)  # in place: there may be a hundred million of them
+    kernels.seconds_to_ns(seconds, time_ns)
+    n_back, n_of, most_ns = kernels.steps_back(time_ns, offset)
+    text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by "
+    found.repair("spikes-unsorted", n_back, text + in_seconds(most_ns))
+    return Spikes(*merge_units(time_ns, offset, threads=_threads(time_ns.size)))
+
+
+def _threads(n_spikes: int) -> int:
+    """How many threads merge so many spikes: few are merged before a thread has begun."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_THREADS) if n_spikes > MANY_SPIKES else 1
 
 
 def note_spikes(spikes: Spikes, n_units: int, end_ns: int | None, found: Findings) -> None:
@@ -113,10 +120,11 @@ def note_spikes(spikes: Spikes, n_units: int, end_ns: int | None, found: Finding
     """
     if not len(spikes):  # imaged, not heard
         return
-    silent = int((np.bincount(spikes.unit, minlength=n_units) == 0).sum())
-    found.note("units-silent", silent, f"{silent} of {n_units} units have no spikes")
+    per_unit = np.zeros(n_units, np.int64)
     # equal times of one unit are neighbours in the stream, because ties stand in order of unit
-    twice = int(((np.diff(spikes.time_ns) == 0) & (np.diff(spikes.unit) == 0)).sum())
+    twice = kernels.count_stream(spikes.time_ns, spikes.unit, per_unit)
+    silent = int((per_unit == 0).sum())
+    found.note("units-silent", silent, f"{silent} of {n_units} units have no spikes")
     found.note("spikes-duplicate", twice, f"{twice} spikes have the time of another spike of their unit; kept")
     early = int(np.searchsorted(spikes.time_ns, 0))
     text = f"{early} spikes lie before time zero, the first at {in_seconds(spikes.time_ns[0])}; kept"
@@ -293,16 +301,8 @@ def _own_intervals(span_ns: np.ndarray, count: np.ndarray, observed: Intervals) 
 def count_unobserved(spikes: Spikes, observed: Intervals, unit_observed: Ragged | None) -> int:
     """The number of spikes that lie outside of their unit's observed intervals."""
     if unit_observed is None:
-        return len(spikes) - _n_inside(spikes.time_ns, observed.start_ns, observed.stop_ns)
-    order = np.argsort(spikes.unit, kind="stable")
-    stop = np.cumsum(np.bincount(spikes.unit, minlength=len(unit_observed)))
-    by_unit = np.split(spikes.time_ns[order], stop[:-1])
-    own = (unit_observed[row] for row in range(len(unit_observed)))
-    return len(spikes) - sum(_n_inside(t, pair[:, 0], pair[:, 1]) for t, pair in zip(by_unit, own, strict=True))
-
-
-def _n_inside(time_ns: np.ndarray, start_ns: np.ndarray, stop_ns: np.ndarray) -> int:
-    if not start_ns.size:
-        return 0
-    row = np.searchsorted(start_ns, time_ns, side="right") - 1
-    return int(((row >= 0) & (time_ns < stop_ns[row])).sum())
+        count = np.searchsorted(spikes.time_ns, observed.stop_ns) - np.searchsorted(spikes.time_ns, observed.start_ns)
+        return len(spikes) - int(count.sum())
+    pairs = np.ascontiguousarray(unit_observed.value, np.int64)
+    inside = kernels.count_inside(spikes.time_ns, spikes.unit, pairs[:, 0], pairs[:, 1], unit_observed.offset)
+    return len(spikes) - inside
