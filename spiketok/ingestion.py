@@ -17,13 +17,14 @@ from pathlib import Path
 
 from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageError
 from spiketok.files import WIP, clean_leftovers, read_json, sha256_source, source_bytes, write_json
+from spiketok.isolation import isolated
 from spiketok.jobs import Job, Outcome, run_jobs
 from spiketok.processing import apply_steps
 from spiketok.quality import apply_unit_settings
 from spiketok.recording import NS_PER_S, Session, Source
 from spiketok.remote import RemotePath, local_copy, place
 from spiketok.splits import with_stored_sets
-from spiketok.store import ATTRIBUTES, read_attributes, write_session
+from spiketok.store import ATTRIBUTES, read_attributes, session_place, write_session
 from spiketok.units import merge_units
 from spiketok.workspace import Workspace
 
@@ -31,6 +32,9 @@ READER = {"reader": "nwb", "reader_version": 1}
 SORTED = "sorter"  # the reader of sorter output, see spiketok.datasets.sorting
 NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
+
+# What making one session may take: several times what the values of its files take, and far more time than any needs.
+MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 6, 900, 1e-6
 
 
 @dataclass(frozen=True)
@@ -256,8 +260,29 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
             if before and _made_of(before) == (digests, settings):
                 return _ingested("already", group, before)
         sources = [_source(path, file, d) for path, file, d in zip(group.files, files, digests, strict=True)]
-        write_session(normalize(files, group.session_id, sources, settings), target, settings)
+        with session_place(target) as folder:
+            _make_isolated(group, files, sources, settings, folder)
     return _ingested(state, group, read_attributes(target))
+
+
+def _make_isolated(
+    group: Group, files: Sequence[Path], sources: Sequence[Source], settings: Mapping[str, object], folder: Path
+) -> None:
+    """Make a session and write it to a folder, in a process that may die of what stands in the files."""
+    from spiketok.datasets.nwb.hdf5 import read_memory
+
+    size = sum(file.stat().st_size for file in files)
+    bounds = {"memory_bytes": MEMORY_FACTOR * read_memory(size), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * size)}
+    try:
+        isolated(_make, files, group.session_id, sources, settings, folder, name=group.label, **bounds)
+    finally:
+        clean_leftovers(folder.parent)  # of a child that died
+
+
+def _make(
+    files: Sequence[Path], session_id: str, sources: Sequence[Source], settings: Mapping[str, object], folder: Path
+) -> None:
+    write_session(normalize(files, session_id, sources, settings), folder, settings)
 
 
 def _made_of(attributes: Mapping) -> tuple[list[str], dict]:

@@ -1,9 +1,10 @@
 """Run a function on a file that others wrote so that nothing in the file can end this process.
 
 A damaged file can make a library in C crash, spin for ever or ask for all memory of the machine; no Python code can
-catch that. Here the function runs in a forked child with bounds on its memory and its processor time; what it returns or
-raises comes back, and a child that dies becomes a SourceError of one line. A fork costs some milliseconds and imports
-nothing again. Where the system cannot fork safely (Windows, macOS) the function runs in this process.
+catch that. Here the function runs in a forked child with bounds on its memory and its processor time; what it returns
+or raises comes back, and a child that dies becomes a SourceError of one line. A fork costs some milliseconds and
+imports nothing again. Elsewhere than on Linux the function runs in this process, unbounded: Windows cannot fork, and
+Apple's own libraries do not outlive one.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import os
 import pickle
 import signal
 import sys
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from spiketok.errors import SourceError
 from spiketok.files import human_bytes
 
-CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # there, Apple's own libraries do not outlive a fork
+CAN_FORK = sys.platform == "linux"
+RAISE = "set SPIKETOK_READ_MEMORY=8GB, say, if you trust it"
 AGAIN = "the file is damaged: download or copy it again"
 
 
@@ -38,7 +42,9 @@ def isolated(function: Callable, *arguments: object, name: str, memory_bytes: in
     if not CAN_FORK:
         return function(*arguments)
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on threads: the child uses none of theirs
+        child = os.fork()
     if child == 0:
         os.close(reading)
         _work(function, arguments, writing, memory_bytes, cpu_s)
@@ -53,8 +59,12 @@ def isolated(function: Callable, *arguments: object, name: str, memory_bytes: in
         os.waitpid(child, 0)
         raise
     if os.WIFSIGNALED(status) or not answer:
-        raise SourceError(f"{name}: {_how_it_died(status, memory_bytes, cpu_s)}")
-    result, error = pickle.loads(answer)  # noqa: S301, from our own child
+        message = f"{name}: {_how_it_died(status, cpu_s)}"
+        raise SourceError(message)
+    result, error = pickle.loads(answer)
+    if isinstance(error, MemoryError):
+        message = f"{name}: reading it takes more than {human_bytes(memory_bytes)} of memory: {RAISE}"
+        raise SourceError(message) from error
     if error is not None:
         raise error
     return result
@@ -65,12 +75,11 @@ def _work(function: Callable, arguments: tuple, writing: int, memory_bytes: int,
     code = 1
     try:
         _bound(memory_bytes, cpu_s)
-        try:
-            answer = (function(*arguments), None)
-        except Exception as error:  # noqa: BLE001, it is raised again in the parent
-            answer = (None, error)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(function, *arguments)
+            error = future.exception()  # whatever it is: it is raised again in the parent
         with open(writing, "wb") as stream:
-            pickle.dump(answer, stream)
+            pickle.dump((None if error else future.result(), error), stream)
         code = 0
     finally:
         os._exit(code)
@@ -93,12 +102,12 @@ def _address_space() -> int:
         return int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _how_it_died(status: int, memory_bytes: int, cpu_s: int) -> str:
+def _how_it_died(status: int, cpu_s: int) -> str:
     if not os.WIFSIGNALED(status):
         return f"reading it ended the process with code {os.WEXITSTATUS(status)}, {AGAIN}"
     number = os.WTERMSIG(status)
-    if number in (signal.SIGXCPU,):
+    if number == signal.SIGXCPU:
         return f"reading it did not end within {cpu_s} s of processor time, {AGAIN}"
     if number == signal.SIGKILL:
-        return f"reading it was killed (out of memory?; it may take {human_bytes(memory_bytes)}): use fewer workers"
+        return "reading it was killed from outside (out of memory?): ingest fewer files at once"
     return f"reading it crashed the HDF5 library ({signal.Signals(number).name}), {AGAIN}"

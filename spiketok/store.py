@@ -228,6 +228,17 @@ def session_digest(session: Session, settings: Mapping[str, object], written_by:
     return _digest(_session_arrays(session), attributes)
 
 
+@contextlib.contextmanager
+def session_place(target: Path | RemotePath) -> Iterator[Path]:
+    """A folder of this machine to write a session to: the target, or one that is put behind its URL at the end."""
+    if isinstance(target, Path):
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="spiketok-") as folder:
+        yield Path(folder) / target.name
+        target.upload(Path(folder) / target.name, last=ATTRIBUTES)
+
+
 def write_session(session: Session, target: Path | RemotePath, settings: Mapping[str, object] | None = None) -> str:
     """Write a session as a store group, replacing one that stands there.
 
@@ -240,10 +251,8 @@ def write_session(session: Session, target: Path | RemotePath, settings: Mapping
         the content's digest.
     """
     if isinstance(target, RemotePath):
-        with tempfile.TemporaryDirectory(prefix="spiketok-") as folder:
-            digest = write_session(session, Path(folder) / target.name, settings)
-            target.upload(Path(folder) / target.name, last=ATTRIBUTES)
-        return digest
+        with session_place(target) as folder:
+            return write_session(session, folder, settings)
     arrays = _session_arrays(session)
     attributes = _session_attributes(session, settings or {})
     period_ns, tick = find_clock(session.spikes.time_ns, session.clock_hz)

@@ -15,6 +15,7 @@ ROWS = [
     [
         "divisions",
         "files",
+        "isolation",
         "jobs",
         "leakage",
         "metrics",

@@ -306,11 +306,11 @@ class Hdf5:
         self._check_stored(dataset, size * dtype.itemsize, stored=stored)
         is_text = h5py.check_string_dtype(dtype) is not None
         each = TEXT_BYTES + 5 * dtype.itemsize if is_text else max(VALUE_BYTES, dtype.itemsize)
-        self._plan(dataset, max(size * each, self._chunk_bytes(dataset)))
+        self.plan(dataset, max(size * each, self._chunk_bytes(dataset)))
         with self._guard(f"reading {dataset.name}"):
             values = np.asarray(dataset[()])
         if is_text and narrow:
-            self._plan(dataset, text_bytes(values))
+            self.plan(dataset, text_bytes(values))
         return values
 
     def blocks(self, dataset: h5py.Dataset, nbytes: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -324,7 +324,7 @@ class Hdf5:
         self._check_stored(dataset, math.prod(shape) * dtype.itemsize, stored=True)
         n_rows = max(1, nbytes // max(1, dtype.itemsize * math.prod(shape[1:])))
         row_bytes = math.prod(shape[1:]) * max(VALUE_BYTES, dtype.itemsize)
-        self._plan(dataset, max(min(n_rows, shape[0]) * row_bytes, self._chunk_bytes(dataset)))
+        self.plan(dataset, max(min(n_rows, shape[0]) * row_bytes, self._chunk_bytes(dataset)))
         for start in range(0, shape[0], n_rows):
             with self._guard(f"reading {dataset.name}"):
                 rows = np.asarray(dataset[start : start + n_rows])
@@ -363,7 +363,7 @@ class Hdf5:
             self.refuse(f"{fact}, the file is damaged", AGAIN)
         return whole
 
-    def _plan(self, dataset: h5py.Dataset, nbytes: int) -> None:
+    def plan(self, dataset: h5py.Dataset, nbytes: int) -> None:
         """Count what values take in memory, before they are there; refuse where that is more than the file may."""
         self._planned += nbytes
         size = self.file_bytes + sum(self._linked.values())

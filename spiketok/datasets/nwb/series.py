@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from spiketok.datasets.nwb.hdf5 import Hdf5
+from spiketok.datasets.nwb.hdf5 import VALUE_BYTES, Hdf5
 from spiketok.datasets.nwb.intervals import Reach, Table, is_table, read_table
 from spiketok.datasets.nwb.tables import BROKEN, Findings, is_time, misfit, ns_from_seconds, plain, row_ids
 from spiketok.errors import SourceError
@@ -125,6 +125,7 @@ def series_seconds(h5: Hdf5, series: Series, n_samples: int) -> tuple[np.ndarray
     rate_hz, start_s = h5.number_attr(item, "rate"), float(h5.array(item).reshape(-1)[0])
     if rate_hz is None or not 0 < rate_hz < NS_PER_S:
         return f"the rate {rate_hz} Hz"
+    h5.plan(item, 2 * VALUE_BYTES * n_samples)
     seconds = np.arange(n_samples) / rate_hz + start_s
     return (seconds, rate_hz) if is_time(seconds).all() else f"times beyond 292 years at the rate {rate_hz} Hz"
 

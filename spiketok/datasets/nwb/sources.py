@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import h5py
 import numpy as np
 
-from spiketok.datasets.nwb.hdf5 import Hdf5
+from spiketok.datasets.nwb.hdf5 import VALUE_BYTES, Hdf5
 from spiketok.datasets.nwb.imaging import Imaged, find_imaged, read_imaged
 from spiketok.datasets.nwb.intervals import Reach
 from spiketok.datasets.nwb.series import Series, series_seconds
@@ -144,6 +144,7 @@ def _read_counts(h5: Hdf5, series: Series, found: Findings) -> UnitData:
     step_ns = np.diff(time_ns)
     period_ns = float(np.median(step_ns))
     row, channel, count = _nonzero_counts(h5, series, data)
+    h5.plan(data, 2 * VALUE_BYTES * int(count.sum(dtype=object)))
     spikes = Spikes(np.repeat(time_ns[row], count), np.repeat(channel, count))
     if not len(spikes):
         h5.refuse(f"{series.path} has {shape[1]} channels and not one spike", "take the file that has spikes")
