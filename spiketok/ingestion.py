@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageError
@@ -34,7 +34,7 @@ NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
 
 # What making one session may take: several times what the values of its files take, and far more time than any needs.
-MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 6, 900, 1e-6
+MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 900, 1e-6
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,17 @@ def find_files(
                 message = f"{path} holds no {' or '.join(suffixes)} file"
                 raise SourceError(message)
             files += found
-        elif path.exists():
+        elif path.exists() or (isinstance(path, Path) and path.is_symlink()):
             files.append(path)
         else:
             message = f"{path} does not exist"
             raise SourceError(message)
-    return list(dict.fromkeys(p.resolve() for p in files))
+    return list(dict.fromkeys(map(_resolved, files)))
+
+
+def _resolved(path: Path | RemotePath) -> Path | RemotePath:
+    """The path without links; one that leads nowhere or to itself stays, and is the reader's to refuse."""
+    return path.resolve() if isinstance(path, RemotePath) or path.exists() else path.absolute()
 
 
 def _unfinished(part: str) -> bool:
@@ -271,12 +276,24 @@ def _make_isolated(
     """Make a session and write it to a folder, in a process that may die of what stands in the files."""
     from spiketok.datasets.nwb.hdf5 import read_memory
 
-    size = sum(file.stat().st_size for file in files)
+    _warm_up()
+    size = sum(source.size for source in sources)
     bounds = {"memory_bytes": MEMORY_FACTOR * read_memory(size), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * size)}
     try:
         isolated(_make, files, group.session_id, sources, settings, folder, name=group.label, **bounds)
     finally:
         clean_leftovers(folder.parent)  # of a child that died
+
+
+@lru_cache(maxsize=1)
+def _warm_up() -> None:
+    """Import here what each child would import anew."""
+    import numcodecs.blosc  # noqa: F401
+    import zarr  # noqa: F401
+
+    from spiketok.datasets.nwb.units import warm_up
+
+    warm_up()
 
 
 def _make(
@@ -302,7 +319,7 @@ def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
     """Where a file came from: the record of its download, which its bytes must agree with, else the file itself."""
     from spiketok.datasets import load_source
 
-    source = load_source(path) or Source(file=path.name, sha256=digest, size=source_bytes(file))
+    source = load_source(path) or Source(file=path.name, sha256=digest, size=source_bytes(file) if digest else 0)
     if source.sha256 != digest:
         message = f"{path.name} has sha256 {digest[:12]}, was fetched as {source.sha256[:12]}: fetch it again"
         raise SourceError(message)

@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +47,7 @@ FORMAT = "spiketok-session"
 VERSION = 1
 ATTRIBUTES = ".zattrs"  # the file that makes a session: behind a URL it is put last
 CHUNK_BYTES = 2**20
+MAX_KEY = 200
 CLOCKS_HZ = (Fraction(1_000), Fraction(10_000), Fraction(390_625, 16), Fraction(30_000), Fraction(1_000_000))
 
 
@@ -143,8 +144,19 @@ def _write_array(group, name: str, array: np.ndarray, *, delta: bool = False) ->
 
 
 def _key(name: str) -> str:
-    """A name as a zarr key: everything but letters, digits, ``_`` and ``-`` percent-encoded."""
-    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+    """A name as a zarr key: everything but letters, digits, ``_`` and ``-`` percent-encoded.
+
+    A file system takes no name longer than 255 bytes: a longer key is cut, and ends in ``~`` and a digest of the name.
+    """
+    key = quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+    return key if len(key) <= MAX_KEY else f"{key[: MAX_KEY - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _long_names(session: Session) -> dict[str, str]:
+    """The names that their keys do not tell, by key."""
+    tables = [session.units, session.observed, session.splits, *session.intervals.values()]
+    names = [*session.intervals, *session.signals, *(name for table in tables for name in table.columns)]
+    return {_key(name): name for name in names if "~" in _key(name)}
 
 
 def _column_arrays(prefix: str, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
@@ -194,7 +206,8 @@ def _session_arrays(session: Session) -> dict[str, np.ndarray]:
 
 
 def _session_attributes(session: Session, settings: Mapping[str, object]) -> dict[str, object]:
-    return {
+    long_names = _long_names(session)
+    return ({"long_names": long_names} if long_names else {}) | {
         "format": FORMAT,
         "version": VERSION,
         "written_by": f"spiketok {__version__}",
@@ -309,19 +322,19 @@ def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     return {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
 
 
-def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, Column]:
+def _columns(arrays: Mapping[str, np.ndarray], named: Callable[[str], str]) -> dict[str, Column]:
     columns: dict[str, Column] = {}
     for key in arrays:
         name, _, part = key.partition("/")
         if not part:
-            columns[unquote(name)] = arrays[key]
+            columns[named(name)] = arrays[key]
         elif part == "value":
-            columns[unquote(name)] = Ragged(arrays[key], arrays[f"{name}/offset"])
+            columns[named(name)] = Ragged(arrays[key], arrays[f"{name}/offset"])
     return columns
 
 
-def _intervals(arrays: Mapping[str, np.ndarray]) -> Intervals:
-    return Intervals(arrays["start_ns"], arrays["stop_ns"], _columns(_below(arrays, "columns/")))
+def _intervals(arrays: Mapping[str, np.ndarray], named: Callable[[str], str]) -> Intervals:
+    return Intervals(arrays["start_ns"], arrays["stop_ns"], _columns(_below(arrays, "columns/"), named))
 
 
 def _children(arrays: Mapping[str, np.ndarray], prefix: str) -> list[str]:
@@ -351,10 +364,15 @@ def read_session(path: Path | RemotePath) -> Session:
     if found != expected:
         message = f"{path} is damaged: its content has digest {found[:12]}, written was {expected[:12]}; ingest again"
         raise ArtefactError(message)
+    long_names = attributes.get("long_names", {})
+
+    def named(key: str) -> str:
+        return long_names[key] if key in long_names else unquote(key)
+
     signals = {}
     for key in _children(arrays, "signals/"):
-        own, facts = _below(arrays, f"signals/{key}/"), attributes["signals"][unquote(key)]
-        signals[unquote(key)] = Signal(
+        own, facts = _below(arrays, f"signals/{key}/"), attributes["signals"][named(key)]
+        signals[named(key)] = Signal(
             own["time_ns"], own["value"], tuple(facts["components"]), facts["measure"], own["valid"], facts["rate_hz"]
         )
     unit_observed = None
@@ -365,16 +383,17 @@ def read_session(path: Path | RemotePath) -> Session:
         subject=attributes["subject"],
         start_ns=attributes["start_ns"],
         stop_ns=attributes["stop_ns"],
-        units=UnitTable(arrays["units/id"], _columns(_below(arrays, "units/columns/"))),
+        units=UnitTable(arrays["units/id"], _columns(_below(arrays, "units/columns/"), named)),
         spikes=Spikes(arrays["spikes/time"], arrays["spikes/unit"]),
-        observed=_intervals(_below(arrays, "observed/")),
+        observed=_intervals(_below(arrays, "observed/"), named),
         source=Source.from_dict(attributes["source"]),
         unit_observed=unit_observed,
         observed_source=attributes["observed_source"],
         intervals={
-            unquote(key): _intervals(_below(arrays, f"intervals/{key}/")) for key in _children(arrays, "intervals/")
+            named(key): _intervals(_below(arrays, f"intervals/{key}/"), named)
+            for key in _children(arrays, "intervals/")
         },
-        splits=_intervals(_below(arrays, "splits/")),
+        splits=_intervals(_below(arrays, "splits/"), named),
         signals=signals,
         clock_hz=attributes["clock_hz"],
         info=attributes["info"],

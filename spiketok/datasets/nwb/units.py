@@ -110,6 +110,14 @@ def _threads(n_spikes: int) -> int:
     return min(cores, MOST_THREADS) if n_spikes > MANY_SPIKES else 1
 
 
+def warm_up() -> None:
+    """Load the compiled loops, so that processes forked from this one need not."""
+    time_ns = ns_from_seconds(np.array([2.0, 1.0]))
+    kernels.seconds_to_ns(np.zeros(kernels.count_times(np.zeros(1), MAX_SECONDS)), np.zeros(1, np.int64))
+    kernels.steps_back(time_ns, np.array([0, 2]))
+    note_spikes(Spikes(*merge_units(time_ns, np.array([0, 2]))), 1, None, Findings())
+
+
 def note_spikes(spikes: Spikes, n_units: int, end_ns: int | None, found: Findings) -> None:
     """Say what is odd about the spikes and is left as it is.
 
