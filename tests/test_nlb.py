@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +13,19 @@ from dandi_server import DandiServer
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts.nlb import FILES, parts, write_nlb
+from oracles.run_nlb_tools import score_inputs
 
 from spiketok.datasets import DATASETS, download, plan_fetch, resolve
 from spiketok.datasets.nlb.benchmark import BENCHMARKS
 from spiketok.datasets.nlb.grid import FILES as FILE_TABLE
 from spiketok.datasets.nlb.grid import Group, count, following_ms, grid_of, group_of
 from spiketok.datasets.nlb.rules import join, session_name
+from spiketok.datasets.nlb.scores import psth_r2, scores, tp_correlation, velocity_r2
 from spiketok.datasets.nlb.tensors import eval_input, eval_target, train_input, trial_rows
 from spiketok.datasets.nlb.tensors import write_nlb as export
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.ingestion import ingest, normalize
+from spiketok.metrics import co_bps
 from spiketok.recording import NS_PER_MS, Intervals, Session, Source
 from spiketok.schemes import Binned
 from spiketok.stages import resolve_segments, tokenize
@@ -332,6 +334,71 @@ def test_export_has_the_keys_and_types_of_the_benchmark(split, sessions, tmp_pat
             assert h5["train_spikes_heldin"].shape[0] == 12  # train and val
 
 
+# ---- the scores -----------------------------------------------------------------------------------------------------
+
+
+def our_scores(given: dict[str, np.ndarray]) -> dict[str, float]:
+    """As ``tests/oracles/run_nlb_tools.py --metrics`` names them."""
+    conditions = [given[f"condition{k}"] for k in range(3)]
+    sides = [given[f"{name}_{what}"] for name in ("train", "eval") for what in ("rates", "behavior")]
+    return {
+        "bits_per_spike": co_bps(given["eval_rates"], given["spikes"]),
+        "velocity_r2": velocity_r2(*sides, given["train_mask"], given["eval_mask"]),
+        "psth_r2": psth_r2(given["psth"], given["eval_rates"], conditions, given["jitter"]),
+        "tp_correlation": tp_correlation(given["tp_spikes"], given["eval_rates"], given["tp_behavior"]),
+    }
+
+
+def test_scores_are_those_of_nlb_tools():
+    reference, given = dict(np.load(GOLDEN / "scores.npz")), score_inputs()
+    before = {name: value.copy() for name, value in given.items()}
+    ours = our_scores(given)
+    assert set(reference) == set(ours)
+    for name, expected in reference.items():
+        np.testing.assert_allclose(ours[name], expected, rtol=1e-9, err_msg=name)
+    for name, value in before.items():
+        np.testing.assert_array_equal(given[name], value)  # nlb_tools changes the caller's rates
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mc_maze_small", {"co-bps", "vel R2", "psth R2", "fp-bps"}),
+        ("mc_rtt", {"co-bps", "vel R2", "fp-bps"}),
+        ("area2_bump", {"co-bps", "vel R2", "psth R2", "fp-bps"}),
+    ],
+)
+def test_rates_that_are_the_psth_score_it_in_full(name, expected, sessions):
+    session, rng = sessions[name], np.random.default_rng(0)
+    train = train_input(session, with_forward=True)
+    found = eval_input(session)
+    target = eval_target(session, psth=True)[name]
+    rates = {f"train_rates_{k}": train[f"train_spikes_{k}"] + rng.uniform(0, 1, 1) for k in ("heldin", "heldout")}
+    rates |= {f"eval_rates_{k}": np.full_like(found[f"eval_spikes_{k}"], 0.1) for k in ("heldin", "heldout")}
+    rates |= {f"eval_rates_{k}_forward": target[f"eval_spikes_{k}_forward"] + 1.0 for k in ("heldin", "heldout")}
+    n_in = rates["eval_rates_heldin"].shape[2]
+    for k, rows in enumerate(target.get("eval_cond_idx", ())):
+        rates["eval_rates_heldin"][rows], rates["eval_rates_heldout"][rows] = np.split(
+            target["psth"][k], [n_in], axis=1
+        )
+    made_of = scores(target, rates)
+    assert set(made_of) == expected
+    assert np.isfinite(list(made_of.values())).all()
+    if "psth R2" in expected:
+        assert made_of["psth R2"] == pytest.approx(1, abs=1e-6)
+
+
+def test_scores_refuse_what_cannot_be_scored(sessions):
+    target = eval_target(sessions["dmfc_rsg"])["dmfc_rsg"]
+    rates = {f"eval_rates_{k}": np.full((3, 300, n), 0.1) for k, n in (("heldin", 6), ("heldout", 2))}
+    assert np.isnan(scores(target, rates)["tp corr"])  # rates that do not move have no speed to correlate
+    target["eval_behavior"][:2, 0] = [0, 1]
+    with pytest.raises(DataError, match="has 1 trial, needs two"):
+        scores(target, rates)
+    with pytest.raises(DataError, match="trials and bins must agree"):
+        velocity_r2(np.ones((2, 3, 1)), np.ones((2, 4, 1)), np.ones((2, 3, 1)), np.ones((2, 3, 1)))
+
+
 # ---- from the archive to tokens -------------------------------------------------------------------------------------
 
 
@@ -385,6 +452,8 @@ def test_real_test_file(tmp_path):
     assert len(group_of(session, grid_of(session), held_out=True).unit) == 0
 
 
-def test_findings_are_json(sessions):
-    for session in sessions.values():
-        assert json.loads(json.dumps([f.text for f in (*session.repairs, *session.notes)]))
+def test_findings_are_quirks_of_the_catalogue(sessions):
+    for name, session in sessions.items():
+        own = {f.id for f in (*session.repairs, *session.notes) if f.id.startswith(("nlb", "mc_maze"))}
+        assert own <= {quirk.id for quirk in DATASETS[name].quirks}
+        assert {"nlb-two-files", "nlb-held-out-unobserved", "nlb-split-none"} <= own

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import real_data
 from layouts.nlb import FILES
-from oracles.run_nlb_tools import golden_part
-from test_nlb import GOLDEN, all_tensors, assert_as_reference, made
+from oracles.run_nlb_tools import golden_part, score_inputs
+from test_nlb import GOLDEN, all_tensors, assert_as_reference, made, our_scores
 
 from spiketok.datasets.nlb.tensors import eval_input
 
@@ -32,11 +32,11 @@ def run(*command: object) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.fixture(scope="module")
-def reference(old_python, tmp_path_factory):
+@pytest.fixture(scope="module", params=[0, 1], ids=["plain", "twisted"])
+def reference(old_python, tmp_path_factory, request):
     """The files that the old environment wrote, and what nlb_tools made of them."""
     folder = tmp_path_factory.mktemp("oracle")
-    run(old_python, SCRIPT, folder / "files", folder / "out.npz")
+    run(old_python, SCRIPT, folder / "files", folder / "out.npz", request.param)
     return folder / "files", dict(np.load(folder / "out.npz"))
 
 
@@ -50,6 +50,7 @@ def test_every_tensor(name, reference):
     assert_as_reference(ours, expected)
 
 
+@pytest.mark.parametrize("reference", [0], ids=["plain"], indirect=True)
 @pytest.mark.parametrize("name", FILES)
 def test_golden_numbers_are_the_reference_s(name, reference):
     made_now, kept = golden_part(reference[1])[name], dict(np.load(GOLDEN / f"{name}.npz"))
@@ -69,3 +70,11 @@ def test_real_test_file(old_python, tmp_path):
     for bin_ms in (5, 20):
         found = eval_input(session, split="test", bin_ms=bin_ms)["eval_spikes_heldin"]
         np.testing.assert_array_equal(found, expected[f"mc_maze_small/{bin_ms}/test/eval_spikes_heldin"])
+
+
+def test_scores(old_python, tmp_path):
+    run(old_python, SCRIPT, "--metrics", tmp_path / "out.npz")
+    expected, kept = dict(np.load(tmp_path / "out.npz")), dict(np.load(GOLDEN / "scores.npz"))
+    for name, value in our_scores(score_inputs()).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-9, err_msg=name)
+        np.testing.assert_allclose(kept[name], expected[name], rtol=1e-12, err_msg=name)

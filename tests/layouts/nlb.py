@@ -54,22 +54,41 @@ class Part:
     series: dict[str, tuple] = field(default_factory=dict)
 
 
-def write_nlb(name: str, folder: Path) -> dict[str, Path]:
-    """Write both files of a set below ``folder``; the paths of "train" and "test"."""
+def write_nlb(name: str, folder: Path, twist: int = 0) -> dict[str, Path]:
+    """Write both files of a set below ``folder``; the paths of "train" and "test". ``twist``: see :func:`parts`."""
     made = {}
-    for kind, part, path in zip(("train", "test"), parts(name), FILES[name], strict=True):
+    for kind, part, path in zip(("train", "test"), parts(name, twist), FILES[name], strict=True):
         made[kind] = Path(folder) / path
         made[kind].parent.mkdir(parents=True, exist_ok=True)
         _write(name, kind, part, made[kind])
     return made
 
 
-def parts(name: str) -> tuple[Part, Part]:
-    """The train and the test file of a set, as values."""
-    rng = np.random.default_rng(SEEDS[name])
-    if name.startswith("mc_maze"):
-        return _maze(rng)
-    return {"mc_rtt": _rtt, "area2_bump": _area2, "dmfc_rsg": _dmfc}[name](rng)
+def parts(name: str, twist: int = 0) -> tuple[Part, Part]:
+    """The train and the test file of a set, as values.
+
+    A ``twist`` (a seed) puts events off the millisecond grid, ends of observed time too, and adds spikes outside of
+    observed time, on its edges, and twice the same.
+    """
+    rng = np.random.default_rng(SEEDS[name] + 1000 * twist)
+    make = {"mc_rtt": _rtt, "area2_bump": _area2, "dmfc_rsg": _dmfc}.get(name, _maze)
+    train, test = make(rng)
+    if twist:
+        _twist(rng, name, train)
+        _twist(rng, name, test)
+    return train, test
+
+
+def _twist(rng: np.random.Generator, name: str, part: Part) -> None:
+    for column in {"move_onset_time", "go_time"} & set(part.trials):
+        part.trials[column] = [t + int(rng.integers(0, 1000)) * 1e-6 for t in part.trials[column]]
+    starts, gaps = part.observed[:, 0], part.observed[:-1, 1] + 0.0123
+    gaps = gaps[gaps < part.observed[1:, 0]]
+    for unit, times in enumerate(part.spikes):
+        edges = starts[:3] + rng.integers(0, 50, len(starts[:3])) / 1000
+        part.spikes[unit] = np.sort(np.concatenate([times, edges, times[:2], gaps[:2]]))
+    if name.startswith("mc_maze") and part.series:
+        part.observed = part.observed + np.array([[0.0, 0.0004]])
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------

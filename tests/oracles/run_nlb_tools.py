@@ -1,8 +1,8 @@
 """Runs nlb_tools 0.0.4 itself, in its own environment of old packages: see the target oracle-nlb of the Makefile.
 
-    OLD_PYTHON tests/oracles/run_nlb_tools.py FOLDER OUT.npz               write the fourteen files, then their tensors
+    OLD_PYTHON tests/oracles/run_nlb_tools.py FOLDER OUT.npz TWIST         write the fourteen files, then their tensors
     OLD_PYTHON tests/oracles/run_nlb_tools.py --file FILE NAME OUT.npz     the test split's input of one file
-    OLD_PYTHON tests/oracles/run_nlb_tools.py --metrics IN.npz OUT.npz     its scores of stored rates and spikes
+    OLD_PYTHON tests/oracles/run_nlb_tools.py --metrics OUT.npz            its scores of made-up rates and spikes
     OLD_PYTHON tests/oracles/run_nlb_tools.py --golden OUT.npz FOLDER      the part that tests/golden/nlb keeps
 
 Keys of the output: ``<set>/<bin>/<which>/<nlb_tools' own key>``; lists of rows as one array a condition, ``.../<k>``.
@@ -61,15 +61,39 @@ def one_file(file: str, name: str, out: str) -> None:
     np.savez_compressed(out, **found)
 
 
-def metrics(given: str, out: str) -> None:
+def score_inputs() -> dict[str, np.ndarray]:
+    """Made-up rates and targets of two conditions with jitter, unobserved bins, behaviour holes and two decoders."""
+    rng = np.random.default_rng(7)
+    rates = {name: rng.gamma(2.0, 0.2, (24, 30, 6)) for name in ("train", "eval")}
+    rates["eval"][0, 0, 0] = 0.0
+    mix = rng.normal(size=(6, 2))
+    out = {f"{name}_rates": rate for name, rate in rates.items()}
+    for name, rate in rates.items():
+        out[f"{name}_behavior"] = rate @ mix + 0.3 * rng.normal(size=(24, 30, 2))
+        out[f"{name}_mask"] = np.stack([np.arange(24) % 2 == 0, np.arange(24) % 2 == 1]).T
+    out["train_behavior"][3, 25:] = np.nan
+    out["spikes"] = rng.poisson(rates["eval"]).astype(float)
+    out["spikes"][2, 20:] = np.nan
+    out["jitter"] = rng.integers(0, 4, 24)
+    out["psth"] = rng.gamma(2.0, 0.2, (3, 30, 6))
+    out["psth"][:, :5] = np.nan
+    out |= {"condition0": np.arange(0, 12), "condition1": np.arange(12, 24), "condition2": np.zeros(0, int)}
+    out["tp_spikes"] = np.where(np.arange(30)[:, None] < 8, np.nan, np.zeros((24, 30, 3)))
+    columns = [np.arange(24) % 2, 180.0 * (np.arange(24) // 2 % 2), np.zeros(24), np.full(24, 800.0)]
+    out["tp_behavior"] = np.stack([*columns, rng.normal(800, 60, 24)], axis=1)
+    out["tp_behavior"][5] = np.nan
+    return out
+
+
+def metrics(out: str) -> None:
     from nlb_tools import evaluation as e
 
-    a = dict(np.load(given))
-    found = {"bits_per_spike": e.bits_per_spike(a["rates"].copy(), a["spikes"].copy())}
+    a = score_inputs()
+    found = {"bits_per_spike": e.bits_per_spike(a["eval_rates"].copy(), a["spikes"].copy())}
     found["velocity_r2"] = e.velocity_decoding(
         a["train_rates"], a["train_behavior"], a["train_mask"], a["eval_rates"], a["eval_behavior"], a["eval_mask"]
     )
-    conditions = [a[f"condition{k}"] for k in range(int(a["n_conditions"]))]
+    conditions = [a[f"condition{k}"] for k in range(3)]
     found["psth_r2"] = e.eval_psth(a["psth"], a["eval_rates"], conditions, jitter=a["jitter"])
     found["tp_correlation"] = e.speed_tp_correlation(a["tp_spikes"], a["eval_rates"], a["tp_behavior"])
     np.savez_compressed(out, **found)
@@ -111,7 +135,7 @@ def main(arguments: list[str]) -> None:
 
         found: dict = {}
         for name in FILES:
-            paths = write_nlb(name, Path(arguments[0]) / name)
+            paths = write_nlb(name, Path(arguments[0]) / name, int(arguments[2]))
             for bin_ms in BINS:
                 found.update(tensors(name, paths["train"].parent, bin_ms))
         np.savez_compressed(arguments[1], **found)

@@ -219,28 +219,23 @@ def smooth(group: Group, first: np.ndarray, n_bins: np.ndarray, bin_ms: int, sd_
     Args:
         first, n_bins: int64 ``[R]``, the rows; bins from ``n_bins`` on are nan.
     """
-    from scipy.signal import fftconvolve
     from scipy.signal.windows import gaussian
 
     kernel = gaussian(int(6 * sd_ms), sd_ms, sym=True)
-    kernel /= kernel.sum()
-    back = (kernel.size - 1) // 2
-    most, out_shape = int(n_bins.max(initial=0)), group.unit.size
-    out = np.zeros((first.size, most, out_shape))
+    below = np.concatenate([[0.0], np.cumsum(kernel / kernel.sum())])  # what of the kernel lies before each tap
+    size, back = kernel.size, (kernel.size - 1) // 2
+    out = np.full((first.size, int(n_bins.max(initial=0)), group.unit.size), np.nan)
     for row in range(first.size):
         start, stop = int(first[row]) * bin_ms, int(first[row] + n_bins[row]) * bin_ms
-        dense = np.zeros((stop - start, out_shape))
+        out[row, : n_bins[row]] = 0
         for k, (low, high) in enumerate(group.observed):
             columns = np.flatnonzero(group.observed_row == k)
-            touched = np.flatnonzero((low < stop) & (high > start))
-            for stretch in touched:
-                a, b = max(int(low[stretch]), start), min(int(high[stretch]), stop)
-                wide = max(int(low[stretch]), a - kernel.size), min(int(high[stretch]), b + kernel.size)
-                counts = _counts_ms(group, *wide)[:, columns]
-                full = np.maximum(fftconvolve(counts, kernel[:, None], axes=0), 0.0)
-                dense[a - start : b - start, columns] = full[a - wide[0] + back : b - wide[0] + back]
-        out[row, : n_bins[row]] = dense.reshape(int(n_bins[row]), bin_ms, out_shape).sum(axis=1)
-        out[row, n_bins[row] :] = np.nan
+            for stretch in np.flatnonzero((low < stop) & (high > start)):
+                edge = np.clip(np.arange(start, stop + 1, bin_ms), low[stretch], high[stretch])
+                at = np.arange(max(low[stretch], edge[0] - size), min(high[stretch], edge[-1] + size))
+                weight = np.diff(below[np.clip(edge[:, None] - at + back, 0, size)], axis=0)
+                counts = _counts_ms(group, int(at[0]), int(at[-1]) + 1)
+                out[row, : n_bins[row], columns] += (weight @ counts[:, columns]).T
     hide_unobserved(out, group, first, bin_ms, total_ms)
     return out
 

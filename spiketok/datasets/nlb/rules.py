@@ -41,7 +41,7 @@ def session_name(file: str) -> str:
 
 
 def adjust(session: Session, path: Path) -> Session:
-    """One file as the benchmark wants it: set and file of its trials named, electrodes of MC_Maze mended."""
+    """One file as the benchmark wants it: the set of its splits and the file of its trials named, electrodes mended."""
     kind = _kind(session)
     intervals = dict(session.intervals)
     trials = session.trials
@@ -54,8 +54,17 @@ def adjust(session: Session, path: Path) -> Session:
     if len(splits):
         columns = {**splits.columns, "set": np.full(len(splits), SET)}
         splits = Intervals(splits.start_ns, splits.stop_ns, columns)
-    session = replace(session, intervals=intervals, splits=splits)
+    notes = (*session.notes, *_unsplit(trials))
+    session = replace(session, intervals=intervals, splits=splits, notes=notes)
     return mend_electrodes(session, path) if session.dataset.startswith("mc_maze") else session
+
+
+def _unsplit(trials: Intervals | None) -> list[Finding]:
+    """A note on the trials that are of no split."""
+    split = trials.columns.get("split") if trials is not None else None
+    n_none = int((split == "none").sum()) if isinstance(split, np.ndarray) else 0
+    text = f"{n_none} of {len(trials or ())} trials are of split 'none': in no split, kept in the table"
+    return [Finding("nlb-split-none", n_none, text)] if n_none else []
 
 
 def _kind(session: Session) -> str:
@@ -83,6 +92,9 @@ def mend_electrodes(session: Session, path: Path) -> Session:
     channel, group = units.columns.get("channel"), units.columns.get("group")
     if not of_m1.any() or not isinstance(channel, np.ndarray) or group is None:
         return session
+    if not h5py.is_hdf5(path):
+        text = f"the electrodes of {int(of_m1.sum())} M1 units are as the file has them: its table is not in HDF5"
+        return replace(session, notes=(*session.notes, Finding(ELECTRODES_FIX, int(of_m1.sum()), text)))
     with h5py.File(path, "r") as h5:
         table = h5["general/extracellular_ephys/electrodes"]
         ids = table["id"][()].astype(np.int64)
@@ -151,6 +163,8 @@ def join(sessions: Sequence[Session], session_id: str) -> Session:
     order = np.lexsort((unit, time_ns))
     observed, unit_observed = _observed(train, test, row, shift_ns)
     n_silent = len(train.units) - row.size
+    text = f"{test.source.file} is laid {shift_ns / NS_PER_S:g} s later, behind {train.source.file}"
+    notes.append(Finding("nlb-two-files", 1, text))
     text = f"{n_silent} held-out units have no observed time in the test part, {test.source.file}"
     notes += [Finding("nlb-held-out-unobserved", n_silent, text)] if n_silent else []
     return replace(

@@ -204,6 +204,7 @@ class _Cut:
         self.start_ns = self.grid.place(trials.start_ns, part)[self.order]
         self.split = trials.columns["split"][self.order]
         self._groups: dict[str, Group] = {}
+        self._binned: np.ndarray | None = None
 
     def column(self, name: str) -> np.ndarray:
         values = self.session.trials.columns.get(name)
@@ -316,7 +317,9 @@ class _Cut:
         if isinstance(bench.behaviour, str):
             low, high = (edge + bench.lag_ms for edge in bench.window_ms)
             window = self.window(rows, low, high, overlap=overlap)
-            binned = behaviour(self.session, self.grid, bench.behaviour, self.bin_ms)
+            if self._binned is None:
+                self._binned = behaviour(self.session, self.grid, bench.behaviour, self.bin_ms)
+            binned = self._binned
             at = window.first[:, None] + np.arange(window.n_bins)
             off = (at < 0) | (at >= len(binned)) | (np.arange(window.n_bins) >= window.usable[:, None])
             out = binned[np.clip(at, 0, len(binned) - 1)]
