@@ -273,6 +273,8 @@ class _Walk:
             with local_copy(path, self.workspace.root) as file:
                 found = sha256_file(file) if file.is_file() else ""
             again = f"{fetch} -e overwrite-different" if fetch_name(source) else f"spiketok ingest {path}"
+            if not source.sha256:
+                return Link("source", source.file, depth, "not recorded", found, f"ingested without a digest; {origin}")
             if found != source.sha256:
                 remark = f"has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: {again}"
                 return Link("source", source.file, depth, "broken", found, remark)

@@ -13,6 +13,7 @@ import pytest
 from conftest import real_data
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from layouts.nlb import write_nlb
 from made import golden_session, random_session
 from strategies import sessions
 
@@ -20,6 +21,8 @@ from spiketok.datasets.nwb import read_nwb
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.export import EXPORTERS, export_session
 from spiketok.export.nwb import write_nwb
+from spiketok.files import sha256_file
+from spiketok.ingestion import normalize
 from spiketok.recording import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Behavioral.* is deprecated", "ignore:.*Series is deprecated")
@@ -165,6 +168,39 @@ def test_any_session_comes_back_to_the_nanosecond(tmp_path_factory, session):
     assert told == []
 
 
+def imaged(session: Session, n: int) -> Session:
+    """With the fluorescence of n ROIs, more than a behaviour may have components."""
+    value = np.random.default_rng(0).normal(size=(40, n)).astype(np.float32)
+    valid = np.arange(40) % 7 > 0
+    names = tuple(str(3 + k) for k in range(n))
+    made = Signal(np.arange(40) * 33_333_333, value, names, "dF/F", valid)
+    return replace(session, signals={**session.signals, "fluorescence": made})
+
+
+def test_imaged_units_come_back(tmp_path):
+    """With spikes beside them, and without: then the ROIs are the units, with their columns."""
+    import pynwb
+
+    session = imaged(random_session("one", 0), 80)
+    back, remarks = back_of(session, tmp_path / "both.nwb")
+    same_session(session, back)
+    same_signal(session.signals["fluorescence"], back.signals["fluorescence"])
+    same_signal(session.signals["vel"], back.signals["vel"])
+    alone = imaged(random_session("two", 0), 80)
+    ids = list(alone.signals["fluorescence"].components)
+    columns = {"depth": np.arange(80.0), "kind": np.array(["a", "b"] * 40)}
+    alone = replace(alone, units=UnitTable(ids, columns), spikes=Spikes.from_units([]), observed=Intervals([0], [1]))
+    back, remarks = back_of(alone, tmp_path / "alone.nwb")
+    assert back.units.id.tolist() == ids
+    assert not len(back.spikes)
+    for name, column in columns.items():
+        same(column, back.units.columns[name])
+    same_signal(alone.signals["fluorescence"], back.signals["fluorescence"])
+    assert any("microscope" in r for r in remarks)
+    for name in ("both", "alone"):
+        assert pynwb.validate(path=str(tmp_path / f"{name}.nwb")) == []
+
+
 def test_what_nwb_cannot_hold_is_told(tmp_path):
     session = golden_session()
     odd = replace(
@@ -222,10 +258,52 @@ def test_a_real_recording_comes_back(tmp_path):
     assert back.units.columns["held_out"].sum() == session.units.columns["held_out"].sum()
 
 
+# ---- the benchmark's own ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory) -> Session:
+    """A session of mc_maze_small, joined of files in their real layout."""
+    files = sorted(write_nlb("mc_maze_small", tmp_path_factory.mktemp("nlb")).values(), key=str)
+    sources = [Source(f.name, sha256_file(f), f.stat().st_size) for f in files]
+    return normalize(files, "mc_maze_small/sub-Jenkins_ses-small", sources, {"rules": "nlb"})
+
+
+def test_a_session_that_rules_made_comes_back(benchmark, tmp_path):
+    back, remarks = back_of(benchmark, tmp_path / "back.nwb")
+    same_session(benchmark, back)
+    same_table(benchmark.trials, back.trials)
+    same_table(benchmark.splits, back.intervals["splits"])
+    for name in ("hand_vel", "cursor_pos"):
+        same_signal(benchmark.signals[name], back.signals[name])
+    assert [r for r in remarks if "extent" not in r] == []
+    assert len(benchmark.source.files) == 2
+    assert all(source.sha256 in back.info["notes"] for source in benchmark.source.files)
+
+
+def test_nlbs_tensors_are_exported_as_they_are_made(benchmark, tmp_path):
+    from spiketok.datasets.nlb.tensors import eval_input, eval_target
+
+    done = [export_session(benchmark, DIGEST, "nlb", tmp_path / folder) for folder in "ab"]
+    assert "the valid split" in done[0].remarks[0]
+    assert Path(done[0].path).read_bytes() == Path(done[1].path).read_bytes()
+    with h5py.File(done[0].path) as file:
+        assert file.attrs["store_digest"] == DIGEST
+        made = eval_input(benchmark, "", "valid")
+        np.testing.assert_array_equal(file["eval_spikes_heldin"][:], made["eval_spikes_heldin"])
+        target = eval_target(benchmark, "", "valid")["mc_maze_small"]
+        np.testing.assert_array_equal(
+            file["mc_maze_small/eval_behavior"][:], target["eval_behavior"].astype(np.float32)
+        )
+    with pytest.raises(UnknownNameError, match="benchmark set"):
+        export_session(golden_session(), DIGEST, "nlb", tmp_path)
+    assert not (tmp_path / "golden").exists() or not list((tmp_path / "golden").iterdir())
+
+
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", ["nwb", "torch_brain"])
 def test_the_same_session_gives_the_same_bytes_in_its_place(name, tmp_path):
     made = [export_session(golden_session(), DIGEST, name, tmp_path / folder) for folder in ("a", "b")]
     paths = [Path(one.path) for one in made]
@@ -234,7 +312,7 @@ def test_the_same_session_gives_the_same_bytes_in_its_place(name, tmp_path):
     assert len({hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}) == 1
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", ["nwb", "torch_brain"])
 def test_a_file_is_never_half_there_nor_replaced_unasked(name, tmp_path, monkeypatch):
     first = Path(export_session(golden_session(), DIGEST, name, tmp_path).path)
     before = first.read_bytes()
@@ -280,3 +358,20 @@ def test_the_layout_of_torch_brain(tmp_path):
         assert "CC-BY-4.0" in file["brainset"].attrs["description"]
         grid = file["spikes/timestamp_indices_1s"][:]
         assert grid.tolist() == [0, len(session.spikes)]
+
+
+def test_every_division_of_time_has_its_own_domains(tmp_path):
+    """The source's under their plain names, every other under its own before them."""
+    second = 10**9
+    rows = [(0, 2, "train", "source"), (2, 3, "test", "source"), (0, 1, "valid", "kfold-5"), (1, 3, "train", "kfold-5")]
+    columns = {"name": np.array([r[2] for r in rows]), "set": np.array([r[3] for r in rows])}
+    splits = Intervals([r[0] * second for r in rows], [r[1] * second for r in rows], columns)
+    done = export_session(replace(random_session("one", 0), splits=splits), DIGEST, "torch_brain", tmp_path)
+    with h5py.File(done.path) as file:
+        found = {name: (file[name]["start"][0], file[name]["end"][0]) for name in file if name.endswith("_domain")}
+    assert found == {
+        "train_domain": (0, 2),
+        "test_domain": (2, 3),
+        "kfold_5_valid_domain": (0, 1),
+        "kfold_5_train_domain": (1, 3),
+    }

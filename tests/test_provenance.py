@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from layouts.nlb import write_nlb
 from made import golden_session
 from test_cli import spiketok
 
 from spiketok import citations
+from spiketok.datasets import DATASETS
 from spiketok.datasets.synthetic import SimulationConfig, simulate
-from spiketok.files import content_digest
+from spiketok.files import content_digest, sha256_file, write_json
 from spiketok.provenance import first_broken, walk
 from spiketok.recording import Source
 from spiketok.store import read_attributes, read_session, write_session
@@ -231,6 +233,63 @@ def test_what_has_no_chain_is_said(root):
     assert "no chain begins there" in spiketok(root, "verify", source_of(root), code=2).stderr
     assert "neither a path nor" in spiketok(root, "verify", "nothing", code=2).stderr
     assert "give one" in spiketok(root, "verify", "x", "--sessions", "y", code=2).stderr
+
+
+# ---- sources of several files, and fetched ones ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory) -> Path:
+    """mc_maze_small as a fetch leaves it: two files in the real layout and the record of their download."""
+    root = tmp_path_factory.mktemp("fetched")
+    entry = DATASETS["mc_maze_small"]
+    folder = root / "raw" / entry.dandiset / entry.version
+    files = write_nlb("mc_maze_small", folder).values()
+    assets = {f.relative_to(folder).as_posix(): {"size": f.stat().st_size, "sha256": sha256_file(f)} for f in files}
+    facts = {"dandiset": entry.dandiset, "version": entry.version, "license": entry.license, "citation": entry.citation}
+    write_json(folder / "dandiset.json", facts | {"assets": assets})
+    spiketok(root, "ingest", folder)
+    spiketok(root, "tokenize", "--scheme", "binned")
+    return root
+
+
+def test_each_file_of_a_session_is_a_link_with_its_origin(fetched, tmp_path):
+    (shard,) = [p.parent for p in fetched.glob("shards/binned/*/*/*/manifest.json")]
+    links = list(walk(shard, Workspace.locate(fetched)))
+    assert [link.kind for link in links] == ["shard", "store", "source", "source"]
+    assert {link.state for link in links} == {"holds"}
+    assert links[1].remark == "equal to its source, read by pynwb"
+    assert [link.remark for link in links[2:]] == ["DANDI:000140/0.220113.0408"] * 2
+    record = next(fetched.glob("raw/*/*/dandiset.json"))
+    files = sorted(record.parent.rglob("*.nwb"))
+    before, content = record.read_text(), files[1].read_bytes()
+    try:
+        files[1].unlink()
+        told = list(walk(shard, Workspace.locate(fetched)))
+        assert [link.state for link in told] == ["holds", "holds", "holds", "not here"]
+        assert "spiketok fetch DANDI:000140/0.220113.0408:" + links[3].name in told[3].remark
+        files[1].write_bytes(content[:-1] + b"?")
+        told = list(walk(shard, Workspace.locate(fetched), quick=True))
+        assert [link.state for link in told] == ["holds", "holds", "holds", "broken"]
+        assert told[3].remark.endswith("-e overwrite-different")
+        files[1].write_bytes(content)
+        record.write_text(before.replace("0.220113.0408", "0.210101.0000"))
+        told = list(walk(shard, Workspace.locate(fetched), quick=True))
+        assert "was fetched from DANDI:000140/0.210101.0000, the store says DANDI:000140/0.220113" in told[2].remark
+        record.write_text("{")
+        told = list(walk(shard, Workspace.locate(fetched), quick=True))
+        assert [link.state for link in told[2:]] == ["broken"] * 2
+    finally:
+        record.write_text(before)
+        files[1].write_bytes(content)
+
+
+def test_what_was_fetched_is_cited_from_its_record(fetched):
+    (data,) = [c for c in citations.cite([], Workspace.locate(fetched)) if c.kind == "data"]
+    assert (data.doi, data.license) == (DATASETS["mc_maze_small"].doi, "CC-BY-4.0")
+    told = spiketok(fetched, "inspect", data.used_by[0]).stdout
+    assert "joined files" in told or "desc-train" in told
+    assert "mc_maze-electrodes" in told or "none (of" in told
 
 
 # ---- cite -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     /units                   spike times, observation intervals (where they are stated), every unit column
     /intervals/<table>       every interval table with its columns; ``splits`` is one more table
     /processing/behavior     every signal as a TimeSeries; NaN where it is not valid
+    /processing/ophys        fluorescence as a RoiResponseSeries; of units without spikes, in place of the units table
     /general                 subject, and what the source said of itself; where it came from in the notes
 
 What is unusual: what was written is read again by :func:`spiketok.datasets.nwb.read_nwb` before the file gets its name.
@@ -24,7 +25,8 @@ import numpy as np
 
 from spiketok.errors import DataError
 from spiketok.export.base import Exporter, origin_text
-from spiketok.recording import NS_PER_S, Column, Intervals, Ragged, Session, Signal
+from spiketok.export.nwb.imaging import add_imaging, is_imaged_only
+from spiketok.recording import FLUORESCENCE, NS_PER_S, Column, Intervals, Ragged, Session, Signal
 
 if TYPE_CHECKING:
     from hdmf.common import VectorData
@@ -71,7 +73,7 @@ def write_nwb(session: Session, digest: str, path: Path) -> list[str]:
         tables = {**session.intervals, **({_splits_name(session): session.splits} if len(session.splits) else {})}
         for (name, table), legal in zip(tables.items(), _legal_names(tables, remarks), strict=True):
             _add_table(nwb, name, legal, table, remarks)
-        _add_signals(nwb, session.signals, remarks)
+        _add_signals(nwb, {k: s for k, s in session.signals.items() if k != FLUORESCENCE}, remarks)
         fix_object_ids(nwb, digest)
         with NWBHDF5IO(str(path), "w") as io:
             io.write(nwb)
@@ -166,6 +168,7 @@ def _subject(session: Session, remarks: list[str]):
 
 
 def _add_units(nwb: NWBFile, session: Session, remarks: list[str]) -> None:
+    """The units table; for units that are known by their fluorescence alone the segmentation in its place."""
     from pynwb.misc import Units
 
     units, spikes = session.units, session.spikes
@@ -175,23 +178,45 @@ def _add_units(nwb: NWBFile, session: Session, remarks: list[str]) -> None:
         remarks.append(f"unit ids are no whole numbers (as '{units.id[0]}'): they stand in the column '{UNIT_NAME}'")
         columns = {UNIT_NAME: units.id} | columns
         ids = np.arange(len(units))
+    own = []
+    for name, (free, column) in _free_names(columns, UNITS_OWN, "units", remarks).items():
+        own += _column(free, f"{name} of the unit", column)
+    if is_imaged_only(session):
+        _add_fluorescence(nwb, session, ids, own, remarks)
+        return
     order = np.argsort(spikes.unit, kind="stable")
     stop = np.cumsum(np.bincount(spikes.unit, minlength=len(units)))
     seconds = _seconds(spikes.time_ns[order], f"{session.id}: spikes")
     parts = _column("spike_times", "spike times in seconds", Ragged(seconds, np.concatenate([[0], stop])))
     if _states_observed(session):
         parts += _column("obs_intervals", "when the unit was observed, in seconds", _observed(session))
-    for name, (free, column) in _free_names(columns, UNITS_OWN, "units", remarks).items():
-        parts += _column(free, f"{name} of the unit", column)
+    parts += own
     clock_hz = session.clock_hz
     nwb.units = Units(
         name="units",
         description=f"units of {session.id}",
         id=ids.tolist(),
         columns=parts,
-        colnames=[part.name for part in parts if not _is_index(part)],
+        colnames=_names(parts),
         **({"resolution": 1 / clock_hz} if clock_hz is not None and clock_hz > 1 else {}),
     )
+    if FLUORESCENCE in session.signals:
+        components = np.array(session.signals[FLUORESCENCE].components, np.str_)
+        rois = _whole_ids(components)
+        _add_fluorescence(nwb, session, np.arange(components.size) if rois is None else rois, [], remarks)
+
+
+def _add_fluorescence(
+    nwb: NWBFile, session: Session, ids: np.ndarray, columns: list[VectorData], remarks: list[str]
+) -> None:
+    remarks.append("what NWB demands of microscope, plane and indicator is not known: 'not stated' and NaN are written")
+    timing = _timing(FLUORESCENCE, session.signals[FLUORESCENCE])
+    add_imaging(nwb, session, ids, columns, _names(columns), timing)
+
+
+def _names(parts: list[VectorData]) -> list[str]:
+    """The columns that a table declares: all but the indices."""
+    return [part.name for part in parts if not _is_index(part)]
 
 
 def _whole_ids(unit_id: np.ndarray) -> np.ndarray | None:
@@ -237,7 +262,7 @@ def _add_table(nwb: NWBFile, name: str, legal: str, table: Intervals, remarks: l
         description="which time belongs to which split" if name == SPLITS else f"table {name}",
         id=ids.tolist() if whole else list(range(len(table))),
         columns=parts,
-        colnames=[part.name for part in parts if not _is_index(part)],
+        colnames=_names(parts),
     )
     if name in ("trials", "epochs", "invalid_times"):
         setattr(nwb, name, made)
@@ -328,7 +353,7 @@ def _add_signals(nwb: NWBFile, signals: Mapping[str, Signal], remarks: list[str]
         )
 
 
-def _timing(name: str, signal: Signal) -> Mapping[str, object]:
+def _timing(name: str, signal: Signal) -> dict[str, object]:
     """A rate where the samples lie on it to the nanosecond, else a time stamp for each."""
     seconds = _seconds(signal.time_ns, f"signal '{name}'")
     rate_hz = signal.rate_hz

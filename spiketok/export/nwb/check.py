@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import DataError
+from spiketok.export.nwb.imaging import is_imaged_only
 from spiketok.recording import Column, Intervals, Ragged, Session, Signal, Source
 
 
@@ -22,7 +23,7 @@ def not_kept(session: Session, path: Path, splits_name: str) -> list[str]:
     """
     from spiketok.datasets.nwb import read_nwb
 
-    if not len(session.spikes):
+    if not len(session.spikes) and not is_imaged_only(session):
         return ["the session has no spike: spiketok itself does not read such a file"]
     back = read_nwb(path, session.id, Source(path.name, "", 0))
     if not (_same(session.spikes.time_ns, back.spikes.time_ns) and _same(session.spikes.unit, back.spikes.unit)):
