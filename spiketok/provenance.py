@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from spiketok.errors import ArtefactError, FetchError, SourceError, SpiketokError, UsageError
-from spiketok.files import content_digest, sha256_file
+from spiketok.files import content_digest, sha256_file, sha256_source
 from spiketok.ingestion import recorded_paths
 from spiketok.inspection import kind_of
 from spiketok.recording import Session, Source
@@ -251,7 +251,9 @@ class _Walk:
         if differences:
             remark = f"{differences[0]} ({len(differences)} differences): spiketok ingest its source again"
             return Link("store", session.id, depth, "broken", digest, remark)
-        return Link("store", session.id, depth, "holds", digest, "equal to its source, read by pynwb")
+        return Link(
+            "store", session.id, depth, "holds", digest, f"equal to its source, {_compared(attributes['settings'])}"
+        )
 
     def _sources(self, session_id: str, source: Source | None, depth: int) -> Iterator[Link]:
         """The files that a session was made from; none where its attributes cannot be read."""
@@ -271,7 +273,7 @@ class _Walk:
                 told = "where it lies is not recorded here" if path is None else f"{path} is not there"
                 return Link("source", source.file, depth, "not here", "", f"{told}; {origin}; to have it: {fetch}")
             with local_copy(path, self.workspace.root) as file:
-                found = sha256_file(file) if file.is_file() else ""
+                found = sha256_source(file)
             again = f"{fetch} -e overwrite-different" if fetch_name(source) else f"spiketok ingest {path}"
             if not source.sha256:
                 return Link("source", source.file, depth, "not recorded", found, f"ingested without a digest; {origin}")
@@ -304,6 +306,14 @@ def fetch_name(source: Source) -> str:
     """What ``spiketok fetch`` takes to bring this one file again; empty for a local file."""
     place = source.origin
     return place if place.startswith("http") or not place else f"{place}:{source.file}"
+
+
+def _compared(settings: Mapping) -> str:
+    """By what a session is compared with its source: pynwb reads nothing but NWB."""
+    from spiketok.datasets import RULES
+    from spiketok.datasets.base import read_nwb_file
+
+    return "read by pynwb" if RULES[settings.get("rules", "")].read is read_nwb_file else "made again from it"
 
 
 def _differs(found: str, expected: str) -> str:

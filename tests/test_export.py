@@ -13,7 +13,8 @@ import pytest
 from conftest import real_data
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layouts.nlb import write_nlb
+from layouts.falcon import HELD_IN, write_m2
+from layouts.nlb import write_nlb as write_files
 from made import golden_session, random_session
 from strategies import sessions
 
@@ -264,7 +265,7 @@ def test_a_real_recording_comes_back(tmp_path):
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory) -> Session:
     """A session of mc_maze_small, joined of files in their real layout."""
-    files = sorted(write_nlb("mc_maze_small", tmp_path_factory.mktemp("nlb")).values(), key=str)
+    files = sorted(write_files("mc_maze_small", tmp_path_factory.mktemp("nlb")).values(), key=str)
     sources = [Source(f.name, sha256_file(f), f.stat().st_size) for f in files]
     return normalize(files, "mc_maze_small/sub-Jenkins_ses-small", sources, {"rules": "nlb"})
 
@@ -298,6 +299,24 @@ def test_nlbs_tensors_are_exported_as_they_are_made(benchmark, tmp_path):
     with pytest.raises(UnknownNameError, match="benchmark set"):
         export_session(golden_session(), DIGEST, "nlb", tmp_path)
     assert not (tmp_path / "golden").exists() or not list((tmp_path / "golden").iterdir())
+
+
+def test_falcons_arrays_are_exported_as_they_are_made(tmp_path):
+    from spiketok.datasets.falcon.tensors import falcon_tensors
+
+    made = write_m2(tmp_path, HELD_IN)
+    source = Source(made.asset, sha256_file(made.path), 1)
+    session = normalize([made.path], "falcon_m2/one", [source], {"rules": "falcon"})
+    done = [export_session(session, DIGEST, "falcon", tmp_path / folder) for folder in "ab"]
+    assert Path(done[0].path).read_bytes() == Path(done[1].path).read_bytes()
+    ours = falcon_tensors(session)
+    assert len(done[0].remarks) == 1 + bool(ours.n_near_edge)
+    with h5py.File(done[0].path) as file:
+        np.testing.assert_array_equal(file["neural_data"][:], ours.neural)
+        np.testing.assert_array_equal(file["targets"][:], ours.target)
+        assert made.asset in file.attrs["origin"]
+    with pytest.raises(DataError, match="no target of FALCON"):
+        export_session(golden_session(), DIGEST, "falcon", tmp_path)
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spiketok.errors import UnknownNameError, UsageError
-from spiketok.export import nlb, nwb, torch_brain
+from spiketok.export import falcon, nlb, nwb, torch_brain
 from spiketok.export.base import Exported, Exporter
 from spiketok.files import atomic_file, clean_leftovers
 from spiketok.recording import Session
@@ -21,7 +21,7 @@ from spiketok.recording import Session
 __all__ = ["EXPORTERS", "Exported", "Exporter", "export_path", "export_session"]
 
 EXPORTERS: dict[str, Exporter] = {
-    exporter.name: exporter for exporter in (nwb.EXPORTER, torch_brain.EXPORTER, nlb.EXPORTER)
+    exporter.name: exporter for exporter in (nwb.EXPORTER, torch_brain.EXPORTER, nlb.EXPORTER, falcon.EXPORTER)
 }
 
 
