@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, UnknownNameError, UsageError
-from spiketok.inspection import kind_of, locate
+from spiketok.inspection import kind_of, locate, report_file
 from spiketok.recording import Source
 from spiketok.store import read_attributes
 from spiketok.workspace import Workspace
@@ -112,7 +113,7 @@ def _of_path(path: Path, workspace: Workspace) -> list[Citation]:
         manifest = _read(path / "manifest.json")
         return _of_entry(manifest["session"]["id"], manifest["source"], workspace)
     if kind == "report":
-        report = _read(path / "report.json" if path.is_dir() else path)
+        report = _read(report_file(path))
         entries, model = [*report["trained_on"], *report["sessions"]], report["model"]
     elif kind == "run":
         checkpoint = _read(path / "checkpoint" / "checkpoint.json")
@@ -227,17 +228,22 @@ def to_lines(citations: Iterable[Citation]) -> Iterator[str]:
 
 def to_bibtex(citations: Iterable[Citation]) -> Iterator[str]:
     """BibTeX entries: of their parts where a citation has the archive's form, else with the citation as a note."""
+    used: Counter[str] = Counter()
     for one in citations:
         parts = _DATA_SET.fullmatch(one.text)
-        fields = dict(parts.groupdict()) if parts else {"title": one.name, "note": one.text}
+        fields = dict(parts.groupdict()) if parts else {"title": one.name, "note": one.text.removeprefix(one.name)}
         if parts:
             fields["author"] = " and ".join(fields["author"].split("; "))
             fields["note"] = f"Data set, {one.license}" if one.license else "Data set, licence not stated"
         elif one.kind == "data":
             fields |= {"version": one.version, "howpublished": f"licence: {one.license or NOT_STATED}"}
         fields["doi"] = one.doi
-        yield f"@misc{{{_bibtex_key(one.name)},"
-        yield from (f"  {key} = {{{_escaped(value)}}}," for key, value in sorted(fields.items()) if value)
+        key = _bibtex_key(one.name)
+        used[key] += 1
+        yield f"@misc{{{key}{f'-{used[key]}' * (used[key] > 1)},"
+        for field, value in sorted(fields.items()):
+            if value:
+                yield f"  {field} = {{{value if field in ('doi', 'url') else _escaped(value)}}},"
         yield "}"
 
 

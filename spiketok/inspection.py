@@ -51,7 +51,7 @@ def kind_of(path: Path) -> str:
     """``"nwb"``, ``"session"``, ``"shard"``, ``"run"``, ``"report"``, ``"truth"`` or ``"workspace"``."""
     if path.is_file() and path.suffix == ".npz":
         return "truth"
-    if path.is_file() and path.name == "report.json":
+    if path.is_file() and path.name in ("report.json", "report.html"):
         return "report"
     if path.is_file() or path.suffix == ".nwb":
         return "nwb"
@@ -67,6 +67,11 @@ def kind_of(path: Path) -> str:
         return "workspace"
     message = f"{path} is nothing that spiketok writes, and no NWB file"
     raise ArtefactError(message)
+
+
+def report_file(path: Path) -> Path:
+    """The ``report.json`` of a report, which is named by its folder, by that file, or by its page."""
+    return path / "report.json" if path.is_dir() else path.with_name("report.json")
 
 
 def check_ending(out: Path) -> None:
@@ -253,7 +258,18 @@ def _describe_run(path: Path) -> Description:
             "target": state["target"]["name"] if state.get("target") else None,
             "trained on": ", ".join(session["id"] for session in state["sessions"]),
             "written by": state.get("written_by"),
+            "checkpoint": sha256_file(checkpoint)[:12],
         }
+        tables["trained on"] = [
+            {
+                "session": session["id"],
+                "shard": session["shard_digest"][:12],
+                "store": session["store_digest"][:12],
+                "source": session["source_sha256"][:12],
+                "licence": session.get("source", {}).get("license") or "not stated",
+            }
+            for session in state["sessions"]
+        ]
     result = path / "result.json"
     facts["state"] = "finished" if result.exists() else "not finished: run the same command again"
     if result.exists():
@@ -268,7 +284,7 @@ def _numbers(values: dict) -> dict:
 
 
 def _describe_report(path: Path) -> Description:
-    report = read_json(path / "report.json" if path.is_dir() else path)
+    report = read_json(report_file(path))
     facts = {k: v for k, v in report.items() if isinstance(v, str | int | float)}
     tables = {k: v for k, v in report.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     return Description("report", facts, tables)

@@ -24,7 +24,7 @@ from typing import Literal
 from spiketok.errors import ArtefactError, FetchError, SourceError, SpiketokError, UsageError
 from spiketok.files import content_digest, sha256_file, sha256_source
 from spiketok.ingestion import recorded_paths
-from spiketok.inspection import kind_of
+from spiketok.inspection import kind_of, report_file
 from spiketok.recording import Session, Source
 from spiketok.remote import local_copy
 from spiketok.stages import compare_made
@@ -67,7 +67,7 @@ def walk(path: Path, workspace: Workspace, *, quick: bool = False) -> Iterator[L
     """Every link from an artefact back to the source files, in the order of the walk.
 
     Args:
-        path: of a report (its folder or ``report.json``), a run, a shard or a stored session.
+        path: of a report (its folder, ``report.json`` or page), a run, a shard or a stored session.
         workspace: where shards, store and the list of source files are looked for.
         quick: digests only; else each stored session is also compared with its source files, through pynwb, and made
             from them again.
@@ -96,7 +96,7 @@ class _Walk:
     quick: bool
 
     def from_report(self, path: Path) -> Iterator[Link]:
-        file = path / "report.json" if path.is_dir() else path
+        file = report_file(path)
         body, link = _read_facts("report", file, "spiketok eval-xsession RUN")
         if body is None:
             yield link
@@ -164,12 +164,15 @@ class _Walk:
 
     def _sessions(self, entries: Sequence[tuple[Mapping, str]], depth: int) -> Iterator[Link]:
         """The shards, stores and sources that a checkpoint or report names; each session's store is read once."""
-        seen: set[tuple[str, str]] = set()
+        shards: set[str] = set()
+        stores: set[tuple[str, str]] = set()
         for entry, by in entries:
-            yield self._shard(entry, by, depth)
+            if entry["shard_digest"] not in shards:
+                shards.add(entry["shard_digest"])
+                yield self._shard(entry, by, depth)
             store = (entry["id"], entry["store_digest"])
-            if store not in seen:
-                seen.add(store)
+            if store not in stores:
+                stores.add(store)
                 yield from self._store(entry["id"], _Expected(entry["store_digest"], "the shard"), depth + 1)
 
     def _shard(self, entry: Mapping, by: str, depth: int) -> Link:

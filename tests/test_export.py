@@ -394,3 +394,14 @@ def test_every_division_of_time_has_its_own_domains(tmp_path):
         "kfold_5_valid_domain": (0, 1),
         "kfold_5_train_domain": (1, 3),
     }
+
+
+def test_samples_far_outside_of_the_session_cost_no_torch_brain_file(tmp_path):
+    """Its layout has a row for each second: one sample in 1e9 s would be 8 GB of them."""
+    session = random_session("one", 0)
+    signal = Signal([0, 5, 10**18], np.ones((3, 1), np.float32), ("a",), "", np.ones(3, np.bool_))
+    done = export_session(replace(session, signals={"far": signal}), DIGEST, "torch_brain", tmp_path)
+    assert "signal 'far': 1 of 3 samples lie over a day outside of the session: left out" in done.remarks
+    assert done.nbytes < 10**6
+    with pytest.raises(DataError, match="at most 10000000 s"):
+        export_session(replace(session, stop_ns=10**17), DIGEST, "torch_brain", tmp_path / "b")

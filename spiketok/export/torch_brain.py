@@ -19,6 +19,7 @@ whose name ends in ``_time``: they move with a slice, as start and end do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spiketok import __version__
+from spiketok.errors import DataError
 from spiketok.export.base import Exporter, origin_text
 from spiketok.recording import NS_PER_S, Intervals, Ragged, Session, Signal
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     import h5py
 
 TIME_SUFFIX = "_time"
+DAY_NS = 24 * 3600 * NS_PER_S
+MOST_SECONDS = 10**7  # 115 days: the layout has a row for each second
 OWN = frozenset({"brainset", "subject", "session", "units", "spikes", "domain", "observed", "file"})
 
 
@@ -45,9 +49,18 @@ def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
 
     Returns:
         what the layout could not take as it is, one sentence each.
+
+    Raises:
+        DataError: the session is longer than its layout can be.
     """
     import h5py
 
+    if session.stop_ns - session.start_ns > MOST_SECONDS * NS_PER_S:
+        message = (
+            f"{session.id}: it lasts {(session.stop_ns - session.start_ns) / NS_PER_S:.0f} s, and torch_brain's layout "
+            f"has a row for each second: at most {MOST_SECONDS} s are written"
+        )
+        raise DataError(message)
     remarks: list[str] = []
     with h5py.File(path, "w") as file:
         file.attrs["object"] = "Data"
@@ -68,7 +81,8 @@ def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
         for name, table in session.intervals.items():
             _write_interval(file.create_group(_key(name, taken, remarks)), table, f"table '{name}'", remarks)
         for name, signal in session.signals.items():
-            _write_signal(file, _key(name, taken, remarks), name, signal, remarks)
+            near = _near(session, name, signal, remarks)
+            _write_signal(file, _key(name, taken, remarks), name, near, remarks)
     return remarks
 
 
@@ -192,6 +206,16 @@ def _write_series(group: h5py.Group, time_ns: np.ndarray, columns: Mapping[str, 
     _write_interval(group.create_group("domain"), domain, "domain", [])
     group.attrs["_unicode_keys"] = np.array([], dtype="S")
     group.attrs["timekeys"] = np.array(["timestamps"], dtype="S")
+
+
+def _near(session: Session, name: str, signal: Signal, remarks: list[str]) -> Signal:
+    """A signal without the samples that lie over a day outside of the session."""
+    keep = (signal.time_ns >= session.start_ns - DAY_NS) & (signal.time_ns < session.stop_ns + DAY_NS)
+    lost = int((~keep).sum())
+    if not lost:
+        return signal
+    remarks.append(f"signal '{name}': {lost} of {keep.size} samples lie over a day outside of the session: left out")
+    return replace(signal, time_ns=signal.time_ns[keep], value=signal.value[keep], valid=signal.valid[keep])
 
 
 def _write_signal(file: h5py.File, key: str, name: str, signal: Signal, remarks: list[str]) -> None:
