@@ -308,10 +308,10 @@ FETCHED = Source(
 )
 
 
-@pytest.fixture
-def cited(tmp_path) -> Workspace:
+@pytest.fixture(scope="module")
+def cited(tmp_path_factory) -> Workspace:
     """Three sessions: two of one dandiset (one of them joined of two files), and one of nowhere."""
-    session = golden_session()
+    session, root = golden_session(), tmp_path_factory.mktemp("cited")
     second = replace(FETCHED, file="sub-A/b.nwb")
     for name, source in (
         ("mc_maze_small/a", replace(FETCHED, joined=(second,))),
@@ -319,8 +319,8 @@ def cited(tmp_path) -> Workspace:
         ("local/c", Source("c.nwb", "1" * 64, 1)),
     ):
         info = {"related_publications": "10.1000/xyz; A paper"} if name == "local/c" else {}
-        write_session(replace(session, id=name, source=source, info=info), tmp_path / "store" / name)
-    return Workspace.locate(tmp_path)
+        write_session(replace(session, id=name, source=source, info=info), root / "store" / name)
+    return Workspace.locate(root)
 
 
 def test_each_thing_is_cited_once_with_what_is_stated(cited):
