@@ -228,6 +228,7 @@ def _groups_by_observed(session: Session) -> list[tuple[np.ndarray, Intervals]]:
 def _sortings(session: Session, rows: np.ndarray, observed: Intervals) -> tuple[_Analysed, _Analysed]:
     """The observed spikes of some units in nanoseconds from the first observed one; and with the breaks taken out."""
     from spikeinterface.core import NumpySorting
+    from spikeinterface.core.base import minimum_spike_dtype
 
     spikes = session.spikes
     wanted = np.zeros(len(session.units), np.bool_)
@@ -239,13 +240,12 @@ def _sortings(session: Session, rows: np.ndarray, observed: Intervals) -> tuple[
     begins_ns = np.concatenate([[0], np.cumsum(lasts_ns)[:-1]])
     since = time_ns - observed.start_ns[0]
     joined = time_ns - observed.start_ns[place] + begins_ns[place]
-    there, joined = (
-        _Analysed(
-            NumpySorting.from_samples_and_labels([t], [unit], float(NS_PER_S), unit_ids=rows), int(observed.total_ns)
-        )
-        for t in (since, joined)
-    )
-    return there, joined
+    sortings = []
+    for frame in (since, joined):
+        stream = np.zeros(frame.size, minimum_spike_dtype)
+        stream["sample_index"], stream["unit_index"] = frame, np.searchsorted(rows, unit)
+        sortings.append(_Analysed(NumpySorting(stream, float(NS_PER_S), rows), int(observed.total_ns)))
+    return sortings[0], sortings[1]
 
 
 def add_metrics(session: Session) -> Session:

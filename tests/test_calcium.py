@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -13,6 +11,7 @@ from nwb_files import edited, new_file, save
 from pynwb import TimeSeries
 from pynwb.behavior import BehavioralTimeSeries
 from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel, RoiResponseSeries
+from test_cli import spiketok
 
 from spiketok.datasets.nwb import read_nwb
 from spiketok.errors import SourceError
@@ -173,10 +172,6 @@ def test_a_session_without_spikes_goes_all_the_way(tmp_path):
     (checked,) = verify(workspace, ["local/two"])
     assert checked.error is None, checked.message
     assert checked.result.differences == []
-    told = subprocess.run(
-        [sys.executable, "-m", "spiketok", "inspect", "local/two", "--root", str(workspace.root)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    told = spiketok(workspace.root, "inspect", "local/two")
     assert "(frames)" in told.stdout
     assert "nan" not in told.stdout.lower()

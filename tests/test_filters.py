@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from made import MS, SECOND, golden_session, random_session
 from nwb_files import new_file, save, write_plain
 from strategies import sessions
+from test_cli import spiketok
 
 from spiketok.errors import DataError, MissingExtraError, UnknownNameError, UsageError
 from spiketok.ingestion import ingest
@@ -259,20 +258,13 @@ def test_files_of_different_recordings_are_refused():
 # ---- through the store ----------------------------------------------------------------------------------------------
 
 
-def run_cli(root: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "spiketok", *words, "--root", str(root)], capture_output=True, text=True, check=False
-    )
-
-
 def test_settings_stand_in_the_store_and_come_out_again(tmp_path):
     path = write_plain(tmp_path / "plain.nwb")
-    done = run_cli(
+    done = spiketok(
         tmp_path / "root",
         *("ingest", str(path), "--min-rate", "0.1", "--process", "acc=derivative(hand_vel)"),
         *("--process", "acc=resample(acc, 5hz)", "--json"),
     )
-    assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert (row["units"], row["spikes"]) == (2, 7)
     assert "units-below-min-rate (1)" in done.stderr
@@ -297,8 +289,7 @@ def test_a_wrong_option_is_one_line(tmp_path):
         (["--process", "acc=derive(hand_vel)"], "unknown function 'derive'"),
         (["--quality", "isi"], "cannot be read"),
     ):
-        done = run_cli(tmp_path / "root", "ingest", str(path), *words)
-        assert done.returncode == 2
+        done = spiketok(tmp_path / "root", "ingest", str(path), *words, code=2)
         assert line in done.stderr
         assert "Traceback" not in done.stderr
     (failed,) = ingest(Workspace(tmp_path / "root"), [path], wanted={"quality": "isi<0.5"})

@@ -160,10 +160,13 @@ def test_constants_stay_and_validity_is_accounted_for(name, one, level):
 def test_ramps_stay_ramps(one, slope):
     seconds = one.time_ns / SECOND
     ramp = signal(one.time_ns, (slope * seconds)[:, None] + [0, 1], one.valid, 100.0)
+    off = 2e-5 * max(1, abs(slope))
+    if (np.diff(one.time_ns) % (10 * MS)).any():  # a stamp may be a hundredth of the period off: so far a value moves
+        off += 3 * processing.JITTER * 0.01 * abs(slope)
     for rate_hz in (35.0, 100.0, 130.0, 1000.0):
         done = resample(ramp, rate_hz)
         expected = slope * done.time_ns[done.valid] / SECOND
-        np.testing.assert_allclose(done.value[done.valid, 0], expected, atol=2e-6 * max(1, abs(slope)) * 10)
+        np.testing.assert_allclose(done.value[done.valid, 0], expected, atol=off)
     speed = derivative(ramp)
     np.testing.assert_allclose(speed.value[speed.valid], slope, atol=0.02 + 1e-3 * abs(slope))
 

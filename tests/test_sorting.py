@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import spiketok
 
 from spiketok.datasets.sorting import SORTERS, read_sorting
 from spiketok.errors import SourceError, UnknownNameError
@@ -141,12 +140,8 @@ def test_every_sorter_of_the_list_is_known_to_spikeinterface():
 
 def test_ingest_and_verify(tmp_path):
     folder = write_phy(tmp_path / "rec.phy")
-    words = ["ingest", "--sorter", "phy", "--start-s", "1.5", "--quality", "quality=='good'", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "spiketok", *words, str(folder), "--root", str(tmp_path / "root")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = ("--sorter", "phy", "--start-s", "1.5", "--quality", "quality=='good'", "--json")
+    done = spiketok(tmp_path / "root", "ingest", *words, folder)
     (row,) = json.loads(done.stdout)
     assert (row["session"], row["units"], row["spikes"]) == ("local/rec.phy", 1, 3)
     assert "units-below-quality (3)" in done.stderr
