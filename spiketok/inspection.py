@@ -10,6 +10,7 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, UsageError
 from spiketok.files import human_bytes, read_json, sha256_file
+from spiketok.processing import step_text
 from spiketok.recording import NS_PER_S, Ragged, Session, Source
 from spiketok.store import read_attributes, read_session
 from spiketok.workspace import MANIFEST, Workspace
@@ -157,7 +158,9 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
         clock = "no common clock, kept in ns" if num == den else f"ticks of {den / num * NS_PER_S:g} Hz"
         facts |= {"spike times": clock, "digest": attributes["digest"][:12], "written by": attributes["written_by"]}
         facts["quirks handled"] = _quirks_met(session)
-        facts["settings"] = ", ".join(f"{key} {value}" for key, value in attributes["settings"].items())
+        steps = {"process": "; ".join(map(step_text, attributes["settings"].get("process", ())))}
+        told = attributes["settings"] | (steps if steps["process"] else {})
+        facts["settings"] = ", ".join(f"{key} {value}" for key, value in told.items())
     tables = {
         "joined files": [
             {"file": s.file, "sha256": s.sha256[:12], "size": human_bytes(s.size), "from": s.origin or "local"}
