@@ -105,24 +105,31 @@ def fetch(
         _stream(workspace, plans, paths, failures, wanted, as_json)
         return
     for plan in plans:
-        paths += _download(workspace, plan, jobs, policy, failures)
+        paths += _download(workspace, plan, jobs, policy, failures, whole_sessions=not download_only)
     _finish(workspace, paths, failures, None if download_only else wanted, as_json)
 
 
-def _download(workspace: Workspace, plan: Plan, jobs: int, policy: str, failures: list[dict]) -> list[Path]:
-    """The files of a plan that are here and good; what failed is told with what was tried."""
-    from spiketok.datasets import download
+def _download(
+    workspace: Workspace, plan: Plan, jobs: int, policy: str, failures: list[dict], *, whole_sessions: bool
+) -> list[Path]:
+    """The files of a plan that are here and good; what failed is told with what was tried.
 
-    files = []
+    ``whole_sessions``: without those of a session of which another file failed, for half of it is no session.
+    """
+    from spiketok.datasets import download, session_of
+
     try:
         with _download_progress(plan) as report:
             results = download(plan, workspace.raw, jobs=jobs, policy=policy, progress=report)
     except (FetchError, ArtefactError) as error:
         _fail(failures, plan.name, "download", str(error))
         return []
+    files, broken = [], {session_of(plan, result.path) for result in results if result.file is None}
     for result in results:
         if result.file is None:
             _fail(failures, result.path, "download", result.message, result.tried)
+        elif whole_sessions and session_of(plan, result.path) in broken:
+            _fail(failures, result.path, "ingest", "not ingested: another file of its session could not be fetched")
         else:
             files.append(result.file)
     return files

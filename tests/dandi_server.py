@@ -44,6 +44,7 @@ class Faults:
     ignore_range: bool = False
     api_status: list[int] = field(default_factory=list)  # answers to the next API requests
     api_stall: bool = False
+    api_trickle_s: float = 0.0  # API answers come byte by byte, with such pauses
     html: bool = False
     token: str = ""  # embargoed: only with this token
     info: dict = field(default_factory=dict)  # other values in /info/
@@ -339,4 +340,11 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body)
+        pause_s = self.archive.faults.api_trickle_s if self.path.startswith("/api/") else 0.0
+        if not pause_s:
+            self.wfile.write(body)
+            return
+        for at in range(len(body)):
+            self.wfile.write(body[at : at + 1])
+            if self.archive.release.wait(pause_s):
+                return

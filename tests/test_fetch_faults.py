@@ -244,6 +244,7 @@ def try_kill(raw: Path) -> Seen:
         return second_run(server, raw, {BIG}, "killed with SIGKILL")
 
 
+@pytest.mark.slow  # test_fetch.py kills, too; here the table is what is held
 def test_killed_in_the_middle(tmp_path):
     assert try_kill(tmp_path / "raw").moved <= 700_000 - 5 * PIECE
 
@@ -332,6 +333,7 @@ print(json.dumps([first.message, left, second.message, spikes]))
 """
 
 
+@pytest.mark.slow
 def test_disk_full_in_the_middle_of_the_store(tmp_path):
     import numpy as np
     from nwb_files import write_plain
@@ -342,6 +344,18 @@ def test_disk_full_in_the_middle_of_the_store(tmp_path):
         assert "No space left on device" in message
         assert left == []
         assert (again, spikes) == ("", 200_000)
+
+
+def test_api_that_trickles_meets_the_deadline(tmp_path, monkeypatch):
+    """A byte now and then meets no read timeout."""
+    monkeypatch.setattr(web, "PROGRESS_S", 0.2)
+    with DandiServer(BYTES) as server:
+        server.faults.api_trickle_s = 0.05
+        begun = time.monotonic()
+        with pytest.raises(FetchError, match=r"the connection broke|too slow|does not answer"):
+            plan_fetch(resolve("mc_maze_small"), tmp_path, api_url=server.api_url)
+        assert time.monotonic() - begun < 5
+        server.release.set()
 
 
 # ---- what is waited for, and what is told ---------------------------------------------------------------------------
@@ -403,10 +417,7 @@ def test_failed_item_is_told_with_its_log_and_the_command_to_repeat(tmp_path):
     assert "-> 404" in lines[at + 2]
     assert any(line.endswith("spiketok " + " ".join(words)) for line in lines)
     told = json.loads(done.stdout)
-    assert {(one["name"], one["stage"]) for one in told["failures"]} == {
-        (BIG, "download"),
-        (Path(SMALL).name, "ingest"),
-    }
+    assert [(one["name"], one["stage"]) for one in told["failures"]] == [(SMALL, "ingest"), (BIG, "download")]
     assert told["again"] == "spiketok " + " ".join(words)
 
 

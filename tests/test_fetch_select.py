@@ -143,6 +143,36 @@ def test_limits_count_sessions_as_the_rules_join_them(server, tmp_path, joined):
     )  # ses-2 is excluded
 
 
+def test_nlb_limits_take_train_and_test_together(tmp_path):
+    stem = "sub-Jenkins/sub-Jenkins_ses-small_desc"
+    files = {f"{stem}-test_ecephys.nwb": b"1" * 10, f"{stem}-train_behavior+ecephys.nwb": b"2" * 90}
+    with DandiServer(files) as server:
+
+        def taken(**limits) -> list[str]:
+            plan = plan_fetch(resolve("mc_maze_small"), tmp_path, api_url=server.api_url, selection=Selection(**limits))
+            return [asset.path for asset in plan.assets]
+
+        assert taken(max_sessions=1) == taken(max_bytes=100) == taken(sessions="sub-Jenkins_ses-small") == list(files)
+        with pytest.raises(UsageError, match="not even the first session"):
+            taken(max_bytes=99)
+
+
+def test_half_a_session_is_not_ingested(tmp_path):
+    """One file of a session that is joined of two cannot be had: the other one alone would be another session."""
+    stem = "sub-Jenkins/sub-Jenkins_ses-small_desc"
+    train, other = f"{stem}-train_behavior+ecephys.nwb", f"{stem}-test_ecephys.nwb"
+    with DandiServer({train: b"1", other: b"2"}) as server:
+        server.faults.vanished.add(train)
+        done = run("fetch", "mc_maze_small", "--root", tmp_path, "--api-url", server.api_url, "--json")
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert told["sessions"] == []
+    assert {one["name"]: one["stage"] for one in told["failures"]} == {train: "download", other: "ingest"}
+    assert "another file of its session could not be fetched" in done.stderr
+    assert (tmp_path / "raw" / "000140" / server.version / other).read_bytes() == b"2"
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "version", "expected"),
     [

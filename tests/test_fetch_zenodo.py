@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from zenodo_server import ZenodoServer
 
+from spiketok.cli import app
 from spiketok.datasets import (
     Selection,
     ZenodoRequest,
@@ -28,6 +30,7 @@ from spiketok.datasets.base import POLICIES
 from spiketok.datasets.zenodo import api
 from spiketok.datasets.zenodo import download as download_module
 from spiketok.errors import ArtefactError, FetchError, UnknownNameError, UsageError
+from spiketok.store import read_attributes
 
 pytest.importorskip("pooch", reason="the extra 'dandi' is not installed")
 
@@ -119,10 +122,37 @@ def test_download_then_nothing_is_asked_again(server, raw):
     source = load_source(raw / FOLDER / BIG)
     assert (source.sha256, source.version, source.license) == (record["assets"][BIG]["sha256"], "2", "cc-by-4.0")
     assert "zenodo.3854034" in source.citation
-    assert dataset_of(raw / FOLDER / BIG) == "zenodo-3854034" or dataset_of(raw / FOLDER / BIG).isidentifier()
+    assert dataset_of(raw / FOLDER / BIG) == "odoherty_sabes"
     server.forget()
     assert {r.status for r in fetch(server, raw).values()} == {"skipped"}
     assert server.requests == []
+
+
+def test_record_outside_the_catalogue_goes_by_its_number(raw):
+    with ZenodoServer({"a.nwb": b"1", "b.mat": b"2"}, record="77") as server:
+        assert list(fetch(server, raw, "zenodo:77")) == ["a.nwb"]
+        with pytest.raises(UnknownNameError, match=r"did you mean 'b\.mat'"):
+            fetch(server, raw, "zenodo:77:c.mat")
+    assert dataset_of(raw / "zenodo" / "77" / "a.nwb") == "zenodo-77"
+
+
+def test_from_the_catalogue_to_the_store(tmp_path):
+    from layouts import odoherty_sabes
+
+    file = tmp_path / odoherty_sabes.M1_ONLY
+    odoherty_sabes.write(file, still=True)
+    body = file.read_bytes()
+    with ZenodoServer({file.name: body, "broken.mat": body[:2000]}) as server:
+        words = ["fetch", "odoherty_sabes", "--root", str(tmp_path), "--api-url", server.api_url, "--json"]
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    (session,) = told["sessions"]
+    assert session["session"] == f"odoherty_sabes/{file.stem}"
+    assert [(one["name"], one["stage"]) for one in told["failures"]] == [("broken.mat", "ingest")]
+    source = read_attributes(tmp_path / "store" / session["session"])["source"]
+    assert (source["sha256"], source["file"]) == (hashlib.sha256(body).hexdigest(), file.name)
+    assert "10.5281/zenodo.3854034" in source["citation"]
 
 
 def test_newest_version_is_another_record(server, raw):

@@ -75,6 +75,7 @@ __all__ = [
     "plan_fetch",
     "resolve",
     "rules_of",
+    "session_of",
 ]
 
 _SOURCES = (nlb, falcon, perich_miller, churchland, odoherty_sabes, link, steinmetz, ibl, allen)
@@ -176,14 +177,23 @@ def plan_fetch(
     """What a request means in files and bytes; None for a local one. See ``plan_dandi`` and its namesakes."""
     match request:
         case DandiRequest():
-            session_of = partial(_session_of, request)
             return dandi.plan_dandi(
-                request, raw, api_url=api_url, selection=selection, session_of=session_of, policy=policy, jobs=jobs
+                request,
+                raw,
+                api_url=api_url,
+                selection=selection,
+                session_of=partial(session_of, request),
+                policy=policy,
+                jobs=jobs,
             )
         case ZenodoRequest():
-            session_of = partial(_session_of, request)
             return zenodo.plan_zenodo(
-                request, raw, api_url=api_url, selection=selection, session_of=session_of, policy=policy
+                request,
+                raw,
+                api_url=api_url,
+                selection=selection,
+                session_of=partial(session_of, request),
+                policy=policy,
             )
         case UrlRequest():
             return urls.plan_urls(request, raw, selection=selection, policy=policy)
@@ -272,24 +282,24 @@ def check_here(request: Request, raw: Path, selection: Selection = EVERYTHING) -
         FetchError: nothing of it is here. ArtefactError: a record is damaged. UsageError: it was never fetched.
     """
     raw, found = Path(raw), []
-    session_of = partial(_session_of, request)
+    of = partial(session_of, request)
     match request:
         case DandiRequest():
             for folder in sorted((raw / request.dandiset).glob(request.version or "*")):
                 record, place = dandi.read_record(folder), f"{request.dandiset}/{folder.name}"
                 if record is not None:
                     found += check_files(
-                        folder, record["assets"], selection, f"dandiset {place}", request, f"{place}:", session_of
+                        folder, record["assets"], selection, f"dandiset {place}", request, f"{place}:", of
                     )
         case ZenodoRequest():
             folder, place = raw / zenodo.FOLDER / request.record, f"zenodo:{request.record}"
             record = zenodo.read_record(folder)
             if record is not None:
-                found = check_files(folder, record["assets"], selection, place, request, f"{place}:", session_of)
+                found = check_files(folder, record["assets"], selection, place, request, f"{place}:", of)
         case UrlRequest():
             asked = {urls.public_url(url) for url in request.urls}
             recorded = {n: e for n, e in urls.read_record(raw / urls.FOLDER).items() if e["url"] in asked}
-            found = check_files(raw / urls.FOLDER, recorded, selection, request.name, None, "", session_of)
+            found = check_files(raw / urls.FOLDER, recorded, selection, request.name, None, "", of)
         case LocalRequest():
             message = f"{request.name} was not fetched: 'spiketok verify' checks what was ingested from it"
             raise UsageError(message)
@@ -299,15 +309,11 @@ def check_here(request: Request, raw: Path, selection: Selection = EVERYTHING) -
     return found
 
 
-def _session_of(request: Request, path: str) -> str:
-    """The id of the session that a file of a request belongs to."""
-    match request:
-        case DandiRequest():
-            names = [d.name for d in DATASETS.values() if d.holds(request.dandiset, path)]
-        case ZenodoRequest():
-            names = [d.name for d in DATASETS.values() if d.record == request.record and d.takes(path)]
-        case _:
-            names = []
+def session_of(of: Request | Plan, path: str) -> str:
+    """The id of the session that a file of a request or plan belongs to; its path, where it is in no catalogue."""
+    dandiset, record = getattr(of, "dandiset", ""), getattr(of, "record", "")
+    names = [d.name for d in DATASETS.values() if d.holds(dandiset, path)]
+    names += [d.name for d in DATASETS.values() if record and d.record == record and d.takes(path)]
     return f"{names[0]}/{rules_of(names[0]).session_name(PurePosixPath(path).name)}" if names else path
 
 

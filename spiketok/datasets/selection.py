@@ -24,7 +24,7 @@ class Selection:
     """What of a dataset is wanted; everything by default.
 
     Args:
-        sessions: comma-separated globs on the path, name or stem of a file, or on the session's name.
+        sessions: comma-separated globs on the path, name or stem of a file, or on its session's id or name.
         subjects: comma-separated globs on the ``sub-`` part of a path, with or without the prefix.
         glob: comma-separated globs on whole paths; ``*`` matches ``/`` too.
         max_sessions: at most so many sessions. max_bytes: at most so many bytes, of what is here already, too.
@@ -83,7 +83,9 @@ def choose(
     if selection.subjects is not None:
         within = _by_subject(within, selection.subjects, place)
     if selection.sessions is not None:
-        within = _matching(within, selection.sessions, "session", place, lambda p: (p, *_short(p), session_of(p)))
+        within = _matching(
+            within, selection.sessions, "session", place, lambda p: (*_short(p), *_named_as(session_of(p)))
+        )
     wanted = set(within)
     return _limited([asset for asset in listing if asset.path in wanted], selection, place, session_of)
 
@@ -107,9 +109,13 @@ def _taken(paths: list[str], include: Iterable[str], exclude: Iterable[str], pla
     return left
 
 
-def _short(path: str) -> tuple[str, str]:
+def _short(path: str) -> tuple[str, str, str]:
     name = PurePosixPath(path)
-    return name.name, name.stem
+    return path, name.name, name.stem
+
+
+def _named_as(session_id: str) -> tuple[str, str]:
+    return session_id, session_id.rpartition("/")[2]
 
 
 def _matching(

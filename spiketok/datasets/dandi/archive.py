@@ -198,7 +198,7 @@ def ask_listing(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
                 modified = asset.modified.isoformat()
                 found.append(Asset(asset.path, asset.size, asset_id=asset.identifier, modified=modified))
             elif kind == "ZARR" and ".nwb" in asset.path.lower():
-                left_out.append(f"{printable(asset.path)}: NWB as zarr cannot be read")
+                left_out.append(f"{printable(asset.path)}: NWB as zarr is not fetched, ingest reads one that is here")
     licenses = metadata.get("license") or []
     return Plan(
         name=request.name,

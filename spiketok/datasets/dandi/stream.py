@@ -40,7 +40,7 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, name: str, size: int, ranges: _Ranges) -> None:
-        remfile = require("remfile", "dandi", "reading a remote file")
+        remfile = require("remfile", "remote", "reading a remote file")
         super().__init__()
         self.name, self.size, self._ranges, self._at = PurePosixPath(name).name, size, ranges, 0
         self._remote = remfile.File("", _size=size, _max_cache_size=CACHE_BYTES)
