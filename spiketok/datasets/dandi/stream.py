@@ -49,7 +49,7 @@ class RemoteFile(io.RawIOBase):
 
     @property
     def failure(self) -> FetchError | None:
-        return self._ranges.failure
+        return FetchError(self._ranges.fault) if self._ranges.fault else None
 
     @property
     def read_bytes(self) -> int:
@@ -94,22 +94,22 @@ class _Ranges:
     def __init__(self, session: Any, watch: Watch, size: int, renew: Callable[[], str]) -> None:
         self._session, self._watch, self._size, self._renew = session, watch, size, renew
         self._address = ""
-        self.failure: FetchError | None = None
+        self.fault = ""
         self.read_bytes = 0
 
     def __enter__(self) -> None:
         """Begin a read."""
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if self.failure is not None:
-            raise self.failure from error  # whatever remfile makes of it
+        if self.fault:
+            raise FetchError(self.fault) from error  # whatever remfile makes of it
 
     def get(self, _: str, headers: dict[str, str]) -> Any:
         """One range of the file; an answer that ends the read where it cannot be had."""
         try:
             return self._range(headers["Range"])
         except FetchError as error:
-            self.failure = error
+            self.fault = str(error)
             return _Refused()
 
     def _range(self, wanted: str) -> Any:

@@ -50,7 +50,7 @@ def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz
     """Read an NWB file (version 2) whole.
 
     Args:
-        path: the file, or a zarr folder; where its units may stand, see ``sources``.
+        path: the file, a zarr folder, or a file that is open for reading (see ``Hdf5``); for its units see ``sources``.
         session_id: ``"<dataset>/<session>"``.
         source: where the file came from; ``session_start`` is filled in from the file where it is empty.
         clock_hz: the recording's clock, where the caller knows it better than the file.
@@ -63,7 +63,7 @@ def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz
         SourceError: there is no such file, it is damaged or no NWB 2, or it has no units or no spikes.
         MissingExtraError: it is a zarr folder and hdmf-zarr is not installed.
     """
-    if is_zarr_folder(Path(path)):
+    if isinstance(path, Path | str) and is_zarr_folder(Path(path)):
         with as_hdf5(Path(path)) as file:
             return read_nwb(file, session_id, source, clock_hz=clock_hz)
     found = Findings()

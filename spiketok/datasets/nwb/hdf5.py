@@ -24,7 +24,7 @@ from typing import BinaryIO, NoReturn
 import h5py
 import numpy as np
 
-from spiketok.errors import SourceError
+from spiketok.errors import FetchError, SourceError
 from spiketok.files import human_bytes, parse_bytes
 
 AGAIN = "download or copy it again"
@@ -107,11 +107,22 @@ class Hdf5:
 
     def __enter__(self) -> Hdf5:
         self._check_start() if self.stream is not None else self._check_path()
+        fault = self._open()
+        if fault:
+            self._refuse_to_open(fault)
+        return self
+
+    def _open(self) -> str:
+        """Open the file; what h5py says if it cannot.
+
+        The error itself ends here: its traceback keeps h5py's access list of an open file alive, and a process that
+        ends with one crashes (seen with h5py 3.16).
+        """
         try:
             self.root = self._stack.enter_context(h5py.File(self.stream or self.path, "r"))
-        except HDF5_ERRORS as error:
-            self._refuse_to_open(error)
-        return self
+        except (*HDF5_ERRORS, FetchError) as error:
+            return str(error) or type(error).__name__
+        return ""
 
     def __exit__(self, *_: object) -> None:
         with self._guard("closing"):
@@ -170,13 +181,13 @@ class Hdf5:
             if place is not None:
                 self.refuse(f"is damaged at byte {place} (a string heap is overwritten with zeros)", AGAIN)
 
-    def _refuse_to_open(self, error: Exception) -> NoReturn:
-        short = re.search(r"truncated file: eof = (\d+), .*stored_eof = (\d+)", str(error))
+    def _refuse_to_open(self, fault: str) -> NoReturn:
+        short = re.search(r"truncated file: eof = (\d+), .*stored_eof = (\d+)", fault)
         if short:
             self.refuse(f"is truncated: {short[1]} bytes of {short[2]} are there", AGAIN)
-        if "lock" in str(error):
-            self.refuse(f"is locked by another program ({_reason(error)})", "wait until it has been written")
-        self.refuse(f"cannot be opened ({_reason(error)})", AGAIN)
+        if "lock" in fault:
+            self.refuse(f"is locked by another program ({_line(fault)})", "wait until it has been written")
+        self.refuse(f"cannot be opened ({_line(fault)})", AGAIN)
 
     # ---- members ----
 
@@ -384,4 +395,8 @@ class Hdf5:
 
 def _reason(error: Exception) -> str:
     """What a library says, on one line."""
-    return " ".join(str(error).strip("'\"").split())[:160] or type(error).__name__
+    return _line(str(error)) or type(error).__name__
+
+
+def _line(text: str) -> str:
+    return " ".join(text.strip("'\"").split())[:160]
