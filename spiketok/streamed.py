@@ -1,6 +1,6 @@
 """Sessions from assets that stay where they are: units, trials and behaviour cross the network, raw recordings do not.
 
-    plan -> groups (the assets of one session) -> normalize on remote files -> store
+    plan -> groups (the assets of one session) -> normalize on remote files, in a process of its own -> store
 
 What is unusual: the digest in the session's source is the one that the archive announces, and nobody read the bytes
 that it covers. A note of the session says so, the setting ``streamed`` keeps it apart from one that was made of a
@@ -11,14 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from spiketok.errors import DataError, FetchError, UsageError
-from spiketok.ingestion import Group, Ingested, normalize, settings_of, stored_from
+from spiketok.files import clean_leftovers
+from spiketok.ingestion import (
+    CPU_S,
+    CPU_S_PER_BYTE,
+    MEMORY_FACTOR,
+    Group,
+    Ingested,
+    normalize,
+    settings_of,
+    stored_from,
+)
+from spiketok.isolation import isolated
 from spiketok.jobs import Job, Outcome, run_jobs
 from spiketok.recording import Finding, Source
-from spiketok.store import write_session
+from spiketok.store import session_place, write_session
 from spiketok.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -77,7 +88,8 @@ def _stream_group(
 ) -> Streamed:
     """Read the assets of one session and write it, unless the store has it from the same digests and settings."""
     from spiketok.datasets import RULES
-    from spiketok.datasets.dandi import open_remote
+    from spiketok.datasets.dandi.stream import warm_up
+    from spiketok.datasets.nwb.hdf5 import read_memory
 
     if len(assets) > 1 and RULES[group.rules].join is None:
         message = f"{len(assets)} assets would all be session '{group.session_id}': choose one with --glob"
@@ -99,14 +111,34 @@ def _stream_group(
         Source(asset.path, asset.sha256, asset.size, plan.dandiset, plan.version, plan.license, plan.citation)
         for asset in assets
     ]
+    warm_up()
+    bounds = {"memory_bytes": MEMORY_FACTOR * read_memory(total), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * total)}
+    with session_place(target) as folder:
+        try:
+            read = isolated(_make, plan, assets, group, sources, settings, folder, name=group.label, **bounds)
+        finally:
+            clean_leftovers(folder.parent)  # of a child that died
+    done = stored_from(target, group, digests, settings)
+    return Streamed(replace(done, state=state), read, total)
+
+
+def _make(
+    plan: Plan,
+    assets: tuple[Asset, ...],
+    group: Group,
+    sources: list[Source],
+    settings: dict[str, object],
+    folder: Path,
+) -> int:
+    """Make a session of remote files and write it to a folder; the bytes that it took."""
+    from spiketok.datasets.dandi import open_remote
+
     with open_remote(plan) as open_asset:
         files = [open_asset(asset) for asset in assets]
         session = normalize(files, group.session_id, sources, settings)
         read = sum(file.read_bytes for file in files)
-    session = replace(session, notes=(*session.notes, _note(assets)))
-    write_session(session, target, settings)
-    done = stored_from(target, group, digests, settings)
-    return Streamed(replace(done, state=state), read, total)
+    write_session(replace(session, notes=(*session.notes, _note(assets))), folder, settings)
+    return read
 
 
 def _note(assets: tuple[Asset, ...]) -> Finding:

@@ -63,13 +63,13 @@ def find_archive(request: DandiRequest, api_url: str | None) -> Archive:
     name = request.instance or os.environ.get("DANDI_INSTANCE") or "dandi"
     if name in KNOWN_ARCHIVES:
         return Archive(name, KNOWN_ARCHIVES[name])
-    _, consts = _client_modules()
+    _, consts = client_modules()
     if name not in consts.known_instances:
         raise UnknownNameError("DANDI instance", name, consts.known_instances)
     return Archive(name, consts.known_instances[name].api.rstrip("/"))
 
 
-def _client_modules() -> tuple[ModuleType, ModuleType]:
+def client_modules() -> tuple[ModuleType, ModuleType]:
     """The official client's ``dandiapi`` and ``consts``, told to be quiet before its first import."""
     os.environ["DANDI_NO_ET"] = "1"  # no telemetry call by each new client
     os.environ["DANDI_CACHE"] = "ignore"  # no cache of digests under the home folder
@@ -98,7 +98,7 @@ def connect(
 
     Built from a ready ``DandiInstance``: an address alone would make the client ask for it without a deadline.
     """
-    api, consts = _client_modules()
+    api, consts = client_modules()
     instance = consts.DandiInstance(name=archive.name, gui=None, api=archive.api)
     with api.DandiAPIClient(dandi_instance=instance) as client, Watch() as watch:
         instrument(client.session, watch, trace or Trace(), stop)

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from spiketok.datasets.base import Asset, Plan
-from spiketok.datasets.dandi.archive import Archive, connect
+from spiketok.datasets.dandi.archive import Archive, client_modules, connect
 from spiketok.datasets.web import Trace, Watch, instrument, reason, wait_s, where
 from spiketok.errors import FetchError, require
 
@@ -158,6 +158,12 @@ class _Ranges:
         if (int(told[1]), int(told[2])) != (first, last):
             message = f"{host} gives the bytes {told[1]} to {told[2]} for {first} to {last}: fetch it without --stream"
             raise FetchError(message)
+
+
+def warm_up() -> None:
+    """Import here what each child process would import anew."""
+    client_modules()
+    require("remfile", "remote", "reading a remote file")
 
 
 @contextmanager
