@@ -128,6 +128,28 @@ def test_tokens_hold_every_spike(workspace, made, name):
     assert (tokens.state, tokens.n_spikes, tokens.held) == ("new", made[name][-1].n_spikes, made[name][-1].n_spikes)
 
 
+@pytest.mark.parametrize("name", ["falcon_m2", "falcon_h1"])
+def test_streams_what_the_whole_file_gives(workspace, made, tmp_path, name):
+    """M2's files have full-band voltage by now; the session needs none of it."""
+    pytest.importorskip("remfile", reason="the extra 'dandi' is not installed")
+    from spiketok.streamed import stream
+
+    one, dataset = made[name][-1], DATASETS[name]
+    if name == "falcon_m2":
+        one = layout.write_m2(tmp_path, layout.MINIVAL, voltage_samples=40_000)
+    with DandiServer({one.asset: one.path.read_bytes()}, dataset.dandiset, "0.260101.0000") as server:
+        far = Workspace(tmp_path / "far")
+        plan = plan_fetch(resolve(name), far.raw, api_url=server.api_url)
+        (outcome,) = stream(far, plan)
+    assert outcome.error is None
+    ours, theirs = read_session(far.store_path(f"{name}/{SESSIONS[name][-1]}")), stored(workspace, name)[-1]
+    assert np.array_equal(ours.spikes.time_ns, theirs.spikes.time_ns)
+    assert [r.text for r in ours.repairs] == [r.text for r in theirs.repairs]
+    assert digests(falcon_tensors(ours)) == digests(falcon_tensors(theirs))
+    if name == "falcon_m2":
+        assert outcome.result.read_bytes < outcome.result.total_bytes / 4
+
+
 def test_verify_finds_nothing(workspace):
     """One session a set, against pynwb's reading and against itself made again."""
     ids = [f"{name}/{SESSIONS[name][-1]}" for name in NAMES]

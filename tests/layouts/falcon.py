@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pynwb import NWBHDF5IO, H5DataIO, NWBFile, TimeSeries
 from pynwb.behavior import BehavioralTimeSeries
+from pynwb.ecephys import ElectricalSeries
 from pynwb.file import Subject
 
 HELD_IN, HELD_OUT, MINIVAL = "held-in-calib", "held-out-calib", "held-in-minival"
@@ -130,8 +131,13 @@ def _add_mask(nwb: NWBFile, name: str, stamp_s: np.ndarray, scored: np.ndarray, 
 # ---- M2 -------------------------------------------------------------------------------------------------------------
 
 
-def write_m2(root: Path, role: str, day: str = "2020-10-19", run: int = 1, seed: int = 0) -> Made:
-    """Two finger groups at 50 Hz, stamps on the last ms of each bin, spikes on a grid of 1 ms minus an odd start."""
+def write_m2(
+    root: Path, role: str, day: str = "2020-10-19", run: int = 1, seed: int = 0, voltage_samples: int = 0
+) -> Made:
+    """Two finger groups at 50 Hz, stamps on the last ms of each bin, spikes on a grid of 1 ms minus an odd start.
+
+    Later drafts of the dandiset hold full-band voltage as well.
+    """
     rng = np.random.default_rng([seed, run, *day.encode()])
     n_trials = {HELD_IN: 12, HELD_OUT: 4, MINIVAL: 2}[role]
     part = _part("MonkeyN", role)
@@ -172,6 +178,12 @@ def write_m2(root: Path, role: str, day: str = "2020-10-19", run: int = 1, seed:
         n = 0 if channel == 95 else int(rng.poisson((at_ms - first_ms) / 1000 * (1 + channel % 9)))
         times_s.append(np.unique(rng.integers(first_ms, at_ms, n)) / 1000 - start_s)
     _add_arrays(nwb, times_s, [("M1_array", "Hand area 2x64-channel array", "M1")], ends[-1][1])
+    if voltage_samples:
+        region = nwb.create_electrode_table_region(list(range(96)), "all electrodes")
+        raw, at_s = rng.integers(-999, 999, (voltage_samples, 96), np.int16), np.arange(voltage_samples) / 30_000
+        nwb.add_acquisition(
+            ElectricalSeries(name="fullband", data=raw, electrodes=region, timestamps=at_s, conversion=1 / 4e6)
+        )
     _save(nwb, root / asset)
     return Made(asset, root / asset, 96, sum(map(len, times_s)), n_trials, stamp_s.size)
 
