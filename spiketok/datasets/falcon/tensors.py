@@ -218,8 +218,8 @@ def _source_seconds(session: Session, task: str, source: Path) -> _Seconds:
         if task == "h1":
             kinematics = h5.group(acquired, "OpenLoopKinematics")
             rate = h5.number_attr(h5.dataset(kinematics, "starting_time"), "rate")
-            offset = h5.number_attr(h5.dataset(kinematics, "data"), "offset") or 0.0
-            stamp_s = offset + np.arange(target.time_ns.size) * rate
+            first_s = h5.number_attr(h5.dataset(kinematics, "data"), "offset") or 0.0
+            stamp_s = first_s + np.arange(target.time_ns.size) * rate
         else:  # the reference keeps the stamps of M1's first series and of M2's last
             series = h5.group(acquired, TARGETS[task], target.components[0 if task == "m1" else -1])
             stamp_s = h5.array(h5.dataset(series, "timestamps")).astype(np.float64)
