@@ -15,10 +15,12 @@ from dandi_server import DandiServer
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import allen, churchland, ibl, link, odoherty_sabes, perich_miller, steinmetz
+from nwb_files import write_plain, write_rich
 from zenodo_server import ZenodoServer
 
 from spiketok import ingestion
 from spiketok.datasets import DATASETS, RULES, download, plan_fetch, resolve
+from spiketok.datasets.nwb import read_nwb
 from spiketok.datasets.odoherty_sabes import read as read_mat
 from spiketok.divisions import draw_sklearn, draw_torch_brain, grown, marked_segments, without
 from spiketok.errors import SourceError
@@ -86,7 +88,7 @@ def brought(tmp_path_factory):
             asset = next(a for a in [*NWB, *MAT] if a.endswith(outcome.result.session_id.split("/")[1] + a[-4:]))
             assert outcome.result.session_id.startswith(f"{name}/")
             sessions[asset] = read_session(workspace.store_path(outcome.result.session_id))
-    return SimpleNamespace(workspace=workspace, truth=truth, sessions=sessions, mats=mats)
+    return SimpleNamespace(workspace=workspace, truth=truth, sessions=sessions, mats=mats, folder=folder)
 
 
 def part(session, name: str) -> Intervals:
@@ -311,7 +313,7 @@ def test_odoherty_sabes_division(brought):
     [
         (lambda f: f.pop("chan_names"), "lacks chan_names"),
         (lambda f: f["t"].__setitem__((0, 3), 0.0), "do not rise"),
-        (lambda f: (f.pop("cursor_pos"), f.__setitem__("cursor_pos", np.zeros((2, 7)))), "has shape"),
+        (lambda f: (f.pop("cursor_pos"), f.__setitem__("cursor_pos", np.zeros((2, 7)))), "expected 2 rows"),
         (lambda f: (f.pop("spikes"), f.__setitem__("spikes", np.zeros((5, 96)))), "expected references"),
         (lambda f: (f.pop("spikes"), f.create_dataset("spikes", (5, 96), h5py.ref_dtype)), "refers to nothing"),
     ],
@@ -325,10 +327,33 @@ def test_a_mat_file_of_another_make_is_refused(brought, tmp_path, spoil, message
         read_mat(path, "a/b", Source(path.name, "", 0))
 
 
+def test_a_damaged_mat_file_is_refused_or_read(brought, tmp_path):
+    """Cut anywhere and with flipped bytes: never another error, never fewer spikes without a word."""
+    body, rng = brought.mats[odoherty_sabes.M1_ONLY].read_bytes(), np.random.default_rng(11)
+    path, n_read = tmp_path / odoherty_sabes.M1_ONLY, 0
+    for case in range(24):
+        damaged = bytearray(body)
+        if case % 2:
+            damaged = damaged[: rng.integers(1, len(body))]
+        else:
+            for place in rng.integers(0, min(len(body), 200_000), 40):  # where the file's own tables are
+                damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            session = read_mat(path, "a/b", Source(path.name, "", 0))
+        except SourceError as error:
+            assert path.name in str(error)
+        else:
+            n_read += 1
+            empty = found(session, "odoherty_sabes-empty") + found(session, "spikes-not-finite")
+            assert len(session.units) + empty >= 480 or len(session.spikes) == brought.truth[path.name]["spikes"]
+    assert n_read < 24
+
+
 def test_an_old_mat_file_is_refused(tmp_path):
     path = tmp_path / "indy_20160630_01.mat"
     path.write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(200))
-    with pytest.raises(SourceError, match="cannot be read as MATLAB"):
+    with pytest.raises(SourceError, match="as MATLAB v7.3"):
         read_mat(path, "a/b", Source(path.name, "", 0))
 
 
@@ -382,6 +407,24 @@ def test_allen_regions_quality_and_stimuli(brought):
         assert {"isi_violations", "amplitude_cutoff", "presence_ratio"} <= set(session.units.columns)
         assert found(session, "allen-quality") == 1 and not len(session.splits)
         assert len(session.intervals["invalid_times"]) == 1
+
+
+# ---- files of another make ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def all_read(brought):
+    """Every NWB file here, and two of no source, as the generic reader gives them."""
+    plain, rich = write_plain(brought.folder / "plain.nwb"), write_rich(brought.folder / "rich.nwb")
+    files = [plain, rich, *(brought.folder / asset.replace("/", "__") for asset in NWB)]
+    return {path: read_nwb(path, "a/b", Source(path.name, "", 0)) for path in files}
+
+
+@pytest.mark.parametrize("name", ["perich_miller", "churchland", "link", "steinmetz", "ibl", "allen"])
+def test_rules_leave_a_file_of_another_source_its_spikes(all_read, name):
+    for path, session in all_read.items():
+        adjusted = RULES[name].adjust(session, path)
+        assert len(adjusted.spikes) == len(session.spikes) and len(adjusted.units) == len(session.units)
 
 
 # ---- draws and arithmetic -------------------------------------------------------------------------------------------

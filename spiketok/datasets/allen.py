@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from spiketok.datasets.base import Dataset, Quirk, Rules
+from spiketok.datasets.base import Dataset, Quirk, Rules, open_source
 from spiketok.recording import Finding, Session
 
 _LAYOUT = "layout of the files (public summaries of their contents)"
@@ -159,7 +158,7 @@ def _with_regions(session: Session, path: Path) -> Session:
     peak = columns.get("peak_channel_id")
     if peak is None:
         return session
-    with h5py.File(path, "r") as file:
+    with open_source(path) as file:
         table = file["general/extracellular_ephys/electrodes"]
         ids, place = table["id"][:], table["location"].asstr()[:]
         group = table["group_name"].asstr()[:]

@@ -15,7 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from spiketok.errors import FetchError, UnknownNameError, UsageError
+import h5py
+
+from spiketok.errors import FetchError, SourceError, UnknownNameError, UsageError
 from spiketok.recording import Session, Source
 
 POLICIES = ("error", "skip", "overwrite", "overwrite-different", "refresh")
@@ -123,6 +125,19 @@ def read_nwb_file(path: Path, session_id: str, source: Source) -> Session:
     from spiketok.datasets.nwb import read_nwb
 
     return read_nwb(path, session_id, source)
+
+
+def open_source(path: Path) -> h5py.File:
+    """A source file for rules that look into it once more, to be closed by the caller.
+
+    Raises:
+        SourceError: it is no HDF5 file.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        message = f"{path.name} is not HDF5, which the rules of its dataset need: ingest it with --rules none"
+        raise SourceError(message) from error
 
 
 @dataclass(frozen=True)

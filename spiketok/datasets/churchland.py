@@ -9,20 +9,22 @@ overlapping trials; here both are kept, marked and counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from spiketok.datasets.base import Dataset, Quirk, Rules
+from spiketok.datasets.base import Dataset, Quirk, Rules, open_source
 from spiketok.divisions import division, draw_torch_brain, labelled, marked_segments, ns_of, without
-from spiketok.errors import SourceError
 from spiketok.processing import derivative
 from spiketok.recording import NS_PER_S, Finding, Intervals, Session, Signal, Spikes
+from spiketok.schemes.merge import merge_units
 
 SET = "churchland"
 SEED = 42
+LATEST_S = 9.2e9  # what int64 ns can hold
 LEAST = 3  # trials; no more cannot be divided in three
 BETWEEN_NS = 60 * NS_PER_S  # from the end of a block to the start of the next
 FASTEST, GROW_FAST = 80000.0, 50  # norm of the cursor's acceleration beyond which it is an outlier; samples of dilation
@@ -96,12 +98,15 @@ def adjust(session: Session, path: Path) -> Session:
         return replace(session, notes=(*session.notes, Finding("churchland-no-split", 1, text)))
     overlaps = _overlapping(trials)
     blocks = _find_blocks(trials, overlaps)
-    with h5py.File(path, "r") as file:
-        runs = _unit_runs(file, len(session.units))
+    with open_source(path) as file:
+        if "units/spike_times" not in file:
+            text = "no spike times of units: whether its clock restarts is not looked at, no division is made"
+            return replace(session, notes=(*session.notes, Finding("churchland-no-split", 1, text)))
         if len(blocks.first_ns) > 1:
-            session = _respaced(session, file, blocks, runs)
+            session = _respaced(session, file, blocks)
         else:
-            session = _with_matched(session, np.array([len(run) <= 1 for run in runs]))
+            rise = [bool((np.diff(time_ns) >= 0).all()) for time_ns in _unit_times(file, len(session.units))]
+            session = _with_matched(session, np.array(rise))
     session = _with_derivatives(session)
     session = _with_tables(session, overlaps, blocks.of_trial)
     return _with_division(session, overlaps)
@@ -163,26 +168,23 @@ def _find_blocks(trials: Intervals, overlaps: np.ndarray) -> Blocks:
     return Blocks(first, last, shift, of_trial)
 
 
-def _rising_runs(time_ns: np.ndarray) -> list[np.ndarray]:
-    """Times in the order of the file, cut where they step back."""
-    return np.split(time_ns, np.flatnonzero(np.diff(time_ns) < 0) + 1) if time_ns.size else []
+def _unit_times(file: h5py.File, n_units: int) -> Iterator[np.ndarray]:
+    """Each unit's spikes in the order of the file, one unit after the other; times that are none are left out."""
+    seconds = file["units/spike_times"]
+    index = file.get("units/spike_times_index")
+    stop = np.arange(1, n_units + 1) if index is None else index[:].astype(np.int64)
+    for low, high in zip([0, *stop[:-1].tolist()], stop.tolist(), strict=True):
+        own = seconds[low:high]
+        yield ns_of(own[np.abs(own) < LATEST_S])  # NaN compares False
 
 
-def _unit_runs(file: h5py.File, n_units: int) -> list[list[np.ndarray]]:
-    """Each unit's spikes as they stand in the file, cut where they step back; times that are none are left out."""
-    seconds, stop = file["units/spike_times"][:], file["units/spike_times_index"][:].astype(np.int64)
-    if stop.size != n_units:
-        message = f"units/spike_times_index has {stop.size} rows, expected {n_units}: fetch the file again"
-        raise SourceError(message)
-    return [_rising_runs(ns_of(own[np.isfinite(own)])) for own in np.split(seconds, stop[:-1])]
-
-
-def _moved(runs: list[np.ndarray], blocks: Blocks) -> tuple[np.ndarray, bool]:
+def _moved(time_ns: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, bool]:
     """A stream on the new time, and whether it rose once in each block, inside of it, as the reference demands.
 
     A stream of another make is laid run by run where most of a run lies, each in the block of the one before it or in a
     later one. None of it is lost.
     """
+    runs = np.split(time_ns, np.flatnonzero(np.diff(time_ns) < 0) + 1) if time_ns.size else []
     if len(runs) <= len(blocks.first_ns) and all(blocks.holds(k, run) for k, run in enumerate(runs)):
         return _joined([run + blocks.shift_ns[k] for k, run in enumerate(runs)]), True
     moved, least = [], 0
@@ -196,10 +198,20 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
-def _respaced(session: Session, file: h5py.File, blocks: Blocks, runs: list[list[np.ndarray]]) -> Session:
+def _moved_spikes(file: h5py.File, blocks: Blocks, n_units: int) -> tuple[Spikes, np.ndarray]:
+    """All spikes on the new time, and which units fit; unit by unit, so that hundreds of millions fit in memory."""
+    time_ns, offset, matched = np.empty(file["units/spike_times"].size, np.int64), [0], []
+    for own in _unit_times(file, n_units):
+        moved, fits = _moved(own, blocks)
+        time_ns[offset[-1] : offset[-1] + moved.size] = moved
+        offset.append(offset[-1] + moved.size)
+        matched.append(fits)
+    return Spikes(*merge_units(time_ns[: offset[-1]], np.array(offset))), np.array(matched)
+
+
+def _respaced(session: Session, file: h5py.File, blocks: Blocks) -> Session:
     """The session with all its times on the new, rising time."""
-    moved = [_moved(own, blocks) for own in runs]
-    spikes = Spikes.from_units([time_ns for time_ns, _ in moved])
+    spikes, matched = _moved_spikes(file, blocks, len(session.units))
     trials, shift = session.trials, blocks.shift_ns[blocks.of_trial]
     columns = dict(trials.columns)
     for name in TIME_COLUMNS:
@@ -228,7 +240,7 @@ def _respaced(session: Session, file: h5py.File, blocks: Blocks, runs: list[list
         repairs=(*repairs, Finding("churchland-clock", len(blocks.first_ns) - 1, text)),
         notes=session.notes + notes + more,
     )
-    return _with_matched(session, np.array([matched for _, matched in moved]))
+    return _with_matched(session, matched)
 
 
 def _respaced_signals(
@@ -236,9 +248,11 @@ def _respaced_signals(
 ) -> tuple[dict[str, Signal], tuple[Finding, ...]]:
     """Every position series anew from the file, its stamps on the new time."""
     signals, notes = dict(session.signals), []
-    for name, group in file["processing/behavior/Position"].items():
+    for name, group in file.get("processing/behavior/Position", {}).items():
+        if name not in session.signals or "timestamps" not in group:
+            continue  # no series of its own name, or one with a rate, whose stamps cannot step back
         data, stamps = group["data"], ns_of(group["timestamps"][:])
-        moved, matched = _moved(_rising_runs(stamps), blocks)
+        moved, matched = _moved(stamps, blocks)
         value = data[:].reshape(moved.size, -1) * float(data.attrs.get("conversion", 1.0))
         order = np.argsort(moved, kind="stable")
         keep = order[np.concatenate([[True], np.diff(moved[order]) > 0])]  # of samples at one time the first

@@ -15,10 +15,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from spiketok.datasets.base import Dataset, Quirk, Rules
+from spiketok.datasets.base import Dataset, Quirk, Rules, open_source
 from spiketok.divisions import division, draw_torch_brain, ns_of
 from spiketok.recording import NS_PER_S, Finding, Intervals, Session
 
@@ -136,7 +135,7 @@ def _with_regions(session: Session, path: Path) -> Session:
     if "allen_location" in columns:
         columns["region"], source = columns["allen_location"], "allen_location"
     elif "max_electrode" in columns:
-        with h5py.File(path, "r") as file:
+        with open_source(path) as file:
             table = file["general/extracellular_ephys/electrodes"]
             place, group = table["location"].asstr()[:], table["group_name"].asstr()[:]
         row = columns["max_electrode"]

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from spiketok.datasets.base import Dataset, Quirk, Rules
+from spiketok.datasets.base import Dataset, Quirk, Rules, open_source
 from spiketok.divisions import division
 from spiketok.recording import Finding, Session
 
@@ -94,7 +93,7 @@ RULES = Rules("link", 1, adjust=adjust)
 
 def _with_places(session: Session, path: Path) -> Session:
     """Channels' columns from the electrodes table, whose rows are the columns of the counts."""
-    with h5py.File(path, "r") as file:
+    with open_source(path) as file:
         table = file.get("general/extracellular_ephys/electrodes")
         if table is None or table["id"].shape != (len(session.units),):
             return session

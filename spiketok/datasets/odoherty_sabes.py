@@ -14,8 +14,11 @@ Division, still periods and derivatives are those of torch_brain's pipeline ``od
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import h5py
 import numpy as np
@@ -31,6 +34,9 @@ SEED = 42
 N_BLOCKS = 10
 SHARES = (0.8, 0.1, 0.1)
 SLOW, STILL_NS = 10.0, 10 * NS_PER_S  # a still period: slower than this for longer than that
+LATEST_S = 9.2e9  # what int64 ns can hold
+MOST_BYTES = 2**30  # of one array; in the longest session they have some MB
+HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 AGAIN = "take a session file of Zenodo record 3854034, or fetch it again"
 FIELDS = ("spikes", "chan_names", "t", "cursor_pos", "finger_pos", "target_pos")
 
@@ -102,17 +108,12 @@ def read(path: Path, session_id: str, source: Source) -> Session:
     Raises:
         SourceError: it is no MATLAB v7.3 file, or not one of this layout.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in FIELDS if name not in file]
-            if missing:
-                message = f"{path.name} lacks {', '.join(missing)}: {AGAIN}"
-                raise SourceError(message)
-            units, spikes, notes = _read_units(file, path.name)
-            signals = _read_behaviour(file, path.name)
-    except OSError as error:
-        message = f"{path.name} cannot be read as MATLAB v7.3 (HDF5): {error}: fetch it again"
-        raise SourceError(message) from error
+    with _Mat(path) as mat:
+        missing = [name for name in FIELDS if mat.item(name) is None]
+        if missing:
+            mat.refuse(f"lacks {', '.join(missing)}")
+        units, spikes, notes = _read_units(mat)
+        signals = _read_behaviour(mat)
     subject, date = (*path.stem.split("_"), "")[:2]
     cursor = signals["cursor_pos"].time_ns
     start_ns = int(min(0, spikes.time_ns[0], cursor[0]))
@@ -167,50 +168,94 @@ RULES = Rules("odoherty_sabes", 1, adjust=adjust, read=read, suffixes=(".mat",))
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _cells(file: h5py.File, name: str, file_name: str) -> np.ndarray:
-    """A cell array's references as they stand, ``[rows, columns]``."""
-    item = file[name]
-    if h5py.check_ref_dtype(item.dtype) is not h5py.Reference or item.ndim != 2:
-        fact = f"'{name}' is {item.dtype} of shape {item.shape}, expected references in two dimensions"
-        message = f"{file_name}: {fact}: {AGAIN}"
+class _Mat:
+    """An open .mat file whose damage becomes one line for the user.
+
+    Every value is read here: what is declared beyond all reason is refused before memory is taken for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> _Mat:
+        with self.guard("opening"):
+            self.file = h5py.File(self.path, "r")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self.guard("closing"):
+            self.file.close()
+
+    def refuse(self, fact: str) -> NoReturn:
+        message = f"{self.path.name}: {fact}: {AGAIN}"
         raise SourceError(message)
-    return item[:]
+
+    @contextmanager
+    def guard(self, doing: str) -> Iterator[None]:
+        """The one place where what h5py raises on a file of another make becomes a line for the user."""
+        try:
+            yield
+        except HDF5_ERRORS as error:
+            self.refuse(f"{doing} it as MATLAB v7.3 (HDF5) failed ({str(error)[:120]})")
+
+    def item(self, name: str) -> object:
+        """A member of the file, or None."""
+        with self.guard(f"looking up '{name}' in"):
+            return self.file.get(name)
+
+    def values(self, item: object, name: str) -> np.ndarray:
+        with self.guard(f"looking at '{name}' in"):
+            is_array = isinstance(item, h5py.Dataset) and item.shape is not None and item.dtype is not None
+        if not is_array:
+            self.refuse(f"'{name}' is no array")
+        if item.size * item.dtype.itemsize > MOST_BYTES:
+            self.refuse(f"'{name}' declares {item.size} values")
+        with self.guard(f"reading '{name}' of"):
+            return item[()]
+
+    def references(self, name: str) -> np.ndarray:
+        """A cell array's references as they stand, ``[rows, columns]``."""
+        cells = self.values(self.item(name), name)
+        if h5py.check_ref_dtype(cells.dtype) is not h5py.Reference or cells.ndim != 2:
+            fact = f"'{name}' is {cells.dtype} of shape {cells.shape}, expected references in two dimensions"
+            self.refuse(fact)
+        return cells
+
+    def cell(self, reference: h5py.Reference, name: str) -> h5py.Dataset:
+        with self.guard(f"following a cell of '{name}' in"):
+            item = self.file[reference] if reference else None
+        if not isinstance(item, h5py.Dataset):
+            self.refuse(f"a cell of '{name}' refers to nothing")
+        return item
 
 
-def _cell(file: h5py.File, reference: h5py.Reference, name: str, file_name: str) -> h5py.Dataset:
-    item = file[reference] if reference else None
-    if not isinstance(item, h5py.Dataset):
-        message = f"{file_name}: a cell of '{name}' refers to nothing: fetch it again"
-        raise SourceError(message)
-    return item
-
-
-def _read_units(file: h5py.File, file_name: str) -> tuple[UnitTable, Spikes, list[Finding]]:
+def _read_units(mat: _Mat) -> tuple[UnitTable, Spikes, list[Finding]]:
     """Channel by channel, within it the unsorted unit first."""
     names = []
-    for reference in _cells(file, "chan_names", file_name).reshape(-1):
-        codes = _cell(file, reference, "chan_names", file_name)[:]
+    for reference in mat.references("chan_names").reshape(-1):
+        codes = mat.values(mat.cell(reference, "chan_names"), "chan_names")
+        if codes.dtype.kind not in "iu" or not ((codes >= 32) & (codes < 127)).all():
+            mat.refuse(f"'chan_names' holds {codes.dtype} that is no text")
         names.append("".join(map(chr, codes.reshape(-1).tolist())))
-    cells = _cells(file, "spikes", file_name)
+    cells = mat.references("spikes")
     if cells.shape[1] != len(names) or len(set(names)) != len(names):
-        fact = f"'spikes' is of {cells.shape[1]} channels, {len(set(names))} different names are there"
-        message = f"{file_name}: {fact}: {AGAIN}"
-        raise SourceError(message)
+        mat.refuse(f"'spikes' is of {cells.shape[1]} channels, {len(set(names))} different names are there")
     rows, times, n_empty, n_bad = [], [], 0, 0
     for channel, name in enumerate(names):
         for row in range(cells.shape[0]):
-            cell = _cell(file, cells[row, channel], "spikes", file_name)
-            if "MATLAB_empty" in cell.attrs or cell.dtype.kind != "f":
+            cell = mat.cell(cells[row, channel], "spikes")
+            with mat.guard("looking at a cell of 'spikes' in"):
+                is_empty = "MATLAB_empty" in cell.attrs or cell.dtype.kind != "f"
+            if is_empty:
                 n_empty += 1
                 continue
-            seconds = cell[:].reshape(-1)
-            good = np.isfinite(seconds)
+            seconds = mat.values(cell, "spikes").reshape(-1).astype(np.float64)
+            good = np.abs(seconds) < LATEST_S  # NaN compares False
             n_bad += int((~good).sum())
             rows.append((name, row))
             times.append(ns_of(seconds[good]))
     if not sum(map(len, times)):
-        message = f"{file_name} has {len(names)} channels and not one spike: fetch it again"
-        raise SourceError(message)
+        mat.refuse(f"has {len(names)} channels and not one spike")
     columns = {
         "channel": np.array([name for name, _ in rows]),
         "region": np.array([name.split(" ")[0] for name, _ in rows]),
@@ -223,26 +268,28 @@ def _read_units(file: h5py.File, file_name: str) -> tuple[UnitTable, Spikes, lis
     n_unsorted = int((columns["unit_number"] == 0).sum())
     text = f"{n_unsorted} of {len(rows)} units are what sorting left over of a channel: kept, with quality 'unsorted'"
     notes += [Finding("odoherty_sabes-unsorted", n_unsorted, text)] if n_unsorted else []
-    notes += [Finding("spikes-not-finite", n_bad, f"removed {n_bad} spike times that are no number")] if n_bad else []
+    notes += [Finding("spikes-not-finite", n_bad, f"removed {n_bad} spike times that are no times")] if n_bad else []
     unit_id = np.array([f"{name}.{row or 'unsorted'}" for name, row in rows])
     return UnitTable(unit_id, columns), Spikes.from_units(times), notes
 
 
-def _read_behaviour(file: h5py.File, file_name: str) -> dict[str, Signal]:
-    time_ns = ns_of(file["t"][:].reshape(-1))
-    if time_ns.size < 2 or (np.diff(time_ns) <= 0).any():
-        message = f"{file_name}: the {time_ns.size} time stamps in 't' do not rise: fetch it again"
-        raise SourceError(message)
+def _read_behaviour(mat: _Mat) -> dict[str, Signal]:
+    seconds = mat.values(mat.item("t"), "t").reshape(-1)
+    if seconds.dtype.kind != "f" or seconds.size < 2 or not (np.abs(seconds) < LATEST_S).all():
+        mat.refuse(f"'t' holds {seconds.size} values of {seconds.dtype} that are not all times")
+    time_ns = ns_of(seconds)
+    if (np.diff(time_ns) <= 0).any():
+        mat.refuse(f"the {time_ns.size} time stamps in 't' do not rise")
 
     def signal(name: str, rows: slice, components: tuple[str, ...], measure: str) -> Signal:
-        data = file[name][rows]
-        if data.shape != (len(components), time_ns.size):
-            fact = f"'{name}' has shape {data.shape}, expected {(len(components), time_ns.size)}"
-            message = f"{file_name}: {fact}: {AGAIN}"
-            raise SourceError(message)
-        valid = np.isfinite(data).all(axis=0)
-        value = np.where(valid, data, 0).T.astype(np.float32)
-        return Signal(time_ns, value, components, measure, valid)
+        data = mat.values(mat.item(name), name)
+        if data.dtype.kind != "f" or data.ndim != 2 or data[rows].shape != (len(components), time_ns.size):
+            fact = f"'{name}' is {data.dtype} of shape {data.shape}"
+            mat.refuse(f"{fact}, expected {len(components)} rows of {time_ns.size} numbers")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is marked so
+            value = data[rows].T.astype(np.float32)
+        valid = np.isfinite(value).all(axis=1)
+        return Signal(time_ns, np.where(valid[:, None], value, np.float32(0)), components, measure, valid)
 
     flat = slice(0, 2)
     signals = {
@@ -250,7 +297,7 @@ def _read_behaviour(file: h5py.File, file_name: str) -> dict[str, Signal]:
         "target_pos": signal("target_pos", flat, ("x", "y"), "mm"),
         "finger_pos": signal("finger_pos", slice(0, 3), ("z", "-x", "-y"), "cm"),
     }
-    if file["finger_pos"].shape[0] == 6:
+    if mat.item("finger_pos").shape[0] == 6:
         signals["finger_angles"] = signal("finger_pos", slice(3, 6), ("azimuth", "elevation", "roll"), "")
     return signals
 

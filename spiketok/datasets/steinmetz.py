@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spiketok.datasets.base import Dataset, Quirk, Rules
+from spiketok.datasets.base import Dataset, Quirk, Rules, open_source
 from spiketok.divisions import ns_of
 from spiketok.recording import Finding, Intervals, Ragged, Session, Signal
 
@@ -76,7 +76,7 @@ STEINMETZ = Dataset(
 
 def adjust(session: Session, path: Path) -> Session:
     """Series on their true times, moves of the wheel as intervals, units' regions by their peak channel."""
-    with h5py.File(path, "r") as file:
+    with open_source(path) as file:
         session = _with_series(session, file)
         session = _with_moves(session, file)
         return _with_regions(session, file)
