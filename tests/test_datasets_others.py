@@ -232,8 +232,9 @@ def test_churchland_keeps_units_that_do_not_fit_and_says_so(brought):
     assert found(session, "churchland-units-unmatched") == 2
     inside = session.spikes.window(0, 2**62)
     assert len(inside) == len(session.spikes)
-    # units that fit have all their spikes in trials; unit 3, silent in block 1, is laid right as well
-    for unit in (0, 1, 3, 5):
+    # all are laid right here: unit 2, whose block 0 is in two runs, and unit 3, which is silent in block 1, as well
+    assert not found(session, "spikes-unobserved")
+    for unit in (0, 1, 2, 3, 5):
         time_ns = session.spikes.time_ns[session.spikes.unit == unit]
         trial = session.trials.union()
         row = np.searchsorted(trial.start_ns, time_ns, side="right") - 1

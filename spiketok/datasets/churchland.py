@@ -24,6 +24,8 @@ from spiketok.schemes.merge import merge_units
 
 SET = "churchland"
 SEED = 42
+# what the generic reader says of times on a clock that restarts, and what is true no more
+OF_THE_OLD_TIME = ("spikes-unsorted", "spikes-duplicate", "spikes-unobserved", "spikes-after-end", "signal-times")
 LATEST_S = 9.2e9  # what int64 ns can hold
 LEAST = 3  # trials; no more cannot be divided in three
 BETWEEN_NS = 60 * NS_PER_S  # from the end of a block to the start of the next
@@ -224,8 +226,12 @@ def _respaced(session: Session, file: h5py.File, blocks: Blocks) -> Session:
         f"the clock restarts {len(blocks.first_ns) - 1} times: {len(blocks.first_ns)} blocks are laid one behind the "
         f"other, {BETWEEN_NS // NS_PER_S} s apart"
     )
-    mended = ("spikes-unsorted", "signal-times")  # of the generic reader, undone here
-    repairs = tuple(r for r in session.repairs if r.id not in mended)
+    row = np.searchsorted(observed.start_ns, spikes.time_ns, side="right") - 1
+    outside = int(((row < 0) | (spikes.time_ns >= observed.stop_ns[np.maximum(row, 0)])).sum())
+    unobserved = Finding("spikes-unobserved", outside, f"{outside} spikes lie outside of the trials; kept")
+    more += (unobserved,) if outside else ()
+    repairs = tuple(one for one in session.repairs if one.id not in OF_THE_OLD_TIME)
+    kept = tuple(one for one in session.notes if one.id not in OF_THE_OLD_TIME)
     ends = [session.start_ns, trials.start_ns.min(), observed.start_ns[0], *spikes.time_ns[:1]]
     stops = [trials.stop_ns.max(), observed.stop_ns[-1], *(spikes.time_ns[-1:] + 1)]
     session = replace(
@@ -238,7 +244,7 @@ def _respaced(session: Session, file: h5py.File, blocks: Blocks) -> Session:
         intervals={**session.intervals, "trials": trials},
         signals=signals,
         repairs=(*repairs, Finding("churchland-clock", len(blocks.first_ns) - 1, text)),
-        notes=session.notes + notes + more,
+        notes=kept + notes + more,
     )
     return _with_matched(session, matched)
 
