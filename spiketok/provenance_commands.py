@@ -137,7 +137,7 @@ def cite(
 
 def export(
     sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or globs of stored sessions.")],
-    to: Annotated[str, typer.Option("--to", help="nwb, torch_brain, nlb or falcon.")],
+    to: Annotated[str, typer.Option("--to", help="nwb, torch_brain, nlb (_20, _test, _test_20) or falcon.")],
     out: Annotated[Path, typer.Option("--out", help="Folder; a session goes to DATASET/SESSION in it.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand there.")] = False,
     root: Root = None,

@@ -22,8 +22,8 @@ from spiketok.datasets.nlb.grid import Group, count, following_ms, grid_of, grou
 from spiketok.datasets.nlb.rules import join, session_name
 from spiketok.datasets.nlb.scores import psth_r2, scores, tp_correlation, velocity_r2
 from spiketok.datasets.nlb.tensors import eval_input, eval_target, train_input, trial_rows
-from spiketok.datasets.nlb.tensors import write_nlb as export
 from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.export import export_session, nlb
 from spiketok.ingestion import ingest, normalize
 from spiketok.metrics import co_bps
 from spiketok.recording import NS_PER_MS, Intervals, Session, Source
@@ -314,24 +314,39 @@ def test_files_lie_as_in_the_reference():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("split", ["valid", "test"])
-def test_export_has_the_keys_and_types_of_the_benchmark(split, sessions, tmp_path):
+@pytest.mark.parametrize("name", [e.name for e in nlb.EXPORTERS])
+def test_export_has_the_keys_and_types_of_the_benchmark(name, sessions, tmp_path):
     session = sessions["mc_maze_small"]
-    shapes = export(session, "", tmp_path / "out.h5", 20, split, psth=True)
-    with h5py.File(tmp_path / "out.h5", "r") as h5:
-        for path, shape in shapes.items():
-            assert h5[path].shape == shape
+    bin_ms, suffix = (20, "_20") if name.endswith("_20") else (5, "")
+    done = export_session(session, "ab" * 32, name, tmp_path)
+    assert done.path == str(tmp_path / "mc_maze_small" / f"sub-Jenkins_ses-small.{name}.h5")
+    with h5py.File(done.path, "r") as h5:
         assert h5["train_spikes_heldin"].dtype == h5["train_behavior"].dtype == np.float32
-        if split == "valid":
-            target = h5["mc_maze_small_20"]
-            expected = eval_target(session, bin_ms=20, psth=True)["mc_maze_small_20"]
-            np.testing.assert_array_equal(target["eval_spikes_heldout"][()], expected["eval_spikes_heldout"])
-            assert [rows.tolist() for rows in target["train_cond_idx"][()]] == [
-                rows.tolist() for rows in expected["train_cond_idx"]
-            ]
-        else:
-            assert "mc_maze_small_20" not in h5 and "eval_spikes_heldout" not in h5
+        assert h5.attrs["bin_ms"] == bin_ms and "ab" * 32 in h5.attrs["origin"]
+        if "test" in name:
+            assert set(h5) == {"eval_spikes_heldin", "train_behavior"} | {
+                f"train_spikes_{k}" for k in ("heldin", "heldout", "heldin_forward", "heldout_forward")
+            }
             assert h5["train_spikes_heldin"].shape[0] == 12  # train and val
+            found = eval_input(session, split="test", bin_ms=bin_ms)["eval_spikes_heldin"]
+            np.testing.assert_array_equal(h5["eval_spikes_heldin"][()], found)
+        else:
+            target = h5[f"mc_maze_small{suffix}"]
+            expected = eval_target(session, bin_ms=bin_ms, psth=True)[f"mc_maze_small{suffix}"]
+            assert set(target) == set(expected)
+            np.testing.assert_array_equal(target["eval_spikes_heldout"][()], expected["eval_spikes_heldout"])
+            np.testing.assert_array_equal(target["psth"][()], expected["psth"].astype(np.float32))
+            for rows, of in zip(target["train_cond_idx"][()], expected["train_cond_idx"], strict=True):
+                np.testing.assert_array_equal(rows, of)
+    again = export_session(session, "ab" * 32, name, tmp_path / "again")
+    assert Path(again.path).read_bytes() == Path(done.path).read_bytes()
+
+
+def test_export_refuses_a_session_of_another_dataset(sessions, tmp_path):
+    other = replace(sessions["mc_rtt"], id="local/x")
+    with pytest.raises(UnknownNameError, match="unknown benchmark set 'local'"):
+        export_session(other, "ab" * 32, "nlb", tmp_path)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 # ---- the scores -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from spiketok.recording import Session
 __all__ = ["EXPORTERS", "Exported", "Exporter", "export_path", "export_session"]
 
 EXPORTERS: dict[str, Exporter] = {
-    exporter.name: exporter for exporter in (nwb.EXPORTER, torch_brain.EXPORTER, nlb.EXPORTER, falcon.EXPORTER)
+    exporter.name: exporter for exporter in (nwb.EXPORTER, torch_brain.EXPORTER, *nlb.EXPORTERS, falcon.EXPORTER)
 }
 
 

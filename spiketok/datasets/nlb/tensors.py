@@ -426,6 +426,14 @@ def write_nlb(
     Returns:
         the shape of each array by its path in the file.
     """
+    with atomic_file(Path(out)) as part:
+        return fill_nlb(session, dataset, part, bin_ms, split, psth=psth)
+
+
+def fill_nlb(
+    session: Session, dataset: str, path: Path, bin_ms: int = BIN_MS, split: str = "valid", *, psth: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """:func:`write_nlb` to a path that the caller makes visible."""
     import h5py
 
     cut = _Cut(session, dataset, bin_ms, "first")
@@ -436,7 +444,7 @@ def write_nlb(
     if split != "test":
         tree |= eval_target(session, dataset, split, bin_ms=bin_ms, psth=psth)
     shapes: dict[str, tuple[int, ...]] = {}
-    with atomic_file(Path(out)) as part, h5py.File(part, "w") as h5:
+    with h5py.File(path, "w") as h5:
         _write_tree(h5, tree, "", shapes)
         h5.attrs["session"], h5.attrs["dataset"], h5.attrs["bin_ms"] = session.id, cut.dataset, bin_ms
     return shapes
