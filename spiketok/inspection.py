@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import ArtefactError, UsageError
-from spiketok.files import human_bytes, read_json, sha256_file
+from spiketok.files import human_bytes, read_json, sha256_file, sha256_source, source_bytes
 from spiketok.processing import step_text
 from spiketok.recording import NS_PER_S, Ragged, Session, Source
 from spiketok.store import read_attributes, read_session
@@ -54,7 +54,7 @@ def kind_of(path: Path) -> str:
         return "truth"
     if path.is_file() and path.name in ("report.json", "report.html"):
         return "report"
-    if path.is_file() or path.suffix == ".nwb":
+    if path.is_file() or path.name.lower().endswith((".nwb", ".nwb.zarr")):
         return "nwb"
     if (path / ".zattrs").exists():
         return "session"
@@ -122,8 +122,8 @@ def _load(path: Path, kind: str) -> Session:
         return read_session(path)
     from spiketok.datasets.nwb import read_nwb
 
-    digest = sha256_file(path) if path.is_file() else ""
-    return read_nwb(path, f"file/{path.stem}", Source(path.name, digest, path.stat().st_size))
+    digest = sha256_source(path) if path.is_file() or path.is_dir() else ""
+    return read_nwb(path, f"file/{path.stem}", Source(path.name, digest, source_bytes(path) if digest else 0))
 
 
 def _describe_session(path: Path) -> Description:

@@ -12,9 +12,11 @@ import pytest
 from numcodecs import Blosc
 from nwb_files import new_file, save
 from pynwb import NWBHDF5IO, TimeSeries
+from test_cli import spiketok
 
 from spiketok.datasets.nwb import read_nwb
 from spiketok.errors import MissingExtraError, SourceError
+from spiketok.files import sha256_source
 from spiketok.ingestion import find_files, ingest
 from spiketok.recording import Source
 from spiketok.stages import verify
@@ -82,6 +84,12 @@ def test_a_folder_is_one_source(both, tmp_path):
     (tmp_path / "in" / "named.nwb" / "more").write_text("another byte")
     (again,) = ingest(workspace, [tmp_path / "in" / "named.nwb"])
     assert again.result.state == "replaced"
+
+
+def test_inspect_tells_a_folder_by_its_name(both, tmp_path):
+    told = spiketok(tmp_path / "root", "inspect", both[1])
+    assert "spikes                120" in told.stdout
+    assert sha256_source(both[1])[:12] in told.stdout
 
 
 def test_missing_chunks_of_spikes_are_refused(both, tmp_path):
