@@ -12,6 +12,7 @@ from spiketok.errors import ArtefactError, UsageError
 from spiketok.files import human_bytes, read_json, sha256_file, sha256_source, source_bytes
 from spiketok.processing import step_text
 from spiketok.recording import NS_PER_S, Ragged, Session, Source
+from spiketok.splits import set_splits, stored_sets
 from spiketok.store import read_attributes, read_session
 from spiketok.workspace import MANIFEST, Workspace
 
@@ -183,8 +184,9 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
             for name, t in session.intervals.items()
         ],
         "splits": [
-            {"split": str(name), "intervals": int(n)}
-            for name, n in zip(*np.unique(session.splits.columns.get("name", []), return_counts=True), strict=True)
+            {"set": name, "split": split, "stretches": len(part), "seconds": part.total_ns / NS_PER_S}
+            for name in stored_sets(session.splits)
+            for split, part in set_splits(session.splits, name).items()
         ],
         "repairs": [{"repair": f.id, "count": f.count, "what": f.text} for f in session.repairs],
         "notes": [{"note": f.id, "count": f.count, "what": f.text} for f in session.notes],

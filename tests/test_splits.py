@@ -83,7 +83,8 @@ def test_any_division_is_disjoint_inside_the_domain_and_the_same_again(domain, t
     domain, trials = intervals(domain), intervals(trials)
     try:
         splits = resolve_splits(NONE, domain, rule, trials, "made/one")
-    except DataError:
+    except DataError as error:  # nothing usable is left for a split; never that a rule made splits that overlap
+        assert "usable time" in str(error) or "no time left" in str(error) or "has none" in str(error)
         return
     again = resolve_splits(NONE, domain, rule, trials, "made/one")
     seen: set[int] = set()
@@ -154,6 +155,17 @@ def test_allotting_owes_less_than_one(sizes):
         assert (np.abs(owed) < 1 + 1e-6).all()
         total += given_now
     np.testing.assert_allclose(total + owed, np.array(shares) * sum(sizes), atol=1e-6)
+
+
+def test_large_strata_are_within_a_trial_of_their_shares():
+    labels = np.random.default_rng(0).choice(list("abcd"), 400)
+    trials = many_trials(400, direction=labels)
+    rule = SplitRule("trial", stratify="direction", seed=1)
+    names = np.array(names_of(resolve_splits(NONE, intervals([(0, 10_000)]), rule, trials, "made/one"), trials))
+    for label in "abcd":
+        own = names[labels == label]
+        for name, share in zip(NAMES, rule.shares, strict=True):
+            assert abs((own == name).sum() - share * len(own)) < 2
 
 
 def test_a_seed_gives_another_division():
@@ -427,6 +439,16 @@ def test_the_report_says_what_leaks_and_the_guard_takes_no_more(splits, reach, l
     assert lost <= sum(border.leak_ns for border in borders)
     if not borders or reach == Reach():
         assert lost == 0
+
+
+@pytest.mark.parametrize(
+    ("reach", "train_stop", "test_start"),
+    [((5, 0), 20, 25), ((0, 5), 19, 24), ((4, 4), 18, 26), ((3, 1), 20, 24), ((6, 2), 19, 27), ((0, 0), 20, 24)],
+)
+def test_the_gap_is_divided_as_windows_reach_into_it(reach, train_stop, test_start):
+    splits = {"train": intervals([(0, 20)]), "test": intervals([(24, 44)])}
+    safe = guarded(splits, Reach.of("tokens", *reach))
+    assert (safe["train"].stop_ns.tolist(), safe["test"].start_ns.tolist()) == ([train_stop], [test_start])
 
 
 @settings(max_examples=40)
