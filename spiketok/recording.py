@@ -345,7 +345,8 @@ class Session:
             the source's own, a column ``set`` that says which division a row belongs to. Empty where there is none.
         signals: behaviours by name.
         clock_hz: the recording's clock where the source declares one.
-        info: further facts of the source for people (species, description ...).
+        info: further facts of the source for people (species, description ...). One of them is for the toolkit as well:
+            ``part_of`` names the session that holds all of this one's recording, too.
         repairs: what had to be mended; notes: what was found and left.
     """
 

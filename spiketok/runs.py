@@ -48,17 +48,20 @@ def open_training_shards(
 ) -> tuple[list[ShardReader], list[str]]:
     """The shards to train on, and a line for each session that was left out without being asked to.
 
-    Without ``sessions``, those that have no behaviour (or not the target that the configuration names) are left out.
+    Without ``sessions``, those that have no behaviour (or not the target that the configuration names) are left out;
+    and always those whose recording is part of another chosen (or held out) session: what one scores the other trains.
 
     Raises:
         DataError: nothing is left, or a shard is missing. UnknownNameError: a pattern matches nothing.
     """
     chosen = workspace.select(sessions)
     held = set(match_sessions(chosen, hold_out, "the chosen sessions")) if hold_out else set()
-    chosen = [s for s in chosen if s not in held]
-    left_out = []
+    whole = _parts_of(workspace, chosen)
+    left_out = [f"{s} is part of {whole[s]}" for s in chosen if s not in held and whole.get(s) in chosen]
+    chosen = [s for s in chosen if s not in held and whole.get(s) not in chosen]
     if not sessions:
-        chosen, left_out = _with_behaviour(workspace, chosen, config.data.target)
+        chosen, without = _with_behaviour(workspace, chosen, config.data.target)
+        left_out += without
     if not chosen:
         message = "no session is left to train on: " + ("; ".join(left_out) or "all are held out")
         raise DataError(message)
@@ -79,16 +82,20 @@ def open_transfer_shards(
     """
     trained = {s.id for s in run.trained_on}
     chosen = workspace.select(sessions)
+    whole = _parts_of(workspace, chosen)
+    seen = trained | {s for s, other in whole.items() if other in trained}
     left_out: list[str] = []
     if sessions:
-        asked = [s for s in chosen if s in trained]
+        asked = [s for s in chosen if s in seen]
         if asked and not within:
+            fact = "is" if asked[0] in trained else f"is part of {whole[asked[0]]},"
             message = (
-                f"{asked[0]} is one of the sessions that the run was trained on: --within evaluates on it all the same"
+                f"{asked[0]} {fact} one of the sessions that the run was trained on: "
+                "--within evaluates on it all the same"
             )
             raise UsageError(message)
     else:
-        chosen = [s for s in chosen if within or s not in trained]
+        chosen = [s for s in chosen if within or s not in seen]
         chosen, left_out = _with_behaviour(workspace, chosen, run.target.name)
         if not chosen:
             chosen = sorted(trained)
@@ -98,6 +105,12 @@ def open_transfer_shards(
             )
             within = True
     return open_shards(workspace, chosen, run.config), left_out, within
+
+
+def _parts_of(workspace: Workspace, session_ids: Sequence[str]) -> dict[str, str]:
+    """The session that holds another's whole recording, for each that says so (FALCON's minival)."""
+    info = {s: read_attributes(workspace.store_path(s))["info"] for s in session_ids}
+    return {s: facts["part_of"] for s, facts in info.items() if "part_of" in facts}
 
 
 def _with_behaviour(workspace: Workspace, session_ids: Sequence[str], target: str) -> tuple[list[str], list[str]]:

@@ -128,6 +128,38 @@ def test_tokens_hold_every_spike(workspace, made, name):
     assert (tokens.state, tokens.n_spikes, tokens.held) == ("new", made[name][-1].n_spikes, made[name][-1].n_spikes)
 
 
+def test_minival_neither_trains_nor_scores_beside_what_it_is_part_of(workspace):
+    """Its trials lie in the held-in file of its run: a decoder would be scored on what it was trained on."""
+    pytest.importorskip("torch")
+    from types import SimpleNamespace
+
+    from spiketok.config import load_config
+    from spiketok.runs import open_training_shards, open_transfer_shards
+
+    held_in, second, held_out, minival = (f"falcon_m2/{session}" for session in SESSIONS["falcon_m2"])
+    assert stored(workspace, "falcon_m2")[-1].info["part_of"] == held_in
+    for _ in stages.tokenize(workspace, [held_in, second, held_out, minival], [Binned()]):
+        pass
+    config = load_config("linear")
+    readers, left_out = open_training_shards(workspace, config, "falcon_m2/*", None)
+    assert [reader.info.id for reader in readers] == sorted([held_in, second, held_out])
+    assert left_out == [f"{minival} is part of {held_in}"]
+    readers, _ = open_training_shards(workspace, config, "falcon_m2/*", held_in)
+    assert minival not in [reader.info.id for reader in readers]
+    readers, left_out = open_training_shards(workspace, config, minival, None)
+    assert ([reader.info.id for reader in readers], left_out) == ([minival], [])
+
+    target = SimpleNamespace(name="finger_vel")
+    run = SimpleNamespace(trained_on=[SimpleNamespace(id=held_in)], config=config, target=target)
+    with pytest.raises(
+        UsageError, match=f"{minival} is part of {held_in}, one of the sessions that the run was trained"
+    ):
+        open_transfer_shards(workspace, run, minival, within=False)
+    assert [r.info.id for r in open_transfer_shards(workspace, run, minival, within=True)[0]] == [minival]
+    readers, _, _ = open_transfer_shards(workspace, run, f"{second},{held_out}", within=False)
+    assert len(readers) == 2
+
+
 @pytest.mark.parametrize("name", ["falcon_m2", "falcon_h1"])
 def test_streams_what_the_whole_file_gives(workspace, made, tmp_path, name):
     """M2's files have full-band voltage by now; the session needs none of it."""

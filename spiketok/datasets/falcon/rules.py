@@ -164,6 +164,9 @@ def _name_parts(session: Session) -> Session:
     if role == "minival":
         text = "what is in this file is in the held-in calibration of its day as well: it is no validation of a model"
         session = _note(session, "falcon-minival", 1, text)
+        whole = re.sub(r"_minival$", "_held_in_calib", session.id)
+        if whole != session.id:
+            session = replace(session, info=dict(session.info) | {"part_of": whole})
     subject = _ROLE.sub("", session.subject)
     if subject == session.subject:
         return session
