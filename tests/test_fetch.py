@@ -850,6 +850,18 @@ def test_address_with_a_fault_stops_no_other(server, raw, listed, fault):
     assert everything(raw / ".staging") == []
 
 
+def test_address_that_trickles_meets_the_deadline(server, raw, listed, monkeypatch):
+    monkeypatch.setattr(web, "PROGRESS_S", 0.2)
+    server.faults.trickle["/files/a.nwb"] = (20_000, 0.05)
+    begun = time.monotonic()
+    results = fetch_urls(listed, raw)
+    server.release.set()
+    assert time.monotonic() - begun < 10
+    assert re.search("broke|too slow", results["a.nwb"].message)
+    assert any("-> 200" in line for line in results["a.nwb"].tried)
+    assert results["b b.nwb"].file is not None
+
+
 def test_cut_address_is_tried_again(server, raw, listed):
     server.faults.cut["/files/a.nwb"] = [20_000]
     assert fetch_urls(listed, raw)["a.nwb"].status == "fetched"

@@ -213,6 +213,8 @@ def download(
     try:
         return fetch(plan, raw, jobs=jobs, policy=policy, progress=progress)
     except OSError as error:  # of our own listing and record: files have their errors in their results
+        if error.errno is None:  # not the system's
+            raise
         message = f"{plan.name}: this machine's disk: {error.strerror or error}: free some, then run the command again"
         raise FetchError(message) from error
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,7 +30,7 @@ from spiketok.datasets.base import (
     judge_paths,
 )
 from spiketok.datasets.selection import EVERYTHING, Selection, choose
-from spiketok.datasets.web import StoppedError, in_threads
+from spiketok.datasets.web import PIECE_BYTES, StoppedError, TooSlowError, Trace, Watch, in_threads
 from spiketok.errors import ArtefactError, FetchError, require
 from spiketok.files import WIP, clean_leftovers, fingerprint, read_json, sha256_file, sync, write_json
 from spiketok.recording import Source
@@ -121,7 +121,7 @@ def _fetch_all(
     progress: Progress | None,
     results: dict[str, AssetResult],
 ) -> None:
-    stop, lock = threading.Event(), threading.Lock()
+    stop, lock, trace = threading.Event(), threading.Lock(), Trace()
 
     def tell(name: str, done: int, total: int) -> None:
         if stop.is_set():
@@ -134,21 +134,29 @@ def _fetch_all(
     def fetch(asset: Asset) -> None:
         # A file that was lost must come back as it was recorded; who replaces it takes what the server has now.
         expected = asset.sha256 if policy in ("error", "skip") else ""
-        bar = _Bar(lambda done, total: tell(asset.path, done, total))
-        digest, size, fault = _fetch_one(asset, expected, staging, folder, bar)
+        with trace.of_one() as tried:
+            watch.done()
+            bar = _Bar(lambda done, total: tell(asset.path, done, total), watch)
+            digest, size, fault = _fetch_one(asset, expected, staging, folder, bar, [trace.answered, watch.answered])
         with lock:
             if fault:
-                results[asset.path] = AssetResult(asset.path, "failed", None, fault)
+                results[asset.path] = AssetResult(asset.path, "failed", None, fault, (*tried, fault))
             else:
                 entry = {"url": public_url(asset.url), "size": size, "sha256": digest}
                 write_json(folder / RECORD, {"files": {**read_record(folder), asset.path: entry}})
                 results[asset.path] = AssetResult(asset.path, "fetched", folder / asset.path)
 
-    in_threads(fetch, wanted, jobs, stop)
+    with Watch() as watch:
+        in_threads(fetch, wanted, jobs, stop)
 
 
-def _fetch_one(asset: Asset, expected: str, staging: Path, folder: Path, bar: _Bar) -> tuple[str, int, str]:
-    """sha256, size and fault (empty if it is well) of one download; the file has its final name only if it is well."""
+def _fetch_one(
+    asset: Asset, expected: str, staging: Path, folder: Path, bar: _Bar, hooks: Sequence[Callable]
+) -> tuple[str, int, str]:
+    """sha256, size and fault (empty if it is well) of one download; the file has its final name only if it is well.
+
+    ``hooks`` are told of each answer.
+    """
     pooch = require("pooch", "dandi", "downloading from plain addresses")
     import requests
 
@@ -164,7 +172,10 @@ def _fetch_one(asset: Asset, expected: str, staging: Path, folder: Path, bar: _B
     )
     host = urlsplit(asset.url).netloc.rpartition("@")[2]
     try:
-        store.fetch(part.name, downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT_S))
+        downloader = pooch.HTTPDownloader(
+            progressbar=bar, chunk_size=PIECE_BYTES, timeout=TIMEOUT_S, hooks={"response": list(hooks)}
+        )
+        store.fetch(part.name, downloader=downloader)
         size = part.stat().st_size
         if size < bar.total:  # an older urllib3 takes a cut body for the whole
             return "", 0, f"{host}: {size} bytes came, {bar.total} were announced"
@@ -176,6 +187,8 @@ def _fetch_one(asset: Asset, expected: str, staging: Path, folder: Path, bar: _B
         sync(folder)
     except requests.HTTPError as error:
         return "", 0, f"{host}: HTTP {error.response.status_code} {error.response.reason}"
+    except TooSlowError as error:
+        return "", 0, f"{host}: {error}"
     except requests.Timeout:
         return "", 0, f"{host}: no answer in time"
     except requests.ConnectionError:
@@ -198,10 +211,11 @@ def _fetch_one(asset: Asset, expected: str, staging: Path, folder: Path, bar: _B
 class _Bar:
     """What pooch takes for a progress bar: passes the bytes on."""
 
-    def __init__(self, tell) -> None:
-        self.total, self.done, self._tell = 0, 0, tell
+    def __init__(self, tell: Callable[[int, int], None], watch: Watch) -> None:
+        self.total, self.done, self._tell, self._watch = 0, 0, tell, watch
 
     def update(self, count: int) -> None:
+        self._watch.moved()
         self.done += count  # pooch counts whole chunks, so the last one may be too long
         self._tell(min(self.done, self.total) if self.total else self.done, self.total)
 
