@@ -15,7 +15,7 @@ from pynwb import TimeSeries
 from pynwb.ecephys import ElectricalSeries
 from typer.testing import CliRunner
 
-from spiketok.datasets import Selection, download, plan_fetch, resolve
+from spiketok.datasets import Selection, catalogued, download, plan_fetch, resolve
 from spiketok.datasets.dandi import stream as stream_module
 from spiketok.errors import SourceError
 from spiketok.ingestion import ingest
@@ -28,12 +28,12 @@ pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
 
 PATH = "sub-A/sub-A_ses-1.nwb"
 ID = "000777/sub-A_ses-1"
-RAW_BYTES = 12_000_000
+RAW_BYTES = 6_000_000
 
 
 @pytest.fixture(scope="module")
 def body(tmp_path_factory) -> bytes:
-    """An NWB file of 12 MB of voltage that is no behaviour, and a little of what a session is made of."""
+    """An NWB file of 6 MB of voltage that is no behaviour, and a little of what a session is made of."""
     rng, nwb = np.random.default_rng(0), new_file()
     group = nwb.create_electrode_group("g", description="g", location="M1", device=nwb.create_device("d"))
     for _ in range(4):
@@ -108,6 +108,29 @@ def test_the_session_is_the_file_s_and_the_voltage_stays_where_it_is(server, tmp
     assert (a.source.dandiset, a.source.version) == ("000777", server.version)
     assert [f.id for f in a.notes if f not in b.notes] == ["streamed"]
     assert "not verified as a whole" in a.notes[-1].text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mc_maze_small", "mc_rtt"])
+def test_joined_sessions_go_through_their_rules(name, tmp_path):
+    """Two remote files of one session, electrodes mended, as from files that are here."""
+    from layouts.nlb import write_nlb
+
+    write_nlb(name, tmp_path / "made")
+    files = {p.relative_to(tmp_path / "made").as_posix(): p.read_bytes() for p in (tmp_path / "made").rglob("*.nwb")}
+    known = catalogued(name)
+    far, near = Workspace(tmp_path / "far"), Workspace(tmp_path / "near")
+    with DandiServer(files, dandiset=known.dandiset, version=known.version) as server:
+        (outcome,) = list(stream(far, plan_fetch(resolve(name), far.raw, api_url=server.api_url)))
+        plan = plan_fetch(resolve(name), near.raw, api_url=server.api_url)
+        (done,) = list(ingest(near, [result.file for result in download(plan, near.raw)]))
+    session_id = done.result.session_id
+    assert outcome.result.ingested.session_id == session_id
+    a, b = (read_session(work.store_path(session_id)) for work in (far, near))
+    np.testing.assert_array_equal(a.spikes.time_ns, b.spikes.time_ns)
+    assert (a.source, a.repairs, len(a.splits)) == (b.source, b.repairs, len(b.splits))
+    assert len(a.source.joined) == 1
+    assert [note.id for note in a.notes if note not in b.notes] == ["streamed"]
 
 
 def test_again_costs_nothing_and_a_verified_file_takes_its_place(server, tmp_path):

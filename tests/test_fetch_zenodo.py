@@ -301,6 +301,7 @@ RUN = (
 )
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_then_run_again(server, raw):
     server.stall[BIG] = 600_000
     part = raw / ".staging" / FOLDER

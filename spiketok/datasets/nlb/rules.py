@@ -92,7 +92,7 @@ def mend_electrodes(session: Session, path: Path) -> Session:
     channel, group = units.columns.get("channel"), units.columns.get("group")
     if not of_m1.any() or not isinstance(channel, np.ndarray) or group is None:
         return session
-    if not h5py.is_hdf5(path):
+    if isinstance(path, Path) and not h5py.is_hdf5(path):
         text = f"the electrodes of {int(of_m1.sum())} M1 units are as the file has them: its table is not in HDF5"
         return replace(session, notes=(*session.notes, Finding(ELECTRODES_FIX, int(of_m1.sum()), text)))
     with h5py.File(path, "r") as h5:
