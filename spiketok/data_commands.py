@@ -48,8 +48,8 @@ def wanted_settings(
     Raises:
         UsageError: a step or a rule cannot be read.
     """
-    from spiketok.processing import parse_step
     from spiketok.quality import parse_quality
+    from spiketok.steps import parse_step
 
     wanted: dict[str, object] = {}
     if metrics:

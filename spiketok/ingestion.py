@@ -19,11 +19,11 @@ from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageE
 from spiketok.files import WIP, clean_leftovers, read_json, sha256_source, source_bytes, write_json
 from spiketok.isolation import isolated
 from spiketok.jobs import Job, Outcome, run_jobs
-from spiketok.processing import apply_steps
 from spiketok.quality import apply_unit_settings
 from spiketok.recording import NS_PER_S, Session, Source
 from spiketok.remote import RemotePath, local_copy, place
 from spiketok.splits import with_stored_sets
+from spiketok.steps import apply_steps
 from spiketok.store import ATTRIBUTES, read_attributes, session_place, write_session
 from spiketok.units import merge_units
 from spiketok.workspace import Workspace

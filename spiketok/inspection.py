@@ -10,9 +10,9 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, UsageError
 from spiketok.files import human_bytes, read_json, sha256_file, sha256_source, source_bytes
-from spiketok.processing import step_text
 from spiketok.recording import NS_PER_S, Ragged, Session, Source
 from spiketok.splits import set_splits, stored_sets
+from spiketok.steps import step_text
 from spiketok.store import read_attributes, read_session
 from spiketok.workspace import MANIFEST, Workspace
 

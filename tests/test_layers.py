@@ -23,6 +23,7 @@ ROWS = [
         "quality",
         "remote",
         "splits",
+        "steps",
         "units",
         "workspace",
     ],

@@ -18,22 +18,18 @@ from spiketok import processing
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.processing import (
     FUNCTIONS,
-    apply_steps,
-    check_step,
     contiguous_blocks,
     derivative,
     derived_measure,
     grid_ns,
     mask_outliers,
     mask_still,
-    parse_step,
-    reach_ns,
     resample,
     smooth_causal_exponential,
     smooth_gaussian,
-    step_text,
 )
 from spiketok.recording import Signal
+from spiketok.steps import apply_steps, check_step, parse_step, reach_ns, step_text
 
 
 def signal(time_ns, value, valid=None, rate_hz=None, measure="mm") -> Signal:

@@ -23,7 +23,6 @@ from spiketok.leakage import (
     territories,
     with_stated_reach,
 )
-from spiketok.processing import apply_steps, parse_step, reach_ns
 from spiketok.recording import Intervals
 from spiketok.sampling import RandomWindows, SequentialWindows, SessionWindows, scheme_reach, window_reach
 from spiketok.schemes import SCHEMES, Binned, EventPair, Neuron, PerSpike
@@ -41,6 +40,7 @@ from spiketok.splits import (
     with_stored_sets,
     without_sets,
 )
+from spiketok.steps import apply_steps, parse_step, reach_ns
 
 NONE = Intervals.empty()
 LOW, HIGH = -8, 40
