@@ -365,8 +365,13 @@ def _remember_source(workspace: Workspace, done: Ingested) -> None:
 def recorded_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
     """Where the files of a session lay when it was ingested, in the order of its sources; none if nobody knows here."""
     index = _source_index(workspace)
-    known = read_json(index) if index.exists() else {}
-    listed = known.get(session_id, [])
+    try:
+        listed = read_json(index).get(session_id, [])
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        message = f"{index} cannot be read ({error}): remove it and ingest again, which writes it anew"
+        raise ArtefactError(message) from error
     return [place(text) for text in ([listed] if isinstance(listed, str) else listed)]
 
 

@@ -79,7 +79,20 @@ def walk(path: Path, workspace: Workspace, *, quick: bool = False) -> Iterator[L
     if kind not in _WALKS:
         message = f"{path} is a {kind}: no chain begins there; give a report, a run, a shard or a session"
         raise UsageError(message)
-    return _WALKS[kind](_Walk(workspace, quick), path)
+    return _followed(_WALKS[kind](_Walk(workspace, quick), path), kind, path)
+
+
+def _followed(links: Iterator[Link], kind: str, path: Path) -> Iterator[Link]:
+    """The links of a walk; where an artefact that was changed does not say what it was made from, as far as it goes."""
+    is_broken = False
+    try:
+        for link in links:
+            is_broken |= link.state == "broken"
+            yield link
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if not is_broken:
+            remark = f"what it was made from cannot be read in it ({type(error).__name__}: {error}): make it anew"
+            yield Link(kind, path.name, 0, "broken", "", remark)
 
 
 def first_broken(links: Sequence[Link]) -> Link | None:
@@ -358,7 +371,7 @@ def _source_or_none(path) -> Source | None:
     """The source that a session's attributes name; None where they cannot be read."""
     try:
         return Source.from_dict(read_attributes(path)["source"])
-    except SpiketokError:
+    except (SpiketokError, KeyError, TypeError, AttributeError):
         return None
 
 

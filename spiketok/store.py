@@ -351,14 +351,14 @@ def read_session(path: Path | RemotePath) -> Session:
 
     path = place(path)
     attributes = read_attributes(path)
-    expected = attributes.pop("digest")
-    num, den = attributes.pop("tick_period_ns")
     try:
+        expected = attributes.pop("digest")
+        num, den = attributes.pop("tick_period_ns")
         with local_copy(path) as folder:
             arrays = _read_arrays(zarr.open_group(str(folder), mode="r"))
         arrays["spikes/time"] = ns_from_ticks(arrays["spikes/time"], Fraction(num, den))
         found = _digest(arrays, attributes)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         message = f"{path} is damaged ({type(error).__name__}: {error}): ingest its source again"
         raise ArtefactError(message) from error
     if found != expected:

@@ -115,3 +115,28 @@ def test_its_sampler_draws_from_what_was_observed(session, file):
         start, stop = round(index.start * 1e9), round(index.end * 1e9)
         own = session.observed.intersect(Intervals([start], [stop]))
         assert own.total_ns == stop - start
+
+
+# ---- NWB ------------------------------------------------------------------------------------------------------------
+
+
+def test_pynapple_reads_our_nwb(session, tmp_path):
+    """Spikes by unit id, trials, behaviour; without a unit column ``rate``, a word that pynapple keeps for itself."""
+    import pynapple
+
+    ids = [str(7 + n) for n in range(len(session.units))]
+    numbered = replace(session, units=UnitTable(ids, {"region": session.units.columns["region"]}))
+    done = export_session(numbered, "ab" * 32, "nwb", tmp_path)
+    read = pynapple.load_file(done.path)
+    units = read["units"]
+    assert list(units.keys()) == [7 + n for n in range(len(session.units))]
+    for row, unit in enumerate(units.keys()):
+        own = session.spikes.time_ns[session.spikes.unit == row]
+        np.testing.assert_array_equal(np.rint(units[unit].t * 1e9), own)
+    assert units["region"].tolist() == session.units.columns["region"].tolist()
+    trials = read["trials"]
+    np.testing.assert_array_equal(np.rint(np.asarray(trials.start) * 1e9), session.trials.start_ns)
+    np.testing.assert_array_equal(np.rint(np.asarray(trials.end) * 1e9), session.trials.stop_ns)
+    vel = session.signals["vel"]
+    np.testing.assert_array_equal(np.rint(read["vel"].t * 1e9), vel.time_ns)
+    np.testing.assert_array_equal(np.asarray(read["vel"].values)[vel.valid], vel.value[vel.valid])

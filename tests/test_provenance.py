@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from layouts.nlb import write_nlb
 from made import golden_session
@@ -165,6 +166,33 @@ def test_exactly_the_broken_link_is_named(root, tmp_path, name):
     assert all(link.state == "holds" for link in links if link is not broken[0])
     if name != "report cut":
         assert len(links) == 8 or kind == "store"
+
+
+FILES = {
+    "report": lambda r: report_of(r) / "report.json",
+    "checkpoint": lambda r: run_of(r) / "checkpoint" / "checkpoint.json",
+    "shard": lambda r: shard_of(r) / "manifest.json",
+    "store": lambda r: store_of(r) / ".zattrs",
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_any_flipped_byte_of_what_says_so_is_found(root, kind):
+    """Names of keys, digests, numbers, quotes: its link is broken, and nothing ends in a traceback."""
+    path, report = FILES[kind](root), report_of(root)
+    content = path.read_bytes()
+    places = np.random.default_rng(0).integers(0, len(content), 10)
+    try:
+        for place in places.tolist():
+            changed = bytearray(content)
+            changed[place] ^= 1 << (place % 7)
+            path.write_bytes(changed)
+            links = list(walk(report, Workspace.locate(root), quick=True))
+            broken = first_broken(links)
+            assert broken is not None, (place, content[place - 20 : place + 20])
+            assert broken.kind == kind, (place, broken)
+    finally:
+        path.write_bytes(content)
 
 
 def test_a_source_that_was_deleted_is_not_here_and_no_fault(root, tmp_path):
