@@ -20,6 +20,8 @@ from zenodo_server import ZenodoServer
 
 from spiketok import ingestion
 from spiketok.datasets import DATASETS, RULES, download, plan_fetch, resolve
+from spiketok.datasets.churchland import Blocks
+from spiketok.datasets.churchland import _moved as move
 from spiketok.datasets.nwb import read_nwb
 from spiketok.datasets.odoherty_sabes import read as read_mat
 from spiketok.divisions import draw_sklearn, draw_torch_brain, grown, marked_segments, without
@@ -465,6 +467,24 @@ def test_time_without_other_time_agrees_with_counting_instants(time, gone):
     left = without(time, gone)
     assert np.array_equal(instants(left), instants(time) & ~instants(gone))
     assert (left.start_ns < left.stop_ns).all() and (left.start_ns[1:] > left.stop_ns[:-1]).all()
+
+
+@given(st.lists(st.integers(0, 400), max_size=30))
+def test_no_spike_is_lost_on_the_way_to_the_new_time(times):
+    """Whatever order a unit's spikes have: each is moved by the shift of one block, never of an earlier one."""
+    blocks = Blocks(np.array([100, 0, 250]), np.array([300, 200, 400]), np.array([0, 500, 900]), np.zeros(0, np.int64))
+    time_ns = np.array(times, np.int64)
+    moved, fits = move(time_ns, blocks)
+    assert moved.size == time_ns.size
+    block = [blocks.shift_ns.tolist().index(shift) for shift in (moved - time_ns).tolist()]
+    assert block == sorted(block)
+    runs = np.split(time_ns, np.flatnonzero(np.diff(time_ns) < 0) + 1) if times else []
+    inside = [((run >= low) & (run <= high)).all() for run, low, high in zip(runs, *blocks_of(blocks), strict=False)]
+    assert fits == (len(runs) <= 3 and all(inside))
+
+
+def blocks_of(blocks: Blocks) -> tuple[list[int], list[int]]:
+    return blocks.first_ns.tolist(), blocks.last_ns.tolist()
 
 
 def test_marked_segments_begin_a_sample_early_and_end_at_their_last():

@@ -226,8 +226,8 @@ def _respaced(session: Session, file: h5py.File, blocks: Blocks) -> Session:
         f"the clock restarts {len(blocks.first_ns) - 1} times: {len(blocks.first_ns)} blocks are laid one behind the "
         f"other, {BETWEEN_NS // NS_PER_S} s apart"
     )
-    row = np.searchsorted(observed.start_ns, spikes.time_ns, side="right") - 1
-    outside = int(((row < 0) | (spikes.time_ns >= observed.stop_ns[np.maximum(row, 0)])).sum())
+    inside = np.searchsorted(spikes.time_ns, observed.stop_ns) - np.searchsorted(spikes.time_ns, observed.start_ns)
+    outside = len(spikes) - int(inside.sum())
     unobserved = Finding("spikes-unobserved", outside, f"{outside} spikes lie outside of the trials; kept")
     more += (unobserved,) if outside else ()
     repairs = tuple(one for one in session.repairs if one.id not in OF_THE_OLD_TIME)

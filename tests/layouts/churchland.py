@@ -125,7 +125,8 @@ def _add_trials(nwb, trials) -> None:
         nwb.add_trial(
             start_time=start, stop_time=stop, target_presentation_time=start + 0.1, go_cue_time=start + 0.4,
             move_begins_time=start + 0.7, move_ends_time=start + 1.2, reaction_time=0.3,
-            discard_trial=np.uint8(row % 10 == 9), task_success=np.uint8(row % 10 != 2), maze_condition=np.uint8(row),
+            discard_trial=np.uint8(row % 10 == 9), task_success=np.uint8(row % 10 != 2),
+            maze_condition=np.uint8(row % 108),
             hit_target_position=np.array([row, -row], np.int16), target_positions=np.ones((1 + row % 3, 2)),
             barrier_info=np.ones((1 + row % 2, 4)),
         )  # fmt: skip
