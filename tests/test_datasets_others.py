@@ -41,7 +41,7 @@ FILES = [
     ("churchland", churchland.RESTARTS, churchland.write_restarts),
     ("churchland", churchland.STEADY, churchland.write_steady),
     ("link", link.FIRST, lambda path: link.write(path, seed=1)),
-    ("link", link.LATER, lambda path: link.write(path, seed=2)),
+    ("link", link.LATER, lambda path: link.write(path, seed=2, n_trials=800)),
     ("steinmetz", steinmetz.ASSET, steinmetz.write),
     ("ibl", ibl.EARLY, lambda path: ibl.write(path, published=False)),
     ("ibl", ibl.PUBLISHED, lambda path: ibl.write(path, published=True)),
@@ -371,6 +371,15 @@ def test_link_counts_become_units(brought):
     assert set(session.signals) == {"index_position", "index_velocity", "mrs_position", "mrs_velocity"}
     assert "SpikingBandPower" in next(f.text for f in session.notes if f.id == "series-left-out")
     assert set(session.splits.columns["name"]) == {"train"}  # 155 trials of each style are all among the first 300
+
+
+def test_link_division(brought):
+    session = brought.sessions[link.LATER]  # 400 trials of each of two styles
+    assert [len(part(session, name)) for name in ("train", "valid")] == [600, 150]
+    assert found(session, "link-trials-left") == 50
+    style = session.trials.columns["target_style"]
+    first = session.trials.start_ns[style == "RD"]
+    assert part(session, "valid").start_ns[75] == first[300] and part(session, "train").start_ns[300] == first[0]
 
 
 def test_steinmetz_series_stand_on_their_true_times(brought):
