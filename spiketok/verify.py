@@ -333,7 +333,7 @@ def _compare_imaged(session: Session, series: list[_Found], raw: h5py.File, out:
     out.expect("components of the fluorescence", list(signal.components), session.units.id.tolist())
     n_units = len(session.units)
     rois = [s for s in series if "RoiResponseSeries" in _type_names(s.item) and np.ndim(s.item.data) == 2]
-    rois = [s for s in rois if s.item.data.shape[1] == n_units > 1]
+    rois = [s for s in rois if n_units in s.item.data.shape and n_units > 1]
     found = next((s for s in rois if "DfOverF" in _type_names(s.item.parent)), rois[0] if rois else None)
     if found is not None:
         series.remove(found)

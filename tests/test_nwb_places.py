@@ -139,3 +139,43 @@ def test_a_linked_series_is_read_once(path, tmp_path):
     assert "stimulus/presentation/far (a link that leads nowhere)" in next(
         f.text for f in session.notes if f.id == "series-left-out"
     )
+
+
+@pytest.mark.parametrize(
+    ("unit_columns", "region"),
+    [
+        ({"cosmos_location": "Isocortex", "beryl_location": "VISp"}, "VISp"),
+        ({"ecephys_structure_acronym": "CA1"}, "CA1"),
+        ({"brain_area": "MOs", "location": "left MOs"}, "left MOs"),
+        ({"region": "given", "beryl_location": "VISp"}, "given"),
+        ({"beryl_location": 7}, None),
+    ],
+)
+def test_the_region_where_files_keep_it(tmp_path, unit_columns, region):
+    nwb = new_file()
+    for name in unit_columns:
+        nwb.add_unit_column(name, "where")
+    for row in range(2):
+        nwb.add_unit(spike_times=[1.0 + row], **unit_columns)
+    path = save(nwb, tmp_path / "region.nwb")
+    session = read_nwb(path, "set/one", Source(path.name, "0" * 64, 1))
+    found = session.units.columns.get("region")
+    assert (None if found is None else found.tolist()) == (None if region is None else [region] * 2)
+    assert compare_with_source(session, path).differences == []
+
+
+def test_the_region_of_electrodes_that_have_acronyms_only(tmp_path):
+    nwb = new_file()
+    group = nwb.create_electrode_group("probe", description="g", location="unknown", device=nwb.create_device("d"))
+    nwb.add_electrode_column("beryl_location", "acronym")
+    for place in ("VISp", "CA1"):
+        nwb.add_electrode(location="x", group=group, group_name="probe00", beryl_location=place)
+    for row in range(2):
+        nwb.add_unit(spike_times=[1.0 + row], electrodes=[row])
+    with edited(save(nwb, tmp_path / "one.nwb"), tmp_path / "two.nwb") as file:
+        table = file["general/extracellular_ephys/electrodes"]
+        del table["location"]
+        table.attrs["colnames"] = [name for name in table.attrs["colnames"] if name != "location"]
+    session = read_nwb(tmp_path / "two.nwb", "set/one", Source("x", "0" * 64, 1))
+    assert session.units.columns["region"].tolist() == session.units.columns["location"].tolist() == ["VISp", "CA1"]
+    assert session.units.columns["group"].tolist() == ["probe00"] * 2
