@@ -257,6 +257,17 @@ def test_verify_names_every_bad_file_with_the_command_that_mends_it(server, tmp_
     assert {path: (folder / path).read_bytes() for path in PATHS} == bodies
 
 
+def test_verify_of_a_run_that_was_killed_before_its_record(server, tmp_path):
+    raw = tmp_path / "raw"
+    download(plan_fetch(resolve("mc_maze_small"), raw, api_url=server.api_url), raw)
+    (raw / "000140" / "0.220113.0408" / "dandiset.json").unlink()
+    assert {one.state for one in check_here(resolve("mc_maze_small"), raw)} == {"unrecorded"}
+    server.forget()
+    download(plan_fetch(resolve("mc_maze_small"), raw, api_url=server.api_url), raw)
+    assert {one.state for one in check_here(resolve("mc_maze_small"), raw)} == {"good"}
+    assert server.requests == [], "the kept list vouches for them"
+
+
 def test_verify_of_what_is_not_here(tmp_path):
     with pytest.raises(FetchError, match="nothing of mc_rtt is here: spiketok fetch mc_rtt"):
         check_here(resolve("mc_rtt"), tmp_path)

@@ -84,6 +84,7 @@ RULES: dict[str, Rules] = {  # the first: no rules, a session a file
     rules.name: rules for rules in (Rules("", 0), *(source.RULES for source in _SOURCES))
 }
 
+NOTHING: dict[str, dict] = {"assets": {}}  # the record of a run that was killed before it wrote one
 MAX_LIST_BYTES = 16 * 2**20
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -288,16 +289,14 @@ def check_here(request: Request, raw: Path, selection: Selection = EVERYTHING) -
     match request:
         case DandiRequest():
             for folder in sorted((raw / request.dandiset).glob(request.version or "*")):
-                record, place = dandi.read_record(folder), f"{request.dandiset}/{folder.name}"
-                if record is not None:
-                    found += check_files(
-                        folder, record["assets"], selection, f"dandiset {place}", request, f"{place}:", of
-                    )
+                recorded, place = dandi.read_record(folder) or NOTHING, f"{request.dandiset}/{folder.name}"
+                found += check_files(
+                    folder, recorded["assets"], selection, f"dandiset {place}", request, f"{place}:", of
+                )
         case ZenodoRequest():
             folder, place = raw / zenodo.FOLDER / request.record, f"zenodo:{request.record}"
-            record = zenodo.read_record(folder)
-            if record is not None:
-                found = check_files(folder, record["assets"], selection, place, request, f"{place}:", of)
+            recorded = zenodo.read_record(folder) or NOTHING
+            found = check_files(folder, recorded["assets"], selection, place, request, f"{place}:", of)
         case UrlRequest():
             asked = {urls.public_url(url) for url in request.urls}
             recorded = {n: e for n, e in urls.read_record(raw / urls.FOLDER).items() if e["url"] in asked}

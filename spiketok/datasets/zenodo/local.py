@@ -123,7 +123,7 @@ def find_record(file: Path | RemotePath) -> tuple[dict, str] | None:
     """
     file = file.absolute()
     for folder in file.parents:
-        if folder.parent.name == FOLDER and folder.name.isdigit():
+        if folder.name.isdigit() and folder.parts[-2:-1] == (FOLDER,):
             record = read_record(folder)
             path = file.relative_to(folder).as_posix()
             return (record, path) if record is not None and path in record["assets"] else None
