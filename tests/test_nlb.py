@@ -253,6 +253,26 @@ def test_window_past_the_recording_keeps_its_length(paths):
     assert np.isnan(forward[[6, 15]]).all() and not np.isnan(np.delete(forward, [6, 15], axis=0)).any()
 
 
+def test_window_ends_where_the_next_one_begins_unless_overlap_is_allowed(sessions):
+    session = sessions["mc_maze_small"]
+    onset = session.trials.columns["move_onset_time"].copy()
+    onset[1] = onset[0] + 0.5  # its window begins 250 ms after the first one's onset: 100 of 140 bins are left
+    trials = Intervals(
+        session.trials.start_ns, session.trials.stop_ns, {**session.trials.columns, "move_onset_time": onset}
+    )
+    moved = train_input(replace(session, intervals={**session.intervals, "trials": trials}), with_behaviour=True)
+    whole = train_input(session, with_behaviour=True)
+    for name in ("train_spikes_heldin", "train_behavior"):
+        np.testing.assert_array_equal(moved[name][0, :100], whole[name][0, :100])
+        assert np.isnan(moved[name][0, 100:]).all() and not np.isnan(moved[name][1, :80]).any()
+    rtt = sessions["mc_rtt"]
+    starts = rtt.trials.start_ns.copy()
+    starts[1] = starts[0] + 100_000_000
+    trials = Intervals(starts, rtt.trials.stop_ns, rtt.trials.columns)
+    spikes = train_input(replace(rtt, intervals={**rtt.intervals, "trials": trials}))["train_spikes_heldin"]
+    np.testing.assert_array_equal(spikes[0, 20:], spikes[1, :100])  # mc_rtt allows it
+
+
 def test_each_unit_may_speak_for_itself(sessions):
     session = sessions["mc_maze_small"]
     own = [session.unit_observed[u] for u in range(len(session.units))]

@@ -87,6 +87,11 @@ def _twist(rng: np.random.Generator, name: str, part: Part) -> None:
     for unit, times in enumerate(part.spikes):
         edges = starts[:3] + rng.integers(0, 50, len(starts[:3])) / 1000
         part.spikes[unit] = np.sort(np.concatenate([times, edges, times[:2], gaps[:2]]))
+    if name == "area2_bump" and part.series:  # windows of two splits that overlap: the PSTH of both cuts the first
+        part.trials["split"][14] = "train"
+        part.trials["move_onset_time"][14] = part.trials["move_onset_time"][13] + 0.5
+        for column in ("cond_dir", "ctr_hold_bump"):
+            part.trials[column][14] = part.trials[column][13]
     if name.startswith("mc_maze") and part.series:
         part.observed = part.observed + np.array([[0.0, 0.0004]])
 
