@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 ORACLE := .venv-oracle
+NLB := .venv-nlb
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint bench oracle clean
+.PHONY: demo test lint bench oracle oracle-nlb clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/spiketok demo $(DEMO_FLAGS)
@@ -25,6 +26,10 @@ oracle: $(ORACLE)/ready
 	$(ORACLE)/bin/python -m pytest -m oracle
 	$(ORACLE)/bin/python -m pytest tests/test_store.py
 
+# The Neural Latents Benchmark's own code, which needs pandas 1.3.4: built from source (a C compiler, half an hour).
+oracle-nlb: $(VENV)/ready $(NLB)/ready
+	SPIKETOK_NLB_PYTHON=$(CURDIR)/$(NLB)/bin/python $(VENV)/bin/python -m pytest -m oracle tests/test_oracle_nlb.py
+
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spiketok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -37,5 +42,9 @@ $(ORACLE)/ready: pyproject.toml constraints-oracle.txt
 		-e '.[train,dev]' torch_brain falcon-challenge pynapple elephant
 	touch $@
 
+$(NLB)/ready: constraints-nlb.txt tests/oracles/nlb_environment.sh
+	sh tests/oracles/nlb_environment.sh $(NLB) $(PYTHON) constraints-nlb.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ORACLE)
+	rm -rf $(VENV) $(ORACLE) $(NLB)
