@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from spiketok.console import complain, progress, say, show_json, show_rows
-from spiketok.errors import SpiketokError, UsageError
+from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError
 from spiketok.options import Json, Root, Sessions, Store, Workers, collect, print_rows
 from spiketok.workspace import Workspace
 
@@ -135,6 +135,17 @@ def cite(
         say(f"no licence is stated for {', '.join(silent)}: ask its authors before you share anything made of it")
 
 
+def _sources_here(workspace: Workspace, session_id: str) -> list[Path]:
+    """A session's source files, if all are on this machine; else none, and the format tells what that leaves open."""
+    from spiketok.ingestion import source_paths
+
+    try:
+        paths = source_paths(workspace, session_id)
+    except (SourceError, FetchError):  # not recorded here, gone, or behind a URL that does not answer
+        return []
+    return paths if all(isinstance(path, Path) for path in paths) else []
+
+
 def export(
     sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or globs of stored sessions.")],
     to: Annotated[str, typer.Option("--to", help="nwb, torch_brain, nlb (_20, _test, _test_20) or falcon.")],
@@ -149,14 +160,16 @@ def export(
     from spiketok.store import read_attributes, read_session
 
     workspace = Workspace.locate(root, store)
-    exporter_of(to)
+    exporter = exporter_of(to)
     chosen = list(dict.fromkeys(s for pattern in sessions for s in workspace.select(pattern)))
     rows, failed = [], 0
     with progress("export", len(chosen), "sessions") as advance:
         for session_id in chosen:
             path = workspace.store_path(session_id)
             try:
-                done = export_session(read_session(path), read_attributes(path)["digest"], to, out, overwrite=overwrite)
+                sources = _sources_here(workspace, session_id) if exporter.write_beside is not None else []
+                digest = read_attributes(path)["digest"]
+                done = export_session(read_session(path), digest, to, out, overwrite=overwrite, sources=sources)
             except SpiketokError as error:  # one session's trouble does not stop the others
                 complain(f"{session_id}: {error}")
                 failed += 1

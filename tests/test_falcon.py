@@ -449,6 +449,29 @@ def test_files_hold_the_tensors(workspace, made, tmp_path, name, suffix):
         assert text == session.trials.columns["cue"][0]
 
 
+def test_export_takes_the_seconds_of_the_file_where_it_is_at_hand(workspace, made, tmp_path):
+    """So that spikes on edges fall as in the reference; without the file the command tells how many may not."""
+    from typer.testing import CliRunner
+
+    from spiketok.cli import app
+
+    session = f"falcon_m2/{SESSIONS['falcon_m2'][-1]}"
+    words = ["export", session, "--to", "falcon", "--root", str(workspace.root), "--out"]
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "here")])
+    assert done.exit_code == 0, done.output
+    with h5py.File(tmp_path / "here" / f"{session}.h5") as file, np.load(GOLDEN / "minival_counts.npz") as golden:
+        assert np.array_equal(file["neural_data"][()], golden["falcon_m2"])
+    assert "of an edge" not in done.output
+    index = workspace.root / "sources.json"
+    kept = index.read_text()
+    index.write_text("{}")
+    try:
+        done = CliRunner().invoke(app, [*words, str(tmp_path / "alone")])
+    finally:
+        index.write_text(kept)
+    assert done.exit_code == 0 and "spikes lie within 1 ns of an edge" in done.output
+
+
 def test_tensors_say_what_is_wrong(workspace, made, tmp_path):
     session = stored(workspace, "falcon_m1")[-1]
     with pytest.raises(UsageError, match="reading is 'parity'"):

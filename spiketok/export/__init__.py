@@ -10,6 +10,7 @@ A new format is a :class:`Exporter` in its own file and one name in ``EXPORTERS`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from spiketok.errors import UnknownNameError, UsageError
@@ -42,7 +43,9 @@ def export_path(session_id: str, name: str, folder: Path) -> Path:
     return Path(folder) / dataset / f"{session}{exporter_of(name).suffix}"
 
 
-def export_session(session: Session, digest: str, name: str, folder: Path, *, overwrite: bool = False) -> Exported:
+def export_session(
+    session: Session, digest: str, name: str, folder: Path, *, overwrite: bool = False, sources: Sequence[Path] = ()
+) -> Exported:
     """Write a session in another format.
 
     Args:
@@ -50,6 +53,7 @@ def export_session(session: Session, digest: str, name: str, folder: Path, *, ov
         name: of :data:`EXPORTERS`.
         folder: the file is ``<dataset>/<session><ending>`` below it.
         overwrite: replace a file that stands there.
+        sources: the files that it was made of, where they are at hand.
 
     Raises:
         UsageError: a file stands there. UnknownNameError: there is no such format. DataError: the format cannot hold
@@ -60,6 +64,10 @@ def export_session(session: Session, digest: str, name: str, folder: Path, *, ov
         message = f"{target} is there already: --overwrite replaces it"
         raise UsageError(message)
     clean_leftovers(target.parent)
+    exporter = exporter_of(name)
     with atomic_file(target) as path:
-        remarks = exporter_of(name).write(session, digest, path)
+        if sources and exporter.write_beside is not None:
+            remarks = exporter.write_beside(session, digest, path, sources)
+        else:
+            remarks = exporter.write(session, digest, path)
     return Exported(session.id, str(target), target.stat().st_size, tuple(remarks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,14 @@ class Exporter:
         suffix: of its files, with the dot.
         title: one line for people.
         write: see :data:`Write`.
+        write_beside: the same with the session's source files at hand, where they decide what the session cannot.
     """
 
     name: str
     suffix: str
     title: str
     write: Write
+    write_beside: Callable[[Session, str, Path, Sequence[Path]], list[str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,24 @@
 """A session of FALCON as the arrays of its reference loader, one HDF5 file.
 
-The arrays are made in :mod:`spiketok.datasets.falcon.tensors`, in the reading "reference" and without the source file.
+The arrays are made in :mod:`spiketok.datasets.falcon.tensors`, in the reading "reference": with the seconds of the
+source file where it is at hand, so that spikes on edges fall as they do there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from spiketok.export.base import Exporter, origin_text
 from spiketok.recording import Session
 
 
-def write_tensors(session: Session, digest: str, path: Path) -> list[str]:
+def write_tensors(session: Session, digest: str, path: Path, sources: Sequence[Path] = ()) -> list[str]:
     """Write FALCON's arrays of a session.
 
     Args:
         session: of one of the six sets. digest: of the store, for the file's attributes.
-        path: the file.
+        path: the file. sources: its NWB file, if it is at hand.
 
     Returns:
         what is in the file, all else of the session is not; and what the source file alone could decide.
@@ -28,7 +30,7 @@ def write_tensors(session: Session, digest: str, path: Path) -> list[str]:
 
     from spiketok.datasets.falcon.tensors import write_falcon
 
-    made = write_falcon(session, path)
+    made = write_falcon(session, path, source=sources[0] if sources else None)
     with h5py.File(path, "r+") as file:
         file.attrs["store_digest"], file.attrs["origin"] = digest, origin_text(session, digest)
     n_bins, n_units = made.neural.shape
@@ -40,4 +42,6 @@ def write_tensors(session: Session, digest: str, path: Path) -> list[str]:
     return told
 
 
-EXPORTER = Exporter("falcon", ".h5", "the arrays of FALCON's reference loader, an HDF5 file", write_tensors)
+EXPORTER = Exporter(
+    "falcon", ".h5", "the arrays of FALCON's reference loader, an HDF5 file", write_tensors, write_tensors
+)
