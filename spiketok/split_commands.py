@@ -234,9 +234,10 @@ def _show_leaks(divisions: Sequence[Division], reaches: dict[str, Reach], rows: 
             say(f"{where}: the scheme's tokens tell of the whole session: what is in one split is seen in the others")
         else:
             most = max(r["leak_ms"] for r in leaking)
+            margin_ms = (reach.back_ns + reach.ahead_ns) / 2e6  # on both sides: the gap then holds the reach of both
             say(
                 f"{where}: windows reach {reach} and can leak over {len(leaking)} of {len(own)} borders, by up to "
-                f"{most:g} ms: the guard of training keeps them away (--rule margin_ms={most / 2:g} would, too)"
+                f"{most:g} ms: the guard of training keeps them away (--rule margin_ms={margin_ms:g} would, too)"
             )
 
 

@@ -145,6 +145,11 @@ def test_a_check_says_what_leaks_and_ends_with_1(root):
     (border,) = json.loads(done.stdout)["borders"]
     assert (border["border"], border["at_s"], border["gap_ms"], border["leak_ms"]) == ("train | test", 3.0, 0.0, 200.0)
     assert "nothing can leak" in spiketok(root, "splits", "one", "--check", "--scheme", "per-spike").stderr
+    # the margin that it names is what it takes, also where there is a gap already
+    between = ["--rule", "trial", "--rule", "seed=1", "--check", "--scheme", "event-pair", "--json"]
+    assert any(b["leak_ms"] for b in json.loads(spiketok(root, "splits", "one", *between, code=1).stdout)["borders"])
+    assert "margin_ms=75 would" in spiketok(root, "splits", "one", *between[:-1], code=1).stderr
+    assert spiketok(root, "splits", "one", *between, "--rule", "margin_ms=75").returncode == 0
     gap = ["--rule", "block", "--rule", "margin_ms=100"]
     assert spiketok(root, "splits", "one", *gap, "--check", "--scheme", "event-pair", "--lag-ms", "50").returncode == 0
     assert "by up to 150 ms" in spiketok(root, "splits", "one", "--check", "--scheme", "event-pair", code=1).stderr
