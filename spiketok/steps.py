@@ -158,15 +158,21 @@ def apply_steps(session: Session, steps: Sequence[Mapping[str, object]]) -> Sess
             message = f"{session.id}: {step_text(step)}: {error}"
             raise DataError(message) from error
         signals[str(step["name"])] = after
-        back, ahead = stated_reach_ns(info, source)
-        own = reach_ns([step], str(step["name"]), math.ceil(sampling_period_ns(before)))
-        info = with_stated_reach(info, str(step["name"]), back + own[0], ahead + own[1])
+        info = with_step_reach(info, step, before)
         text = (
             f"{step_text(step)}: {before.time_ns.size} samples, {int(before.valid.sum())} of them valid, "
             f"became {after.time_ns.size} and {int(after.valid.sum())}"
         )
         repairs.append(Finding("processed", after.time_ns.size, text))
     return replace(session, signals=signals, repairs=tuple(repairs), info=info)
+
+
+def with_step_reach(info: Mapping[str, str], step: Mapping[str, object], before: Signal) -> dict[str, str]:
+    """A session's info that also says how far the samples reach of the signal that a step made of ``before``."""
+    name = str(step["name"])
+    back, ahead = stated_reach_ns(info, str(step["signal"]))
+    own_back, own_ahead = reach_ns([step], name, math.ceil(sampling_period_ns(before)))
+    return with_stated_reach(info, name, back + own_back, ahead + own_ahead)
 
 
 def reach_ns(steps: Iterable[Mapping[str, object]], name: str, period_ns: int) -> tuple[int, int]:

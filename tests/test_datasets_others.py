@@ -26,6 +26,7 @@ from spiketok.datasets.nwb import read_nwb
 from spiketok.datasets.odoherty_sabes import read as read_mat
 from spiketok.divisions import draw_sklearn, draw_torch_brain, grown, marked_segments, without
 from spiketok.errors import SourceError
+from spiketok.leakage import stated_reach_ns
 from spiketok.recording import NS_PER_S, Intervals, Source
 from spiketok.schemes.binned import Binned
 from spiketok.stages import tokenize_session, verify_session_files
@@ -296,6 +297,11 @@ def test_odoherty_sabes_behaviour(brought):
     moving = time_s - time_s[0] < 29
     assert np.allclose(six["cursor_vel"].value[moving, 0], 60 * np.cos(time_s[moving]), atol=0.2)
     assert (three["cursor_vel"].measure, three["cursor_acc"].measure) == ("mm/s", "mm/s^2")
+    # what the leakage guard must know: a derivative is made of the samples beside it
+    info, period_ns = brought.sessions[MAT[0]].info, six["cursor_pos"].period_ns
+    back, ahead = stated_reach_ns(info, "cursor_acc")
+    assert back == ahead and abs(back - 2 * period_ns) <= 2
+    assert stated_reach_ns(info, "cursor_pos") == (0, 0)
 
 
 def test_odoherty_sabes_division(brought):

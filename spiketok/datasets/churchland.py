@@ -21,6 +21,7 @@ from spiketok.divisions import division, draw_torch_brain, labelled, marked_segm
 from spiketok.processing import derivative
 from spiketok.recording import NS_PER_S, Finding, Intervals, Session, Signal, Spikes
 from spiketok.schemes.merge import merge_units
+from spiketok.steps import with_step_reach
 
 SET = "churchland"
 SEED = 42
@@ -115,7 +116,7 @@ def adjust(session: Session, path: Path) -> Session:
 
 
 ENTRIES = (CHURCHLAND,)
-RULES = Rules("churchland", 1, adjust=adjust)
+RULES = Rules("churchland", 2, adjust=adjust)
 
 
 # ---- blocks of the clock --------------------------------------------------------------------------------------------
@@ -305,17 +306,19 @@ def _with_matched(session: Session, matched: np.ndarray) -> Session:
 
 
 def _with_derivatives(session: Session) -> Session:
-    signals, derived = dict(session.signals), []
+    signals, derived, info = dict(session.signals), [], session.info
     for source, name in (("Cursor", "cursor"), ("Hand", "hand")):
         if source in session.signals:
             for word, order in (("vel", 1), ("acc", 2)):
-                signals[f"{name}_{word}"] = derivative(session.signals[source], order)
-                derived.append(f"{name}_{word}")
+                made, before = f"{name}_{word}", session.signals[source]
+                step = {"name": made, "function": "derivative", "signal": source, "arguments": {"order": order}}
+                signals[made], info = derivative(before, order), with_step_reach(info, step, before)
+                derived.append(made)
     if not derived:
         return session
     text = f"derived within contiguous stretches: {', '.join(derived)}"
     finding = Finding("churchland-derivatives", len(derived), text)
-    return replace(session, signals=signals, repairs=(*session.repairs, finding))
+    return replace(session, signals=signals, info=info, repairs=(*session.repairs, finding))
 
 
 def _is_valid(trials: Intervals) -> np.ndarray:

@@ -28,6 +28,7 @@ from spiketok.divisions import division, draw_torch_brain, longer_than, marked_s
 from spiketok.errors import SourceError
 from spiketok.processing import derivative
 from spiketok.recording import NS_PER_S, Finding, Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.steps import with_step_reach
 
 SET = "odoherty_sabes"
 SEED = 42
@@ -142,10 +143,14 @@ def read(path: Path, session_id: str, source: Source) -> Session:
 
 def adjust(session: Session, path: Path) -> Session:
     """Derivatives, the table ``still`` and the division ``odoherty_sabes``."""
-    signals = dict(session.signals)
-    for source, name in (("cursor_pos", "cursor"), ("finger_pos", "finger")):
-        signals[f"{name}_vel"] = derivative(signals[source])
-    signals["cursor_acc"] = derivative(signals["cursor_pos"], 2)
+    signals, info = dict(session.signals), session.info
+    for source, name, order in (
+        ("cursor_pos", "cursor_vel", 1),
+        ("finger_pos", "finger_vel", 1),
+        ("cursor_pos", "cursor_acc", 2),
+    ):
+        step = {"name": name, "function": "derivative", "signal": source, "arguments": {"order": order}}
+        signals[name], info = derivative(signals[source], order), with_step_reach(info, step, signals[source])
     text = "derived: cursor_vel, cursor_acc, finger_vel"
     repairs = (*session.repairs, Finding("odoherty_sabes-derivatives", 3, text))
     still = _still(signals["cursor_vel"])
@@ -158,11 +163,13 @@ def adjust(session: Session, path: Path) -> Session:
     period_ns = round((cursor[-1] - cursor[0]) / max(1, cursor.size - 1))
     domain = Intervals(cursor[:1], cursor[-1:] + period_ns)
     splits = division(_parts(domain, still), SET)
-    return replace(session, signals=signals, intervals=intervals, repairs=repairs, notes=notes, splits=splits)
+    return replace(
+        session, signals=signals, info=info, intervals=intervals, repairs=repairs, notes=notes, splits=splits
+    )
 
 
 ENTRIES = (ODOHERTY_SABES,)
-RULES = Rules("odoherty_sabes", 1, adjust=adjust, read=read, suffixes=(".mat",))
+RULES = Rules("odoherty_sabes", 2, adjust=adjust, read=read, suffixes=(".mat",))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
