@@ -76,10 +76,10 @@ def _work(function: Callable, arguments: tuple, writing: int, memory_bytes: int,
     try:
         _bound(memory_bytes, cpu_s)
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(function, *arguments)
+            future = pool.submit(lambda: pickle.dumps((function(*arguments), None)))
             error = future.exception()  # whatever it is: it is raised again in the parent
         with open(writing, "wb") as stream:
-            pickle.dump((None if error else future.result(), error), stream)
+            stream.write(pickle.dumps((None, error)) if error else future.result())
         code = 0
     finally:
         os._exit(code)
