@@ -14,7 +14,7 @@ from importlib import import_module
 from harness import machine, print_table
 from recordings import SIZES, recording
 
-TASKS = ("binning", "merging", "layout", "calibration", "event_pairs", "cutting", "reading")
+TASKS = ("binning", "merging", "layout", "calibration", "event_pairs", "cutting", "reading", "ingest", "window_reads")
 
 
 def main() -> None:

@@ -11,12 +11,14 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 WIP = ".wip-"
 OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
+PIECE_ROWS = 1 << 17
+SYNC_THREADS = 8
 STALE_S = 24 * 3600  # another machine's processes cannot be asked: what did not change for so long is left behind
 
 _being_written: set[str] = set()  # by this process; its threads must not take each other's for a namesake's leftovers
@@ -75,15 +79,35 @@ def _files_below(folder: Path) -> list[tuple[str, Path]]:
     return sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
 
 
-def sha256_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+@dataclass(frozen=True)
+class Pieces:
+    """An array that is never there as a whole: ``piece(low, high)`` makes its rows from ``low`` to ``high``."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    piece: Callable[[int, int], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.piece(rows.start, min(rows.stop, self.shape[0]))
+
+
+def sha256_arrays(arrays: Mapping[str, np.ndarray | Pieces]) -> str:
     """One digest over named arrays: names, dtypes, shapes and values, in order of name."""
     import numpy as np  # here: every command imports this file, and --help needs no arrays
 
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name] if isinstance(arrays[name], Pieces) else np.ascontiguousarray(arrays[name])
         digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
+        if isinstance(array, Pieces):
+            for low in range(0, array.shape[0], PIECE_ROWS):
+                digest.update(np.ascontiguousarray(array[low : low + PIECE_ROWS]).view(np.uint8).reshape(-1).data)
+        else:
+            digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
     return digest.hexdigest()
 
 
@@ -200,6 +224,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def _sync_below(folder: Path) -> None:
+    """Flush a folder and all below it, several files at once: each waits for the disk."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    found = [(Path(root), names) for root, _, names in os.walk(folder)]
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(sync, [root / name for root, names in found for name in names]))
+    for root, _ in found:
+        sync(root)
+
+
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``target`` when the block ends well, and vanishes when it does not.
@@ -214,10 +249,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         wip.mkdir()
         try:
             yield wip
-            for root, _, names in os.walk(wip):
-                for name in names:
-                    sync(Path(root) / name)
-                sync(Path(root))
+            _sync_below(wip)
             _take_place(wip, target)
             sync(target.parent)
         except BaseException:

@@ -155,6 +155,10 @@ class RemotePath:
         with self._reaching() as (system, path):
             return system.cat_file(path).decode()
 
+    def read_bytes(self) -> bytes:
+        with self._reaching() as (system, path):
+            return system.cat_file(path)
+
     def download(self, target: Path) -> None:
         """Copy the file, or all files of the folder, to ``target``."""
         kind = self._kind()

@@ -18,6 +18,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 
 from spiketok import __version__
 from spiketok.errors import ArtefactError, DataError
-from spiketok.files import atomic_folder, canonical_json, sha256_arrays
+from spiketok.files import PIECE_ROWS, Pieces, atomic_folder, canonical_json, sha256_arrays
 from spiketok.recording import (
     NS_PER_S,
     Column,
@@ -47,6 +48,9 @@ FORMAT = "spiketok-session"
 VERSION = 1
 ATTRIBUTES = ".zattrs"  # the file that makes a session: behind a URL it is put last
 CHUNK_BYTES = 2**20
+CLOCK_ROWS = 1 << 15  # looked at together: what is off the clock shows early
+WRITE_THREADS = 2
+MANY_SPIKES = 10**6  # so many are not copied as a whole
 MAX_KEY = 200
 CLOCKS_HZ = (Fraction(1_000), Fraction(10_000), Fraction(390_625, 16), Fraction(30_000), Fraction(1_000_000))
 
@@ -78,15 +82,22 @@ def ns_from_ticks(tick: np.ndarray, period_ns: Fraction) -> np.ndarray:
 
 def find_clock(time_ns: np.ndarray, declared_hz: float | None = None) -> tuple[Fraction, np.ndarray]:
     """The coarsest clock that all times lie on exactly, and their ticks; period 1 ns where there is none."""
+    period_ns = find_period(time_ns, declared_hz)
+    tick = ticks_from_ns(time_ns, period_ns)
+    return period_ns, time_ns if tick is None else tick
+
+
+def find_period(time_ns: np.ndarray, declared_hz: float | None = None) -> Fraction:
+    """The period in ns of the coarsest clock that all times lie on exactly; 1 where there is none."""
     clocks = set(CLOCKS_HZ)
     if declared_hz is not None and np.isfinite(declared_hz) and declared_hz > 0:
         clocks.add(Fraction(declared_hz).limit_denominator(1_000_000))
     for clock_hz in sorted(clocks):
         period_ns = NS_PER_S / clock_hz
-        tick = ticks_from_ns(time_ns, period_ns)
-        if tick is not None:
-            return period_ns, tick
-    return Fraction(1), time_ns
+        pieces = (time_ns[low : low + CLOCK_ROWS] for low in range(0, time_ns.size, CLOCK_ROWS))
+        if all(ticks_from_ns(piece, period_ns) is not None for piece in pieces):
+            return period_ns
+    return Fraction(1)
 
 
 # ---- zarr 2 and 3 ---------------------------------------------------------------------------------------------------
@@ -119,10 +130,11 @@ def _one_blosc_thread() -> Iterator[None]:
         blosc.use_threads = before
 
 
-def _write_array(group, name: str, array: np.ndarray, *, delta: bool = False) -> None:
+def _write_array(group, name: str, array: np.ndarray | Pieces, *, delta: bool = False) -> None:
     import numcodecs
 
-    array = np.ascontiguousarray(array)
+    if not isinstance(array, Pieces):
+        array = np.ascontiguousarray(array)
     if array.dtype.kind == "U" and array.dtype.itemsize == 0:
         array = array.astype("<U1")
     row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
@@ -134,10 +146,19 @@ def _write_array(group, name: str, array: np.ndarray, *, delta: bool = False) ->
         out = group.create_array(
             name, shape=array.shape, dtype=array.dtype, chunks=chunks, filters=filters, compressors=codec
         )
-        if array.size:
-            out[...] = array
+    elif isinstance(array, Pieces):
+        out = group.create_dataset(
+            name, shape=array.shape, dtype=array.dtype, chunks=chunks, filters=filters, compressor=codec
+        )
     else:
         group.create_dataset(name, data=array, chunks=chunks, filters=filters, compressor=codec)
+        return
+
+    def write(low: int) -> None:
+        out[low : low + rows] = array[low : low + rows]
+
+    with ThreadPoolExecutor(WRITE_THREADS) as pool:  # chunk by chunk: no bytes depend on who is first
+        list(pool.map(write, range(0, array.shape[0] if array.size else 0, rows)))
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -175,16 +196,37 @@ def _interval_arrays(prefix: str, intervals: Intervals) -> dict[str, np.ndarray]
     return own | _column_arrays(f"{prefix}/columns", intervals.columns)
 
 
+def _order_by_unit(unit: np.ndarray, n_units: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the spikes in order of unit (uint32 or int64 ``[S]``) and each unit's offset (int64 ``[N + 1]``)."""
+    count = np.zeros(n_units, np.int64)
+    for low in range(0, unit.size, PIECE_ROWS):
+        count += np.bincount(unit[low : low + PIECE_ROWS], minlength=n_units)
+    offset = np.concatenate([[0], np.cumsum(count)])
+    if unit.size < MANY_SPIKES:
+        return np.argsort(unit, kind="stable"), offset
+    from spiketok.schemes.kernels.merge import order_by_unit
+
+    index = np.empty(unit.size, np.uint32 if unit.size < 2**32 else np.int64)
+    order_by_unit(unit, offset[:-1].copy(), index)
+    return index, offset
+
+
+def _as_pieces(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | Pieces:
+    """An array under a change of its values; a large one is changed only as it is written."""
+    if array.size < MANY_SPIKES:
+        return change(array)
+    return Pieces(array.shape, change(array[:0]).dtype, lambda low, high: change(array[low:high]))
+
+
 def _session_arrays(session: Session) -> dict[str, np.ndarray]:
     """Every array of a session by its key in the store; spikes as ns (the writer may put ticks in their place)."""
     spikes = session.spikes
-    index = np.argsort(spikes.unit, kind="stable")
-    offset = np.searchsorted(spikes.unit[index], np.arange(len(session.units) + 1))
+    index, offset = _order_by_unit(spikes.unit, len(session.units))
     arrays = {
         "spikes/time": spikes.time_ns,
         "spikes/unit": spikes.unit,
-        "spikes/index": index.astype(np.int64),
-        "spikes/index_offset": offset.astype(np.int64),
+        "spikes/index": _as_pieces(index, lambda piece: piece.astype(np.int64)),
+        "spikes/index_offset": offset,
         "units/id": session.units.id,
     }
     arrays |= _column_arrays("units/columns", session.units.columns)
@@ -268,7 +310,8 @@ def write_session(session: Session, target: Path | RemotePath, settings: Mapping
             return write_session(session, folder, settings)
     arrays = _session_arrays(session)
     attributes = _session_attributes(session, settings or {})
-    period_ns, tick = find_clock(session.spikes.time_ns, session.clock_hz)
+    period_ns = find_period(session.spikes.time_ns, session.clock_hz)
+    tick = _as_pieces(session.spikes.time_ns, lambda piece: ticks_from_ns(piece, period_ns))
     digest = _digest(arrays, attributes)
     rising = {"spikes/time", "spikes/index", "spikes/index_offset"}
     with atomic_folder(target) as wip, _one_blosc_thread():
@@ -322,6 +365,12 @@ def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     return {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
 
 
+def _naming(attributes: Mapping[str, object]) -> Callable[[str], str]:
+    """What gives the name that a key stands for."""
+    long_names = attributes.get("long_names", {})
+    return lambda key: long_names[key] if key in long_names else unquote(key)
+
+
 def _columns(arrays: Mapping[str, np.ndarray], named: Callable[[str], str]) -> dict[str, Column]:
     columns: dict[str, Column] = {}
     for key in arrays:
@@ -364,11 +413,7 @@ def read_session(path: Path | RemotePath) -> Session:
     if found != expected:
         message = f"{path} is damaged: its content has digest {found[:12]}, written was {expected[:12]}; ingest again"
         raise ArtefactError(message)
-    long_names = attributes.get("long_names", {})
-
-    def named(key: str) -> str:
-        return long_names[key] if key in long_names else unquote(key)
-
+    named = _naming(attributes)
     signals = {}
     for key in _children(arrays, "signals/"):
         own, facts = _below(arrays, f"signals/{key}/"), attributes["signals"][named(key)]
@@ -400,6 +445,27 @@ def read_session(path: Path | RemotePath) -> Session:
         repairs=tuple(Finding(**f) for f in attributes["repairs"]),
         notes=tuple(Finding(**f) for f in attributes["notes"]),
     )
+
+
+def read_units(path: Path | RemotePath, attributes: Mapping[str, object]) -> UnitTable:
+    """The table of units alone, whose values no digest vouches for.
+
+    Args:
+        path: the session's group.
+        attributes: of :func:`read_attributes`.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
+    import zarr
+
+    try:
+        with local_copy(place(path) / "units") as folder:
+            arrays = _read_arrays(zarr.open_group(str(folder), mode="r"))
+        return UnitTable(arrays["id"], _columns(_below(arrays, "columns/"), _naming(attributes)))
+    except (OSError, RuntimeError, ValueError, KeyError, DataError) as error:
+        message = f"{path} is damaged ({type(error).__name__}: {error}): ingest its source again"
+        raise ArtefactError(message) from error
 
 
 def unit_spike_times(path: Path | RemotePath, row: int) -> np.ndarray:

@@ -27,7 +27,7 @@ ROWS = [
         "units",
         "workspace",
     ],
-    ["store", "schemes"],
+    ["store", "reading", "schemes"],
     ["shards", "datasets", "verify"],
     ["ingestion", "stages", "export", "streamed", "streaming", "sampling", "batches", "masking", "losses", "nn"],
     ["models"],

@@ -47,6 +47,21 @@ def merge_trains(time_ns, low, high, tile_bits, unit_bits, out_time, out_unit):
 
 
 @njit(cache=True, nogil=True)
+def order_by_unit(unit, place, out):
+    """``out`` becomes the positions of the spikes unit behind unit, in order within each.
+
+    Args:
+        unit: int32 ``[S]``.
+        place: int64 ``[N]``, where each unit's positions begin in ``out``; where they end, afterwards.
+        out: integers ``[S]``.
+    """
+    for k in range(unit.size):
+        n = unit[k]
+        out[place[n]] = k
+        place[n] += 1
+
+
+@njit(cache=True, nogil=True)
 def units_out_of_order(time_ns, offset, back):
     """``back[n]`` becomes whether the times ``offset[n]:offset[n + 1]`` fall anywhere."""
     for n in range(back.size):
