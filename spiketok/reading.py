@@ -31,6 +31,7 @@ from spiketok.remote import RemotePath, place
 from spiketok.store import ns_from_ticks, read_attributes, read_session, read_units
 
 CACHE_BYTES = 2**26
+FEW = 8  # less than this part of a chunk is few
 
 
 def open_session(path: Path | RemotePath | str, *, cache_bytes: int = CACHE_BYTES) -> SessionReader:
@@ -189,8 +190,18 @@ class _Column:
 
     def rows(self, low: int, high: int) -> np.ndarray:
         """The values of the rows from ``low`` to ``high``."""
-        pieces = [self.chunk(n)[a:b] for n, a, b in self._spans(low, high)]
+        pieces = [self._part(n, a, b) for n, a, b in self._spans(low, high)]
         return np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
+
+    def _part(self, number: int, low: int, high: int) -> np.ndarray:
+        """Some values of a chunk; few of them are decoded alone where the chunk is not at hand and has no filter."""
+        if self._filters or (high - low) * FEW > self.chunk_rows or self.cache.get((self.name, number)) is not None:
+            return self.chunk(number)[low:high]
+        with self._guard(number) as packed:
+            values = np.frombuffer(self._codec.decode_partial(packed, low, high - low), self.dtype)
+        if values.size != high - low:
+            self._refuse(f"{values.size} values in chunk {number}, expected {high - low}")
+        return values
 
     def at(self, position: np.ndarray) -> np.ndarray:
         """The values at rising positions."""
