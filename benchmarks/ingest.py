@@ -50,7 +50,8 @@ def _of_file(path: Path, folder: Path, n_spikes: int, what: str, rounds: int) ->
     for who, taken in samples.items():
         memory = statistics.median(s["bytes"] for s in taken) / (8 * n_spikes)
         ratio = statistics.median(s["seconds"] / r["seconds"] for s, r in zip(taken, samples[READ], strict=True))
-        task = f"ingest, {what} (peak {memory:.2f} x the spike data)"
+        cpu = statistics.median(s["cpu"] for s in taken)
+        task = f"ingest, {what} (peak {memory:.2f} x the spike data, {cpu:.2f} s of CPU)"
         seconds = statistics.median(s["seconds"] for s in taken)
         found.append(Row(task, who, seconds, None if who == READ else ratio, WANTED_RATIO if who == PYNWB else None))
     return found
@@ -117,10 +118,10 @@ def _main() -> None:
     run(small, store)
     with open("/proc/self/clear_refs", "w") as stream:
         stream.write("5")  # the peak begins anew
-    before, begun = _memory("VmRSS"), time.perf_counter()
+    before, begun, cpu = _memory("VmRSS"), time.perf_counter(), time.process_time()
     n_spikes = run(path, store)
-    seconds = time.perf_counter() - begun
-    print(json.dumps({"n_spikes": n_spikes, "seconds": seconds, "bytes": _memory("VmHWM") - before}))
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    print(json.dumps({"n_spikes": n_spikes, "seconds": seconds, "cpu": cpu, "bytes": _memory("VmHWM") - before}))
 
 
 if __name__ == "__main__":

@@ -167,10 +167,10 @@ def _write_array(group, name: str, array: np.ndarray | Pieces, *, delta: bool = 
 def _key(name: str) -> str:
     """A name as a zarr key: everything but letters, digits, ``_`` and ``-`` percent-encoded.
 
-    A file system takes no name longer than 255 bytes: a longer key is cut, and ends in ``~`` and a digest of the name.
+    A file system takes no name of no or of more than 255 bytes: such a key is cut, and ends in ``~`` and a digest.
     """
     key = quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
-    return key if len(key) <= MAX_KEY else f"{key[: MAX_KEY - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return key if 0 < len(key) <= MAX_KEY else f"{key[: MAX_KEY - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _long_names(session: Session) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -203,3 +204,19 @@ def test_golden_store_of_version_1_is_read_forever(tmp_path):
     session = read_session(tmp_path / "s")
     assert session.id == "test/one.two"
     assert_equal(session, make_session())
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "猫" * 60, "a/b", "~", "..", "%41"])
+def test_names_that_no_folder_can_have(tmp_path, name):
+    session = make_session()
+    session = replace(
+        session,
+        signals=session.signals | {name: next(iter(session.signals.values()))},
+        intervals=session.intervals | {name: Intervals([0], [1], {name: np.array([2.5])})},
+        units=UnitTable(session.units.id, session.units.columns | {name: np.arange(len(session.units))}),
+    )
+    write_session(session, tmp_path / "s")
+    again = read_session(tmp_path / "s")
+    assert name in again.signals
+    assert again.intervals[name].columns[name].tolist() == [2.5]
+    assert again.units.columns[name].tolist() == list(range(len(session.units)))
