@@ -77,7 +77,7 @@ def ticks_from_ns(time_ns: np.ndarray, period_ns: Fraction) -> np.ndarray | None
 def ns_from_ticks(tick: np.ndarray, period_ns: Fraction) -> np.ndarray:
     """int64 ns of ticks, rounded to the nearest (halves up), in integers only."""
     num, den = period_ns.numerator, period_ns.denominator
-    return (2 * num * tick + den) // (2 * den)
+    return tick if num == den else (2 * num * tick + den) // (2 * den)  # as they are: twice of 146 years overflows
 
 
 def find_clock(time_ns: np.ndarray, declared_hz: float | None = None) -> tuple[Fraction, np.ndarray]:
@@ -311,7 +311,9 @@ def write_session(session: Session, target: Path | RemotePath, settings: Mapping
     arrays = _session_arrays(session)
     attributes = _session_attributes(session, settings or {})
     period_ns = find_period(session.spikes.time_ns, session.clock_hz)
-    tick = _as_pieces(session.spikes.time_ns, lambda piece: ticks_from_ns(piece, period_ns))
+    tick = session.spikes.time_ns
+    if period_ns != 1:
+        tick = _as_pieces(tick, lambda piece: ticks_from_ns(piece, period_ns))
     digest = _digest(arrays, attributes)
     rising = {"spikes/time", "spikes/index", "spikes/index_offset"}
     with atomic_folder(target) as wip, _one_blosc_thread():

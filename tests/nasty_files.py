@@ -376,6 +376,11 @@ SPIKES = {
     "spikes in the year 5000": Nasty(
         spikes([1e300, 1, 9.3e9, 2], [2, 2, 4]), spikes=([1.0], [], [2.0]), repairs={"spikes-not-finite": 2}
     ),
+    "spikes in the year 2250": Nasty(
+        spikes([9.1e9, 1, -9.1e9, 2], [2, 2, 4]),
+        spikes=([1.0, 9.1e9], [], [-9.1e9, 2.0]),
+        repairs={"spikes-unsorted": 1},
+    ),
     "only NaN spikes": Nasty(data(units__spike_times=np.full(7, np.nan)), "not one spike"),
     "no spikes": Nasty(spikes([], [0, 0, 0]), "not one spike"),
     "unsorted spikes": Nasty(

@@ -20,6 +20,7 @@ from spiketok.datasets.nwb import hdf5, read_nwb
 from spiketok.datasets.nwb.series import rising, short_names
 from spiketok.errors import SourceError
 from spiketok.recording import NS_PER_S, Ragged, Session, Source
+from spiketok.store import read_session, write_session
 
 pytestmark = pytest.mark.filterwarnings("ignore:Behavioral.* is deprecated", "ignore:.*Series is deprecated")
 
@@ -744,6 +745,21 @@ needs_real_data = pytest.mark.skipif(
 def test_real_counts(name):
     session = read(real_data() / name)
     assert (len(session.units), len(session.spikes)) == REAL[name]
+
+
+@needs_real_data
+def test_real_repairs_are_these_and_no_others(tmp_path):
+    """From the store; those of the two files of DANDI 000006 are the counts of the recordings' own README."""
+    expected = {name: {} for name in REAL} | {
+        "sub-4_ses-4_ecephys+image.nwb": {"signal-times": 19},  # 1 in another age, 18 that stand still
+        "sub-anm372793_ses-20170508.nwb": {"spikes-unsorted": 20, "interval-stop-missing": 340},
+        "sub-anm369963_ses-20170228.nwb": {"spikes-unsorted": 21, "interval-stop-missing": 178},
+    }
+    for name, repairs in expected.items():
+        write_session(read(real_data() / name), tmp_path / "session")
+        stored = read_session(tmp_path / "session")
+        assert counts(stored.repairs) == repairs
+        assert (len(stored.units), len(stored.spikes)) == REAL[name]
 
 
 @needs_real_data

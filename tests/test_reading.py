@@ -72,6 +72,16 @@ def test_any_window_is_that_of_the_whole(tmp_path_factory, step_ns, data):
     reader.verify()
 
 
+def test_times_at_the_ends_of_int64(tmp_path):
+    time_ns = np.array([-(2**63) + 2, -(2**62), -5, 3, 2**61 + 1, 2**62, 2**63 - 2])
+    write_session(session_of(time_ns, np.zeros(7, int), 1), tmp_path / "s")
+    whole = read_session(tmp_path / "s")
+    assert whole.spikes.time_ns.tolist() == time_ns.tolist()
+    reader = open_session(tmp_path / "s")
+    for low in time_ns.tolist():
+        assert equal(reader.window(low, 2**62 + 1), whole.spikes.window(low, 2**62 + 1))
+
+
 def test_units_and_rows_that_are_not_there(tmp_path):
     write_session(session_of(np.array([5, 7]), np.array([0, 1]), 2), tmp_path / "s")
     reader = open_session(tmp_path / "s")
