@@ -22,6 +22,7 @@ from typing import NoReturn
 from spiketok.errors import SourceError
 from spiketok.files import human_bytes
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 CAN_FORK = sys.platform == "linux"
 RAISE = "set SPIKETOK_READ_MEMORY=8GB, say, if you trust it"
 AGAIN = "the file is damaged: download or copy it again"
@@ -86,9 +87,11 @@ def _work(function: Callable, arguments: tuple, writing: int, memory_bytes: int,
 
 
 def _bound(memory_bytes: int, cpu_s: int) -> None:
+    import ctypes
     import faulthandler
     import resource
 
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent's child must not write on
     faulthandler.disable()  # a crash is reported by the parent in one line
     with contextlib.suppress(OSError, ValueError):  # a lower limit stands already
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

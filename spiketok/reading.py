@@ -157,6 +157,8 @@ class _Column:
             self._filters = [get_codec(one) for one in meta["filters"] or ()]
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._refuse(error)
+        # numcodecs 0.16 no longer takes a part out of a chunk: there the whole is decoded, and kept
+        self._is_partial = "decode_partial" in dir(self._codec)
         self.n_chunks = -(-self.n_rows // self.chunk_rows)
         self._first: dict[int, int] = {}
 
@@ -167,9 +169,7 @@ class _Column:
     def first(self, chunk: int) -> int:
         """The first value of a chunk: a delta filter leaves it as it is."""
         if chunk not in self._first:
-            with self._guard(chunk) as packed:
-                raw = self._codec.decode_partial(packed, 0, 1)
-            self._first[chunk] = int(np.frombuffer(raw, self.dtype, 1)[0])
+            self._first[chunk] = int(self._decode(chunk, 0, 1)[0] if self._is_partial else self.chunk(chunk)[0])
         return self._first[chunk]
 
     def chunk(self, number: int) -> np.ndarray:
@@ -195,8 +195,13 @@ class _Column:
 
     def _part(self, number: int, low: int, high: int) -> np.ndarray:
         """Some values of a chunk; few of them are decoded alone where the chunk is not at hand and has no filter."""
-        if self._filters or (high - low) * FEW > self.chunk_rows or self.cache.get((self.name, number)) is not None:
+        few = self._is_partial and not self._filters and (high - low) * FEW <= self.chunk_rows
+        if not few or self.cache.get((self.name, number)) is not None:
             return self.chunk(number)[low:high]
+        return self._decode(number, low, high)
+
+    def _decode(self, number: int, low: int, high: int) -> np.ndarray:
+        """Some values of a chunk as they stand before its filters are undone."""
         with self._guard(number) as packed:
             values = np.frombuffer(self._codec.decode_partial(packed, low, high - low), self.dtype)
         if values.size != high - low:
