@@ -143,8 +143,15 @@ def _write_array(group, name: str, array: np.ndarray | Pieces, *, delta: bool = 
     filters = [numcodecs.Delta(dtype=array.dtype.str)] if delta else None  # integers only: lossy on floats
     codec = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE)
     if _zarr_major() >= 3:
+        all_chunks = {"write_empty_chunks": True}  # zarr 3 leaves out what is all zeros, zarr 2 does not
         out = group.create_array(
-            name, shape=array.shape, dtype=array.dtype, chunks=chunks, filters=filters, compressors=codec
+            name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=chunks,
+            filters=filters,
+            compressors=codec,
+            config=all_chunks,
         )
     elif isinstance(array, Pieces):
         out = group.create_dataset(
