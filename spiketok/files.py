@@ -118,7 +118,16 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and only waits to be asked for by its parent; that cannot be told without /proc."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:1]
+    except OSError:
+        return False
+    return state == ["Z"]
 
 
 def _machine() -> str:

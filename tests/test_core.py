@@ -8,6 +8,8 @@ import os
 import pickle
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +110,18 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path
     removed = clean_leftovers(tmp_path)
     assert [p.name for p in removed] == [f"{WIP}{dead}-x"]
     assert [p.name for p in tmp_path.iterdir()] == [f"{WIP}1-x"]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="only /proc tells what has ended and not been waited for"
+)
+def test_who_has_ended_is_dead_though_nobody_has_waited_for_it(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    (tmp_path / f"{WIP}{process.pid}-x").mkdir()
+    assert len(clean_leftovers(tmp_path)) == 1
+    process.wait()
 
 
 def test_a_folder_that_was_moved_aside_comes_back(tmp_path):

@@ -190,14 +190,16 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def _arm(mark: str) -> int:
-    """From now on this worker dies when it has written a folder and is about to make it visible."""
+    """From now on this worker dies when it, or its child, has written a folder and is about to make it visible."""
+    worker = os.getpid()
 
     def die(path: Path) -> None:
         Path(mark).write_text(str(path))
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        time.sleep(30)  # a child dies with the worker
 
     files.sync = die
-    return os.getpid()
+    return worker
 
 
 def test_a_worker_that_is_killed_changes_no_byte(dask_cluster, in_peace, tmp_path, monkeypatch):
