@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import parent_process
 from typing import NoReturn
 
 from spiketok.errors import SourceError
@@ -40,7 +41,7 @@ def isolated(function: Callable, *arguments: object, name: str, memory_bytes: in
     Raises:
         SourceError: the child crashed, or used more than it may.
     """
-    if not CAN_FORK:
+    if not CAN_FORK or parent_process() is not None:  # a worker may die itself: its pool runs the job again, alone
         return function(*arguments)
     reading, writing = os.pipe()
     with warnings.catch_warnings():
