@@ -171,7 +171,7 @@ def ingest_paths(
             "findings": {"repairs": done.repairs, "notes": done.notes},
         }
 
-    def noted(outcomes: Iterable) -> Iterator:
+    def kept(outcomes: Iterable) -> Iterator:
         for outcome in outcomes:
             if outcome.error is not None and failures is not None:
                 failures.append({"file": outcome.name, "error": outcome.message})
@@ -180,12 +180,12 @@ def ingest_paths(
     as_given = (wanted or {}).get("reader") == ingestion.SORTED
     files = ingestion.find_files(paths, rules_of(dataset).suffixes, as_given=as_given)
     outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as)
-    rows, failed = collect("ingest", "files", len(files), noted(outcomes), row)
+    rows, failed = collect("ingest", "files", len(files), kept(outcomes), row)
     noted = [r["session"] for r in rows if r["notes"]]
     if noted:
         say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
     if failed:
-        say(f"{failed} of {len(files)} files failed, {len(rows)} are in the store")
+        say(f"{failed} of {failed + len(rows)} failed, {len(rows)} sessions are in the store")
     return rows, failed
 
 

@@ -256,14 +256,11 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
     with ExitStack() as stack:
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
         digests = [sha256_source(file) if file.is_file() or file.is_dir() else "" for file in files]
-        state = "new"
-        if (target / ATTRIBUTES).exists():
-            state = "replaced"
-            before = _attributes_or_none(target)
-            if before and "splits" in before["settings"]:  # divisions that were stored by rule stay, made again
-                settings = {"splits": before["settings"]["splits"]} | dict(settings)
-            if before and _made_of(before) == (digests, settings):
-                return _ingested("already", group, before)
+        settings = with_stored_splits(target, settings)
+        done = stored_from(target, group, digests, settings)
+        if done is not None:
+            return done
+        state = "replaced" if (target / ATTRIBUTES).exists() else "new"
         sources = [_source(path, file, d) for path, file, d in zip(group.files, files, digests, strict=True)]
         with session_place(target) as folder:
             _make_isolated(group, files, sources, settings, folder)
@@ -302,17 +299,22 @@ def _make(
     write_session(normalize(files, session_id, sources, settings), folder, settings)
 
 
-def _made_of(attributes: Mapping) -> tuple[list[str], dict]:
-    """The digests of a stored session's files, and its settings."""
-    return [part.sha256 for part in Source.from_dict(attributes["source"]).files], attributes["settings"]
+def with_stored_splits(target: Path | RemotePath, settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings with the divisions by rule that the store has of the session: they stay, and are made again."""
+    before = _attributes_or_none(target)
+    stored = (before or {}).get("settings", {})
+    return ({"splits": stored["splits"]} if "splits" in stored else {}) | dict(settings)
 
 
 def stored_from(
     target: Path | RemotePath, group: Group, digests: Sequence[str], settings: Mapping[str, object]
 ) -> Ingested | None:
     """What the store has of a session, if it was made of just these bytes by just these settings; else None."""
-    before = _attributes_or_none(target) if (target / ATTRIBUTES).exists() else None
-    return _ingested("already", group, before) if before and _made_of(before) == (list(digests), settings) else None
+    before = _attributes_or_none(target)
+    if before is None or before["settings"] != dict(settings):
+        return None
+    same = [part.sha256 for part in Source.from_dict(before["source"]).files] == list(digests)
+    return _ingested("already", group, before) if same else None
 
 
 def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
@@ -327,7 +329,7 @@ def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
 
 
 def _attributes_or_none(target: Path | RemotePath) -> dict | None:
-    """A session's attributes; None where it is of another version or damaged, and so to be made again."""
+    """A session's attributes; None where there is none, or one of another version or damaged, to be made again."""
     try:
         return read_attributes(target)
     except ArtefactError:

@@ -25,6 +25,7 @@ from spiketok.ingestion import (
     normalize,
     settings_of,
     stored_from,
+    with_stored_splits,
 )
 from spiketok.isolation import isolated
 from spiketok.jobs import Job, Outcome, run_jobs
@@ -99,8 +100,9 @@ def _stream_group(
         if fault:
             message = f"{asset.path}: {fault}: fetch it without --stream"
             raise FetchError(message)
-    settings, total = settings_of(group, wanted) | STREAMED, sum(asset.size for asset in assets)
     digests, target = [asset.sha256 for asset in assets], workspace.store_path(group.session_id)
+    settings = with_stored_splits(target, settings_of(group, wanted) | STREAMED)
+    total = sum(asset.size for asset in assets)
     plain = {key: value for key, value in settings.items() if key not in STREAMED}
     for stands in (settings, plain):  # one that was made of verified files is not made worse
         done = stored_from(target, group, digests, stands)
