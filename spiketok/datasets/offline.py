@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,9 @@ from typing import Literal
 
 from spiketok.datasets.base import Asset, DandiRequest, ZenodoRequest
 from spiketok.datasets.selection import Selection, choose
-from spiketok.files import WIP, sha256_file
+from spiketok.errors import ArtefactError
+from spiketok.files import WIP, read_json, sha256_file
+from spiketok.remote import RemotePath
 
 THREADS = 4  # hashing waits for the disk and leaves Python's lock
 
@@ -32,6 +34,29 @@ class Checked:
     state: Literal["good", "differs", "missing", "unrecorded"]
     detail: str = ""
     repair: tuple[str, ...] = ()
+
+
+def load_record(file: Path | RemotePath, head: Set[str], entry: Set[str]) -> dict | None:
+    """The record of what was fetched beside it; None if there is none.
+
+    Args:
+        file: the record. head: keys that it must have besides ``assets``; entry: those of each asset.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
+    if not file.is_file():
+        return None
+    try:
+        record = read_json(file)
+        whole = {*head, "assets"} <= record.keys()
+        whole = whole and all(entry <= asset.keys() for asset in record["assets"].values())
+    except (ValueError, AttributeError, TypeError):
+        whole = False
+    if not whole:
+        message = f"{file} is damaged: remove it and run the fetch again (files that are here are kept)"
+        raise ArtefactError(message)
+    return record
 
 
 def check_files(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from spiketok.datasets.base import Asset, DandiRequest, Plan
 from spiketok.datasets.dandi.archive import VERSION, Archive
-from spiketok.errors import ArtefactError, require
+from spiketok.datasets.offline import load_record
+from spiketok.errors import require
 from spiketok.files import fingerprint, read_json, sha256_file, write_json
 from spiketok.recording import Source
 from spiketok.remote import RemotePath
@@ -141,19 +142,7 @@ def read_record(folder: Path | RemotePath) -> dict | None:
     Raises:
         ArtefactError: it is damaged.
     """
-    file = folder / RECORD
-    if not file.is_file():
-        return None
-    try:
-        record = read_json(file)
-        whole = {"dandiset", "version", "license", "citation", "assets"} <= record.keys()
-        whole = whole and all({"size", "sha256"} <= entry.keys() for entry in record["assets"].values())
-    except (ValueError, AttributeError, TypeError):
-        whole = False
-    if not whole:
-        message = f"{file} is damaged: remove it and run the fetch again (files that are here are kept)"
-        raise ArtefactError(message)
-    return record
+    return load_record(folder / RECORD, {"dandiset", "version", "license", "citation"}, {"size", "sha256"})
 
 
 def find_source(file: Path | RemotePath) -> Source | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from spiketok.datasets.base import Asset, Plan, ZenodoRequest
-from spiketok.errors import ArtefactError
+from spiketok.datasets.offline import load_record
 from spiketok.files import fingerprint, read_json, sha256_file, write_json
 from spiketok.recording import Source
 from spiketok.remote import RemotePath
@@ -100,19 +100,7 @@ def read_record(folder: Path | RemotePath) -> dict | None:
     Raises:
         ArtefactError: it is damaged.
     """
-    file = folder / RECORD
-    if not file.is_file():
-        return None
-    try:
-        record = read_json(file)
-        whole = {"record", "version", "license", "citation", "assets"} <= record.keys()
-        whole = whole and all({"size", "md5", "sha256"} <= entry.keys() for entry in record["assets"].values())
-    except (ValueError, AttributeError, TypeError):
-        whole = False
-    if not whole:
-        message = f"{file} is damaged: remove it and run the fetch again (files that are here are kept)"
-        raise ArtefactError(message)
-    return record
+    return load_record(folder / RECORD, {"record", "version", "license", "citation"}, {"size", "md5", "sha256"})
 
 
 def find_record(file: Path | RemotePath) -> tuple[dict, str] | None:
