@@ -11,7 +11,7 @@ demo: $(VENV)/ready
 	$(VENV)/bin/spiketok demo $(DEMO_FLAGS)
 
 test: $(VENV)/ready lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -23,8 +23,8 @@ bench: $(ORACLE)/ready
 
 # The peers from PyPI in a second environment, which also runs zarr 3 where the first one runs zarr 2.
 oracle: $(ORACLE)/ready
-	$(ORACLE)/bin/python -m pytest -m oracle
-	$(ORACLE)/bin/python -m pytest tests/test_store.py
+	$(ORACLE)/bin/python -m pytest -n auto --dist loadfile -m oracle
+	$(ORACLE)/bin/python -m pytest tests/test_store.py tests/test_reading.py
 
 # The Neural Latents Benchmark's own code, which needs pandas 1.3.4: built from source (a C compiler, half an hour).
 oracle-nlb: $(VENV)/ready $(NLB)/ready
