@@ -167,7 +167,7 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
         return f"of later days, not trained on (for eval-xsession): {shown}" if others else ""
 
     def first_lines(event: Mapping[str, object]) -> list[str]:
-        lines = (start_line(event), dropped_line(event), guard_line(event), days_line(event))
+        lines = (start_line(event), dropped_line(event), guard_line(event), days_line(event), event["stand_in"])
         return [line for line in lines if line]
 
     def losses(event: Mapping[str, object]) -> str:

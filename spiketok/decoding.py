@@ -26,7 +26,7 @@ from spiketok.models.base import Model
 from spiketok.recording import NS_PER_S, Intervals, Signal
 from spiketok.sampling import window_reach
 from spiketok.shards import ShardReader
-from spiketok.splits import SplitRule, assign_days, recording_day, resolve_splits
+from spiketok.splits import SplitRule, assign_days, recording_day, resolve_splits, valid_is_test
 
 GAP_PERIODS = 3  # valid samples further apart than this many sampling periods have a gap between them
 KINDS = ("vel", "pos")  # what "auto" looks for in a signal's name, in this order
@@ -131,6 +131,7 @@ class LabelledSession:
         domain: usable time: observed, inside a baked segment, behaviour measured.
         splits: the domain's division into ``train``, ``valid`` and ``test``.
         target: the behaviour's name, by which its processing is known; None where it is no signal of the shard.
+        valid_is_test: the stored test time cannot be used, and the stored valid time stands for it.
     """
 
     reader: ShardReader
@@ -138,6 +139,7 @@ class LabelledSession:
     domain: Intervals
     splits: Mapping[str, Intervals]
     target: str | None = None
+    valid_is_test: bool = False
 
     @property
     def id(self) -> str:
@@ -178,7 +180,14 @@ def label_session(reader: ShardReader, target: str, rule: SplitRule) -> Labelled
     except DataError as error:
         message = f"{reader.info.id}: {error}"
         raise DataError(message) from error
-    return LabelledSession(reader, signal, domain, splits, target)
+    return LabelledSession(reader, signal, domain, splits, target, valid_is_test(reader.splits, splits, rule))
+
+
+def stand_in_line(sessions: Sequence[str], target: str) -> str:
+    """Says for which sessions valid time is scored as the test; empty for none."""
+    if not sessions:
+        return ""
+    return f"the stored test time has no '{target}': the valid time is scored in its place, in {_listing(sessions)}"
 
 
 def divide_days(readers: Sequence[ShardReader], rule: SplitRule) -> dict[str, str]:

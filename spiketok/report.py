@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok import __version__
-from spiketok.decoding import Prediction, seconds
+from spiketok.decoding import Prediction, seconds, stand_in_line
 from spiketok.errors import require
 from spiketok.files import atomic_file, content_digest, sha256_file, write_json
 from spiketok.recording import NS_PER_S
@@ -105,6 +105,8 @@ def remarks(result: TransferResult) -> list[str]:
         words = "; ".join(f"{words} of {part}" for part, words in parts.items() if words)
         if words:
             lines.append(f"{facts.session.id}: no window uses {words} (windows reach {facts.reach})")
+    stand_in = stand_in_line([f.session.id for f in result.sessions if f.valid_is_test], result.run.target.name)
+    lines += [stand_in] if stand_in else []
     seen = "labelled" if result.labelled else "unlabelled"
     lines.append(
         f"calibration: the first {result.calibration_s:g} s of each session's training time, {seen}; "

@@ -172,14 +172,24 @@ def _stored_splits(stored: Intervals, domain: Intervals, rule: SplitRule) -> dic
         for split, other in STANDS_FOR.items():
             if len(own[split]) == 0:
                 own[split] = found.get(other, Intervals.empty())
-        scored = len(own["valid"]) + len(own["test"]) > 0
-        if len(own["train"]) > 0 and (scored or (rule.kind == "stored" and rule.set is not None)):
+        if len(own["test"]) == 0:  # as NLB's, whose test trials have no behaviour: what is scored validates nothing
+            own["test"], own["valid"] = own["valid"], Intervals.empty()
+        if len(own["train"]) > 0 and (len(own["test"]) > 0 or (rule.kind == "stored" and rule.set is not None)):
             return _with_margin(own, rule)
     if rule.kind == "stored" or rule.set is not None:
         held = "; ".join(f"set '{s}' has {', '.join(set_splits(stored, s))}" for s in sets) or "it has no stored splits"
         message = f"the source has no train and test split with usable time ({held}): use split.kind=block"
         raise DataError(message)
     return None
+
+
+def valid_is_test(stored: Intervals, splits: dict[str, Intervals], rule: SplitRule) -> bool:
+    """Whether :func:`resolve_splits` let stored valid time stand for test time that cannot be used."""
+    if rule.kind not in ("auto", "stored") or not len(stored):
+        return False
+    sets = stored_sets(stored) if rule.set is None else [rule.set]
+    parts = [set_splits(stored, name).get("valid", Intervals.empty()) for name in sets]
+    return any(len(part.intersect(splits["test"])) > 0 for part in parts)
 
 
 def _made_splits(domain: Intervals, rule: SplitRule, trials: Intervals, session_id: str) -> dict[str, Intervals]:

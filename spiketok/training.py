@@ -53,6 +53,7 @@ from spiketok.decoding import (
     predict,
     require_window,
     seconds,
+    stand_in_line,
 )
 from spiketok.errors import DataError, UsageError
 from spiketok.files import atomic_file, clean_leftovers, content_digest, write_json
@@ -325,6 +326,7 @@ def _start_event(config, sessions, target, model, loader, start, total) -> Event
         "train_s": sum(seconds(s.splits["train"]) for s in sessions),
         "dropped": loader.dropped if loader is not None else dropped_by_split(sessions)["train"],
         "reach": str(sessions[0].reach),
+        "stand_in": stand_in_line([s.id for s in sessions if s.valid_is_test], target.name),
         "step": int(start["step"]) if start is not None else 0,
         "total_steps": total,
     }

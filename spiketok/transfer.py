@@ -97,6 +97,7 @@ class SessionFacts:
         trained_on: whether the checkpoint saw it.
         calibration: the labelled time that adaptation saw; test: the time that was scored; both disjoint.
         dropped: time of either that no window can use, in ns by reason. reach: how far windows reach beyond their ends.
+        valid_is_test: stored valid time was scored in place of test time that cannot be used.
     """
 
     session: TrainedSession
@@ -105,6 +106,7 @@ class SessionFacts:
     test: Intervals
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     reach: str = ""
+    valid_is_test: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +192,7 @@ def evaluate_transfer(
                 session.splits["test"],
                 dropped_by_split([session]),
                 str(session.reach),
+                session.valid_is_test,
             )
         )
         task = _Task(run, session, adapt, seed_of(seed, zlib.crc32(session.id.encode())), device, emit)

@@ -37,6 +37,7 @@ from spiketok.splits import (
     resolve_splits,
     set_splits,
     stored_sets,
+    valid_is_test,
     with_stored_sets,
     without_sets,
 )
@@ -529,3 +530,23 @@ def test_processing_states_the_reach_of_all_its_steps():
 
 def test_inner_leaves_nothing_of_what_is_too_short():
     assert len(inner(Intervals([0, 20], [10, 21]), Reach.of("x", 5, 5))) == 0
+
+
+def test_valid_time_stands_for_test_time_that_cannot_be_used():
+    """NLB's test trials have no behaviour: what can be scored is the valid time, which then validates nothing."""
+    second = 10**9
+    stored = Intervals(
+        np.array([0, 10, 20]) * second,
+        np.array([10, 20, 30]) * second,
+        {"name": np.array(["train", "valid", "test"]), "set": np.full(3, "nlb")},
+    )
+    domain = Intervals(np.array([0]), np.array([20 * second]))
+    for rule in (SplitRule(), SplitRule("stored"), SplitRule("stored", set="nlb")):
+        splits = resolve_splits(stored, domain, rule)
+        assert {name: part.total_ns // second for name, part in splits.items()} == {"train": 10, "valid": 0, "test": 10}
+        assert valid_is_test(stored, splits, rule)
+        whole = resolve_splits(stored, Intervals(np.array([0]), np.array([30 * second])), rule)
+        assert {part.total_ns // second for part in whole.values()} == {10}
+        assert not valid_is_test(stored, whole, rule)
+    blocks = resolve_splits(stored, domain, SplitRule("block", train=0.5, valid=0.5, test=0.0))
+    assert len(blocks["test"]) == 0 and not valid_is_test(stored, blocks, SplitRule("block"))
