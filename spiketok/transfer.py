@@ -49,7 +49,7 @@ from spiketok.decoding import (
     require_window,
     seconds,
 )
-from spiketok.divisions import without
+from spiketok.divisions import grown, without
 from spiketok.errors import DataError, SpiketokError, UnknownNameError, UsageError
 from spiketok.leakage import with_stated_reach
 from spiketok.models.base import Model
@@ -259,7 +259,7 @@ def _transfer_session(run: Run, reader: ShardReader, calibration_s: float) -> La
             f"{seconds(calibration):.1f} s: use --calibration-s {max(int(seconds(calibration)), 1)}"
         )
         raise DataError(message)
-    guard = dilate(calibration, window_ns)
+    guard = grown(calibration, window_ns)
     test = without(session.splits["test"], guard)
     check_disjoint({"calibration": guard, "test": test})
     divided = replace(session, splits={"calibration": calibration, "test": test})
@@ -292,11 +292,6 @@ def first_of(intervals: Intervals, length_ns: int) -> Intervals:
     stop = np.minimum(whole.stop_ns, whole.start_ns + (length_ns - before))
     keep = stop > whole.start_ns
     return Intervals(whole.start_ns[keep], stop[keep])
-
-
-def dilate(intervals: Intervals, margin_ns: int) -> Intervals:
-    """The intervals with ``margin_ns`` more on both sides."""
-    return Intervals(intervals.start_ns - margin_ns, intervals.stop_ns + margin_ns).union()
 
 
 # ---- protocols ------------------------------------------------------------------------------------------------------

@@ -17,14 +17,13 @@ from spiketok import transfer
 from spiketok.checkpoints import load_run
 from spiketok.config import load_config
 from spiketok.decoding import predict, values_in
-from spiketok.divisions import without
+from spiketok.divisions import grown, without
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.models.linear import Linear
 from spiketok.recording import Intervals
 from spiketok.training import stretches, train
 from spiketok.transfer import (
     Cell,
-    dilate,
     evaluate_transfer,
     first_of,
     session_of,
@@ -84,17 +83,17 @@ def test_first_of_is_the_earliest_time(a, length):
 
 
 @given(spans, st.integers(0, 5))
-def test_dilate_is_every_time_within_the_margin(a, margin):
+def test_grown_is_every_time_within_the_margin(a, margin):
     whole = as_intervals([p for p in a if p[1] > 0])
     expected = {t + d for t in as_set(whole) for d in range(-margin, margin + 1)}
-    assert as_set(dilate(whole, margin)) == expected
+    assert as_set(grown(whole, margin)) == expected
 
 
 def test_calibration_and_test_are_a_window_apart(result):
     for facts in result.sessions:
         assert facts.calibration.total_ns == 5 * SECOND
         assert facts.calibration.start_ns[0] == 0
-        gap = without(Intervals([0], [40 * SECOND]), dilate(facts.calibration, 500 * MS))
+        gap = without(Intervals([0], [40 * SECOND]), grown(facts.calibration, 500 * MS))
         assert facts.test.total_ns == facts.test.intersect(gap).total_ns == 8 * SECOND
 
 
