@@ -101,6 +101,7 @@ def test_right_in_the_store(run, name):
         assert verify_session(session, run.files / file_name(name)) == []
 
 
+@pytest.mark.slow
 def test_pynwb_reads_no_more_than_is_said(run):
     """Of the files that the table says pynwb cannot be compared on, it reads none differently without an error."""
     read = []
