@@ -15,13 +15,15 @@ from spiketok import __version__
 from spiketok.files import human_bytes
 from spiketok.workspace import Workspace
 
-REQUIRED = ("numpy", "numba", "h5py", "pynwb", "zarr", "numcodecs", "typer", "rich")
+REQUIRED = ("numpy", "scipy", "numba", "h5py", "pynwb", "zarr", "numcodecs", "typer", "rich")
 EXTRAS = {
     "train": ("torch", "lightning-fabric", "torchmetrics", "scikit-learn", "safetensors"),
     "dandi": ("dandi", "pooch"),
     "plots": ("matplotlib",),
     "sorting": ("spikeinterface",),
     "dask": ("dask", "distributed"),
+    "remote": ("fsspec", "s3fs", "remfile"),
+    "zarr-nwb": ("hdmf-zarr",),
 }
 
 
