@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +51,8 @@ def verify(
         session_id = "/".join(path.resolve().parts[-2:])
         _verify_sessions(workspace, workspace.select(session_id), jobs, quick, as_json)
     else:
-        _verify_chain(workspace, path, quick, as_json)
+        own = None if root else Workspace.around(path)  # a path says where the rest of its chain lies
+        _verify_chain(replace(own, store_place=workspace.store_place) if own else workspace, path, quick, as_json)
 
 
 def _verify_sessions(workspace: Workspace, chosen: list[str], jobs: int, quick: bool, as_json: bool) -> None:

@@ -41,6 +41,12 @@ class Workspace:
         store = store or os.environ.get("SPIKETOK_STORE")
         return cls(Path(root or os.environ.get("SPIKETOK_ROOT") or DEFAULT_ROOT), place(store) if store else None)
 
+    @classmethod
+    def around(cls, path: Path) -> Workspace | None:
+        """The workspace that a run, a report or a shard lies in, told by the names of its folders; None for others."""
+        home = next((p.parent for p in path.resolve().parents if p.name in ("runs", "shards")), None)
+        return cls(home) if home is not None and (home / "shards").is_dir() else None
+
     def absolute(self) -> Workspace:
         """The same for a worker that stands in another folder."""
         store = self.store_place.absolute() if self.store_place is not None else None

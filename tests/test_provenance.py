@@ -14,8 +14,10 @@ import pytest
 from layouts.nlb import write_nlb
 from made import golden_session
 from test_cli import spiketok
+from typer.testing import CliRunner
 
 from spiketok import citations
+from spiketok.cli import app
 from spiketok.datasets import DATASETS
 from spiketok.datasets.synthetic import SimulationConfig, simulate
 from spiketok.files import content_digest, sha256_file, write_json
@@ -148,6 +150,17 @@ def test_a_whole_chain_holds_and_is_equal_to_its_sources(root):
     told = json.loads(spiketok(root, "verify", "--quick", "--json", run_of(root)).stdout)
     assert [link["kind"] for link in told["chain"]] == ["result", "checkpoint", "shard", "store", "source"]
     assert told["first_broken"] is None
+
+
+def test_a_path_says_where_the_rest_of_its_chain_lies(root, tmp_path, monkeypatch):
+    """From another folder and without --root, the chain of a report is that of the workspace that it lies in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPIKETOK_ROOT", raising=False)
+    for path in (report_of(root), run_of(root), shard_of(root)):
+        assert Workspace.around(path) == Workspace(root.resolve())
+    done = CliRunner().invoke(app, ["verify", str(report_of(root)), "--quick"])
+    assert done.exit_code == 0, done.output
+    assert Workspace.around(tmp_path / "runs" / "moved") is None
 
 
 @pytest.mark.parametrize("name", BROKEN)
