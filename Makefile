@@ -24,11 +24,11 @@ bench: $(ORACLE)/ready
 # The peers from PyPI in a second environment, which also runs zarr 3 where the first one runs zarr 2.
 oracle: $(ORACLE)/ready
 	$(ORACLE)/bin/python -m pytest -n auto --dist loadfile -m oracle
-	$(ORACLE)/bin/python -m pytest tests/test_store.py tests/test_reading.py
+	$(ORACLE)/bin/python -m pytest tests/storage/test_store.py tests/storage/test_window_reader.py
 
 # The Neural Latents Benchmark's own code, which needs pandas 1.3.4: built from source (a C compiler, half an hour).
 oracle-nlb: $(VENV)/ready $(NLB)/ready
-	SPIKETOK_NLB_PYTHON=$(CURDIR)/$(NLB)/bin/python $(VENV)/bin/python -m pytest -m oracle tests/test_oracle_nlb.py
+	SPIKETOK_NLB_PYTHON=$(CURDIR)/$(NLB)/bin/python $(VENV)/bin/python -m pytest -m oracle tests/sources/test_oracle_nlb.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spiketok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

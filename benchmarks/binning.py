@@ -16,8 +16,8 @@ import numpy as np
 from harness import Row, compare, measure, read
 from recordings import SIZES, recording, unit_times
 
-from spiketok.recording import Session
-from spiketok.schemes.bins import count_bins
+from spiketok.recording.nouns import Session
+from spiketok.tokens.schemes.bins import count_bins
 
 OURS, TWO, LIMIT = "spiketok", "spiketok, 2 threads", "limit: read the input, write the output"
 MOST_PEER_CELLS = {"torch_brain": 200e6, "elephant": 200e6, "pynapple": 1e9, "numpy histogram": 1e9}

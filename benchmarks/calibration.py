@@ -6,8 +6,8 @@ import numpy as np
 from harness import Row, measure
 from recordings import recording
 
-from spiketok.schemes import Calibration
-from spiketok.schemes.kernels import resample as kernels
+from spiketok.tokens.schemes import Calibration
+from spiketok.tokens.schemes.kernels import resample as kernels
 
 TRIALS, POINTS = 32, 1024
 AT_LEAST_LINEAR = 20.0  # times an np.interp loop

@@ -27,12 +27,12 @@ from torch_brain.data import ArrayDict, Data, Interval, IrregularTimeSeries
 from torch_brain.datasets import Dataset, DatasetIndex, SpikingDatasetMixin
 from torch_brain.models import POYO
 
-from spiketok.batches import UnitDropout
-from spiketok.recording import NS_PER_S, Session
-from spiketok.schemes import PerSpike
-from spiketok.schemes.base import Windows
-from spiketok.schemes.kernels import batches as kernels
-from spiketok.shards import ShardReader, write_shard
+from spiketok.recording.nouns import NS_PER_S, Session
+from spiketok.tokens.schemes import PerSpike
+from spiketok.tokens.schemes.base import Windows
+from spiketok.tokens.schemes.kernels import batches as kernels
+from spiketok.tokens.shards import ShardReader, write_shard
+from spiketok.training.loader import UnitDropout
 
 BATCH, N_BATCHES, PAD_TO = 128, 4, 8
 AT_LEAST = {"small": (None, None), "S": (100, 150), "L": (40, 80)}  # padded, packed

@@ -13,8 +13,8 @@ import numpy as np
 from harness import Row, measure
 from recordings import recording
 
-from spiketok.schemes import EventPair
-from spiketok.schemes.base import Windows
+from spiketok.tokens.schemes import EventPair
+from spiketok.tokens.schemes.base import Windows
 
 BATCH, CHECKED = 128, 512
 AT_LEAST = {"small": None, "S": 1000, "L": None}

@@ -86,17 +86,17 @@ def _product(path: Path, _: Path) -> int:
 
 
 def _read(path: Path, _: Path) -> int:
-    from spiketok.datasets.nwb import read_nwb
-    from spiketok.recording import Source
+    from spiketok.recording.nouns import Source
+    from spiketok.sources.formats.nwb import read_nwb
 
     return len(read_nwb(path, "bench/one", Source(path.name, "", 0)).spikes)
 
 
 def _ingest(path: Path, store: Path) -> int:
-    from spiketok.datasets.nwb import read_nwb
-    from spiketok.files import sha256_file
-    from spiketok.recording import Source
-    from spiketok.store import write_session
+    from spiketok.recording.nouns import Source
+    from spiketok.sources.formats.nwb import read_nwb
+    from spiketok.storage.files import sha256_file
+    from spiketok.storage.store import write_session
 
     session = read_nwb(path, "bench/one", Source(path.name, sha256_file(path), path.stat().st_size))
     write_session(session, store)

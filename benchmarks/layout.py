@@ -10,10 +10,10 @@ import numpy as np
 from harness import Row, measure
 from recordings import recording
 
-from spiketok.recording import Intervals
-from spiketok.schemes.bins import count_bins
-from spiketok.schemes.kernels import patches as kernels
-from spiketok.schemes.quantized import bucketize
+from spiketok.recording.nouns import Intervals
+from spiketok.tokens.schemes.bins import count_bins
+from spiketok.tokens.schemes.kernels import patches as kernels
+from spiketok.tokens.schemes.quantized import bucketize
 
 N_VALUES, N_BUCKETS = 10_000_000, 256
 PATCH_SIZE, MAX_COUNT, BIN_NS = 32, 20, 20_000_000

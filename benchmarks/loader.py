@@ -44,11 +44,12 @@ from torch_brain.samplers import RandomFixedWindowSampler
 from torch_brain.transforms import Compose
 from torch_brain.transforms import UnitDropout as TorchBrainUnitDropout
 
-from spiketok.batches import Loader, RandomWindows, SessionWindows, TargetSpec, UnitDropout
-from spiketok.recording import Intervals, Session, Signal, Source, Spikes, UnitTable
-from spiketok.schemes import PerSpike
-from spiketok.schemes.base import Windows
-from spiketok.shards import ShardReader, write_shard
+from spiketok.models.batch import TargetSpec
+from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.tokens.schemes import PerSpike
+from spiketok.tokens.schemes.base import Windows
+from spiketok.tokens.shards import ShardReader, write_shard
+from spiketok.training.loader import Loader, RandomWindows, SessionWindows, UnitDropout
 
 SECONDS = {"small": 180, "S": 900}
 N_SESSIONS, N_UNITS, BATCH = 4, 200, 128

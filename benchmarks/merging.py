@@ -15,7 +15,7 @@ import numpy as np
 from harness import Row, compare, measure, read
 from recordings import SIZES, recording, unit_times
 
-from spiketok.schemes.merge import merge_units
+from spiketok.recording.merging import merge_units
 
 OURS, TWO, LIMIT = "spiketok", "spiketok, 2 threads", "limit: read the input, write the output"
 TORCH_BRAIN, PACKED = "torch_brain sort", "numpy sort of a packed key, buffers reused"

@@ -12,10 +12,10 @@ from harness import Row, compare, measure
 from recordings import recording
 from torch_brain.data import Data, Interval, IrregularTimeSeries
 
-from spiketok.recording import NS_PER_S, Session
-from spiketok.schemes import PerSpike
-from spiketok.shards import ShardReader, write_shard
-from spiketok.store import read_session, write_session
+from spiketok.recording.nouns import NS_PER_S, Session
+from spiketok.storage.store import read_session, write_session
+from spiketok.tokens.schemes import PerSpike
+from spiketok.tokens.shards import ShardReader, write_shard
 
 N_WINDOWS = 64
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from spiketok.recording import NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.recording.nouns import NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
 
 SIZES = {"small": (100, 600, 8.0), "S": (200, 3600, 8.0), "L": (1000, 3600, 5.0)}  # units, seconds, mean spikes/s
 CLOCK_HZ = 30_000

@@ -18,9 +18,9 @@ from pynwb import NWBHDF5IO
 from recordings import recording
 from sources import LAYOUTS, write_source
 
-from spiketok.reading import open_session
-from spiketok.recording import NS_PER_S
-from spiketok.store import write_session
+from spiketok.recording.nouns import NS_PER_S
+from spiketok.storage.store import write_session
+from spiketok.storage.window_reader import open_session
 
 COLD, WARM, KEPT = "spiketok, nothing kept", "spiketok, 64 MB kept", "spiketok, all kept"
 WANTED = 100.0

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.recording import Intervals, Session, Signal, Source, Spikes, UnitTable
-from spiketok.schemes import make_scheme
-from spiketok.shards import ShardReader, write_shard
+from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.tokens.schemes import make_scheme
+from spiketok.tokens.shards import ShardReader, write_shard
 
 SECOND = 1_000_000_000
 BIN_NS = 20_000_000

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.datasets.nwb import read_nwb
 from spiketok.errors import SourceError
-from spiketok.isolation import isolated
-from spiketok.recording import Session, Source
-from spiketok.store import read_session, write_session
-from spiketok.verify import verify_session
+from spiketok.pipeline.isolation import isolated
+from spiketok.pipeline.source_check import verify_session
+from spiketok.recording.nouns import Session, Source
+from spiketok.sources.formats.nwb import read_nwb
+from spiketok.storage.store import read_session, write_session
 
 KINDS = ("cut", "bit", "bytes", "zeros", "ones", "noise", "swap", "repeat", "lost")
 DEADLINE_S, MEMORY_BYTES = 30, 10**9

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from reference import TWINS
 
-from spiketok.recording import Intervals, Session, Signal
-from spiketok.schemes import Scheme
-from spiketok.schemes.base import Columns, Tokens, Windows
+from spiketok.recording.nouns import Intervals, Session, Signal
+from spiketok.tokens.schemes import Scheme
+from spiketok.tokens.schemes.base import Columns, Tokens, Windows
+from tests.reference import TWINS
 
 
 def wanted_tokens(

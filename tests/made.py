@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.recording import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
-from spiketok.schemes import Scheme
-from spiketok.shards import ShardReader, write_shard
+from spiketok.recording.nouns import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
+from spiketok.tokens.schemes import Scheme
+from spiketok.tokens.shards import ShardReader, write_shard
 
 MS = 1_000_000
 SECOND = 1_000_000_000

@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import h5py
 import numpy as np
-from nwb_files import PLAIN_SPIKES, edited, replace_data
+
+from tests.nwb_files import PLAIN_SPIKES, edited, replace_data
 
 GB = 10**9
 TRIALS, VELOCITY = "intervals/trials", "processing/behavior/hand_vel"

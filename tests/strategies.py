@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from spiketok.recording import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
-from spiketok.schemes import Scheme
-from spiketok.schemes.base import Windows
+from spiketok.recording.nouns import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
+from spiketok.tokens.schemes import Scheme
+from spiketok.tokens.schemes.base import Windows
 
 STEP_NS = 10_000_000  # half of binned's default bin: bins, edges and middles are multiples of it
 LOW, HIGH = -5, 25  # sessions lie between these multiples of STEP_NS

@@ -1,6 +1,6 @@
 """The contract of a model.
 
-Subclasses are final; parts that several models share are blocks in ``spiketok.nn``, not parents. Everything that
+Subclasses are final; parts that several models share are blocks in ``spiketok.models.nn``, not parents. Everything that
 belongs to one session (unit rows, read-ins) is a parameter of its own, keyed by stable ids, never by the number or
 position of its units: an optimizer that holds the parameters of one session can touch no other session, neither by
 weight decay nor by momentum.
@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from spiketok.batches import TargetSpec, TokenBatch
 from spiketok.errors import DataError
-from spiketok.recording import SessionInfo
+from spiketok.models.batch import TargetSpec, TokenBatch
+from spiketok.recording.nouns import SessionInfo
 
 
 class Model(nn.Module, ABC):
@@ -116,34 +115,6 @@ class Model(nn.Module, ABC):
 
     def load_extra_state(self, state: dict[str, object]) -> None:
         """Rebuild tables and read-ins for a state from :meth:`extra_state`, before the weights are loaded."""
-
-
-def packed_columns(batch: TokenBatch) -> tuple[dict[str, Tensor], list[int]]:
-    """The batch's columns as ``[L_total, *item]`` and the number of tokens in each window, for either layout."""
-    if batch.offset is not None:
-        return batch.columns, batch.offset.diff().tolist()
-    return {name: column[batch.valid_BL] for name, column in batch.columns.items()}, batch.valid_BL.sum(1).tolist()
-
-
-def query_bin(batch: TokenBatch, bins_per_window: int) -> Tensor:
-    """int64 ``[Q_total]``: for each query the row, in packed bins, of the bin that holds it (exact, in integer ns).
-
-    Raises:
-        DataError: the window is no whole number of bins, or a query lies outside its window.
-    """
-    if bins_per_window < 1 or batch.window_ns % bins_per_window:
-        message = f"a window of {batch.window_ns} ns does not divide into {bins_per_window} bins"
-        raise DataError(message)
-    window = np.repeat(np.arange(len(batch)), np.diff(batch.query_offset.cpu().numpy()))
-    index = (batch.query_ns - batch.start_ns[window]) // (batch.window_ns // bins_per_window)
-    outside = np.flatnonzero((index < 0) | (index >= bins_per_window))
-    if outside.size:
-        row = outside[0]
-        session, start = batch.sessions[window[row]], batch.start_ns[window[row]]
-        window_text = f"its window {start}..{start + batch.window_ns} ns"
-        message = f"{session}: a query at {batch.query_ns[row]} ns is not in {window_text}"
-        raise DataError(message)
-    return torch.from_numpy(window * bins_per_window + index).to(batch.target.device)
 
 
 def check_same_units(session_id: str, known: Sequence[str], given: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ What is unusual:
   get no prediction (NaN), nor does a bin whose history holds an unobserved bin. Windows that overlap by that much cover
   all but the very beginning;
 - everything is computed from sums over rows (normal equations in float64, in blocks), so that memory does not grow with
-  the recording and cross-validation costs one pass; scikit-learn's Ridge gives the same weights (tests/test_models.py).
+  the recording and cross-validation costs one pass; scikit-learn's Ridge gives the same weights
+  (tests/models/test_models.py).
 
 Shape letters: B windows, T bins, N units, C components, P = lags * N predictors, Q query times.
 """
@@ -28,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiketok.batches import TargetSpec, TokenBatch
 from spiketok.errors import DataError, UsageError, require
-from spiketok.losses import weighted_mse
-from spiketok.models.base import Model, check_same_units, packed_columns, query_bin
-from spiketok.nn import module_key
-from spiketok.recording import SessionInfo
+from spiketok.models.base import Model, check_same_units
+from spiketok.models.batch import TargetSpec, TokenBatch, packed_columns, query_bin
+from spiketok.models.losses import weighted_mse
+from spiketok.models.nn import module_key
+from spiketok.recording.nouns import SessionInfo
 
 BLOCK_BYTES = 64 << 20  # of lagged counts held at once
 

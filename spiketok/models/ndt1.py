@@ -35,13 +35,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spiketok.batches import TargetSpec, TokenBatch
 from spiketok.errors import DataError, UsageError
-from spiketok.losses import poisson_log_rate, weighted_mse
-from spiketok.masking import corrupt, draw_span, hide_timesteps, span_probability
-from spiketok.models.base import Model, check_same_units, packed_columns, query_bin
-from spiketok.nn import EncoderBlock, band_mask, module_key, sinusoidal_position
-from spiketok.recording import SessionInfo
+from spiketok.models.base import Model, check_same_units
+from spiketok.models.batch import TargetSpec, TokenBatch, packed_columns, query_bin
+from spiketok.models.losses import poisson_log_rate, weighted_mse
+from spiketok.models.masking import corrupt, draw_span, hide_timesteps, span_probability
+from spiketok.models.nn import EncoderBlock, band_mask, module_key, sinusoidal_position
+from spiketok.recording.nouns import SessionInfo
 
 
 @dataclass(frozen=True)

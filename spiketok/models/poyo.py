@@ -2,13 +2,13 @@
 
 Azabou et al. 2023, "A Unified, Scalable Framework for Neural Population Decoding" (NeurIPS, arXiv 2310.16046).
 Reference code: neuro-galaxy/torch_brain 0.2.1, torch_brain/models/poyo.py and examples/poyo; with its weights copied
-in, this model gives its outputs (tests/test_oracle_models.py).
+in, this model gives its outputs (tests/models/test_oracle_models.py).
 
 What is unusual:
 
 - a token is the sum of its unit's row and its type's row; its time enters only by rotation
-  (:class:`spiketok.nn.RotaryTime`), and in the encoder and among the latents the *values* are turned too, and the
-  result is turned back by the query's time;
+  (:class:`spiketok.models.nn.RotaryTime`), and in the encoder and among the latents the *values* are turned too, and
+  the result is turned back by the query's time;
 - the same few latents are repeated at every latent step; their number follows from the window's length;
 - a query is its session's row at a time; there is no other information on the session.
 
@@ -35,12 +35,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiketok.batches import TargetSpec, TokenBatch
 from spiketok.errors import UsageError
-from spiketok.losses import weighted_mse
-from spiketok.models.base import Model, check_same_units, packed_columns
-from spiketok.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, Vocabulary
-from spiketok.recording import SessionInfo
+from spiketok.models.base import Model, check_same_units
+from spiketok.models.batch import TargetSpec, TokenBatch, packed_columns
+from spiketok.models.losses import weighted_mse
+from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, Vocabulary
+from spiketok.recording.nouns import SessionInfo
 
 N_TYPES = 4  # spike, start, end, and one that the reference allocates and never uses
 

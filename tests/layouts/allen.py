@@ -9,10 +9,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from nwb_files import new_file, save
 from pynwb import TimeSeries
 from pynwb.ecephys import LFP, ElectricalSeries
 from pynwb.file import Subject
+
+from tests.nwb_files import new_file, save
 
 CODING = "sub-699733573/sub-699733573_ses-715093703.nwb"
 CODING_LFP = "sub-699733573/sub-699733573_ses-715093703_probe-810755797_ecephys.nwb"

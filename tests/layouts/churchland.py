@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nwb_files import save
 from pynwb import NWBFile
 from pynwb.behavior import Position, SpatialSeries
 from pynwb.ecephys import ElectricalSeries, FilteredEphys
 from pynwb.file import Subject
+
+from tests.nwb_files import save
 
 RESTARTS = "sub-Nitschke/sub-Nitschke_ses-20090910_behavior+ecephys.nwb"
 STEADY = "sub-Jenkins/sub-Jenkins_ses-20090912_behavior+ecephys.nwb"

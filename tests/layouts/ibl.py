@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nwb_files import new_file, save
 from pynwb import TimeSeries
 from pynwb.behavior import SpatialSeries
 from pynwb.file import Subject
+
+from tests.nwb_files import new_file, save
 
 EARLY = "sub-NYU-40/sub-NYU-40_ses-71855308-7e54-41d7-a7a4-b042e78e3b4f-processed-only_behavior.nwb"
 PUBLISHED = "sub-NYU-37/sub-NYU-37_ses-21d21fc3-4201-4edc-802a-c67b61952548_desc-processed_behavior+ecephys.nwb"

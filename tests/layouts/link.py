@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nwb_files import new_file, save
 from pynwb import TimeSeries
 from pynwb.file import Subject
+
+from tests.nwb_files import new_file, save
 
 FIRST = "sub-Monkey-N/sub-Monkey-N_ses-20201023_ecephys.nwb"
 LATER = "sub-Monkey-N/sub-Monkey-N_ses-20220301_ecephys.nwb"

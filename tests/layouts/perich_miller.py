@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nwb_files import new_file, save
 from pynwb import TimeSeries
 from pynwb.behavior import BehavioralTimeSeries, Position, SpatialSeries
 from pynwb.file import Subject
+
+from tests.nwb_files import new_file, save
 
 CENTER_OUT = "sub-C/sub-C_ses-CO-20160909_behavior+ecephys.nwb"
 RANDOM_TARGET = "sub-M/sub-M_ses-RT-20140114_behavior+ecephys.nwb"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from nwb_files import new_file, save
 from pynwb import TimeSeries
 from pynwb.behavior import (
     BehavioralEpochs,
@@ -16,6 +15,8 @@ from pynwb.behavior import (
     PupilTracking,
 )
 from pynwb.file import Subject
+
+from tests.nwb_files import new_file, save
 
 ASSET = "sub-Cori/sub-Cori_ses-20161214T120000.nwb"
 N_SITES = 6  # of each probe

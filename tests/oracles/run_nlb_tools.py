@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 warnings.filterwarnings("ignore")
 BINS = (5, 20)
 
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> None:
     elif arguments[0] == "--golden":
         keep_golden(*arguments[1:])
     else:
-        from layouts.nlb import FILES, write_nlb
+        from tests.layouts.nlb import FILES, write_nlb
 
         found: dict = {}
         for name in FILES:

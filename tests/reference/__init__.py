@@ -14,8 +14,18 @@ return has the dtype that the package must have. One module a scheme, each with
 
 from __future__ import annotations
 
-from reference import binned, calibration, event_pair, fine_time, fluorescence, neuron, patch, per_spike, quantized
-from reference.common import queries, seconds, signal_bin, usable
+from tests.reference import (
+    binned,
+    calibration,
+    event_pair,
+    fine_time,
+    fluorescence,
+    neuron,
+    patch,
+    per_spike,
+    quantized,
+)
+from tests.reference.common import queries, seconds, signal_bin, usable
 
 TWINS = {
     "binned": binned,

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from reference.common import inside
-from spiketok.recording import Intervals, Session
-from spiketok.schemes import Binned
+from spiketok.recording.nouns import Intervals, Session
+from spiketok.tokens.schemes import Binned
+from tests.reference.common import inside
 
 VARIANTS = [
     Binned(),

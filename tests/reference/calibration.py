@@ -6,12 +6,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import strategies
 from hypothesis import strategies as st
 
-from reference.common import inside
-from spiketok.recording import Intervals, Session
-from spiketok.schemes import Calibration
+from spiketok.recording.nouns import Intervals, Session
+from spiketok.tokens.schemes import Calibration
+from tests import strategies
+from tests.reference.common import inside
 
 VARIANTS = [
     Calibration(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spiketok.recording import Intervals, Signal
+from spiketok.recording.nouns import Intervals, Signal
 
 
 def inside(start: int, stop: int, intervals: Intervals) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spiketok.schemes import EventPair
+from spiketok.tokens.schemes import EventPair
 
 VARIANTS = [
     EventPair(),

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from reference.common import inside
-from spiketok.recording import Intervals, Session
-from spiketok.schemes import FineTime
+from spiketok.recording.nouns import Intervals, Session
+from spiketok.tokens.schemes import FineTime
+from tests.reference.common import inside
 
 VARIANTS = [FineTime(), FineTime(7_000_001), FineTime(100_000_000)]
 

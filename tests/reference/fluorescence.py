@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import strategies
 from hypothesis import strategies as st
 
-from reference.common import seconds
-from spiketok.recording import Session, Signal
-from spiketok.schemes import Fluorescence
+from spiketok.recording.nouns import Session, Signal
+from spiketok.tokens.schemes import Fluorescence
+from tests import strategies
+from tests.reference.common import seconds
 
 VARIANTS = [Fluorescence()]
 

@@ -1,10 +1,10 @@
-"""The slow twin of ``spiketok.leakage``: moment by moment, for times of a few dozen ns."""
+"""The slow twin of ``spiketok.recording.leakage``: moment by moment, for times of a few dozen ns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spiketok.recording import Intervals
+from spiketok.recording.nouns import Intervals
 
 
 def moments(part: Intervals) -> set[int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference.common import inside
-from spiketok.recording import Intervals, Session
-from spiketok.schemes import Neuron
+from spiketok.recording.nouns import Intervals, Session
+from spiketok.tokens.schemes import Neuron
+from tests.reference.common import inside
 
 VARIANTS = [
     Neuron(),

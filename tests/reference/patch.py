@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import strategies
 from hypothesis import strategies as st
 
-from reference.common import inside, signal_bin
-from spiketok.recording import Intervals, Session, Signal, UnitTable
-from spiketok.schemes import Patch
+from spiketok.recording.nouns import Intervals, Session, Signal, UnitTable
+from spiketok.tokens.schemes import Patch
+from tests import strategies
+from tests.reference.common import inside, signal_bin
 
 VARIANTS = [
     Patch(),

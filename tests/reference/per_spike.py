@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from reference.common import seconds
-from spiketok.schemes import PerSpike
+from spiketok.tokens.schemes import PerSpike
+from tests.reference.common import seconds
 
 VARIANTS = [
     PerSpike(),

@@ -6,12 +6,12 @@ from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
-import strategies
 from hypothesis import strategies as st
 
-from reference.common import inside, signal_bin
-from spiketok.recording import Intervals, Session, Signal
-from spiketok.schemes import Quantized
+from spiketok.recording.nouns import Intervals, Session, Signal
+from spiketok.tokens.schemes import Quantized
+from tests import strategies
+from tests.reference.common import inside, signal_bin
 
 VARIANTS = [
     Quantized(),

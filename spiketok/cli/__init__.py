@@ -1,0 +1,202 @@
+"""The command line: parse, one library call, print.
+
+Everything heavy is imported inside the command that needs it, so that ``spiketok --help`` answers at once.
+Exit codes: 0 all went well, 1 an item failed, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spiketok import __version__
+from spiketok.cli import data, demo, doctor, fetch, provenance, splits, tokens, train
+from spiketok.cli.console import complain, progress, say, show_json
+from spiketok.cli.options import Json, Root, print_rows
+from spiketok.errors import SpiketokError, UnknownNameError, UsageError
+from spiketok.storage.workspace import Workspace
+
+app = typer.Typer(
+    name="spiketok",
+    help="From public recordings of spiking neurons to exact tokens, trained decoders and cross-session scores.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"spiketok {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command; ``main`` takes ``--debug`` out of the line before it is parsed."""
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+for command in (fetch.fetch, data.datasets, data.ingest):
+    app.command()(command)
+
+
+# ---- simulate -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def simulate(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the NWB files.", show_default="ROOT/simulated")
+    ] = None,
+    task: Annotated[str, typer.Option("--task", help="center_out or random_target.")] = "center_out",
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="Number of subjects.")] = 2,
+    sessions: Annotated[int, typer.Option("--sessions-per-subject", min=1, help="Days a subject.")] = 4,
+    units: Annotated[int, typer.Option("--units", min=1, help="Units a session.")] = 60,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="Length of a session in seconds.")] = 300.0,
+    turnover: Annotated[float | None, typer.Option("--turnover", help="Share of the units replaced a day.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same bytes.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of SimulationConfig.")
+    ] = None,
+    ingest_too: Annotated[bool, typer.Option("--ingest/--files-only", help="Also normalize into the store.")] = True,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate sessions of one or more subjects as NWB files, with the ground truth beside them."""
+    from spiketok.sources.simulator import SimulationConfig
+    from spiketok.sources.simulator import simulate as simulate_files
+
+    config = SimulationConfig(
+        task=task, n_subjects=subjects, sessions_per_subject=sessions, n_units=units, duration_s=duration_s, seed=seed
+    )
+    if turnover is not None:
+        config = replace(config, turnover=turnover)
+    for text in settings or []:
+        config = _with_setting(config, text)
+    workspace = Workspace.locate(root)
+    folder = out or workspace.simulated
+    with progress("simulate", subjects * sessions, "sessions") as advance:
+        files = simulate_files(config, folder, progress=lambda done, total, name: advance(1, name))
+    say(f"{len(files)} NWB files with their truth in {folder}")
+    rows: list[dict] = [{"file": str(path)} for path in files]
+    failed = 0
+    if ingest_too:
+        rows, failed = data.ingest_paths(workspace, files, "simulated")
+    print_rows("sessions" if ingest_too else "files", rows, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _with_setting(config, text: str):
+    """One ``key=value`` on top of a simulation's settings."""
+    import dataclasses
+
+    key, equals, word = text.partition("=")
+    known = {f.name: f for f in dataclasses.fields(config)}
+    if not equals:
+        message = f"--set '{text}': use KEY=VALUE"
+        raise UsageError(message)
+    if key not in known:
+        raise UnknownNameError("setting", key, known, "the simulation settings")
+    kind = type(getattr(config, key))
+    try:
+        value = kind(word)
+    except ValueError:
+        message = f"--set {key}={word}: expected {kind.__name__}"
+        raise UsageError(message) from None
+    return replace(config, **{key: value})
+
+
+# ---- tokenize -------------------------------------------------------------------------------------------------------
+
+for command in (tokens.tokenize, tokens.schemes, tokens.stream, tokens.compare):
+    app.command()(command)
+
+app.command()(splits.splits)
+
+
+# ---- train and evaluate ---------------------------------------------------------------------------------------------
+
+app.command()(train.train)
+app.command("eval-xsession")(train.eval_xsession)
+app.command()(demo.demo)
+
+
+# ---- look and check -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        str | None, typer.Argument(help="Anything spiketok writes, an NWB file, or a session's id.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it to this .png, .pdf or .svg.")] = None,
+    start_s: Annotated[float | None, typer.Option("--start-s", help="Where the picture begins.")] = None,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="How long a raster is.", min=0.001)] = 10.0,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a path holds, and draw it; the workspace itself without a path."""
+    from spiketok.pipeline.inspect import check_picture, describe_path, locate, plot_path
+
+    workspace = Workspace.locate(root)
+    found = locate(path, workspace)
+    if plot is not None:
+        check_picture(found, plot)
+    told = describe_path(found)
+    if as_json:
+        show_json(asdict(told))
+    else:
+        for label, value in told.facts.items():
+            print(f"{label:<22}{'-' if value is None else value}")
+        for title, rows in told.tables.items():
+            print()
+            print_rows(title, rows, as_json=False)
+    if plot is not None:
+        plot_path(found, plot, start_s, duration_s)
+        say(f"drawn to {plot}")
+
+
+for command in (provenance.verify, provenance.cite, provenance.export, doctor.doctor):
+    app.command()(command)
+
+
+# ---- the program ----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line; every error that is not a bug is one line."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # waiting threads that spin cost a shared machine its other work
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        app()
+    except SpiketokError as error:
+        if debug:
+            raise
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        from spiketok.pipeline.jobs import describe
+
+        complain(describe(error))
+        sys.exit(1)

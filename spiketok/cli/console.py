@@ -1,0 +1,222 @@
+"""What the command line prints: tables on a terminal, plain tab-separated lines in a pipe, JSON on request.
+
+Results go to stdout; progress, repairs and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+WIDE = 110  # columns of a terminal that has room for the name of the item at work
+QUIET_S = 2.0  # work that is done sooner shows no progress bar
+
+
+def show_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows as a table on a terminal, as tab-separated lines with a header line in a pipe."""
+    cells = [[_text(row.get(column)) for column in columns] for row in rows]
+    if not sys.stdout.isatty():
+        print("\t".join(columns))
+        for line in cells:
+            print("\t".join(line))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for k, column in enumerate(columns):
+        numeric = all(isinstance(row.get(column), int | float) for row in rows) and bool(rows)
+        widest = max([len(line[k]) for line in cells], default=0)
+        # numbers and short words stay whole; what gives way on a narrow terminal are the long names
+        short = numeric or widest <= 9
+        table.add_column(
+            column.replace("_", " "),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=widest if short else 9,
+        )
+    for line in cells:
+        table.add_row(*line)
+    Console().print(table, markup=False)
+
+
+def show_json(value: object) -> None:
+    """Print a result as one JSON document."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        places = 3 if abs(value) < 100 else 1
+        return f"{value:,.{places}f}" if sys.stdout.isatty() else f"{value:.{places}f}"
+    if isinstance(value, int):
+        return f"{value:,}" if sys.stdout.isatty() else str(value)
+    return str(value)
+
+
+def say(text: str) -> None:
+    """A line for the person, on stderr, so that stdout stays a result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def complain(text: str) -> None:
+    """An error line on stderr; red on a terminal."""
+    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{red}error:{plain} {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: float | None, measure: str = "items") -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr with rate and time left, from two seconds on; none where stderr is not a terminal.
+
+    Yields:
+        ``advance(amount, detail)``: moves the bar on and names what it is at.
+    """
+    if not sys.stderr.isatty():
+        yield lambda amount=0, detail="": None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    in_bytes = measure == "bytes"
+    amounts = (
+        [DownloadColumn(), TransferSpeedColumn()]
+        if in_bytes
+        else [MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    )
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        *amounts,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *([TextColumn("{task.fields[detail]}", style="dim")] if console.width >= WIDE else []),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task(title, total=total, rate="", detail="")
+    begun = time.monotonic()
+    started, done = False, 0.0
+
+    def advance(amount: float = 1, detail: str = "") -> None:
+        nonlocal started, done
+        done += amount
+        elapsed = time.monotonic() - begun
+        if not started and elapsed > QUIET_S:
+            bar.start()
+            started = True
+        rate = f"{done / elapsed:.1f} {measure}/s" if elapsed > 0 and not in_bytes else ""
+        bar.update(task, advance=amount, rate=rate, detail=detail)
+
+    try:
+        yield advance
+    finally:
+        if started:
+            bar.stop()
+
+
+@contextlib.contextmanager
+def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """A live table of a training on a terminal's stderr; in a pipe a line at the start and each tenth of the steps.
+
+    Yields:
+        the listener for ``training.train(on_event=...)``.
+    """
+    state: dict[str, object] = {}
+    begun = time.monotonic()
+
+    def start_line(event: Mapping[str, object]) -> str:
+        return (
+            f"{event['model']} {event['size']}: {event['parameters']:,} parameters, {len(event['sessions'])} sessions, "
+            f"{event['units']} units, {event['train_s']:.0f} s of training time, target {event['target']}"
+        )
+
+    def dropped_line(event: Mapping[str, object]) -> str:
+        """What time of the training splits no window can use, and why."""
+        from spiketok.training.sampling import dropped_words
+
+        words = dropped_words(event["dropped"])
+        return f"no window uses: {words}" if words else ""
+
+    def guard_line(event: Mapping[str, object]) -> str:
+        """How far windows reach, where time near split borders was given up for it."""
+        return f"near other splits: windows reach {event['reach']}" if event["dropped"].get("split_border_ns") else ""
+
+    def days_line(event: Mapping[str, object]) -> str:
+        """The sessions that the rule of days keeps for later."""
+        others = event["other_days"]
+        shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+        return f"of later days, not trained on (for eval-xsession): {shown}" if others else ""
+
+    def first_lines(event: Mapping[str, object]) -> list[str]:
+        lines = (start_line(event), dropped_line(event), guard_line(event), days_line(event), event["stand_in"])
+        return [line for line in lines if line]
+
+    def losses(event: Mapping[str, object]) -> str:
+        return ", ".join(f"{name} {value:.4f}" for name, value in event["loss"].items())
+
+    if not sys.stderr.isatty():
+
+        def listen(event: Mapping[str, object]) -> None:
+            if event["event"] == "start":
+                for line in first_lines(event):
+                    say(line)
+            elif event["event"] == "step":
+                tenth = 10 * event["step"] // event["total_steps"]
+                if tenth != state.get("tenth"):
+                    state["tenth"] = tenth
+                    rate = event["windows_per_s"]
+                    say(f"step {event['step']}/{event['total_steps']}: {losses(event)}, {rate:.0f} windows/s")
+
+        yield listen
+        return
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    def table() -> Table:
+        grid = Table.grid(padding=(0, 2))
+        step, total = state.get("step", 0), state.get("total_steps", 1)
+        elapsed = time.monotonic() - begun
+        fresh = step - state.get("first", 0)
+        left = f"{elapsed * (total - step) / fresh:.0f} s left" if fresh else ""
+        grid.add_row("step", f"{step} of {total}", ProgressBar(total=total, completed=step, width=30), left)
+        if "loss" in state:
+            rate = f"{state['windows_per_s']:.0f} windows/s"
+            grid.add_row("loss", losses(state), f"learning rate {state['lr']:.2e}", rate)
+        for session, score in state.get("scores", {}).items():
+            grid.add_row("valid", session, f"R2 {score['r2_variance_weighted']:.3f} (variance weighted)", "")
+        return grid
+
+    with Live(table(), console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+
+        def draw(event: Mapping[str, object]) -> None:
+            if event["event"] == "start":
+                for line in first_lines(event):
+                    live.console.print(line, markup=False, highlight=False)
+                state.update(step=event["step"], first=event["step"], total_steps=event["total_steps"])
+            elif event["event"] in ("step", "valid"):
+                state.update(event)
+            live.update(table())
+
+        yield draw

@@ -1,0 +1,254 @@
+"""The commands ``ingest`` and ``datasets``; ``fetch`` has a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spiketok.cli.console import say, show_json, show_rows
+from spiketok.cli.options import Executor, Json, Root, Store, Workers, collect, executor_of, print_rows
+from spiketok.errors import UsageError
+from spiketok.storage.files import human_bytes
+from spiketok.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from spiketok.sources.catalogue.base import Dataset
+
+Process = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--process",
+        metavar="NAME=FUNCTION(SIGNAL, ...)",
+        help="Make a signal from another, as vel=derivative(pos); may be repeated, done in order.",
+    ),
+]
+MinRate = Annotated[
+    float | None,
+    typer.Option("--min-rate", metavar="HZ", help="Leave out units with fewer spikes per observed second."),
+]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        "--quality", metavar="RULE", help="Keep units that pass, as \"isi_violations<0.5 and quality=='good'\"."
+    ),
+]
+Metrics = Annotated[
+    bool, typer.Option("--metrics", help="Add spikeinterface's quality metrics of spike times as unit columns.")
+]
+
+
+def wanted_settings(
+    process: list[str] | None, min_rate: float | None, quality: str | None, metrics: bool
+) -> dict[str, object]:
+    """What the user wants of normalizing, as it stands in a store's settings; only what was asked for.
+
+    Raises:
+        UsageError: a step or a rule cannot be read.
+    """
+    from spiketok.recording.quality import parse_quality
+    from spiketok.recording.steps import parse_step
+
+    wanted: dict[str, object] = {}
+    if metrics:
+        wanted["metrics"] = True
+    if min_rate is not None:
+        wanted["min_rate_hz"] = min_rate
+    if quality is not None:
+        wanted["quality"] = " and ".join(map(str, parse_quality(quality)))
+    if process:
+        wanted["process"] = [parse_step(text) for text in process]
+    return wanted
+
+
+def ingest(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="NWB files, and folders of them, here or at URLs (s3://...).")
+    ],
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", help="First half of the session ids; a name of the catalogue also brings its rules."),
+    ] = "local",
+    rules: Annotated[
+        str | None, typer.Option("--rules", help="Rules of this name in place of the dataset's; 'none' for none.")
+    ] = None,
+    process: Process = None,
+    min_rate: MinRate = None,
+    quality: Quality = None,
+    metrics: Metrics = False,
+    merge_as: Annotated[
+        str | None,
+        typer.Option("--merge-as", metavar="NAME", help="Join the units of all files into one session of this name."),
+    ] = None,
+    sorter: Annotated[
+        str | None,
+        typer.Option("--sorter", metavar="NAME", help="The paths are output of this sorter: phy, kilosort, ..."),
+    ] = None,
+    start_s: Annotated[
+        float, typer.Option("--start-s", help="When a sorted recording began, in seconds of the session.")
+    ] = 0.0,
+    jobs: Workers = 1,
+    executor: Executor = None,
+    root: Root = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Normalize NWB files, or the output of a spike sorter, into the store."""
+    for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
+        if name is not None and ("/" in name or name.startswith(".") or not name):
+            message = f"{option} '{name}': must be a name without '/' that does not begin with '.'"
+            raise UsageError(message)
+    wanted = wanted_settings(process, min_rate, quality, metrics) | _sorter_settings(sorter, start_s)
+    rows, failed = ingest_paths(
+        Workspace.locate(root, store),
+        paths,
+        dataset,
+        executor_of(executor, jobs),
+        rules,
+        wanted=wanted,
+        merge_as=merge_as or "",
+    )
+    print_rows("sessions", rows, as_json)
+    if failed:
+        raise typer.Exit(1)
+    if not as_json:
+        say("next: spiketok tokenize --scheme per-spike")
+
+
+def _sorter_settings(sorter: str | None, start_s: float) -> dict[str, object]:
+    """What ``--sorter`` and ``--start-s`` are in a store's settings.
+
+    Raises:
+        UsageError: there is no such sorter, or a start without one.
+    """
+    import math
+
+    if sorter is None:
+        if start_s:
+            message = f"--start-s {start_s:g} is for sorter output: add --sorter NAME"
+            raise UsageError(message)
+        return {}
+    from spiketok.sources.formats.sorting import READER, check_sorter
+
+    check_sorter(sorter)
+    if not math.isfinite(start_s):
+        message = f"--start-s {start_s}: must be a finite number of seconds"
+        raise UsageError(message)
+    return {**READER, "sorter": sorter, "start_s": start_s}
+
+
+def ingest_paths(
+    workspace: Workspace,
+    paths: list,
+    dataset: str = "local",
+    executor: str = "",
+    rules: str | None = None,
+    *,
+    wanted: dict[str, object] | None = None,
+    merge_as: str = "",
+    failures: list[dict] | None = None,
+) -> tuple[list[dict], int]:
+    """Ingest, telling repairs and failures as they come; the sessions' rows, and how many files failed.
+
+    Each failure is added to ``failures`` with its ``file`` and ``error``.
+    """
+    from spiketok.pipeline import ingest as ingestion
+    from spiketok.sources.catalogue import rules_of
+
+    def row(done: ingestion.Ingested) -> dict:
+        for finding in done.repairs:
+            say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
+        return {
+            "session": done.session_id,
+            "state": done.state,
+            "units": done.n_units,
+            "spikes": done.n_spikes,
+            "seconds": done.duration_s,
+            "repairs": len(done.repairs),
+            "notes": len(done.notes),
+            "findings": {"repairs": done.repairs, "notes": done.notes},
+        }
+
+    def kept(outcomes: Iterable) -> Iterator:
+        for outcome in outcomes:
+            if outcome.error is not None and failures is not None:
+                failures.append({"file": outcome.name, "error": outcome.message})
+            yield outcome
+
+    as_given = (wanted or {}).get("reader") == ingestion.SORTED
+    files = ingestion.find_files(paths, rules_of(dataset).suffixes, as_given=as_given)
+    outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as)
+    rows, failed = collect("ingest", "files", len(files), kept(outcomes), row)
+    noted = [r["session"] for r in rows if r["notes"]]
+    if noted:
+        say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
+    if failed:
+        say(f"{failed} of {failed + len(rows)} failed, {len(rows)} sessions are in the store")
+    return rows, failed
+
+
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="Show everything about one dataset.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be fetched: size, licence, recording, behaviours; with a NAME also splits, quirks and rules."""
+    from spiketok.sources.catalogue import DATASETS, catalogued
+
+    chosen = list(DATASETS.values()) if name is None else [catalogued(name)]
+    if as_json:
+        show_json([asdict(d) for d in chosen])
+    elif name is not None:
+        _show_dataset(chosen[0])
+    else:
+        rows = [
+            {
+                "name": d.name,
+                "where": _where(d),
+                "files": d.files,
+                "size": None if d.bytes is None else human_bytes(d.bytes),
+                "licence": d.license,
+                "recording": d.recording,
+                "behaviours": ", ".join(d.behaviours) or None,
+            }
+            for d in chosen
+        ]
+        show_rows("datasets", list(rows[0]), rows)
+        say("any other dandiset: spiketok fetch 000123; all about one: spiketok datasets NAME")
+
+
+def _where(dataset: Dataset) -> str:
+    if dataset.host == "zenodo":
+        return f"Zenodo {dataset.record}"
+    return f"DANDI {dataset.dandiset}/{dataset.version or 'latest'}"
+
+
+def _show_dataset(dataset: Dataset) -> None:
+    """Everything that the catalogue knows of a dataset; what no source states is a dash."""
+    size = None if dataset.bytes is None else human_bytes(dataset.bytes)
+    facts = {
+        "name": ", ".join((dataset.name, *dataset.aliases)),
+        "title": dataset.title,
+        "where": _where(dataset),
+        "files": " ".join(filter(None, (None if dataset.files is None else f"{dataset.files:,} files", size))),
+        "takes": ", ".join(dataset.include) + (f", not {', '.join(dataset.exclude)}" if dataset.exclude else ""),
+        "licence": dataset.license,
+        "citation": dataset.citation,
+        "doi": dataset.doi,
+        "species": dataset.species,
+        "subjects": ", ".join(dataset.subjects),
+        "regions": ", ".join(dataset.regions),
+        "recording": dataset.recording,
+        "units": dataset.units,
+        "behaviours": ", ".join(dataset.behaviours),
+        "splits": dataset.splits,
+        "rules": dataset.rules,
+        "reference": dataset.reference,
+    }
+    for key, value in facts.items():
+        print(f"{key:<11}{value or '-'}")
+    for note in dataset.notes:
+        print(f"{'note':<11}{note}")
+    for quirk in dataset.quirks:
+        print(f"{'quirk':<11}{quirk.id}: {quirk.text} [known from: {quirk.source}]")

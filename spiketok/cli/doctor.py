@@ -1,0 +1,120 @@
+"""What this machine has of what spiketok needs, and whether its kernels compute rightly here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+import typer
+
+from spiketok import __version__
+from spiketok.cli.console import show_json, show_rows
+from spiketok.cli.options import Json, Root
+from spiketok.storage.files import human_bytes
+from spiketok.storage.workspace import Workspace
+
+REQUIRED = ("numpy", "scipy", "numba", "h5py", "pynwb", "zarr", "numcodecs", "typer", "rich")
+EXTRAS = {
+    "train": ("torch", "lightning-fabric", "torchmetrics", "scikit-learn", "safetensors"),
+    "dandi": ("dandi", "pooch"),
+    "plots": ("matplotlib",),
+    "sorting": ("spikeinterface",),
+    "dask": ("dask", "distributed"),
+    "remote": ("fsspec", "s3fs", "remfile"),
+    "zarr-nwb": ("hdmf-zarr",),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. ``state``: ``"ok"``, ``"missing"`` (an extra) or ``"broken"``."""
+
+    check: str
+    state: str
+    found: str
+
+
+def examine(workspace: Workspace) -> list[Check]:
+    """Look at everything; never raises for what it finds."""
+    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    checks = [
+        Check("spiketok", "ok", __version__),
+        Check("python", "ok" if sys.version_info >= (3, 11) else "broken", python),
+        Check("machine", "ok", f"{os.cpu_count()} cores, {human_bytes(_memory_bytes())} memory"),
+    ]
+    checks += [_package(name, "broken", "pip install spiketok") for name in REQUIRED]
+    for extra, names in EXTRAS.items():
+        checks += [_package(name, "missing", f"pip install 'spiketok[{extra}]'") for name in names]
+    checks += [_kernels(), _devices(), _space(workspace)]
+    return checks
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _package(name: str, state: str, remedy: str) -> Check:
+    try:
+        return Check(name, "ok", metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Check(name, state, f"not installed: {remedy}")
+
+
+def _kernels() -> Check:
+    """Count 10,000 spikes on bin edges, where float arithmetic goes wrong, through the compiled kernel."""
+    import numpy as np
+
+    from spiketok.recording.nouns import Intervals, Session, Source, Spikes, UnitTable
+    from spiketok.tokens.schemes import make_scheme
+
+    edges = np.arange(10_000, dtype=np.int64) * 20_000_000
+    session = Session(
+        id="doctor/edges",
+        subject="",
+        start_ns=0,
+        stop_ns=int(edges[-1]) + 20_000_000,
+        units=UnitTable(np.array(["0"])),
+        spikes=Spikes(edges, np.zeros(edges.size, np.int32)),
+        observed=Intervals(np.array([0]), np.array([edges[-1] + 20_000_000])),
+        source=Source("", "", 0),
+    )
+    segments = Intervals(np.array([0]), np.array([session.stop_ns]))
+    counts = make_scheme("binned").bake(session, segments).columns["counts"]
+    right = int((counts == 1).sum())
+    state = "ok" if right == edges.size else "broken"
+    return Check("kernels", state, f"{right:,} of {edges.size:,} spikes on bin edges in the right bin")
+
+
+def _devices() -> Check:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return Check("devices", "missing", "no torch: pip install 'spiketok[train]'")
+    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return Check("devices", "ok", ", ".join(names) or f"CPU only, {torch.get_num_threads()} threads")
+
+
+def _space(workspace: Workspace) -> Check:
+    folder = workspace.root.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    state = "ok" if os.access(folder, os.W_OK) and free > 10**9 else "broken"
+    return Check(
+        "workspace", state, f"{workspace.root}: {human_bytes(free)} free, {len(workspace.session_ids())} sessions"
+    )
+
+
+def doctor(root: Root = None, as_json: Json = False) -> None:
+    """Check this machine: versions, extras, kernels, devices, space."""
+    findings = examine(Workspace.locate(root))
+    if as_json:
+        show_json([asdict(f) for f in findings])
+    else:
+        show_rows("doctor", ["check", "state", "found"], [asdict(f) for f in findings])
+    if any(f.state == "broken" for f in findings):
+        raise typer.Exit(1)

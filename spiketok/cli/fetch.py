@@ -1,0 +1,317 @@
+"""The command ``fetch``: plan, download, check what is here, read what is elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spiketok.cli.console import complain, progress, say, show_json, show_rows
+from spiketok.cli.data import Metrics, MinRate, Process, Quality, ingest_paths, wanted_settings
+from spiketok.cli.options import Json, Root, Sessions, print_rows
+from spiketok.errors import ArtefactError, FetchError, UsageError
+from spiketok.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from spiketok.sources.catalogue import Checked, Plan, Progress, Request, Selection
+
+SHOWN = 20  # lines of what was tried for a file that failed, and of what a limit left out
+
+
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Dataset, dandiset id, dandi://, zenodo:ID, NWB URL, path.")
+    ],
+    download_only: Annotated[bool, typer.Option("--download-only", help="Do not normalize into the store.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show files, bytes, licence and citation; write nothing.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check what is here against its recorded digests; no network.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read units, trials and behaviour where they lie; download no file.")
+    ] = False,
+    version: Annotated[
+        str | None, typer.Option("--version", help="latest, draft or a version, in place of the pinned one.")
+    ] = None,
+    sessions: Sessions = None,
+    subjects: Annotated[
+        str | None, typer.Option("--subjects", metavar="GLOB", help="Only these subjects (the sub- part of a path).")
+    ] = None,
+    glob: Annotated[
+        str | None, typer.Option("--glob", metavar="GLOB", help="Only these files; comma-separated, on whole paths.")
+    ] = None,
+    max_sessions: Annotated[
+        int | None, typer.Option("--max-sessions", min=1, help="At most so many sessions, in order of path.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option("--max-bytes", metavar="SIZE", help="At most so much (2GB), whole sessions only.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-J", min=1, help="Files to download at a time.")] = 4,
+    policy: Annotated[
+        str, typer.Option("--existing", "-e", help="error, skip, overwrite, overwrite-different or refresh.")
+    ] = "skip",
+    api_url: Annotated[str | None, typer.Option("--api-url", help="Another API than the public archive's.")] = None,
+    process: Process = None,
+    min_rate: MinRate = None,
+    quality: Quality = None,
+    metrics: Metrics = False,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Download recordings from DANDI or Zenodo (or take local files) and normalize them into the store."""
+    from spiketok.sources.archives.plans import check_policy
+    from spiketok.sources.catalogue import LocalRequest, Selection, plan_fetch, resolve
+    from spiketok.storage.files import parse_bytes
+
+    if verify + dry_run + stream + download_only > 1:
+        message = "--verify, --dry-run, --stream and --download-only exclude each other"
+        raise UsageError(message)
+    workspace = Workspace.locate(root)
+    check_policy(policy)
+    limit = None if max_bytes is None else parse_bytes(max_bytes, "--max-bytes")
+    selection = Selection(sessions, subjects, glob, max_sessions, limit)
+    wanted = wanted_settings(process, min_rate, quality, metrics)
+    requests = [resolve(name, version) for name in names]
+    if verify:
+        _verify(workspace, requests, selection, _place_options(root, api_url), as_json)
+        return
+    paths = [request.path for request in requests if isinstance(request, LocalRequest)]
+    plans, failures = [], []
+    for request in requests:
+        try:
+            plan = plan_fetch(request, workspace.raw, api_url=api_url, selection=selection, policy=policy, jobs=jobs)
+        except (FetchError, ArtefactError) as error:  # one name's trouble does not stop the others
+            _fail(failures, request.name, "plan", str(error))
+        else:
+            plans += [] if plan is None else [plan]
+    if dry_run:
+        _show_plans(plans, paths, as_json)
+        if failures:
+            raise typer.Exit(1)
+        return
+    if not as_json:
+        for plan in plans:
+            for line in plan.limits:
+                say(f"{plan.name}: {line}")
+    if stream:
+        _stream(workspace, plans, paths, failures, wanted, as_json)
+        return
+    for plan in plans:
+        paths += _download(workspace, plan, jobs, policy, failures, whole_sessions=not download_only)
+    _finish(workspace, paths, failures, None if download_only else wanted, as_json)
+
+
+def _download(
+    workspace: Workspace, plan: Plan, jobs: int, policy: str, failures: list[dict], *, whole_sessions: bool
+) -> list[Path]:
+    """The files of a plan that are here and good; what failed is told with what was tried.
+
+    ``whole_sessions``: without those of a session of which another file failed, for half of it is no session.
+    """
+    from spiketok.sources.catalogue import download, session_of
+
+    try:
+        with _download_progress(plan) as report:
+            results = download(plan, workspace.raw, jobs=jobs, policy=policy, progress=report)
+    except (FetchError, ArtefactError) as error:
+        _fail(failures, plan.name, "download", str(error))
+        return []
+    files, broken = [], {session_of(plan, result.path) for result in results if result.file is None}
+    for result in results:
+        if result.file is None:
+            _fail(failures, result.path, "download", result.message, result.tried)
+        elif whole_sessions and session_of(plan, result.path) in broken:
+            _fail(failures, result.path, "ingest", "not ingested: another file of its session could not be fetched")
+        else:
+            files.append(result.file)
+    return files
+
+
+def _fail(failures: list[dict], name: str, stage: str, error: str, tried: Sequence[str] = ()) -> None:
+    """Tell a failure at once, with what was tried, and keep it for the end."""
+    complain(f"{name}: {error}")
+    for line in tried[-SHOWN:]:
+        say(f"    {line}")
+    failures.append({"name": name, "stage": stage, "error": error, "tried": list(tried)})
+
+
+def _finish(
+    workspace: Workspace, paths: list[Path], failures: list[dict], wanted: dict[str, object] | None, as_json: bool
+) -> None:
+    """Ingest what came (None is wanted: do not), and tell what is where and what failed."""
+    rows: list[dict] = []
+    download_only = wanted is None
+    if download_only:
+        rows = [{"file": str(path), "state": "here"} for path in paths]
+    elif paths:
+        bad: list[dict] = []
+        rows, _ = ingest_paths(workspace, paths, wanted=wanted, failures=bad)
+        failures += [{"name": one["file"], "stage": "ingest", "error": one["error"], "tried": []} for one in bad]
+    _report(rows, failures, "files" if download_only else "sessions", as_json)
+    if not as_json and not download_only:
+        say("next: spiketok tokenize --scheme per-spike")
+
+
+def _report(rows: list[dict], failures: list[dict], title: str, as_json: bool) -> None:
+    """The result, and where something failed the command that tries the rest again.
+
+    Raises:
+        typer.Exit: with code 1, where something failed.
+    """
+    again = shlex.join(["spiketok", *sys.argv[1:]])
+    if as_json:
+        told = {title: rows, "failed": [one["name"] for one in failures], "failures": failures}
+        show_json(told | ({"again": again} if failures else {}))
+    else:
+        print_rows(title, rows, as_json=False)
+    if failures:
+        say(f"to try the rest again: {again}")
+        raise typer.Exit(1)
+
+
+# ---- read where it lies ---------------------------------------------------------------------------------------------
+
+
+def _stream(
+    workspace: Workspace,
+    plans: Sequence[Plan],
+    local: Sequence[Path],
+    failures: list[dict],
+    wanted: dict[str, object],
+    as_json: bool,
+) -> None:
+    """Make the sessions of all plans from remote files."""
+    from spiketok.pipeline.ingest_remote import stream
+    from spiketok.storage.files import human_bytes
+
+    if local:
+        message = f"{local[0]} is on this machine: leave out --stream"
+        raise UsageError(message)
+    rows = []
+    for plan in plans:
+        with progress(f"stream {plan.name}", len(plan.assets), "files") as advance:
+            for outcome in stream(workspace, plan, wanted):
+                advance(1, outcome.name)
+                if outcome.error is not None:
+                    _fail(failures, outcome.name, "stream", outcome.message)
+                    continue
+                done, made = outcome.result, outcome.result.ingested
+                for finding in made.repairs:
+                    say(f"{made.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
+                rows.append(
+                    {
+                        "session": made.session_id,
+                        "state": made.state,
+                        "units": made.n_units,
+                        "spikes": made.n_spikes,
+                        "seconds": made.duration_s,
+                        "repairs": len(made.repairs),
+                        "notes": len(made.notes),
+                        "read": f"{human_bytes(done.read_bytes)} of {human_bytes(done.total_bytes)}",
+                        "findings": {"repairs": made.repairs, "notes": made.notes},
+                    }
+                )
+    _report(rows, failures, "sessions", as_json)
+    if not as_json:
+        say("the files were not verified as a whole: their digests are the ones that the archive announces")
+        say("next: spiketok tokenize --scheme per-spike")
+
+
+# ---- plans ----------------------------------------------------------------------------------------------------------
+
+
+def _show_plans(plans: list[Plan], local: list[Path], as_json: bool) -> None:
+    from spiketok.storage.files import human_bytes
+
+    if as_json:
+        told = [
+            asdict(replace(p, listing=())) | {"total_bytes": p.total_bytes, "fetch_bytes": p.fetch_bytes} for p in plans
+        ]
+        show_json({"plans": told, "local": local})
+        return
+    for plan in plans:
+        rows = [
+            {"file": a.path, "size": "?" if a.size is None else human_bytes(a.size), "state": a.problem or a.state}
+            for a in plan.assets
+        ]
+        where = f"dandiset {plan.dandiset}" if plan.dandiset else f"Zenodo record {plan.record}" if plan.record else ""
+        show_rows(f"{plan.name}: {plan.title or where or 'plain addresses'}", ["file", "size", "state"], rows)
+        total, missing = plan.total_bytes, plan.fetch_bytes
+        print(
+            f"{'record' if plan.record else 'dandiset':<11}{plan.dandiset or plan.record or '-'} "
+            f"version {plan.version or '-'}"
+        )
+        print(f"licence    {plan.license or 'not stated'}")
+        print(f"citation   {plan.citation or 'not stated'}")
+        print(f"files      {len(plan.assets)}, {'? bytes' if total is None else human_bytes(total)}")
+        print(f"to fetch   {'? bytes' if missing is None else human_bytes(missing)} into {plan.folder}")
+        for line in (*plan.left_out, *plan.limits):
+            print(f"left out   {line}")
+    for path in local:
+        print(f"local      {path}: nothing to download")
+
+
+@contextlib.contextmanager
+def _download_progress(plan: Plan) -> Iterator[Progress]:
+    """Give ``progress(path, done, total)`` for one plan, drawn as one bar of bytes."""
+    seen: dict[str, int] = {}
+    with progress(f"fetch {plan.name}", plan.total_bytes, "bytes") as advance:
+
+        def report(path: str, done: int, total: int) -> None:
+            advance(done - seen.get(path, 0), path)
+            seen[path] = done
+
+        yield report
+
+
+# ---- what is here ---------------------------------------------------------------------------------------------------
+
+
+def _verify(
+    workspace: Workspace, requests: Sequence[Request], selection: Selection, options: list[str], as_json: bool
+) -> None:
+    """Check what is here of each name; name what is bad, with the command that mends it.
+
+    Raises:
+        typer.Exit: with code 1, where a file is bad or a name is not here.
+    """
+    from spiketok.sources.catalogue import check_here
+
+    rows, bad = [], 0
+    for request in requests:
+        try:
+            checked = check_here(request, workspace.raw, selection)
+        except (FetchError, ArtefactError) as error:
+            complain(str(error))
+            bad += 1
+            continue
+        rows += [_checked_row(one, options) for one in checked]
+    for row in rows:
+        if row["state"] != "good":
+            complain(f"{row['file']}: {row['detail']}: {row['repair']}")
+            bad += 1
+    if as_json:
+        show_json({"files": rows, "bad": bad})
+    else:
+        show_rows("checked", ["file", "state"], rows)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _checked_row(one: Checked, options: list[str]) -> dict[str, str]:
+    repair = shlex.join([*one.repair, *options]) if one.repair else ""
+    return {"file": one.path, "state": one.state, "detail": one.detail, "repair": repair}
+
+
+def _place_options(root: Path | None, api_url: str | None) -> list[str]:
+    """The options that a command needs to mean the same workspace and server."""
+    given = (("--root", root), ("--api-url", api_url))
+    return [word for option, value in given if value is not None for word in (option, str(value))]

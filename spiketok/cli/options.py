@@ -1,0 +1,84 @@
+"""What commands share: options that mean the same everywhere, and how outcomes and rows are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spiketok.cli.console import complain, progress, show_json, show_rows
+from spiketok.errors import UsageError
+
+if TYPE_CHECKING:
+    from spiketok.pipeline.jobs import Outcome
+
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", envvar="SPIKETOK_ROOT", help="Workspace folder.", show_default="./spiketok-data"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store", help="Folder or URL (s3://...) of the store.", envvar="SPIKETOK_STORE", show_default="ROOT/store"
+    ),
+]
+Sessions = Annotated[
+    str | None,
+    typer.Option("--sessions", "-s", metavar="GLOB", help="Only these sessions; comma-separated globs on their ids."),
+]
+Workers = Annotated[int, typer.Option("--jobs", "-J", min=1, help="Worker processes.")]
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", metavar="WHERE", help="processes:N, dask:local or dask:SCHEDULER_URL; instead of --jobs."
+    ),
+]
+
+
+def collect(
+    title: str, measure: str, total: int, outcomes: Iterable[Outcome], row: Callable[[object], dict]
+) -> tuple[list[dict], int]:
+    """Go through outcomes with a progress bar, telling failures as they come.
+
+    Returns:
+        ``row(result)`` of each job that went well, in order of session; and how many did not.
+    """
+    rows, failed = [], 0
+    with progress(title, total, measure) as advance:
+        for outcome in outcomes:
+            advance(1, outcome.name)
+            if outcome.error is None:
+                rows.append(row(outcome.result))
+            else:
+                named = outcome.message.startswith(outcome.name)
+                complain(outcome.message if named else f"{outcome.name}: {outcome.message}")
+                failed += 1
+    return sorted(rows, key=lambda r: r["session"]), failed
+
+
+def executor_of(executor: str | None, jobs: int) -> str:
+    """Where jobs run, as :func:`spiketok.pipeline.jobs.run_jobs` reads it."""
+    if executor and jobs > 1:
+        message = f"--executor {executor} and --jobs {jobs} both say where jobs run: give one"
+        raise UsageError(message)
+    return executor or (f"processes:{jobs}" if jobs > 1 else "")
+
+
+def print_rows(title: str, rows: list[dict], as_json: bool, hidden: tuple[str, ...] = ()) -> None:
+    """Rows as JSON, or as a table without their lists and the hidden columns."""
+    if as_json:
+        show_json(rows)
+    elif rows:
+        shown = [k for k, v in rows[0].items() if not isinstance(v, list | dict) and k not in hidden]
+        show_rows(title, shown, rows)
+
+
+def whole_ns(milliseconds: float, option: str) -> int:
+    ns = round(milliseconds * 1e6)
+    if ns <= 0 or abs(ns - milliseconds * 1e6) > 1e-6:
+        message = f"{option} {milliseconds}: must be a positive whole number of ns"
+        raise UsageError(message)
+    return ns

@@ -1,0 +1,185 @@
+"""The commands that look back: verify, cite, export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spiketok.cli.console import complain, progress, say, show_json, show_rows
+from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, print_rows
+from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError
+from spiketok.storage.workspace import Workspace
+
+
+def verify(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SESSION|SHARD|RUN|REPORT]",
+            help="A path, or a name in the workspace.",
+            show_default="all sessions",
+        ),
+    ] = None,
+    sessions: Sessions = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Digests only: do not read the sources with pynwb.")] = False,
+    jobs: Workers = 1,
+    root: Root = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Compare sessions with their sources through pynwb, check all digests; walk a run or report back to sources."""
+    from spiketok.pipeline.inspect import kind_of, locate
+
+    workspace = Workspace.locate(root, store)
+    if what is None:
+        _verify_sessions(workspace, workspace.select(sessions), jobs, quick, as_json)
+        return
+    if sessions is not None:
+        message = f"'{what}' and --sessions both say what to verify: give one"
+        raise UsageError(message)
+    if what in workspace.session_ids():
+        _verify_sessions(workspace, [what], jobs, quick, as_json)
+        return
+    path = locate(what, workspace)
+    kind = kind_of(path)
+    if kind == "workspace":
+        _verify_sessions(workspace, workspace.select(), jobs, quick, as_json)
+    elif kind == "session":
+        session_id = "/".join(path.resolve().parts[-2:])
+        _verify_sessions(workspace, workspace.select(session_id), jobs, quick, as_json)
+    else:
+        own = None if root else Workspace.around(path)  # a path says where the rest of its chain lies
+        _verify_chain(replace(own, store_place=workspace.store_place) if own else workspace, path, quick, as_json)
+
+
+def _verify_sessions(workspace: Workspace, chosen: list[str], jobs: int, quick: bool, as_json: bool) -> None:
+    from spiketok.pipeline import verify
+
+    def row(done: verify.Verified) -> dict:
+        for difference in done.differences:
+            complain(f"{done.session_id}: {difference}")
+        for line in done.not_here:
+            say(f"{done.session_id}: not here: {line}")
+        equal = "source not here, digests hold" if done.not_here else "digests hold" if quick else "equal"
+        return {
+            "session": done.session_id,
+            "units": done.n_units,
+            "spikes": done.n_spikes,
+            "table rows": done.n_rows,
+            "samples": done.n_samples,
+            "shards": done.n_shards,
+            "result": f"{len(done.differences)} differences" if done.differences else equal,
+            "differences": done.differences,
+        }
+
+    outcomes = verify.verify(workspace, chosen, jobs, quick=quick)
+    rows, failed = collect("verify", "sessions", len(chosen), outcomes, row)
+    print_rows("verified", rows, as_json)
+    if failed or any(r["differences"] for r in rows):
+        raise typer.Exit(1)
+
+
+def _verify_chain(workspace: Workspace, path: Path, quick: bool, as_json: bool) -> None:
+    from spiketok.pipeline.provenance import first_broken, walk
+
+    links = []
+    with progress("verify", None, "links") as advance:
+        for link in walk(path, workspace, quick=quick):
+            links.append(link)
+            advance(1, link.name)
+    broken = first_broken(links)
+    if as_json:
+        show_json({"chain": [asdict(link) for link in links], "first_broken": asdict(broken) if broken else None})
+    else:
+        rows = [
+            {"link": f"{'  ' * link.depth}{link.kind}", "name": link.name, "state": link.state,
+             "digest": link.digest[:12] or None, "what": link.remark or None}
+            for link in links
+        ]  # fmt: skip
+        show_rows("chain", ["link", "name", "state", "digest", "what"], rows)
+    if broken is not None:
+        complain(f"the first broken link: {broken.kind} {broken.name}: {broken.remark}")
+        raise typer.Exit(1)
+    absent = sum(link.state == "not here" for link in links)
+    unknown = sum(link.state == "not recorded" for link in links)
+    limits = [f"{absent} not here"] * bool(absent) + [f"{unknown} not recorded"] * bool(unknown)
+    say(f"{len(links) - absent - unknown} of {len(links)} links hold" + (f" ({', '.join(limits)})" if limits else ""))
+
+
+def cite(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN|REPORT|SESSION|DATASET]...", help="What was used.", show_default="all sessions"),
+    ] = None,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print BibTeX entries.")] = False,
+    root: Root = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Print the citations, DOIs, versions and licences of all that a run, report or session is made of."""
+    from spiketok.pipeline import citations
+
+    if bibtex and as_json:
+        message = "--bibtex and --json exclude each other"
+        raise UsageError(message)
+    found = citations.cite(names or [], Workspace.locate(root, store))
+    if as_json:
+        show_json([asdict(one) for one in found])
+        return
+    for line in (citations.to_bibtex if bibtex else citations.to_lines)(found):
+        print(line)
+    silent = [one.name for one in found if one.kind == "data" and not one.license]
+    if silent:
+        say(f"no licence is stated for {', '.join(silent)}: ask its authors before you share anything made of it")
+
+
+def _sources_here(workspace: Workspace, session_id: str) -> list[Path]:
+    """A session's source files, if all are on this machine; else none, and the format tells what that leaves open."""
+    from spiketok.pipeline.ingest import source_paths
+
+    try:
+        paths = source_paths(workspace, session_id)
+    except (SourceError, FetchError):  # not recorded here, gone, or behind a URL that does not answer
+        return []
+    return paths if all(isinstance(path, Path) for path in paths) else []
+
+
+def export(
+    sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or globs of stored sessions.")],
+    to: Annotated[str, typer.Option("--to", help="nwb, torch_brain, nlb (_20, _test, _test_20) or falcon.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder; a session goes to DATASET/SESSION in it.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand there.")] = False,
+    root: Root = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Write stored sessions in another format; what the format cannot hold is told."""
+    from spiketok.pipeline.export import export_session, exporter_of
+    from spiketok.storage.store import read_attributes, read_session
+
+    workspace = Workspace.locate(root, store)
+    exporter = exporter_of(to)
+    chosen = list(dict.fromkeys(s for pattern in sessions for s in workspace.select(pattern)))
+    rows, failed = [], 0
+    with progress("export", len(chosen), "sessions") as advance:
+        for session_id in chosen:
+            path = workspace.store_path(session_id)
+            try:
+                sources = _sources_here(workspace, session_id) if exporter.write_beside is not None else []
+                digest = read_attributes(path)["digest"]
+                done = export_session(read_session(path), digest, to, out, overwrite=overwrite, sources=sources)
+            except SpiketokError as error:  # one session's trouble does not stop the others
+                complain(f"{session_id}: {error}")
+                failed += 1
+            else:
+                for remark in done.remarks:
+                    say(f"{session_id}: {remark}")
+                rows.append({"session": session_id, "file": done.path, "bytes": done.nbytes,
+                             "not as it is": len(done.remarks), "remarks": list(done.remarks)})  # fmt: skip
+            advance(1, session_id)
+    print_rows("exported", rows, as_json)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,309 @@
+"""The commands around token schemes: tokenize, schemes, stream, compare."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spiketok.cli.console import complain, progress, say, show_json, show_rows
+from spiketok.cli.options import (
+    Executor,
+    Json,
+    Root,
+    Sessions,
+    Store,
+    Workers,
+    collect,
+    executor_of,
+    print_rows,
+    whole_ns,
+)
+from spiketok.errors import UnknownNameError, UsageError
+from spiketok.storage.workspace import Workspace
+
+
+def tokenize(
+    scheme: Annotated[
+        str,
+        typer.Option(
+            "--scheme",
+            help="binned, patch, quantized, per-spike, event-pair, neuron, calibration, fluorescence, fine-time; "
+            "several with commas, or all.",
+        ),
+    ],
+    bin_ms: Annotated[
+        float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
+    ] = None,
+    bin_compat: Annotated[
+        str | None,
+        typer.Option("--bin-compat", help="Count as nlb, falcon-end, falcon-start or torch_brain: for parity only."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the scheme; SCHEME.FIELD=VALUE among several."),
+    ] = None,
+    segments: Annotated[
+        str, typer.Option("--segments", metavar="RULE", help="continuous, or trials:ALIGN,PRE_MS,POST_MS.")
+    ] = "continuous",
+    sessions: Sessions = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bytes of each shard; write nothing.")] = False,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", metavar="SIZE", help="All jobs together stay below, as 8GB.")
+    ] = None,
+    jobs: Workers = 1,
+    executor: Executor = None,
+    root: Root = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Bake sessions of the store into token shards, all schemes in one pass over each session."""
+    from spiketok.pipeline.tokenize import plan_session
+    from spiketok.pipeline.tokenize import tokenize as bake
+    from spiketok.storage.files import parse_bytes
+
+    workspace = Workspace.locate(root, store)
+    every = scheme.strip() == "all"
+    if bin_compat is not None:
+        settings = [*(settings or []), f"binned.compat={bin_compat}"]
+    schemes = _schemes(scheme, bin_ms, settings or [])
+    chosen = workspace.select(sessions)
+    cap = None if max_memory is None else parse_bytes(max_memory, "--max-memory")
+    if dry_run:
+        _show_plan([p for s in chosen for p in plan_session(workspace, s, schemes, segments)], as_json)
+        return
+    outcomes = bake(workspace, chosen, schemes, segments, executor_of(executor, jobs), cap)
+    made, failed = collect(
+        "tokenize", "sessions", len(chosen), outcomes, lambda done: {"session": done[0].session_id, "shards": done}
+    )
+    rows = []
+    for done in (shard for result in made for shard in result["shards"]):
+        refused = done.state == "failed" or (done.state == "not served" and not every)
+        tell = complain if refused else say
+        for note in done.notes:
+            tell(f"{done.session_id}: {done.scheme}: {note.removeprefix(f'{done.session_id} ')}")
+        failed += refused
+        if done.path:
+            rows.append(
+                {
+                    "session": done.session_id,
+                    "scheme": done.scheme,
+                    "state": done.state,
+                    "spikes": done.n_spikes,
+                    "held": done.held,
+                    "lost": ", ".join(f"{n} {why}" for why, n in done.lost.items() if n) or "none",
+                    "MB": done.nbytes / 1e6,
+                    "path": done.path,
+                }
+            )
+    print_rows("shards", rows, as_json, hidden=("path",))
+    if failed:
+        say(f"{failed} of {len(chosen) * len(schemes)} shards could not be made, {len(rows)} stand")
+        raise typer.Exit(1)
+
+
+def _schemes(names: str, bin_ms: float | None, settings: list[str]) -> list:
+    """The schemes that ``--scheme``, ``--bin-ms`` and ``--set`` ask for."""
+    from dataclasses import fields
+
+    from spiketok.tokens.schemes import SCHEMES, make_scheme, parse_fields
+
+    chosen = list(SCHEMES) if names.strip() == "all" else [n.strip() for n in names.split(",") if n.strip()]
+    for name in chosen:
+        if name not in SCHEMES:
+            raise UnknownNameError("scheme", name, SCHEMES)
+    words: dict[str, dict[str, str]] = {name: {} for name in chosen}
+    for text in settings:
+        key, equals, word = text.partition("=")
+        owner, dot, own_field = key.strip().rpartition(".")
+        owner = owner if dot else chosen[0]
+        if not equals or owner not in words or (not dot and len(chosen) > 1):
+            shown = "FIELD=VALUE" if len(chosen) == 1 else "SCHEME.FIELD=VALUE with one of the chosen schemes"
+            message = f"--set '{text}': use {shown}"
+            raise UsageError(message)
+        words[owner][own_field] = word.strip()
+    made = []
+    for name in chosen:
+        values = parse_fields(name, words[name])
+        if bin_ms is not None and "bin_ns" in {f.name for f in fields(SCHEMES[name])}:
+            values = {"bin_ns": whole_ns(bin_ms, "--bin-ms")} | values
+        elif bin_ms is not None and len(chosen) == 1:
+            message = f"--bin-ms: scheme '{name}' has no bins"
+            raise UsageError(message)
+        made.append(make_scheme(name, **values))
+    return made
+
+
+def _show_plan(plans: list, as_json: bool) -> None:
+    from spiketok.storage.files import human_bytes
+
+    if as_json:
+        show_json([asdict(p) for p in plans])
+        return
+    rows = [
+        {
+            "session": p.session_id,
+            "scheme": p.scheme,
+            "state": p.state,
+            "at most": human_bytes(p.nbytes) if p.nbytes else "-",
+        }
+        for p in plans
+    ]
+    show_rows("plan", ["session", "scheme", "state", "at most"], rows)
+    for reason in (p.reason for p in plans if p.reason):
+        say(reason)
+    new = [p for p in plans if p.state == "new"]
+    print(f"to write   at most {human_bytes(sum(p.nbytes for p in new))} in {len(new)} shards")
+
+
+def schemes(
+    name: Annotated[str | None, typer.Argument(help="Show everything about one scheme.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the token schemes: one token, who reads it, what it keeps and loses, and its fields."""
+    import inspect as code
+    from dataclasses import fields
+
+    from spiketok.tokens.schemes import SCHEMES
+
+    if name is not None and name not in SCHEMES:
+        raise UnknownNameError("scheme", name, SCHEMES)
+    told = [
+        {
+            "scheme": scheme.name,
+            "one token is": scheme.token,
+            "who reads it": ", ".join(scheme.readers),
+            "keeps": scheme.keeps,
+            "loses": scheme.loses,
+            "fields": {f.name: f.default for f in fields(scheme)},
+        }
+        for scheme in SCHEMES.values()
+        if name in (None, scheme.name)
+    ]
+    if as_json:
+        show_json(told)
+    elif name is None:
+        print_rows("schemes", told, as_json=False)
+        say("fields and the whole description: spiketok schemes NAME")
+    else:
+        for label, value in told[0].items():
+            shown = ", ".join(f"{k}={v!r}" for k, v in value.items()) if isinstance(value, dict) else value
+            print(f"{label:<14}{shown}")
+        print()
+        print(code.cleandoc(SCHEMES[name].__doc__))
+
+
+def stream(
+    session: Annotated[str, typer.Argument(help="The id of a session of the store.")],
+    scheme: Annotated[str, typer.Option("--scheme", help="One scheme: 'spiketok schemes'.")],
+    window_ms: Annotated[
+        float | None, typer.Option("--window-ms", help="Length of the windows.", show_default="50, or the scheme's own")
+    ] = None,
+    bin_ms: Annotated[
+        float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the scheme.")
+    ] = None,
+    piece_ms: Annotated[float, typer.Option("--piece-ms", help="Spikes come in pieces of this length.")] = 1.0,
+    speed: Annotated[
+        float | None, typer.Option("--speed", help="1 for real time.", show_default="as fast as it can")
+    ] = None,
+    duration_s: Annotated[
+        float | None, typer.Option("--duration-s", help="Only the session's first seconds.", show_default="all of it")
+    ] = None,
+    root: Root = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Replay a recording as a live stream, and tell how soon each window's tokens came after its last spike."""
+    from spiketok.recording.nouns import NS_PER_S
+    from spiketok.storage.store import read_session
+    from spiketok.tokens.live import replay
+
+    workspace = Workspace.locate(root, store)
+    (made,) = _schemes(scheme, bin_ms, settings or []) if scheme != "all" and "," not in scheme else (None,)
+    if made is None:
+        message = f"--scheme {scheme}: a stream has one scheme"
+        raise UsageError(message)
+    chosen = workspace.select(session)
+    if len(chosen) != 1:
+        message = f"'{session}' names {len(chosen)} sessions, a stream replays one: {', '.join(chosen[:3])}"
+        raise UsageError(message)
+    length_ns = made.window_ns or -(-50_000_000 // made.length_grid_ns) * made.length_grid_ns
+    result = replay(
+        read_session(workspace.store_path(chosen[0])),
+        made,
+        length_ns=length_ns if window_ms is None else whole_ns(window_ms, "--window-ms"),
+        speed=speed,
+        piece_ns=whole_ns(piece_ms, "--piece-ms"),
+        duration_ns=None if duration_s is None else round(duration_s * NS_PER_S),
+    )
+    if as_json:
+        show_json(asdict(result))
+        return
+    times = result.recording_s / result.wall_s if result.wall_s else float("inf")
+    print(
+        f"session    {result.session_id}, {result.recording_s:.1f} s in {result.wall_s:.1f} s ({times:,.1f}x real time)"
+    )
+    print(
+        f"windows    {result.n_windows} of {result.length_ns / 1e6:g} ms, {result.n_tokens} tokens of {result.scheme}"
+    )
+    print(f"spikes     {result.n_spikes}, {result.n_outside} of them in no window")
+    for label, measure, values in (("latency", "us", result.latency_us), ("late", "ms", result.late_ms)):
+        if values:
+            print(f"{label:<11}" + ", ".join(f"{name} {value:,.1f} {measure}" for name, value in values.items()))
+
+
+def compare(
+    sessions: Annotated[
+        list[str] | None, typer.Argument(metavar="[SESSION]...", help="Sessions; all without any.")
+    ] = None,
+    scheme: Annotated[str, typer.Option("--scheme", help="Several with commas, or all.")] = "all",
+    bin_ms: Annotated[
+        float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SCHEME.FIELD=VALUE", help="A field of a scheme.")
+    ] = None,
+    window_ms: Annotated[float, typer.Option("--window-ms", help="Length of what is cut.")] = 1000.0,
+    windows: Annotated[int, typer.Option("--windows", min=1, help="Windows of each session.")] = 256,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of windows.")] = 0,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it to this .png, .pdf or .svg.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write everything to this .json.")] = None,
+    root: Root = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the schemes against each other on the same sessions: tokens, bytes, what is lost, speed, cost."""
+    from spiketok.pipeline.inspect import check_ending
+    from spiketok.storage.store import read_session
+    from spiketok.tokens.compare import compare as measure
+    from spiketok.tokens.compare import plot_comparison
+
+    if plot is not None:
+        check_ending(plot)
+    workspace = Workspace.locate(root, store)
+    schemes = _schemes(scheme, bin_ms, settings or [])
+    chosen = workspace.select(",".join(sessions) if sessions else None)
+    with progress("compare", len(chosen), "sessions") as advance:
+
+        def read():
+            for session_id in chosen:
+                yield read_session(workspace.store_path(session_id))
+                advance(1, session_id)
+
+        result = measure(read(), schemes, window_ns=whole_ns(window_ms, "--window-ms"), n_windows=windows, seed=seed)
+    if out is not None:
+        result.write_json(out)
+    if plot is not None:
+        plot_comparison(result, plot)
+    if as_json:
+        show_json(result.to_json())
+        return
+    rows = result.rows()
+    show_rows(f"{len(chosen)} sessions, windows of {window_ms:g} ms", list(rows[0]), rows)
+    for path in filter(None, (out, plot)):
+        say(f"written to {path}")

@@ -1,0 +1,324 @@
+"""What a division of a session is, for people: its timeline, its counts, what leaks; and storing one that a rule made.
+
+A stored division stands in the session's splits under the name of its set, and its rule in the store's settings under
+``splits``, so that ``verify`` and a new ingest make it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from spiketok.errors import require
+from spiketok.recording.intervals import without
+from spiketok.recording.leakage import Reach, check_leakage, outside_ns, territories
+from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session
+from spiketok.recording.splits import (
+    SplitRule,
+    assign_days,
+    check_disjoint,
+    divide_session,
+    recorded_rule,
+    recording_day,
+    set_splits,
+    stored_sets,
+    with_stored_sets,
+    without_sets,
+)
+from spiketok.storage.store import read_attributes, read_session, write_session
+from spiketok.storage.workspace import Workspace
+from spiketok.tokens.pictures import COLORS, FAINT
+
+LEFT_OUT = "(left out)"
+LABEL = 14  # columns of a split's name
+SHADES = (("█", "▓", "▒", "░"), ("#", "#", "+", "."))  # of a cell that is in a split wholly ... hardly; in ASCII
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """One division of one session, counted.
+
+    Args:
+        session_id: which. name: the set, or the rule in words.
+        start_ns, stop_ns: the session's extent.
+        splits: by name, disjoint. observed: the session's.
+        rows: for each split ``split``, ``seconds``, ``stretches``, ``trials`` (wholly inside) and ``spikes``.
+        left_out: seconds that are in no split, by reason.
+        trials_cut: trials that are neither wholly in a split nor wholly outside of all.
+    """
+
+    session_id: str
+    name: str
+    start_ns: int
+    stop_ns: int
+    splits: dict[str, Intervals]
+    observed: Intervals
+    rows: list[dict[str, object]]
+    left_out: dict[str, float]
+    trials_cut: int
+
+
+def divisions_of(session: Session, rule: SplitRule | None = None, assigned: str | None = None) -> list[Division]:
+    """A session's stored divisions, or the one that a rule makes; without either, the one that training would take."""
+    if rule is not None and not (rule.kind == "stored" and rule.set is not None):
+        return [describe(session, _words(rule), divide_session(session, rule, assigned))]
+    sets = stored_sets(session.splits) if rule is None else [rule.set]
+    if not sets:
+        return [describe(session, "none stored; by default: blocks", divide_session(session, SplitRule()))]
+    return [describe(session, f"set {name}", set_splits(session.splits, name)) for name in sets]
+
+
+def _words(rule: SplitRule) -> str:
+    return "rule " + " ".join(f"{key}={value}" for key, value in rule.to_dict().items())
+
+
+def describe(session: Session, name: str, splits: Mapping[str, Intervals]) -> Division:
+    """Count what lies in each split and what lies in none.
+
+    Raises:
+        DataError: splits overlap.
+    """
+    check_disjoint(splits)
+    trials = session.trials if session.trials is not None else Intervals.empty()
+    every = _joined(list(splits.values()))
+    rows = []
+    for split, part in splits.items():
+        first, last = np.searchsorted(session.spikes.time_ns, [part.start_ns, part.stop_ns])
+        rows.append(
+            {
+                "split": split,
+                "seconds": part.total_ns / NS_PER_S,
+                "stretches": len(part),
+                "trials": int(_wholly_in(trials, part).sum()),
+                "spikes": int((last - first).sum()),
+            }
+        )
+    inside = sum(int(row["trials"]) for row in rows)
+    extent = Intervals([session.start_ns], [session.stop_ns])
+    outside = without(session.observed, every)
+    in_trials = outside.intersect(trials)
+    left_out = {
+        "not observed": (extent.total_ns - extent.intersect(_joined([session.observed, every])).total_ns) / NS_PER_S,
+        "between trials" if len(trials) else "in no split": (outside.total_ns - in_trials.total_ns) / NS_PER_S,
+        "inside trials": in_trials.total_ns / NS_PER_S,
+    }
+    return Division(
+        session_id=session.id,
+        name=name,
+        start_ns=session.start_ns,
+        stop_ns=session.stop_ns,
+        splits=dict(splits),
+        observed=session.observed,
+        rows=rows,
+        left_out={reason: seconds for reason, seconds in left_out.items() if seconds > 0},
+        trials_cut=int(_touching(trials, every).sum()) - inside,
+    )
+
+
+def _joined(parts: Sequence[Intervals]) -> Intervals:
+    start = np.concatenate([np.zeros(0, np.int64), *(p.start_ns for p in parts)])
+    return Intervals(start, np.concatenate([np.zeros(0, np.int64), *(p.stop_ns for p in parts)])).union()
+
+
+def _wholly_in(trials: Intervals, part: Intervals) -> np.ndarray:
+    """bool ``[I]``: trials of some length that lie inside one stretch."""
+    whole = part.union()
+    if len(whole) == 0:
+        return np.zeros(len(trials), np.bool_)
+    row = np.searchsorted(whole.start_ns, trials.start_ns, side="right") - 1
+    return (row >= 0) & (trials.stop_ns <= whole.stop_ns[np.maximum(row, 0)]) & (trials.stop_ns > trials.start_ns)
+
+
+def _touching(trials: Intervals, whole: Intervals) -> np.ndarray:
+    """bool ``[I]``: trials that share time with sorted disjoint intervals."""
+    if len(whole) == 0:
+        return np.zeros(len(trials), np.bool_)
+    row = np.searchsorted(whole.start_ns, trials.stop_ns) - 1  # the last that begins before the trial's stop
+    return (row >= 0) & (whole.stop_ns[np.maximum(row, 0)] > trials.start_ns) & (trials.stop_ns > trials.start_ns)
+
+
+# ---- the timeline ---------------------------------------------------------------------------------------------------
+
+
+def timeline(division: Division, width: int = 100, *, ascii_only: bool = False) -> list[str]:
+    """The division as lines of text: one of blocks for each split, one for what is left out, and one of seconds.
+
+    A cell is darker the more of its time is in the split, and never empty where any of it is.
+
+    Args:
+        width: columns of a line. ascii_only: for a terminal that has no block characters.
+    """
+    cells = max(width - LABEL, 10)
+    edges = np.linspace(division.start_ns, division.stop_ns, cells + 1)
+    lines = [f"{division.session_id}: {division.name}"]
+    parts = dict(division.splits)
+    outside = without(Intervals([division.start_ns], [division.stop_ns]), _joined(list(parts.values())))
+    if len(outside):
+        parts[LEFT_OUT] = outside
+    for name, part in parts.items():
+        lines.append(f"{_short(name):<{LABEL}}{_bar(part, edges, SHADES[ascii_only])}".rstrip())
+    first, last = f"{division.start_ns / NS_PER_S:.6g}", f"{division.stop_ns / NS_PER_S:.6g} s"
+    return [*lines, f"{'':<{LABEL}}{first}{last:>{max(cells - len(first), len(last) + 1)}}"]
+
+
+def _short(name: str) -> str:
+    return name if len(name) < LABEL else f"{name[: LABEL - 2]}~"
+
+
+def _bar(part: Intervals, edges: np.ndarray, shades: Sequence[str]) -> str:
+    whole = part.union()
+    before = np.concatenate([[0], np.cumsum(whole.stop_ns - whole.start_ns)])
+    # time of the split that has passed at each edge
+    row = np.searchsorted(whole.start_ns, edges, side="right")
+    passed = before[row].astype(np.float64)
+    if len(whole):
+        passed -= np.where(row > 0, np.maximum(whole.stop_ns[np.maximum(row, 1) - 1] - edges, 0), 0)
+    share = np.diff(passed) / np.maximum(np.diff(edges), 1)
+    bar = [
+        " " if s <= 0 else shades[0] if s > 0.75 else shades[1] if s > 0.5 else shades[2] if s > 0.25 else shades[3]
+        for s in share
+    ]
+    for start in whole.start_ns:  # what is shorter than a ns of rounding still shows
+        cell = min(max(int(np.searchsorted(edges, start, side="right")) - 1, 0), len(bar) - 1)
+        bar[cell] = shades[3] if bar[cell] == " " else bar[cell]
+    return "".join(bar)
+
+
+COLOR_OF = {"train": COLORS[0], "valid": COLORS[4], "test": COLORS[1], "calibration": COLORS[2]}
+OTHERS = (COLORS[3], COLORS[5], FAINT)
+UNOBSERVED = "#f4d9d0"
+
+
+def plot_divisions(divisions: Sequence[Division], out: Path) -> None:
+    """Draw the divisions one above the other, a row for each split, time not observed shaded."""
+    matplotlib = require("matplotlib", "plots", "drawing")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    heights = [0.5 + 0.32 * len(d.splits) for d in divisions]
+    figure, axes = pyplot.subplots(
+        len(divisions),
+        1,
+        figsize=(11, 0.9 + 1.35 * sum(heights)),
+        gridspec_kw={"height_ratios": heights},
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, division in zip(axes[:, 0], divisions, strict=True):
+        extent = Intervals([division.start_ns], [division.stop_ns])
+        for start, stop in _seconds(without(extent, division.observed)):
+            axis.axvspan(start, stop, color=UNOBSERVED, lw=0)
+        others = iter(OTHERS * len(division.splits))
+        for row, (name, part) in enumerate(division.splits.items()):
+            spans = [(start, stop - start) for start, stop in _seconds(part)]
+            axis.broken_barh(spans, (row - 0.38, 0.76), color=COLOR_OF.get(name) or next(others), lw=0)
+        axis.set_yticks(range(len(division.splits)), [_row_label(row) for row in division.rows], fontsize=8)
+        axis.set_ylim(len(division.splits) - 0.4, -0.6)
+        axis.set_xlim(division.start_ns / NS_PER_S, division.stop_ns / NS_PER_S)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+        axis.tick_params(axis="x", labelsize=8)
+        left = ", ".join(f"{seconds:.1f} s {reason}" for reason, seconds in division.left_out.items())
+        title = f"{division.session_id}: {division.name}" + (f"; left out: {left}" if left else "")
+        axis.set_title(title, fontsize=9, loc="left")
+    axes[-1, 0].set_xlabel("time in the session (s)")
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)
+
+
+def _row_label(row: Mapping[str, object]) -> str:
+    return f"{row['split']}\n{row['seconds']:.1f} s, {row['trials']} trials"
+
+
+def _seconds(part: Intervals) -> list[tuple[float, float]]:
+    return [(a / NS_PER_S, b / NS_PER_S) for a, b in zip(part.start_ns, part.stop_ns, strict=True)]
+
+
+# ---- what leaks -----------------------------------------------------------------------------------------------------
+
+
+def leak_rows(division: Division, reach: Reach) -> list[dict[str, object]]:
+    """A row for each border between two splits: where it is, the gap, and by how many ms windows would leak over it."""
+    return [
+        {
+            "session": division.session_id,
+            "division": division.name,
+            "border": f"{border.before} | {border.after}",
+            "at_s": border.stop_ns / NS_PER_S,
+            "gap_ms": border.gap_ns / NS_PER_MS,
+            "leak_ms": min(border.leak_ns, division.stop_ns - division.start_ns) / NS_PER_MS,
+        }
+        for border in check_leakage(division.splits, reach)
+    ]
+
+
+def trial_window_rows(division: Division, windows: Intervals, at_ns: np.ndarray, reach: Reach) -> list[dict]:
+    """A row a split for windows that are cut around trials: how many touch what is another split's, and by how much.
+
+    Args:
+        windows: one a trial. at_ns: int64 ``[I]``, the time that says which split a window belongs to; those with a
+            time in no split are left out.
+    """
+    rows = []
+    for name, own in territories(division.splits, reach).items():
+        part = division.splits[name].union()
+        row = np.searchsorted(part.start_ns, at_ns, side="right") - 1
+        inside = (
+            (row >= 0) & (at_ns < part.stop_ns[np.maximum(row, 0)]) if len(part) else np.zeros(len(at_ns), np.bool_)
+        )
+        over = outside_ns(windows.take(np.flatnonzero(inside)), own, reach)
+        rows.append(
+            {
+                "session": division.session_id,
+                "division": division.name,
+                "split": name,
+                "windows": int(inside.sum()),
+                "over_border": int((over > 0).sum()),
+                "leak_ms": int(over.max(initial=0)) / NS_PER_MS,
+            }
+        )
+    return rows
+
+
+# ---- rules over sessions, and storing -------------------------------------------------------------------------------
+
+
+def assigned_days(workspace: Workspace, session_ids: Sequence[str], rule: SplitRule) -> dict[str, str]:
+    """The split of each session where the rule divides days; empty for every other rule.
+
+    Raises:
+        DataError: a session's source states no date.
+    """
+    if rule.kind != "day":
+        return {}
+    days = {}
+    for session_id in session_ids:
+        attributes = read_attributes(workspace.store_path(session_id))
+        day = recording_day(session_id, attributes["source"].get("session_start", ""), attributes["info"])
+        days[session_id] = attributes["subject"], day
+    return assign_days(days, rule)
+
+
+def store_division(
+    workspace: Workspace, session_id: str, name: str, rule: SplitRule, assigned: str | None = None
+) -> str:
+    """Write a division into the store under the name of a set: ``"new"``, ``"replaced"``, or ``"already"`` there.
+
+    The session is written anew as a whole; its digest changes, and with it the shards that belong to it.
+
+    Raises:
+        UsageError: the source has a set of this name, or the rule makes no division. DataError: the rule does not fit.
+    """
+    target = workspace.store_path(session_id)
+    settings = read_attributes(target)["settings"]
+    before = settings.get("splits", {})
+    recorded = before | {name: recorded_rule(rule, assigned)}
+    if before == recorded:
+        return "already"
+    session = read_session(target)
+    plain = replace(session, splits=without_sets(session.splits, before))
+    write_session(with_stored_sets(plain, recorded), target, settings | {"splits": recorded})
+    return "replaced" if name in before else "new"

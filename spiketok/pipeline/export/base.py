@@ -1,0 +1,56 @@
+"""What every exporter is, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spiketok import __version__
+from spiketok.recording.nouns import Session, Source
+
+Write = Callable[[Session, str, Path], list[str]]
+"""``write(session, store digest, path)`` writes one file and returns remarks on what it could not take as it is."""
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A format of others.
+
+    Args:
+        name: as it is typed after ``--to``.
+        suffix: of its files, with the dot.
+        title: one line for people.
+        write: see :data:`Write`.
+        write_beside: the same with the session's source files at hand, where they decide what the session cannot.
+    """
+
+    name: str
+    suffix: str
+    title: str
+    write: Write
+    write_beside: Callable[[Session, str, Path, Sequence[Path]], list[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written. ``remarks``: what the format could not take as it is, one sentence each."""
+
+    session_id: str
+    path: str
+    nbytes: int
+    remarks: tuple[str, ...]
+
+
+def origin_text(session: Session, digest: str) -> str:
+    """Where a session is from, in sentences: for the notes of a file."""
+    lines = [f"Exported by spiketok {__version__} from its session {session.id}, digest {digest}."]
+    return " ".join([*lines, *(_one_origin(source) for source in session.source.files)])
+
+
+def _one_origin(source: Source) -> str:
+    place = f" of DANDI:{source.dandiset}/{source.version}" if source.dandiset else ""
+    return (
+        f"Made from {source.file}{place}, sha256 {source.sha256}; licence: {source.license or 'not stated'}; "
+        f"citation: {source.citation or 'not stated'}."
+    )

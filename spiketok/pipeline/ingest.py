@@ -1,0 +1,397 @@
+"""Ingest: from source files to sessions in the store.
+
+    files -> groups (the files of one session) -> normalize: read, adjust, join, filter, process -> store
+
+What is unusual: all that shapes a session besides the bytes of its files stands in its *settings*, a JSON object in the
+store that is part of the session's digest. The same bytes under the same settings are not read again, and ``verify``
+makes the session once more from both and expects the same digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache, partial
+from pathlib import Path
+
+from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageError
+from spiketok.pipeline.isolation import isolated
+from spiketok.pipeline.jobs import Job, Outcome, run_jobs
+from spiketok.recording.joining import merge_units
+from spiketok.recording.nouns import NS_PER_S, Session, Source
+from spiketok.recording.quality import apply_unit_settings
+from spiketok.recording.splits import with_stored_sets
+from spiketok.recording.steps import apply_steps
+from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_source, source_bytes, write_json
+from spiketok.storage.remote import RemotePath, local_copy, place
+from spiketok.storage.store import ATTRIBUTES, read_attributes, session_place, write_session
+from spiketok.storage.workspace import Workspace
+
+READER = {"reader": "nwb", "reader_version": 1}
+SORTED = "sorter"  # the reader of sorter output, see spiketok.sources.formats.sorting
+NO_RULES = "none"
+FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
+
+# What making one session may take: several times what the values of its files take, and far more time than any needs.
+MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 900, 1e-6
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest job did. ``state``: ``"new"``, ``"already"`` or ``"replaced"``; ``paths``: the session's files."""
+
+    session_id: str
+    state: str
+    paths: tuple[str, ...]
+    n_units: int
+    n_spikes: int
+    duration_s: float
+    repairs: list[dict]
+    notes: list[dict]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The files of one session, in order of path, and the rules by which it is made of them."""
+
+    session_id: str
+    files: tuple[Path | RemotePath, ...]
+    rules: str
+
+    @property
+    def label(self) -> str:
+        """What a message calls it."""
+        return " + ".join(file.name for file in self.files)
+
+
+# ---- which files ----------------------------------------------------------------------------------------------------
+
+
+def find_files(
+    paths: Sequence[Path | RemotePath | str], suffixes: Sequence[str] = (".nwb",), *, as_given: bool = False
+) -> list[Path | RemotePath]:
+    """The source files that the paths and URLs name: files as given, folders searched below.
+
+    The last part of a URL may be a glob, which no shell resolves.
+
+    Args:
+        paths: files, folders, URLs.
+        suffixes: of the files that are taken from a folder, in lower case.
+        as_given: a folder is one source itself and is not searched.
+
+    Raises:
+        SourceError: a path does not exist, or a folder holds no such file. FetchError: a URL cannot be reached.
+    """
+    files: list[Path | RemotePath] = []
+    for path in map(place, paths):
+        if isinstance(path, RemotePath) and path.parents and "*" in path.name:
+            found = [p for p in path.parent.iterdir() if fnmatchcase(p.name, path.name)]
+            if not found:
+                message = f"{path} matches nothing"
+                raise SourceError(message)
+            files += found
+            continue
+        if path.is_dir() and not as_given and not path.name.lower().endswith(FOLDERS):
+            wanted = (*suffixes, *FOLDERS[1:]) if FOLDERS[0] in suffixes else suffixes
+            within = sorted(p for suffix in wanted for p in path.rglob(f"*{suffix}"))
+            found = [p for p in within if not any(_unfinished(part) for part in p.parts)]
+            if not found:
+                message = f"{path} holds no {' or '.join(suffixes)} file"
+                raise SourceError(message)
+            files += found
+        elif path.exists() or (isinstance(path, Path) and path.is_symlink()):
+            files.append(path)
+        else:
+            message = f"{path} does not exist"
+            raise SourceError(message)
+    return list(dict.fromkeys(map(_resolved, files)))
+
+
+def _resolved(path: Path | RemotePath) -> Path | RemotePath:
+    """The path without links; one that leads nowhere or to itself stays, and is the reader's to refuse."""
+    return path.resolve() if isinstance(path, RemotePath) or path.exists() else path.absolute()
+
+
+def _unfinished(part: str) -> bool:
+    return part.startswith(WIP) or part.endswith(".dandidownload")
+
+
+def group_files(
+    files: Sequence[Path | RemotePath], dataset: str = "local", rules: str | None = None, merge_as: str = ""
+) -> tuple[list[Group], list[Outcome]]:
+    """The sessions that files make, and a failure for each file whose session would have to be two.
+
+    Args:
+        files: from :func:`find_files`.
+        dataset: the first half of the session ids, where a file's provenance does not give one.
+        rules: a name of ``RULES``, or ``"none"``; without it those of the dataset's catalogue entry.
+        merge_as: the name of the one session that all files are parts of, see
+            :func:`spiketok.recording.joining.merge_units`.
+
+    Raises:
+        UnknownNameError: there are no such rules. UsageError: the files to merge have rules that join them otherwise.
+    """
+    from spiketok.sources.catalogue import RULES, dataset_of, rules_of
+
+    if rules not in (None, NO_RULES) and (not rules or rules not in RULES):
+        raise UnknownNameError("rules", rules, [NO_RULES, *filter(None, RULES)])
+    found: dict[str, tuple[str, list[Path | RemotePath]]] = {}
+    for file in files:
+        of = dataset_of(file) or dataset
+        own = rules_of(of) if rules is None else RULES["" if rules == NO_RULES else rules]
+        session_id = f"{of}/{own.session_name(file.name)}"
+        found.setdefault(session_id, (own.name, []))[1].append(file)
+    if merge_as:
+        return [_merged_group(found, f"{dataset}/{merge_as}")], []
+    groups, failures = [], []
+    for session_id, (name, members) in found.items():
+        if len(members) == 1 or RULES[name].join is not None:
+            groups.append(Group(session_id, tuple(sorted(members, key=str)), name))
+            continue
+        message = (
+            f"{len(members)} files would all be session '{session_id}': "
+            "ingest them one folder at a time with --dataset NAME"
+        )
+        failures += [Outcome(file.name, None, SourceError(f"{file.name}: {message}")) for file in members]
+    return groups, failures
+
+
+def _merged_group(found: Mapping[str, tuple[str, list[Path | RemotePath]]], session_id: str) -> Group:
+    from spiketok.sources.catalogue import RULES
+
+    names = sorted({name for name, _ in found.values()})
+    if len(names) > 1 or RULES[names[0]].join is not None:
+        message = f"{session_id}: the rules '{', '.join(names)}' join files in their own way: add --rules none to merge"
+        raise UsageError(message)
+    return Group(session_id, tuple(sorted((f for _, members in found.values() for f in members), key=str)), names[0])
+
+
+# ---- one session ----------------------------------------------------------------------------------------------------
+
+
+def settings_of(group: Group, wanted: Mapping[str, object] | None = None) -> dict[str, object]:
+    """The settings of a session: the reader's, its rules' where it has any, and what the user wants besides."""
+    from spiketok.sources.catalogue import RULES
+
+    rules = {"rules": group.rules, "rules_version": RULES[group.rules].version} if group.rules else {}
+    return READER | rules | dict(wanted or {})
+
+
+def normalize(
+    files: Sequence[Path], session_id: str, sources: Sequence[Source], settings: Mapping[str, object]
+) -> Session:
+    """Make a session of its files by its settings: read, adjust, join; then filters of units, then processing steps.
+
+    Args:
+        files: on this machine, in the group's order. sources: where each came from.
+        session_id: ``"<dataset>/<session>"``.
+        settings: from :func:`settings_of`, or as a store recorded them.
+
+    Raises:
+        SourceError: a file cannot be read. DataError: what it holds does not fit the settings.
+    """
+    from spiketok.sources.catalogue import RULES
+
+    rules = RULES[settings.get("rules", "")]
+    read = _read_sorted(settings) if settings.get("reader") == SORTED else rules.read
+    parts = [rules.adjust(read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)]
+    if settings.get("merge"):
+        session = merge_units(parts, session_id)
+    else:
+        session = parts[0] if rules.join is None else rules.join(parts, session_id)
+    joined = tuple(part.source for part in parts[1:])
+    session = replace(session, source=replace(session.source, joined=joined)) if joined else session
+    session = apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
+    return with_stored_sets(session, settings.get("splits", {}))
+
+
+def _read_sorted(settings: Mapping[str, object]) -> Callable[[Path, str, Source], Session]:
+    from spiketok.sources.formats.sorting import read_sorting
+
+    return partial(read_sorting, sorter=str(settings["sorter"]), start_s=float(settings["start_s"]))
+
+
+def ingest(
+    workspace: Workspace,
+    paths: Sequence[Path | RemotePath | str],
+    dataset: str = "local",
+    executor: str | int = "",
+    *,
+    rules: str | None = None,
+    wanted: Mapping[str, object] | None = None,
+    merge_as: str = "",
+) -> Iterator[Outcome]:
+    """Normalize source files into the store; yields one outcome a session, its result an :class:`Ingested`.
+
+    Args:
+        workspace: where the store is.
+        paths: files and folders of them, here or behind URLs.
+        dataset: the first half of the session ids, where a file's provenance does not give one.
+        executor: see :func:`spiketok.pipeline.jobs.run_jobs`.
+        rules: see :func:`group_files`.
+        wanted: further settings, see :func:`settings_of`.
+        merge_as: see :func:`group_files`.
+    """
+    from spiketok.sources.catalogue import rules_of
+
+    wanted = dict(wanted or {}) | ({"merge": "units"} if merge_as else {})
+    is_sorted = wanted.get("reader") == SORTED
+    files = find_files(paths, rules_of(dataset).suffixes, as_given=is_sorted)
+    workspace = workspace.absolute()
+    clean_leftovers(workspace.root)
+    groups, failures = group_files(files, dataset, NO_RULES if is_sorted else rules, merge_as)
+    yield from failures
+    jobs = [Job(group.label, ingest_group, (workspace, group, settings_of(group, wanted))) for group in groups]
+    for outcome in run_jobs(jobs, executor):
+        if outcome.error is None:
+            _remember_source(workspace, outcome.result)
+        yield outcome
+
+
+def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, object]) -> Ingested:
+    """Read the files of one session and write it, unless the store has it from the same bytes and settings."""
+    from contextlib import ExitStack
+
+    target = workspace.store_path(group.session_id)
+    with ExitStack() as stack:
+        files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
+        digests = [sha256_source(file) if file.is_file() or file.is_dir() else "" for file in files]
+        settings = with_stored_splits(target, settings)
+        done = stored_from(target, group, digests, settings)
+        if done is not None:
+            return done
+        state = "replaced" if (target / ATTRIBUTES).exists() else "new"
+        sources = [_source(path, file, d) for path, file, d in zip(group.files, files, digests, strict=True)]
+        with session_place(target) as folder:
+            _make_isolated(group, files, sources, settings, folder)
+    return _ingested(state, group, read_attributes(target))
+
+
+def _make_isolated(
+    group: Group, files: Sequence[Path], sources: Sequence[Source], settings: Mapping[str, object], folder: Path
+) -> None:
+    """Make a session and write it to a folder, in a process that may die of what stands in the files."""
+    from spiketok.sources.formats.nwb.hdf5 import read_memory
+
+    _warm_up()
+    size = sum(source.size for source in sources)
+    bounds = {"memory_bytes": MEMORY_FACTOR * read_memory(size), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * size)}
+    try:
+        isolated(_make, files, group.session_id, sources, settings, folder, name=group.label, **bounds)
+    finally:
+        clean_leftovers(folder.parent)  # of a child that died
+
+
+@lru_cache(maxsize=1)
+def _warm_up() -> None:
+    """Import here what each child would import anew."""
+    import numcodecs.blosc  # noqa: F401
+    import zarr  # noqa: F401
+
+    from spiketok.sources.formats.nwb.units import warm_up
+
+    warm_up()
+
+
+def _make(
+    files: Sequence[Path], session_id: str, sources: Sequence[Source], settings: Mapping[str, object], folder: Path
+) -> None:
+    write_session(normalize(files, session_id, sources, settings), folder, settings)
+
+
+def with_stored_splits(target: Path | RemotePath, settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings with the divisions by rule that the store has of the session: they stay, and are made again."""
+    before = _attributes_or_none(target)
+    stored = (before or {}).get("settings", {})
+    return ({"splits": stored["splits"]} if "splits" in stored else {}) | dict(settings)
+
+
+def stored_from(
+    target: Path | RemotePath, group: Group, digests: Sequence[str], settings: Mapping[str, object]
+) -> Ingested | None:
+    """What the store has of a session, if it was made of just these bytes by just these settings; else None."""
+    before = _attributes_or_none(target)
+    if before is None or before["settings"] != dict(settings):
+        return None
+    same = [part.sha256 for part in Source.from_dict(before["source"]).files] == list(digests)
+    return _ingested("already", group, before) if same else None
+
+
+def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
+    """Where a file came from: the record of its download, which its bytes must agree with, else the file itself."""
+    from spiketok.sources.catalogue import load_source
+
+    source = load_source(path) or Source(file=path.name, sha256=digest, size=source_bytes(file) if digest else 0)
+    if source.sha256 != digest:
+        message = f"{path.name} has sha256 {digest[:12]}, was fetched as {source.sha256[:12]}: fetch it again"
+        raise SourceError(message)
+    return source
+
+
+def _attributes_or_none(target: Path | RemotePath) -> dict | None:
+    """A session's attributes; None where there is none, or one of another version or damaged, to be made again."""
+    try:
+        return read_attributes(target)
+    except ArtefactError:
+        return None
+
+
+def _ingested(state: str, group: Group, attributes: dict) -> Ingested:
+    return Ingested(
+        session_id=attributes["id"],
+        state=state,
+        paths=tuple(str(path) for path in group.files),
+        n_units=attributes["n_units"],
+        n_spikes=attributes["n_spikes"],
+        duration_s=(attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
+        repairs=attributes["repairs"],
+        notes=attributes["notes"],
+    )
+
+
+# ---- where the sources lie ------------------------------------------------------------------------------------------
+
+
+def _source_index(workspace: Workspace) -> Path:
+    """Where this machine keeps the paths of each session's files: beside the store, never inside it."""
+    return workspace.root / "sources.json"
+
+
+def _remember_source(workspace: Workspace, done: Ingested) -> None:
+    index = _source_index(workspace)
+    known = read_json(index) if index.exists() else {}
+    if known.get(done.session_id) != list(done.paths):
+        write_json(index, known | {done.session_id: list(done.paths)})
+
+
+def recorded_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
+    """Where the files of a session lay when it was ingested, in the order of its sources; none if nobody knows here."""
+    index = _source_index(workspace)
+    try:
+        listed = read_json(index).get(session_id, [])
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        message = f"{index} cannot be read ({error}): remove it and ingest again, which writes it anew"
+        raise ArtefactError(message) from error
+    return [place(text) for text in ([listed] if isinstance(listed, str) else listed)]
+
+
+def source_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
+    """The files that a session was read from, on this machine or behind URLs, in the order of its sources.
+
+    Raises:
+        SourceError: they are not known here, or one is gone. FetchError: a URL cannot be reached.
+    """
+    paths = recorded_paths(workspace, session_id)
+    if not paths:
+        message = (
+            f"{session_id}: where its source file lies is not recorded in {_source_index(workspace)}: ingest it again"
+        )
+        raise SourceError(message)
+    for path in paths:
+        if not path.exists():
+            message = f"{session_id}: its source file {path} is gone"
+            raise SourceError(message)
+    return paths

@@ -1,0 +1,336 @@
+"""What a path holds: anything that spiketok writes, or an NWB file, told in a few lines and drawn on request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from spiketok.errors import ArtefactError, UsageError
+from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
+from spiketok.recording.splits import set_splits, stored_sets
+from spiketok.recording.steps import step_text
+from spiketok.storage.files import human_bytes, read_json, sha256_file, sha256_source, source_bytes
+from spiketok.storage.store import read_attributes, read_session
+from spiketok.storage.workspace import MANIFEST, Workspace
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was found at a path: facts as label and value, and tables as title and rows."""
+
+    kind: str
+    facts: dict[str, object]
+    tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+
+
+def locate(name: str | None, workspace: Workspace) -> Path:
+    """A path as given, or a session id, run name or shard path of the workspace; the workspace itself without a name.
+
+    Raises:
+        UsageError: there is nothing of that name.
+    """
+    if name is None:
+        if not workspace.root.exists():
+            message = (
+                f"there is no workspace at {workspace.root} yet: 'spiketok simulate' or 'spiketok ingest PATH' make one"
+            )
+            raise UsageError(message)
+        return workspace.root
+    for path in (Path(name), workspace.store / name, workspace.runs / name, workspace.shards / name):
+        if path.exists():
+            return path
+    matches = [s for s in workspace.session_ids() if s.split("/", 1)[1] == name]
+    if len(matches) == 1:
+        return workspace.store_path(matches[0])
+    message = f"'{name}' is neither a path nor a session or run in {workspace.root}"
+    raise UsageError(message)
+
+
+def kind_of(path: Path) -> str:
+    """``"nwb"``, ``"session"``, ``"shard"``, ``"run"``, ``"report"``, ``"truth"`` or ``"workspace"``."""
+    if path.is_file() and path.suffix == ".npz":
+        return "truth"
+    if path.is_file() and path.name in ("report.json", "report.html"):
+        return "report"
+    if path.is_file() or path.name.lower().endswith((".nwb", ".nwb.zarr")):
+        return "nwb"
+    if (path / ".zattrs").exists():
+        return "session"
+    if (path / MANIFEST).exists():
+        return "shard"
+    if (path / "report.json").exists():
+        return "report"
+    if (path / "config.json").exists():
+        return "run"
+    if (path / "store").exists() or (path / "shards").exists():
+        return "workspace"
+    message = f"{path} is nothing that spiketok writes, and no NWB file"
+    raise ArtefactError(message)
+
+
+def report_file(path: Path) -> Path:
+    """The ``report.json`` of a report, which is named by its folder, by that file, or by its page."""
+    return path / "report.json" if path.is_dir() else path.with_name("report.json")
+
+
+def check_ending(out: Path) -> None:
+    """Raise UsageError where an image's ending is not known."""
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        message = f"--plot {out}: the ending '{out.suffix}' is not one of .png, .pdf, .svg"
+        raise UsageError(message)
+
+
+def check_picture(path: Path, out: Path) -> None:
+    """Raise UsageError where there is no picture of this kind of path, or the image's ending is not known."""
+    check_ending(out)
+    if kind_of(path) not in ("session", "nwb", "shard"):
+        message = f"there is no picture of a {kind_of(path)}: --plot draws sessions, NWB files and shards"
+        raise UsageError(message)
+
+
+def describe_path(path: Path) -> Description:
+    """Tell what a path holds.
+
+    Raises:
+        ArtefactError, SourceError: it cannot be read, or is nothing that spiketok knows.
+    """
+    return _DESCRIBE[kind_of(path)](path)
+
+
+def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: float = 10.0) -> None:
+    """Draw a session, an NWB file (raster and behaviour) or a shard (tokens) to an image file.
+
+    Raises:
+        UsageError: there is no picture of this kind of path, or the image's ending is not known.
+    """
+    from spiketok.tokens.session_plots import plot_session, plot_shard
+
+    check_picture(path, out)
+    kind = kind_of(path)
+    if kind == "shard":
+        from spiketok.tokens.shards import ShardReader
+
+        plot_shard(ShardReader(path), out, start_s)
+    else:
+        plot_session(_load(path, kind), out, start_s, duration_s)
+
+
+def _load(path: Path, kind: str) -> Session:
+    if kind == "session":
+        return read_session(path)
+    from spiketok.sources.formats.nwb import read_nwb
+
+    digest = sha256_source(path) if path.is_file() or path.is_dir() else ""
+    return read_nwb(path, f"file/{path.stem}", Source(path.name, digest, source_bytes(path) if digest else 0))
+
+
+def _describe_session(path: Path) -> Description:
+    return _session_facts(read_session(path), "session", read_attributes(path))
+
+
+def _describe_nwb(path: Path) -> Description:
+    return _session_facts(_load(path, "nwb"), "nwb", None)
+
+
+def _session_facts(session: Session, kind: str, attributes: dict | None) -> Description:
+    seconds = (session.stop_ns - session.start_ns) / NS_PER_S
+    observed_s = session.observed.total_ns / NS_PER_S
+    counts = np.bincount(session.spikes.unit, minlength=len(session.units))
+    rate_hz = counts / observed_s if observed_s else np.full(len(counts), np.nan)
+    facts: dict[str, object] = {
+        "session": session.id,
+        "subject": session.subject or "-",
+        "source": f"{session.source.file}, sha256 {session.source.sha256[:12]}, {human_bytes(session.source.size)}",
+        "from": session.source.origin or "a local file, never fetched",
+        "licence": session.source.license or "not stated",
+        "citation": "not stated" if session.source.citation in ("", session.source.origin) else session.source.citation,
+        "extent": f"{session.start_ns / NS_PER_S:.3f} .. {session.stop_ns / NS_PER_S:.3f} s ({seconds:.1f} s)",
+        "observed": f"{observed_s:.1f} s in {len(session.observed)} stretches ({session.observed_source})",
+        "units": len(session.units),
+        "unit columns": ", ".join(session.units.columns) or "-",
+        "spikes": len(session.spikes),
+        "rate": f"median {np.median(rate_hz):.2f} Hz, {rate_hz.min():.2f} to {rate_hz.max():.2f} Hz a unit",
+    }
+    if attributes is not None:
+        num, den = attributes["tick_period_ns"]
+        clock = "no common clock, kept in ns" if num == den else f"ticks of {den / num * NS_PER_S:g} Hz"
+        facts |= {"spike times": clock, "digest": attributes["digest"][:12], "written by": attributes["written_by"]}
+        facts["quirks handled"] = _quirks_met(session)
+        steps = {"process": "; ".join(map(step_text, attributes["settings"].get("process", ())))}
+        told = attributes["settings"] | (steps if steps["process"] else {})
+        facts["settings"] = ", ".join(f"{key} {value}" for key, value in told.items())
+    tables = {
+        "joined files": [
+            {"file": s.file, "sha256": s.sha256[:12], "size": human_bytes(s.size), "from": s.origin or "local"}
+            for s in session.source.files
+            if session.source.joined
+        ],
+        "behaviours": [
+            {
+                "signal": name,
+                "components": ", ".join(s.components),
+                "measure": s.measure or "-",
+                "samples": len(s.time_ns),
+                "period ms": s.period_ns / 1e6,
+                "valid": f"{100 * s.valid.mean() if len(s.valid) else 0:.1f} %",
+            }
+            for name, s in session.signals.items()
+        ],
+        "interval tables": [
+            {"table": name, "rows": len(t), "columns": ", ".join(_column_words(t)) or "-"}
+            for name, t in session.intervals.items()
+        ],
+        "splits": [
+            {"set": name, "split": split, "stretches": len(part), "seconds": part.total_ns / NS_PER_S}
+            for name in stored_sets(session.splits)
+            for split, part in set_splits(session.splits, name).items()
+        ],
+        "repairs": [{"repair": f.id, "count": f.count, "what": f.text} for f in session.repairs],
+        "notes": [{"note": f.id, "count": f.count, "what": f.text} for f in session.notes],
+    }
+    return Description(kind, facts, {title: rows for title, rows in tables.items() if rows})
+
+
+def _quirks_met(session: Session) -> str:
+    """The quirks that the catalogue knows of the session's dataset, and that were met in its files."""
+    from spiketok.sources.catalogue import DATASETS
+
+    dataset = DATASETS.get(session.dataset)
+    if dataset is None:
+        return "none known: the catalogue has no such dataset"
+    met = {finding.id for finding in (*session.repairs, *session.notes)}
+    return f"{', '.join(q.id for q in dataset.quirks if q.id in met) or 'none'} (of {len(dataset.quirks)} known)"
+
+
+def _column_words(table) -> list[str]:
+    return [f"{k} (ragged)" if isinstance(c, Ragged) else k for k, c in table.columns.items()]
+
+
+def _describe_shard(path: Path) -> Description:
+    from spiketok.tokens.shards import ShardReader
+
+    reader = ShardReader(path)
+    manifest = reader.manifest
+    total = sum(c["bytes"] for c in manifest["columns"].values())
+    facts = {
+        "scheme": manifest["scheme"]["name"],
+        "configuration": json.dumps(manifest["scheme"]["config"]),
+        "session": reader.info.id,
+        "segments": f"{len(reader.segments)} ({manifest['segments_rule']})",
+        "baked": f"{reader.segments.total_ns / NS_PER_S:.1f} s",
+        "units": reader.info.n_units,
+        "spikes in the session": manifest["n_spikes"],
+        **_held(reader),
+        "spikes not held": ", ".join(f"{n} {why}" for why, n in manifest["lost"].items() if n) or "none",
+        "size": human_bytes(total),
+        "made from store": manifest["store_digest"][:12],
+        "digest": manifest["digest"][:12],
+    }
+    rows = [
+        {
+            "column": name,
+            "dtype": c["dtype"],
+            "shape": " x ".join(map(str, c["shape"])),
+            "size": human_bytes(c["bytes"]),
+        }
+        for name, c in manifest["columns"].items()
+    ]
+    return Description("shard", facts, {"columns": rows})
+
+
+def _held(reader) -> dict[str, object]:
+    """What the scheme's own columns hold, counted from them."""
+    columns = reader.columns
+    facts: dict[str, object] = {"spikes in the tokens": reader.scheme.spikes_held(columns)}
+    if "observed" in columns:
+        observed = columns["observed"]
+        facts["bins"] = f"{len(observed)}, {int((observed == 0).sum())} of them not wholly observed"
+    return facts
+
+
+def _describe_run(path: Path) -> Description:
+    config = read_json(path / "config.json")
+    facts: dict[str, object] = {"model": config["model"], "size": config.get("size"), "seed": config.get("seed")}
+    tables = {}
+    checkpoint = path / "checkpoint" / "checkpoint.json"
+    if checkpoint.exists():
+        state = read_json(checkpoint)
+        facts |= {
+            "step": state.get("step"),
+            "target": state["target"]["name"] if state.get("target") else None,
+            "trained on": ", ".join(session["id"] for session in state["sessions"]),
+            "written by": state.get("written_by"),
+            "checkpoint": sha256_file(checkpoint)[:12],
+        }
+        tables["trained on"] = [
+            {
+                "session": session["id"],
+                "shard": session["shard_digest"][:12],
+                "store": session["store_digest"][:12],
+                "source": session["source_sha256"][:12],
+                "licence": session.get("source", {}).get("license") or "not stated",
+            }
+            for session in state["sessions"]
+        ]
+    result = path / "result.json"
+    facts["state"] = "finished" if result.exists() else "not finished: run the same command again"
+    if result.exists():
+        scores = read_json(result)["test"]
+        rows = [{"session": name, **_numbers(score)} for name, score in scores.items()]
+        tables |= {"scores on the test split": rows} if rows else {}
+    return Description("run", facts, tables)
+
+
+def _numbers(values: dict) -> dict:
+    return {key: value for key, value in values.items() if isinstance(value, int | float)}
+
+
+def _describe_report(path: Path) -> Description:
+    report = read_json(report_file(path))
+    facts = {k: v for k, v in report.items() if isinstance(v, str | int | float)}
+    tables = {k: v for k, v in report.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    return Description("report", facts, tables)
+
+
+def _describe_truth(path: Path) -> Description:
+    with np.load(path, allow_pickle=False) as truth:
+        rows = [
+            {"array": k, "dtype": str(truth[k].dtype), "shape": " x ".join(map(str, truth[k].shape))} for k in truth
+        ]
+    return Description("truth", {"file": path.name}, {"arrays": rows})
+
+
+def _describe_workspace(path: Path) -> Description:
+    workspace = Workspace.locate(path)
+    rows = []
+    for session_id in workspace.session_ids():
+        attributes = read_attributes(workspace.store_path(session_id))
+        rows.append(
+            {
+                "session": session_id,
+                "subject": attributes["subject"] or "-",
+                "units": attributes["n_units"],
+                "spikes": attributes["n_spikes"],
+                "seconds": (attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
+                "behaviours": ", ".join(attributes["signals"]) or "-",
+                "shards": ", ".join(sorted({p.parts[-5] for p in path.glob(f"shards/*/{session_id}/*/{MANIFEST}")}))
+                or "-",
+            }
+        )
+    runs = sorted(p.parent.name for p in workspace.runs.glob("*/config.json"))
+    facts = {"workspace": str(path), "sessions": len(rows), "runs": ", ".join(runs) or "-"}
+    return Description("workspace", facts, {"sessions": rows} if rows else {})
+
+
+_DESCRIBE = {
+    "nwb": _describe_nwb,
+    "session": _describe_session,
+    "shard": _describe_shard,
+    "run": _describe_run,
+    "report": _describe_report,
+    "truth": _describe_truth,
+    "workspace": _describe_workspace,
+}

@@ -1,0 +1,380 @@
+"""The digest chain report -> checkpoint -> shards -> store -> source file, walked backwards from any link of it.
+
+Each artefact names what it was made from by digest. A walk reads every artefact again, computes its digest from the
+bytes that are there, and compares it with what the artefact made from it says. Each link is judged by itself: a link
+that is broken does not break those below it, so that the one that is at fault is the one that is named.
+
+What is unusual: a source file that is not on this machine (deleted to save room, or the store was copied here) is no
+fault and no success: its link is ``"not here"``. Everything that spiketok itself wrote must be here. What was written
+before a digest was recorded reads ``"not recorded"``.
+
+Nothing here imports torch: a chain can be checked where nothing can be trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from spiketok.errors import ArtefactError, FetchError, SourceError, SpiketokError, UsageError
+from spiketok.pipeline.ingest import recorded_paths
+from spiketok.pipeline.inspect import kind_of, report_file
+from spiketok.pipeline.verify import compare_made
+from spiketok.recording.nouns import Session, Source
+from spiketok.storage.files import content_digest, sha256_file, sha256_source
+from spiketok.storage.remote import local_copy
+from spiketok.storage.store import read_attributes, read_session
+from spiketok.storage.workspace import MANIFEST, Workspace
+
+State = Literal["holds", "broken", "not here", "not recorded"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artefact of a chain, judged.
+
+    Args:
+        kind: ``"report"``, ``"result"``, ``"checkpoint"``, ``"shard"``, ``"store"`` or ``"source"``.
+        name: which one.
+        depth: how many links lie between it and where the walk began.
+        state: see the module.
+        digest: of what is there; empty where nothing is, or nothing that can be read.
+        remark: where it is broken: what was expected, what is found, and the command that mends it. Else facts.
+    """
+
+    kind: str
+    name: str
+    depth: int
+    state: State
+    digest: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What an artefact says of the one that it was made from: its digest (empty: not recorded), and who says so."""
+
+    digest: str
+    by: str
+
+
+def walk(path: Path, workspace: Workspace, *, quick: bool = False) -> Iterator[Link]:
+    """Every link from an artefact back to the source files, in the order of the walk.
+
+    Args:
+        path: of a report (its folder, ``report.json`` or page), a run, a shard or a stored session.
+        workspace: where shards, store and the list of source files are looked for.
+        quick: digests only; else each stored session is also compared with its source files, through pynwb, and made
+            from them again.
+
+    Raises:
+        UsageError: the path is none of these. ArtefactError: it is nothing that spiketok writes.
+    """
+    kind = kind_of(path)
+    if kind not in _WALKS:
+        message = f"{path} is a {kind}: no chain begins there; give a report, a run, a shard or a session"
+        raise UsageError(message)
+    return _followed(_WALKS[kind](_Walk(workspace, quick), path), kind, path)
+
+
+def _followed(links: Iterator[Link], kind: str, path: Path) -> Iterator[Link]:
+    """The links of a walk; where an artefact that was changed does not say what it was made from, as far as it goes."""
+    is_broken = False
+    try:
+        for link in links:
+            is_broken |= link.state == "broken"
+            yield link
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if not is_broken:
+            remark = f"what it was made from cannot be read in it ({type(error).__name__}: {error}): make it anew"
+            yield Link(kind, path.name, 0, "broken", "", remark)
+
+
+def first_broken(links: Sequence[Link]) -> Link | None:
+    """The broken link that lies nearest to where the walk began; None where all hold."""
+    return next((link for link in links if link.state == "broken"), None)
+
+
+# ---- reports and runs -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Walk:
+    workspace: Workspace
+    quick: bool
+
+    def from_report(self, path: Path) -> Iterator[Link]:
+        file = report_file(path)
+        body, link = _read_facts("report", file, "spiketok eval-xsession RUN")
+        if body is None:
+            yield link
+            return
+        page = body.get("page_sha256")
+        if link.state == "holds" and page:
+            html = file.with_name("report.html")
+            found = sha256_file(html) if html.is_file() else ""
+            if found != page:
+                fact = f"its page {html.name} " + (_differs(found, page) if found else "is gone")
+                link = Link("report", link.name, 0, "broken", link.digest, f"{fact}: spiketok eval-xsession RUN")
+        yield link
+        run, expected = self._run_of(file, body), _Expected(body.get("checkpoint_digest", ""), "the report")
+        yield from self._checkpoint(run, body.get("run", "of the report"), expected, 1)
+        sessions = [(s, "the checkpoint") for s in body.get("trained_on", [])]
+        sessions += [(s, "the report") for s in body.get("sessions", []) if not s.get("trained_on")]
+        yield from self._sessions(sessions, 2)
+
+    def from_run(self, path: Path) -> Iterator[Link]:
+        path = path.resolve()
+        depth, expected = 0, _Expected("", "")
+        if (path / "result.json").exists():
+            result, link = _read_facts("result", path / "result.json", "spiketok train (the same command again)")
+            yield link
+            depth = 1
+            if result is not None:
+                expected = _Expected(result.get("checkpoint_digest", ""), "the result")
+        yield from self._checkpoint(path, path.name, expected, depth)
+        facts = _facts_or_none(path / "checkpoint" / "checkpoint.json")
+        if facts is not None:
+            yield from self._sessions([(s, "the checkpoint") for s in facts["sessions"]], depth + 1)
+
+    def _run_of(self, report: Path, body: Mapping) -> Path | None:
+        """The run whose checkpoint a report names: beside the report, under its name, or anywhere in the workspace."""
+        runs = self.workspace.runs
+        near = [report.resolve().parent.parent, *([runs / body["run"]] if body.get("run") else [])]
+        there = [p for p in near if (p / "checkpoint" / "checkpoint.json").exists()]
+        every = [*there, *sorted(p.parent.parent for p in runs.glob("*/checkpoint/checkpoint.json"))]
+        same = [p for p in every if sha256_file(p / "checkpoint" / "checkpoint.json") == body.get("checkpoint_digest")]
+        return next(iter([*same, *there]), None)
+
+    def _checkpoint(self, run: Path | None, name: str, expected: _Expected, depth: int) -> Iterator[Link]:
+        file = run / "checkpoint" / "checkpoint.json" if run is not None else None
+        if file is None or not file.exists():
+            remark = f"is gone from {self.workspace.runs if run is None else run}: train again"
+            yield Link("checkpoint", name, depth, "broken", "", remark)
+            return
+        again = f"spiketok train --model {_model_of(run)} --restart"
+        facts, link = _read_facts("checkpoint", file, again)
+        link = Link("checkpoint", run.name, depth, link.state, sha256_file(file), link.remark)
+        if facts is None:
+            yield link
+            return
+        remark = ""
+        for part, digest in facts["files"].items():
+            found = sha256_file(file.with_name(part)) if file.with_name(part).is_file() else ""
+            if found != digest and not remark:
+                remark = f"its {part} {_differs(found, digest) if found else 'is gone'}: {again}"
+        if not remark and link.state != "broken" and expected.digest and link.digest != expected.digest:
+            mend = "spiketok eval-xsession RUN" if expected.by == "the report" else again
+            remark = f"{_differs_from(link.digest, expected)}: {mend}"
+        yield link if not remark else Link("checkpoint", run.name, depth, "broken", link.digest, remark)
+
+    # ---- sessions ---------------------------------------------------------------------------------------------------
+
+    def _sessions(self, entries: Sequence[tuple[Mapping, str]], depth: int) -> Iterator[Link]:
+        """The shards, stores and sources that a checkpoint or report names; each session's store is read once."""
+        shards: set[str] = set()
+        stores: set[tuple[str, str]] = set()
+        for entry, by in entries:
+            if entry["shard_digest"] not in shards:
+                shards.add(entry["shard_digest"])
+                yield self._shard(entry, by, depth)
+            store = (entry["id"], entry["store_digest"])
+            if store not in stores:
+                stores.add(store)
+                yield from self._store(entry["id"], _Expected(entry["store_digest"], "the shard"), depth + 1)
+
+    def _shard(self, entry: Mapping, by: str, depth: int) -> Link:
+        session_id, expected = entry["id"], _Expected(entry["shard_digest"], by)
+        path = self._shard_path(entry)
+        if path is None:
+            words = ["spiketok tokenize --scheme", (entry.get("shard") or "NAME").split("/")[0]]
+            remark = f"{expected.digest[:12]} is gone: {' '.join(words)} --sessions '{session_id}'"
+            return Link("shard", entry.get("shard") or session_id, depth, "broken", "", remark)
+        return self._judged_shard(path, expected, depth)
+
+    def _shard_path(self, entry: Mapping) -> Path | None:
+        """Where a shard lies: as recorded; in a chain of before, the one of the session that has its digest."""
+        shards = self.workspace.shards
+        if entry.get("shard"):
+            path = shards / entry["shard"]
+            return path if (path / MANIFEST).exists() else None
+        for manifest in sorted(shards.glob(f"*/{entry['id']}/*/{MANIFEST}")):
+            facts = _facts_or_none(manifest)
+            if facts is not None and facts.get("digest") == entry["shard_digest"]:
+                return manifest.parent
+        return None
+
+    def _judged_shard(self, path: Path, expected: _Expected, depth: int) -> Link:
+        from spiketok.tokens.shards import ShardReader
+
+        name, session_id = "/".join(path.parts[-4:]), "/".join(path.parts[-3:-1])
+        again = f"remove it, then spiketok tokenize --scheme {path.parts[-4]} --sessions '{session_id}'"
+        try:
+            reader = ShardReader(path)
+        except ArtefactError as error:
+            return Link("shard", name, depth, "broken", "", str(error))
+        wrong = reader.verify()
+        if wrong:
+            return Link("shard", name, depth, "broken", reader.digest, f"{wrong[0]}: {again}")
+        if expected.digest and reader.digest != expected.digest:
+            remark = f"{_differs_from(reader.digest, expected)}: it was tokenized anew; train and evaluate again"
+            return Link("shard", name, depth, "broken", reader.digest, remark)
+        return Link("shard", name, depth, "holds", reader.digest)
+
+    def from_shard(self, path: Path) -> Iterator[Link]:
+        link = self._judged_shard(path.resolve(), _Expected("", ""), 0)
+        yield link
+        facts = _facts_or_none(path / MANIFEST)
+        if facts is not None and "session" in facts:
+            yield from self._store(facts["session"]["id"], _Expected(facts["store_digest"], "the shard"), 1)
+
+    def from_session(self, path: Path) -> Iterator[Link]:
+        yield from self._store("/".join(path.parts[-2:]), _Expected("", ""), 0)
+
+    def _store(self, session_id: str, expected: _Expected, depth: int) -> Iterator[Link]:
+        path = self.workspace.store_path(session_id)
+        try:
+            session, attributes = read_session(path), read_attributes(path)
+        except ArtefactError as error:
+            yield Link("store", session_id, depth, "broken", "", str(error))
+            yield from self._sources(session_id, _source_or_none(path), depth + 1)
+            return
+        sources = list(self._sources(session_id, session.source, depth + 1))
+        yield self._judged_store(session, attributes, expected, sources, depth)
+        yield from sources
+
+    def _judged_store(
+        self, session: Session, attributes: dict, expected: _Expected, sources: Sequence[Link], depth: int
+    ) -> Link:
+        digest = attributes["digest"]
+        if expected.digest and digest != expected.digest:
+            remark = f"{_differs_from(digest, expected)}: it was ingested anew; spiketok tokenize, then train again"
+            return Link("store", session.id, depth, "broken", digest, remark)
+        if attributes["settings"].get("streamed"):
+            remark = "digest only: its source was read from afar and never verified as a whole"
+            return Link("store", session.id, depth, "holds", digest, remark)
+        if self.quick or any(source.state != "holds" for source in sources):
+            return Link("store", session.id, depth, "holds", digest, "digest only")
+        with ExitStack() as stack:
+            paths = recorded_paths(self.workspace, session.id)
+            files = [stack.enter_context(local_copy(path, self.workspace.root)) for path in paths]
+            differences = compare_made(session, attributes, files)
+        if differences:
+            remark = f"{differences[0]} ({len(differences)} differences): spiketok ingest its source again"
+            return Link("store", session.id, depth, "broken", digest, remark)
+        return Link(
+            "store", session.id, depth, "holds", digest, f"equal to its source, {_compared(attributes['settings'])}"
+        )
+
+    def _sources(self, session_id: str, source: Source | None, depth: int) -> Iterator[Link]:
+        """The files that a session was made from; none where its attributes cannot be read."""
+        if source is None:
+            return
+        for one, path in zip_longest(source.files, recorded_paths(self.workspace, session_id)):
+            if one is not None:
+                yield self._source(one, path, depth)
+
+    def _source(self, source: Source, path, depth: int) -> Link:
+        from spiketok.sources.catalogue import load_source
+
+        origin = source.origin or "a local file, never fetched"
+        fetch = f"spiketok fetch {fetch_name(source)}" if fetch_name(source) else f"put {source.file} back"
+        try:
+            if path is None or not path.exists():
+                told = "where it lies is not recorded here" if path is None else f"{path} is not there"
+                return Link("source", source.file, depth, "not here", "", f"{told}; {origin}; to have it: {fetch}")
+            with local_copy(path, self.workspace.root) as file:
+                found = sha256_source(file)
+            again = f"{fetch} -e overwrite-different" if fetch_name(source) else f"spiketok ingest {path}"
+            if not source.sha256:
+                return Link("source", source.file, depth, "not recorded", found, f"ingested without a digest; {origin}")
+            if found != source.sha256:
+                remark = f"has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: {again}"
+                return Link("source", source.file, depth, "broken", found, remark)
+            fetched = load_source(path)
+        except (FetchError, SourceError) as error:
+            return Link("source", source.file, depth, "not here", "", f"{error}; {origin}")
+        except ArtefactError as error:
+            return Link("source", source.file, depth, "broken", "", str(error))
+        if fetched is not None and (fetched.origin, fetched.version) != (source.origin, source.version):
+            remark = f"was fetched from {fetched.origin}, the store says {origin}: spiketok ingest {path}"
+            return Link("source", source.file, depth, "broken", found, remark)
+        return Link("source", source.file, depth, "holds", found, origin)
+
+
+_WALKS: dict[str, Callable[[_Walk, Path], Iterator[Link]]] = {
+    "report": _Walk.from_report,
+    "run": _Walk.from_run,
+    "shard": _Walk.from_shard,
+    "session": _Walk.from_session,
+}
+
+
+# ---- small parts ----------------------------------------------------------------------------------------------------
+
+
+def fetch_name(source: Source) -> str:
+    """What ``spiketok fetch`` takes to bring this one file again; empty for a local file."""
+    place = source.origin
+    return place if place.startswith("http") or not place else f"{place}:{source.file}"
+
+
+def _compared(settings: Mapping) -> str:
+    """By what a session is compared with its source: pynwb reads nothing but NWB."""
+    from spiketok.sources.catalogue import RULES
+    from spiketok.sources.catalogue.base import read_nwb_file
+
+    return "read by pynwb" if RULES[settings.get("rules", "")].read is read_nwb_file else "made again from it"
+
+
+def _differs(found: str, expected: str) -> str:
+    return f"has sha256 {found[:12]}, written was {expected[:12]}"
+
+
+def _differs_from(found: str, expected: _Expected) -> str:
+    return f"has digest {found[:12]}, {expected.by} was made from {expected.digest[:12]}"
+
+
+def _read_facts(kind: str, file: Path, again: str) -> tuple[dict | None, Link]:
+    """A JSON artefact and its link at depth 0: whether it is what was written, by its own digest."""
+    name = "/".join(file.resolve().parts[-3:-1])
+    try:
+        facts = json.loads(file.read_text())
+        if not isinstance(facts, dict):
+            raise ValueError("no JSON object")
+        found = content_digest(facts)
+    except (OSError, ValueError) as error:
+        return None, Link(kind, name, 0, "broken", "", f"{file.name} cannot be read ({error}): {again}")
+    if "digest" not in facts:
+        return facts, Link(kind, name, 0, "not recorded", found, "written before digests of it were")
+    if facts["digest"] != found:
+        remark = f"{file.name} was changed: its content has digest {found[:12]}, written was {facts['digest'][:12]}"
+        return facts, Link(kind, name, 0, "broken", found, f"{remark}: {again}")
+    return facts, Link(kind, name, 0, "holds", found)
+
+
+def _facts_or_none(file: Path) -> dict | None:
+    """A JSON artefact; None where it is not there or damaged, which its own link says."""
+    try:
+        facts = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+def _source_or_none(path) -> Source | None:
+    """The source that a session's attributes name; None where they cannot be read."""
+    try:
+        return Source.from_dict(read_attributes(path)["source"])
+    except (SpiketokError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _model_of(run: Path) -> str:
+    facts = _facts_or_none(run / "config.json")
+    return facts["model"] if facts and "model" in facts else "NAME"

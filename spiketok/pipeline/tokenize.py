@@ -1,0 +1,207 @@
+"""The stage behind the store: tokenize (store -> shards).
+
+It is plan -> jobs -> finished artefacts. Stages meet only on disk: every artefact is written whole, is not made again
+while its inputs and settings are the same, and names what it was made from by digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from spiketok.errors import DataError, NotServedError, SpiketokError
+from spiketok.pipeline.jobs import Job, Outcome, run_jobs
+from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, SessionInfo
+from spiketok.recording.splits import CONTINUOUS, parse_trial_rule, resolve_segments
+from spiketok.storage.store import read_attributes, read_session, session_info
+from spiketok.storage.workspace import Workspace
+from spiketok.tokens.schemes import Scheme
+
+# What tokenizing takes, measured as the peak of one process: the interpreter with its kernels, each spike while a
+# session is read and checked, and a scheme's columns with what it needs to make them.
+PROCESS_BYTES, READ_BYTES, BAKE_FACTOR = 300_000_000, 48, 2
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one scheme would make of one session. ``state``: ``"new"``, ``"already"`` or ``"not served"``.
+
+    ``nbytes`` bounds the shard's size from above; ``reason`` says why a session is not served.
+    """
+
+    session_id: str
+    scheme: str
+    state: str
+    nbytes: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """What a scheme made of a session. ``state``: ``"new"``, ``"already"``, ``"not served"`` or ``"failed"``.
+
+    ``held`` counts the spikes in the columns (once for each segment), ``lost`` those that are not, by reason.
+    """
+
+    session_id: str
+    scheme: str
+    state: str
+    path: str = ""
+    n_spikes: int = 0
+    held: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    nbytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def shard_path(workspace: Workspace, session_id: str, scheme: Scheme, segments_rule: str) -> Path:
+    """Where the shard of a session lies for this scheme, segments and the store as it is now."""
+    from spiketok.tokens.shards import shard_fingerprint
+
+    store_digest = read_attributes(workspace.store_path(session_id))["digest"]
+    return workspace.shards / scheme.name / session_id / shard_fingerprint(scheme, segments_rule, store_digest)
+
+
+def plan_session(
+    workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str = CONTINUOUS
+) -> list[Planned]:
+    """What each scheme would write of a session, before any work.
+
+    Raises:
+        ArtefactError: no such session. DataError, UsageError: the segments' rule does not fit it.
+    """
+    from spiketok.tokens.shards import plan_bytes
+
+    attributes = read_attributes(workspace.store_path(session_id))
+    if segments_rule == CONTINUOUS:
+        info = _planned_info(attributes)
+        segments = Intervals([info.start_ns], [info.stop_ns])
+    else:
+        session = read_session(workspace.store_path(session_id))
+        info, segments = session_info(session), resolve_segments(session, segments_rule)
+    plans = []
+    for scheme in schemes:
+        stands = shard_path(workspace, session_id, scheme, segments_rule).exists()
+        try:
+            _require_spikes(info, scheme)
+            nbytes = plan_bytes(scheme, info, segments)
+        except NotServedError as error:
+            plans.append(Planned(session_id, scheme.name, "not served", 0, str(error)))
+        else:
+            plans.append(Planned(session_id, scheme.name, "already" if stands else "new", nbytes))
+    return plans
+
+
+def _planned_info(attributes: dict) -> SessionInfo:
+    """A session as far as sizes need it: its units are numbered, not named."""
+    return SessionInfo(
+        id=attributes["id"],
+        subject=attributes["subject"],
+        unit_id=np.arange(attributes["n_units"]).astype(np.str_),
+        n_spikes=attributes["n_spikes"],
+        start_ns=attributes["start_ns"],
+        stop_ns=attributes["stop_ns"],
+        signals={name: (tuple(s["components"]), s["measure"]) for name, s in attributes["signals"].items()},
+    )
+
+
+def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
+    """Raise NotServedError where units were imaged and a scheme would take them for silent."""
+    if not info.n_spikes and FLUORESCENCE in info.signals and FLUORESCENCE not in scheme.signals_read:
+        message = f"{info.id} has no spikes, its units were imaged: use --scheme fluorescence"
+        raise NotServedError(message)
+
+
+def tokenize_bytes(workspace: Workspace, plans: Sequence[Planned]) -> int:
+    """The memory that one session's :func:`tokenize_session` may take: the session, and one scheme's bake at a time."""
+    n_spikes = read_attributes(workspace.store_path(plans[0].session_id))["n_spikes"]
+    largest = max((p.nbytes for p in plans if p.state == "new"), default=0)
+    return PROCESS_BYTES + READ_BYTES * n_spikes + BAKE_FACTOR * largest
+
+
+def tokenize(
+    workspace: Workspace,
+    session_ids: Sequence[str],
+    schemes: Sequence[Scheme],
+    segments_rule: str = CONTINUOUS,
+    executor: str = "",
+    max_memory: int | None = None,
+) -> Iterator[Outcome]:
+    """Bake sessions into shards, all schemes in one pass over a session.
+
+    Yields one outcome a session, its result a list of one :class:`Tokenized` a scheme.
+
+    Args:
+        executor: see :func:`spiketok.pipeline.jobs.run_jobs`.
+        max_memory: bytes that all running jobs together may plan to take.
+    """
+    if segments_rule != CONTINUOUS:
+        parse_trial_rule(segments_rule)
+    workspace = workspace.absolute()
+    jobs = []
+    for session_id in session_ids:
+        nbytes = 0
+        if max_memory is not None:
+            try:
+                nbytes = tokenize_bytes(workspace, plan_session(workspace, session_id, schemes, segments_rule))
+            except SpiketokError as error:
+                yield Outcome(session_id, None, error)
+                continue
+        jobs.append(Job(session_id, tokenize_session, (workspace, session_id, tuple(schemes), segments_rule), nbytes))
+    yield from run_jobs(jobs, executor, memory_bytes=max_memory)
+
+
+def tokenize_session(
+    workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str
+) -> list[Tokenized]:
+    """Bake one session by each scheme whose shard does not stand already; the session is read at most once."""
+    store = workspace.store_path(session_id)
+    session, done = None, []
+    for scheme in schemes:
+        target, state, notes = shard_path(workspace, session_id, scheme, segments_rule), "already", []
+        if not target.exists():
+            state = "new"
+            session = session or read_session(store)
+            try:
+                _require_spikes(session_info(session), scheme)
+                notes = _bake_to(target, session, scheme, segments_rule, read_attributes(store)["digest"])
+            except NotServedError as error:
+                done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))
+                continue
+            except DataError as error:  # one scheme's trouble does not stop the others
+                done.append(Tokenized(session_id, scheme.name, "failed", notes=[str(error)]))
+                continue
+        done.append(_tokenized(target, state, notes))
+    return done
+
+
+def _bake_to(target: Path, session: Session, scheme: Scheme, segments_rule: str, store_digest: str) -> list[str]:
+    """Write a shard; what should be said about it."""
+    from spiketok.tokens.shards import write_shard
+
+    segments = resolve_segments(session, segments_rule)
+    write_shard(target, scheme, session, segments, segments_rule=segments_rule, store_digest=store_digest)
+    if segments_rule == CONTINUOUS or len(segments) == len(session.trials):
+        return []
+    left_out = len(session.trials) - len(segments)
+    return [f"{left_out} of {len(session.trials)} trials have no finite time to align to: left out"]
+
+
+def _tokenized(target: Path, state: str, notes: list[str]) -> Tokenized:
+    from spiketok.tokens.shards import ShardReader
+
+    reader = ShardReader(target)
+    return Tokenized(
+        session_id=reader.info.id,
+        scheme=reader.scheme.name,
+        state=state,
+        path=str(target),
+        n_spikes=reader.info.n_spikes,
+        held=reader.scheme.spikes_held(reader.columns),
+        lost=reader.lost,
+        nbytes=sum(c["bytes"] for c in reader.manifest["columns"].values()),
+        notes=notes,
+    )

@@ -1,0 +1,136 @@
+"""The stage verify: sources, store and shards of a session against each other.
+
+The walk back from runs and reports is ``spiketok.pipeline.provenance``, the independent reading of a source is
+``spiketok.pipeline.source_check``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spiketok.pipeline.ingest import READER, normalize, recorded_paths, source_paths
+from spiketok.pipeline.jobs import Job, Outcome, run_jobs
+from spiketok.recording.nouns import Session
+from spiketok.storage.files import sha256_source
+from spiketok.storage.remote import local_copy
+from spiketok.storage.store import read_attributes, read_session, session_digest, session_info
+from spiketok.storage.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verify job compared, and what it found to differ; ``not_here``: source files that it could not look at."""
+
+    session_id: str
+    n_units: int
+    n_spikes: int
+    n_rows: int
+    n_samples: int
+    n_shards: int
+    differences: list[str]
+    not_here: list[str] = field(default_factory=list)
+
+
+def verify(
+    workspace: Workspace, session_ids: Sequence[str], workers: int = 0, *, quick: bool = False
+) -> Iterator[Outcome]:
+    """Compare sessions with their sources and check all digests; one outcome a session, its result a Verified.
+
+    Args:
+        quick: digests only; a source file that is not here is then no failure.
+    """
+    workspace = workspace.absolute()
+    yield from run_jobs([Job(s, verify_session_files, (workspace, s, quick)) for s in session_ids], workers)
+
+
+def verify_session_files(workspace: Workspace, session_id: str, quick: bool = False) -> Verified:
+    """The source files against the store, and the digests source -> store -> shards.
+
+    What the generic reader gave is compared with pynwb's reading of the same file; the session must come out once more,
+    digest for digest, when it is made again from its files by its recorded settings.
+    """
+    from spiketok.tokens.shards import ShardReader
+
+    session = read_session(workspace.store_path(session_id))
+    attributes = read_attributes(workspace.store_path(session_id))
+    not_here: list[str] = []
+    if attributes["settings"].get("streamed"):
+        not_here = [f"{part.file}, read from afar and never verified as a whole" for part in session.source.files]
+    elif quick:
+        paths = recorded_paths(workspace, session_id)
+        not_here = [str(path) for path in paths if not path.exists()]
+        not_here += [] if paths else [part.file for part in session.source.files]
+    with ExitStack() as stack:
+        paths = [] if not_here else source_paths(workspace, session_id)
+        files = [stack.enter_context(local_copy(path, workspace.root)) for path in paths]
+        differences = [] if not_here else _compare_sources(session, files)
+        if not quick and not differences and not not_here:
+            differences = compare_made(session, attributes, files)
+    shards = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/manifest.json"))
+    for shard in shards:
+        manifest = json.loads((shard / "manifest.json").read_text())
+        name = "/".join(shard.relative_to(workspace.shards).parts)
+        if manifest.get("store_digest") != attributes["digest"]:
+            continue  # of an earlier state of the store: never read again, not an error
+        reader = ShardReader(shard)
+        differences += [f"shard {name}: {d}" for d in reader.verify()]
+    info = session_info(session)
+    return Verified(
+        session_id=session_id,
+        n_units=info.n_units,
+        n_spikes=info.n_spikes,
+        n_rows=sum(len(t) for t in session.intervals.values()),
+        n_samples=sum(len(s.time_ns) for s in session.signals.values()),
+        n_shards=len(shards),
+        differences=differences,
+        not_here=not_here,
+    )
+
+
+def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
+    """Whether the files are the ones that the session was made of."""
+    sources = session.source.files
+    if len(files) != len(sources):
+        return [f"{len(files)} source files are recorded, the session was made of {len(sources)}: ingest it again"]
+    return [
+        f"source {file.name} has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: ingest it again"
+        for file, source in zip(files, sources, strict=True)
+        if (found := sha256_source(file)) != source.sha256
+    ]
+
+
+def compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:
+    """What differs between a session and pynwb's reading of its files, and between it and itself made again.
+
+    Args:
+        session, attributes: as the store gives them. files: the ones it was made of, on this machine.
+    """
+    from spiketok.pipeline.source_check import verify_session
+    from spiketok.sources.catalogue import RULES
+    from spiketok.sources.catalogue.base import read_nwb_file
+
+    settings, sources = attributes["settings"], session.source.files
+    rules = RULES.get(settings.get("rules", ""))
+    if rules is None or rules.version != settings.get("rules_version", 0):
+        ours = "none" if rules is None else rules.version
+        return [
+            f"made by the rules '{settings['rules']}' of version {settings['rules_version']}, this spiketok has "
+            f"{ours}: ingest it again"
+        ]
+    differences = []
+    if rules.read is read_nwb_file and settings["reader"] == READER["reader"]:
+        for file, source in zip(files, sources, strict=True):
+            plain = session if settings == READER else read_nwb_file(file, session.id, source)
+            differences += verify_session(plain, file)
+    if not differences:
+        made = session_digest(normalize(files, session.id, sources, settings), settings, attributes["written_by"])
+        if made != attributes["digest"]:
+            differences.append(
+                f"made again from its files it has digest {made[:12]}, in the store stands "
+                f"{attributes['digest'][:12]}: ingest it again"
+            )
+    return differences

@@ -1,0 +1,145 @@
+"""An entry of the catalogue (Dataset), and what its conventions make of its files (Rules)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import h5py
+
+from spiketok.errors import SourceError
+from spiketok.recording.nouns import Session, Source
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """Something unusual in a dataset's files, and what is done about it.
+
+    Args:
+        id: short and stable, as ``"mc_maze-electrodes"``: also of the finding that a session carries where it was met.
+        text: what is odd and what is done, in a sentence or two.
+        source: from where it is known.
+    """
+
+    id: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry of the catalogue. A fact that no source states is None (or an empty tuple), never a guess.
+
+    Args:
+        name: what the user types, and the first part of its session ids.
+        title: one line for people.
+        dandiset: six digits; empty where it is elsewhere.
+        version: the pinned version.
+        license: SPDX id. citation, doi: of that version.
+        bytes, files: of the assets that ``include`` and ``exclude`` select.
+        species, subjects: as the source writes them.
+        recording: ``"sorted units"``, ``"threshold crossings"`` ...
+        units: how many, in words. behaviours: names of the behavioural series. splits: the source's own, in words.
+        notes: what is unusual in these files, one sentence each.
+        aliases: other names that are accepted. include, exclude: globs on asset paths; ``*`` matches ``/`` too.
+        host: ``"dandi"`` or ``"zenodo"``. record: the number of a Zenodo record.
+        regions: of the brain. quirks: what is unusual and is handled, each by its id.
+        rules: a name in ``RULES``: what this dataset's conventions make of its files. Empty: nothing.
+        reference: the paper or loader that defines splits and rules.
+    """
+
+    name: str
+    title: str
+    dandiset: str
+    version: str | None
+    license: str | None
+    citation: str | None
+    doi: str | None
+    bytes: int | None
+    files: int | None
+    species: str | None
+    subjects: tuple[str, ...]
+    recording: str | None
+    units: str | None
+    behaviours: tuple[str, ...]
+    splits: str | None
+    notes: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    include: tuple[str, ...] = ("*.nwb",)
+    exclude: tuple[str, ...] = ()
+    host: Literal["dandi", "zenodo"] = "dandi"
+    record: str = ""
+    regions: tuple[str, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    rules: str = ""
+    reference: str | None = None
+
+    def takes(self, path: str) -> bool:
+        """Whether a file of this name is one of the dataset's."""
+        return any(fnmatchcase(path, glob) for glob in self.include) and not any(
+            fnmatchcase(path, glob) for glob in self.exclude
+        )
+
+    def holds(self, dandiset: str, path: str) -> bool:
+        """Whether the asset ``path`` of ``dandiset`` belongs to this dataset."""
+        return bool(dandiset) and dandiset == self.dandiset and self.takes(path)
+
+
+def as_read(session: Session, path: Path) -> Session:
+    """The session as the reader gave it: what rules do that change nothing."""
+    return session
+
+
+def name_of_file(file_name: str) -> str:
+    """The session half of an id: a file's name without its ending, without characters that a path cannot hold."""
+    stem = re.sub(r"\.(nwb|nwb\.zarr|mat)$", "", file_name, flags=re.IGNORECASE)
+    return "".join(c if c.isalnum() or c in "-_+." else "_" for c in stem).lstrip(".") or "_"
+
+
+def read_nwb_file(path: Path, session_id: str, source: Source) -> Session:
+    """The generic reader (:func:`spiketok.sources.formats.nwb.read_nwb`), imported when it is used."""
+    from spiketok.sources.formats.nwb import read_nwb
+
+    return read_nwb(path, session_id, source)
+
+
+def open_source(path: Path) -> h5py.File:
+    """A source file for rules that look into it once more, to be closed by the caller.
+
+    Raises:
+        SourceError: it is no HDF5 file.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        message = f"{path.name} is not HDF5, which the rules of its dataset need: ingest it with --rules none"
+        raise SourceError(message) from error
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a benchmark's or a dataset's conventions make of its files.
+
+    Args:
+        name: as it stands in the store's settings and after ``--rules``.
+        version: another version, another session: a store made by an older one is made again by ``ingest``.
+        adjust: one file as it was read, and its path, to what the rules want of it: splits, mended metadata ... Each
+            change is a repair or a note of the session, with the quirk's id.
+        read: how a file is read. Only what the generic reader reads is compared with pynwb's reading by ``verify``.
+        session_name: a file's name to the session half of its id; files of one ingest with the same one are joined.
+        join: the adjusted sessions of one name, in order of path (also if it is one), and the id, to one session; None
+            where a session has one file.
+        suffixes: of the files that are taken from a folder, in lower case.
+    """
+
+    name: str
+    version: int
+    adjust: Callable[[Session, Path], Session] = as_read
+    read: Callable[[Path, str, Source], Session] = read_nwb_file
+    session_name: Callable[[str], str] = name_of_file
+    join: Callable[[Sequence[Session], str], Session] | None = None
+    suffixes: tuple[str, ...] = (".nwb",)

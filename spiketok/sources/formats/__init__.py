@@ -1,0 +1,1 @@
+"""Formats: files of others, each read as a Session."""

@@ -1,0 +1,224 @@
+"""NWB files: one file on disk becomes one :class:`~spiketok.recording.nouns.Session`.
+
+Reads with h5py, one flat read a dataset: ragged access through pynwb costs one read a row, and pynwb takes a broken
+link for an empty array and a wrong index column for fewer spikes. pynwb is the second, independent reader: see
+``spiketok.pipeline.source_check``. Layout: the NWB schema 2.0 to 2.11 (nwb-schema.readthedocs.io).
+
+What is unusual: nothing is dropped without a word. What had to be mended stands in ``Session.repairs``, what was
+found and left as it is, or left out, in ``Session.notes``. The repairs:
+
+    spikes-not-finite           spike times that are NaN, infinite or beyond int64 ns are removed
+    spikes-unsorted             spike times that step back are put in order
+    unit-ids-duplicate          an id that several units share gets the row behind it
+    obs-intervals-invalid       observation intervals that are NaN or stop before they start are removed
+    interval-start-missing      rows with no start are left out
+    interval-stop-missing       a stop that is missing becomes the next start, the last one the session's end
+    interval-stop-before-start  such a stop is replaced in the same way
+    signal-length               a series and its time stamps differ in length: both are cut to the shorter
+    signal-transposed           a series that stands components first is turned
+    signal-conversion           a conversion that is NaN or zero is taken as 1
+    signal-times                samples whose stamp is missing, over a day outside the recording or out of order go
+
+Stops that were replaced are marked in the column ``stop_repaired``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import h5py
+import numpy as np
+
+from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.sources.formats.nwb.hdf5 import Hdf5
+from spiketok.sources.formats.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
+from spiketok.sources.formats.nwb.series import Series, find_series, read_events, read_signal, short_names
+from spiketok.sources.formats.nwb.sources import read_units_elsewhere, read_units_table
+from spiketok.sources.formats.nwb.tables import Findings, in_seconds, is_time, listed, ns_from_seconds, texts
+from spiketok.sources.formats.nwb.units import count_unobserved, note_spikes
+from spiketok.sources.formats.nwb.zarr_folder import as_hdf5, is_zarr_folder
+
+LATE_NS, LATE_SHARE = 60 * NS_PER_S, 0.1  # so long (and so much of the extent) without spikes at an end is noted
+
+
+def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz: float | None = None) -> Session:
+    """Read an NWB file (version 2) whole.
+
+    Args:
+        path: the file, a zarr folder, or a file that is open for reading (see ``Hdf5``); for its units see ``sources``.
+        session_id: ``"<dataset>/<session>"``.
+        source: where the file came from; ``session_start`` is filled in from the file where it is empty.
+        clock_hz: the recording's clock, where the caller knows it better than the file.
+
+    Returns:
+        the session: every spike to the nearest ns and in order, all interval tables, behaviours and observed time,
+        with every repair and every oddity named.
+
+    Raises:
+        SourceError: there is no such file, it is damaged or no NWB 2, or it has no units or no spikes.
+        MissingExtraError: it is a zarr folder and hdmf-zarr is not installed.
+    """
+    if isinstance(path, Path | str) and is_zarr_folder(Path(path)):
+        with as_hdf5(Path(path)) as file:
+            return read_nwb(file, session_id, source, clock_hz=clock_hz)
+    found = Findings()
+    with Hdf5(path) as h5:
+        _check_version(h5)
+        units = read_units_table(h5, found)
+        below = find_series(h5, found)
+        units = units or read_units_elsewhere(h5, below.series, found)
+        tables = read_tables(h5, found) + below.tables
+        reach = find_reach(units.reach, tables, found)
+        series = [one for one in below.series if one.parts not in units.taken]
+        signals, events = _read_series(h5, series, reach, below.left_out, found)
+        info = _read_info(h5)
+        subject = _text(h5, h5.group(h5.root, "general", "subject"), "subject_id")
+        found.note("external-links", h5.n_external, f"{h5.n_external} links lead into other files, past the digest")
+    found.note("series-left-out", len(below.left_out), f"left out as no behaviour: {listed(below.left_out, 20)}")
+    _note_time_zero(info, found)
+
+    end_ns = _behaviour_end(tables, signals, reach)
+    spikes, observed, unit_observed = units.spikes, units.observed, units.unit_observed
+    if units.fluorescence is None:
+        note_spikes(spikes, units.unit_id.size, end_ns, found)
+    start_ns, stop_ns = min(0, units.reach.start_ns), max(reach.stop_ns, end_ns or reach.stop_ns)
+    if observed is not None:
+        start_ns, stop_ns = min(start_ns, int(observed.start_ns[0])), max(stop_ns, int(observed.stop_ns[-1]))
+        outside = count_unobserved(spikes, observed, unit_observed)
+        found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed intervals; kept")
+    else:
+        observed = Intervals(np.array([start_ns]), np.array([stop_ns]))
+        _note_assumed(spikes, tables, start_ns, stop_ns, found)
+
+    finished = [(table.parts, finish_table(table, stop_ns, found)) for table in tables] + events
+    intervals = {parts[-1]: item for parts, item in finished if parts[0] == "intervals"}  # these keep their names
+    others = [(parts, item) for parts, item in finished if parts[0] != "intervals"]
+    names = short_names([parts for parts, _ in others], tuple(intervals))
+    intervals |= {name: item for name, (_, item) in zip(names, others, strict=True)}
+    names = short_names([one.parts for one, _ in signals], () if units.fluorescence is None else (FLUORESCENCE,))
+    named = {} if units.fluorescence is None else {FLUORESCENCE: units.fluorescence}
+    return Session(
+        id=session_id,
+        subject=subject,
+        start_ns=start_ns,
+        stop_ns=stop_ns,
+        units=UnitTable(units.unit_id, units.columns),
+        spikes=spikes,
+        observed=observed,
+        source=source if source.session_start else replace(source, session_start=info.get("session_start_time", "")),
+        unit_observed=unit_observed,
+        observed_source=units.observed_source,
+        intervals=intervals,
+        splits=source_splits(intervals.get("trials"), found),
+        signals=named | {name: signal for name, (_, signal) in zip(names, signals, strict=True)},
+        clock_hz=clock_hz or units.clock_hz,
+        info=info,
+        repairs=tuple(found.repairs),
+        notes=tuple(found.notes),
+    )
+
+
+def _check_version(h5: Hdf5) -> None:
+    version = h5.text_attr(h5.root, "nwb_version")
+    if not version and h5.child(h5.root, "nwb_version") is not None:  # NWB 1 keeps it in a dataset
+        version = _text(h5, h5.root, "nwb_version") or "1"
+    elif not version or h5.type_name(h5.root) != "NWBFile":
+        holds = listed(sorted(h5.names(h5.root)), 5) or "nothing"
+        h5.refuse(f"is HDF5 but not NWB (no 'nwb_version' of an NWBFile; it holds {holds})", "check what was fetched")
+    if not version.removeprefix("NWB-").startswith("2"):
+        h5.refuse(f"is NWB of version '{version}', expected version 2", "convert it to NWB 2 first")
+
+
+def _read_series(
+    h5: Hdf5, series: Sequence[Series], reach: Reach, left_out: list[str], found: Findings
+) -> tuple[list[tuple[Series, Signal]], list[tuple[tuple[str, ...], Intervals]]]:
+    """Signals and events with where they stand; what is neither is added to ``left_out`` with the reason."""
+    signals, events = [], []
+    for one in series:
+        read = read_events(h5, one, reach, found) if one.is_event else read_signal(h5, one, reach, found)
+        if isinstance(read, Signal):
+            signals.append((one, read))
+        elif isinstance(read, Intervals):
+            events.append((one.parts, read))
+        else:
+            left_out.append(f"{one.path} ({read})")
+    return signals, events
+
+
+def _behaviour_end(tables: Sequence[Table], signals: Sequence[tuple[Series, Signal]], reach: Reach) -> int | None:
+    """Where the last trial and the last sample of a processed behaviour end; None where there are none.
+
+    What was acquired or shown may run on long after the recording and does not count; nor do times over a day outside.
+    """
+    stops = [ns_from_seconds(table.stop_s[is_time(table.stop_s)]) for table in tables]
+    stops += [signal.time_ns[-1:] + 1 for one, signal in signals if one.parts[0] not in ("acquisition", "stimulus")]
+    near = np.concatenate([np.zeros(0, np.int64), *stops])
+    near = near[reach.is_near(near)]
+    return int(near.max()) if near.size else None
+
+
+def _note_assumed(spikes: Spikes, tables: Sequence[Table], start_ns: int, stop_ns: int, found: Findings) -> None:
+    extent = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}"
+    found.note("observed-assumed", 1, f"the source states no obs_intervals: {extent} is taken as observed throughout")
+    if not len(spikes):
+        return
+    starts = [table.start_s[is_time(table.start_s)] for table in tables]
+    first_ns = min((float(s.min()) for s in starts if s.size), default=math.inf) * NS_PER_S
+    long_ns = max(LATE_NS, LATE_SHARE * (stop_ns - start_ns))
+    first, last = spikes.time_ns[0], spikes.time_ns[-1]
+    if first - first_ns > long_ns:
+        text = (
+            f"the first spike comes at {in_seconds(first)}, the first trial at {in_seconds(first_ns)}: "
+            "spikes may not have been recorded in between"
+        )
+        found.note("spikes-begin-late", 1, text)
+    if stop_ns - last > long_ns:
+        text = (
+            f"the last spike comes at {in_seconds(last)}, trials and behaviour end at {in_seconds(stop_ns)}: "
+            "spikes may not have been recorded in between"
+        )
+        found.note("spikes-end-early", 1, text)
+
+
+# ---- what the file says about itself --------------------------------------------------------------------------------
+
+
+def _text(h5: Hdf5, group: h5py.Group | None, name: str) -> str:
+    """A text (or several, joined) that stands in a dataset; empty where there is none."""
+    item = h5.child(group, name) if group is not None else None
+    if not isinstance(item, h5py.Dataset) or h5py.check_string_dtype(h5.dtype(item)) is None:
+        return ""
+    words = texts(np.atleast_1d(h5.array(item))).reshape(-1).tolist()
+    return "; ".join(word.strip() for word in words if word.strip())
+
+
+def _read_info(h5: Hdf5) -> dict[str, str]:
+    """Facts for people, by name; only those that the file states."""
+    general, subject = h5.group(h5.root, "general"), h5.group(h5.root, "general", "subject")
+    of_file = ("identifier", "session_description", "session_start_time", "timestamps_reference_time")
+    of_work = ("session_id", "experiment_description", "experimenter", "institution", "lab", "keywords", "protocol")
+    of_subject = ("species", "sex", "age", "genotype", "strain", "weight", "date_of_birth")
+    info = {name: _text(h5, h5.root, name) for name in of_file}
+    info |= {name: _text(h5, general, name) for name in (*of_work, "related_publications", "notes")}
+    info |= {name: _text(h5, subject, name) for name in of_subject}
+    info["subject_description"] = _text(h5, subject, "description")
+    info["nwb_version"] = h5.text_attr(h5.root, "nwb_version")
+    return {name: text for name, text in info.items() if text}
+
+
+def _note_time_zero(info: Mapping[str, str], found: Findings) -> None:
+    start, zero = info.get("session_start_time", ""), info.get("timestamps_reference_time", "")
+    text = f"time zero is {zero} (timestamps_reference_time), the session's start {start}"
+    found.note("time-zero-differs", bool(start and zero) and not _same_moment(start, zero), text)
+
+
+def _same_moment(one: str, other: str) -> bool:
+    try:
+        return datetime.fromisoformat(one) == datetime.fromisoformat(other)
+    except (ValueError, TypeError):  # not ISO 8601, or only one of them has a time zone
+        return one == other

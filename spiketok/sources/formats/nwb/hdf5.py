@@ -1,0 +1,402 @@
+"""An HDF5 file that others wrote, open for reading: every touch of h5py is in this class.
+
+h5py raises OSError, RuntimeError, KeyError, ValueError or TypeError in odd places on a damaged file, says that a member
+behind a broken link is not there, waits for ever on a pipe, and asks for as much memory as a dataset declares. Here all
+of that becomes a SourceError of one line.
+
+What all datasets of a file may take in memory is bounded by the file's size: a dataset of constant values is a thousand
+times larger in memory than in the file, recordings are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+import h5py
+import numpy as np
+
+from spiketok.errors import FetchError, SourceError
+from spiketok.storage.files import human_bytes, parse_bytes
+
+AGAIN = "download or copy it again"
+WHOLE = "fetch it without --stream"
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HEAP_SIGNATURE = b"GCOL\x01\x00\x00\x00"
+SCAN_BYTES = 2**30  # larger files are opened without the look at their heaps, which reads them whole
+MAX_FILL_BYTES = 2**24  # a constant column may stand in the file as its fill value alone, but not a large one
+MAX_COMPRESSION = 2000  # deflate cannot reach a factor of 1100: beyond this, chunks were never written
+READ_MEMORY = "SPIKETOK_READ_MEMORY"  # the environment's word on how much the values of one file may take
+FREE_BYTES = 2 * 10**8  # what any file may take
+MAX_EXPANSION = 20  # and so many times its size: spike times compress by 1.5 to 5, whole files seldom by 10
+VALUE_BYTES, TEXT_BYTES = 8, 80  # what one value takes at least once it is read: int64 or float64, an object of str
+CHUNK_SLACK = 2**12  # a filter that would enlarge a chunk is left out: it is never much longer in the file
+
+
+def physical_memory() -> int:
+    """Bytes of memory in this machine; without limit where the system does not tell."""
+    if not hasattr(os, "sysconf"):
+        return 2**63
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_memory(file_bytes: int) -> int:
+    """Bytes that the values of a file of this size may take: ``SPIKETOK_READ_MEMORY``, or what suits its size."""
+    stated = os.environ.get(READ_MEMORY)
+    return parse_bytes(stated, READ_MEMORY) if stated else FREE_BYTES + MAX_EXPANSION * file_bytes
+
+
+def endless_heap(path: Path) -> int | None:
+    """The place of a heap of strings on which the HDF5 library would never return; None where all are sound.
+
+    HDF5 (seen with 2.0) walks such a heap object by object and adds each one's size. Free space of size zero,
+    as a hole of zeros in a partly written file has it, keeps it at one place for ever, and no signal reaches it there.
+    """
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as file:
+        heap = file.find(HEAP_SIGNATURE)
+        while heap >= 0:
+            (size,) = struct.unpack_from("<Q", file, heap + 8) if heap + 16 <= len(file) else (0,)
+            here, stop = heap + 16, min(heap + size, len(file))
+            while here + 16 <= stop:
+                index, used = struct.unpack_from("<H6xQ", file, here)
+                if index == 0 and used == 0:
+                    return here
+                here += used if index == 0 else 16 + -(-used // 8) * 8
+            heap = file.find(HEAP_SIGNATURE, heap + 8)
+    return None
+
+
+def text_bytes(values: np.ndarray) -> int:
+    """What texts take as an array of str, in which each is as long as the longest."""
+    return 4 * values.size * max((len(value) for value in values.reshape(-1).tolist()), default=0)
+
+
+def decoded(value: bytes | str) -> str:
+    """Text of any make; bytes that are not UTF-8 stay visible as escapes."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+class Hdf5:
+    """A file open for reading; use as a context manager.
+
+    Args:
+        path: the file, or one that is open for reading: with a ``name``, a ``size`` in bytes, and a ``failure`` that is
+            an error once its bytes could not be had. Such a file stands alone: links into other files are refused.
+
+    Raises:
+        SourceError: on entering, no such file, no regular file, not HDF5 or truncated; later, whatever is damaged.
+    """
+
+    def __init__(self, path: Path | str | BinaryIO) -> None:
+        self.stream = None if isinstance(path, Path | str) else path
+        self.path = Path(path) if self.stream is None else Path(self.stream.name)
+        self.name = self.path.name
+        self.n_external = 0  # links into other files that were followed
+        self._linked: dict[str, int] = {}  # the sizes of those files
+        self._planned = 0  # bytes that all values read so far take
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Hdf5:
+        self._check_start() if self.stream is not None else self._check_path()
+        fault = self._open()
+        if fault:
+            self._refuse_to_open(fault)
+        return self
+
+    def _open(self) -> str:
+        """Open the file; what h5py says if it cannot.
+
+        The error itself ends here: its traceback keeps h5py's access list of an open file alive, and a process that
+        ends with one crashes (seen with h5py 3.16).
+        """
+        try:
+            self.root = self._stack.enter_context(h5py.File(self.stream or self.path, "r"))
+        except (*HDF5_ERRORS, FetchError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard("closing"):
+            self._stack.close()
+
+    def refuse(self, fact: str, remedy: str) -> NoReturn:
+        """Raise SourceError: file name, fact, next step; or what the network did to an open file."""
+        if self.stream is not None and self.stream.failure is not None:
+            raise self.stream.failure
+        message = f"{self.name}: {fact}: {remedy}"
+        raise SourceError(message)
+
+    @contextlib.contextmanager
+    def _guard(self, doing: str) -> Iterator[None]:
+        """The one place where what h5py raises on a damaged file becomes a line for the user."""
+        try:
+            yield
+        except HDF5_ERRORS as error:
+            self.refuse(f"{doing} failed, the file is damaged ({_reason(error)})", AGAIN)
+
+    @property
+    def file_bytes(self) -> int:
+        return self.path.stat().st_size if self.stream is None else self.stream.size
+
+    def _check_start(self) -> None:
+        """An open file must begin as HDF5 does; its string heaps are not looked at, that would read it whole."""
+        with self._guard("reading its first bytes"):
+            self.stream.seek(0)
+            start = self.stream.read(len(SIGNATURE))
+        if start != SIGNATURE:
+            self.refuse(f"is not HDF5 (it begins with {start!r}), so it is no NWB file", "check what was fetched")
+
+    def _check_path(self) -> None:
+        try:
+            status = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            message = f"{self.path}: there is no such file: check the path"
+            raise SourceError(message) from None
+        except (OSError, ValueError) as error:
+            message = f"{self.path}: cannot be opened ({_reason(error)}): check the path and its permissions"
+            raise SourceError(message) from error
+        if stat.S_ISDIR(status.st_mode):
+            message = f"{self.path} is a folder, expected one NWB file: 'spiketok ingest' takes folders"
+            raise SourceError(message)
+        if not stat.S_ISREG(status.st_mode):
+            message = f"{self.path} is no regular file: copy its content into one"
+            raise SourceError(message)
+        if not os.access(self.path, os.R_OK):
+            message = f"{self.path} may not be read: check its permissions"
+            raise SourceError(message)
+        if not h5py.is_hdf5(self.path):
+            size = human_bytes(status.st_size)
+            self.refuse(f"is not HDF5 ({size}, no HDF5 signature), so it is no NWB file", "check what was fetched")
+        if 0 < status.st_size <= SCAN_BYTES:
+            place = endless_heap(self.path)
+            if place is not None:
+                self.refuse(f"is damaged at byte {place} (a string heap is overwritten with zeros)", AGAIN)
+
+    def _refuse_to_open(self, fault: str) -> NoReturn:
+        short = re.search(r"truncated file: eof = (\d+), .*stored_eof = (\d+)", fault)
+        if short:
+            self.refuse(f"is truncated: {short[1]} bytes of {short[2]} are there", AGAIN)
+        if "lock" in fault:
+            self.refuse(f"is locked by another program ({_line(fault)})", "wait until it has been written")
+        self.refuse(f"cannot be opened ({_line(fault)})", AGAIN)
+
+    # ---- members ----
+
+    def names(self, group: h5py.Group) -> list[str]:
+        """The names of a group's members, broken links included."""
+        with self._guard(f"listing {group.name}"):
+            names = list(group.keys())
+        odd = [name for name in names if not isinstance(name, str)]
+        if odd:
+            self.refuse(f"{group.name} has a member whose name is no text ({odd[0]!r}), the file is damaged", AGAIN)
+        return names
+
+    def child(self, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+        """A member, or None where there is none; a link that leads nowhere is an error, never an absence."""
+        where, key = f"{(group.name or '').rstrip('/')}/{name}", name.encode("utf-8", "surrogateescape")
+        with self._guard(f"looking up {where}"):
+            if not group.id.links.exists(key):
+                return None
+            kind = group.id.links.get_info(key).type
+            target = None if kind == h5py.h5l.TYPE_HARD else group.id.links.get_val(key)
+            beside = self.path.parent / decoded(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else None
+            if beside is not None and beside.exists() and not beside.is_file():
+                self.refuse(f"{where} is a link into {beside.name}, which is no regular file", AGAIN)
+        if self.stream is not None and kind == h5py.h5l.TYPE_EXTERNAL:
+            self.refuse(f"{where} is a link into another file, which is not at hand", WHOLE)
+        try:
+            item = group[name]
+        except HDF5_ERRORS as error:
+            if target is None:
+                self.refuse(f"opening {where} failed, the file is damaged ({_reason(error)})", AGAIN)
+            places = reversed(target) if isinstance(target, tuple) else [target]  # an external link names its file
+            to = " of file ".join(decoded(place) for place in places)
+            fact = f"{where} is a link to {to}, which cannot be opened"
+            self.refuse(fact, "put the linked file beside this one, or get the whole file")
+        if beside is not None:
+            self.n_external += 1
+            self._linked[str(beside)] = beside.stat().st_size if beside.is_file() else 0
+        if not isinstance(item, h5py.Group | h5py.Dataset):
+            self.refuse(f"{where} is neither group nor dataset, the file is damaged", AGAIN)
+        return item
+
+    def group(self, group: h5py.Group, *names: str) -> h5py.Group | None:
+        """A group one or more levels below, or None."""
+        for name in names:
+            item = self.child(group, name)
+            if item is None:
+                return None
+            if not isinstance(item, h5py.Group):
+                self.refuse(f"{item.name} is a dataset, expected a group, the file is damaged", AGAIN)
+            group = item
+        return group
+
+    def dataset(self, group: h5py.Group, name: str) -> h5py.Dataset | None:
+        """A member that is a dataset, or None."""
+        item = self.child(group, name)
+        if item is not None and not isinstance(item, h5py.Dataset):
+            self.refuse(f"{item.name} is a group, expected a dataset, the file is damaged", AGAIN)
+        return item
+
+    def identity(self, group: h5py.Group) -> tuple[int, int]:
+        """What tells one group from another, whatever links lead to it."""
+        with self._guard(f"looking at {group.name}"):
+            info = h5py.h5o.get_info(group.id)
+            return info.fileno, info.addr
+
+    # ---- attributes ----
+
+    def attr(self, item: h5py.Group | h5py.Dataset, name: str) -> object:
+        """An attribute, or None where there is none."""
+        with self._guard(f"reading attribute '{name}' of {item.name}"):
+            return item.attrs.get(name)
+
+    def text_attr(self, item: h5py.Group | h5py.Dataset, name: str) -> str:
+        """An attribute that is a text; empty where it is absent or something else."""
+        value = self.attr(item, name)
+        return decoded(value) if isinstance(value, bytes | str) else ""
+
+    def number_attr(self, item: h5py.Group | h5py.Dataset, name: str) -> float | None:
+        """An attribute that is one number; None where it is absent or something else."""
+        value = self.attr(item, name)
+        if value is None or isinstance(value, h5py.Empty):
+            return None
+        number = np.asarray(value).reshape(-1)
+        return float(number[0]) if number.size == 1 and number.dtype.kind in "iuf" else None
+
+    def type_name(self, item: h5py.Group | h5py.Dataset) -> str:
+        """The neurodata type, as ``"TimeSeries"``."""
+        return self.text_attr(item, "neurodata_type")
+
+    def follow(self, item: h5py.Group | h5py.Dataset, attribute: str) -> h5py.Group | h5py.Dataset | None:
+        """What an attribute that is an object reference points at, or None."""
+        reference = self.attr(item, attribute)
+        if not isinstance(reference, h5py.Reference) or not reference:
+            return None
+        with self._guard(f"following '{attribute}' of {item.name}"):
+            target = self.root[reference]
+            named = isinstance(target.name, str)
+        if not named:
+            self.refuse(f"'{attribute}' of {item.name} points at nothing that has a name, the file is damaged", AGAIN)
+        return target
+
+    # ---- values ----
+
+    def shape(self, dataset: h5py.Dataset) -> tuple[int, ...]:
+        """The declared shape; ``(0,)`` for a dataset without any."""
+        with self._guard(f"reading the shape of {dataset.name}"):
+            return (0,) if dataset.shape is None else tuple(dataset.shape)
+
+    def dtype(self, dataset: h5py.Dataset) -> np.dtype:
+        """The type of the values."""
+        with self._guard(f"reading the type of {dataset.name}"):
+            return dataset.dtype
+
+    def array(self, dataset: h5py.Dataset, *, stored: bool = False, narrow: bool = True) -> np.ndarray:
+        """All values of a dataset.
+
+        Args:
+            dataset: what to read.
+            stored: the values must stand in the file: fill values in place of what was never written are an error.
+                Without it they are one only in masses.
+            narrow: texts are to become an array of str, in which each takes as much as the longest.
+        """
+        shape, dtype = self.shape(dataset), self.dtype(dataset)
+        size = math.prod(shape)
+        if size == 0:
+            return np.zeros(shape, dtype)
+        self._check_stored(dataset, size * dtype.itemsize, stored=stored)
+        is_text = h5py.check_string_dtype(dtype) is not None
+        each = TEXT_BYTES + 5 * dtype.itemsize if is_text else max(VALUE_BYTES, dtype.itemsize)
+        self.plan(dataset, max(size * each, self._chunk_bytes(dataset)))
+        with self._guard(f"reading {dataset.name}"):
+            values = np.asarray(dataset[()])
+        if is_text and narrow:
+            self.plan(dataset, text_bytes(values))
+        return values
+
+    def blocks(self, dataset: h5py.Dataset, nbytes: int) -> Iterator[tuple[int, np.ndarray]]:
+        """All values of a dataset in turn, as (first row, rows of at most ``nbytes`` together); at least one row each.
+
+        Nothing of it may stand in the file as a fill value alone.
+        """
+        shape, dtype = self.shape(dataset), self.dtype(dataset)
+        if not math.prod(shape):
+            return
+        self._check_stored(dataset, math.prod(shape) * dtype.itemsize, stored=True)
+        n_rows = max(1, nbytes // max(1, dtype.itemsize * math.prod(shape[1:])))
+        row_bytes = math.prod(shape[1:]) * max(VALUE_BYTES, dtype.itemsize)
+        self.plan(dataset, max(min(n_rows, shape[0]) * row_bytes, self._chunk_bytes(dataset)))
+        for start in range(0, shape[0], n_rows):
+            with self._guard(f"reading {dataset.name}"):
+                rows = np.asarray(dataset[start : start + n_rows])
+            yield start, rows
+
+    def _check_stored(self, dataset: h5py.Dataset, declared: int, *, stored: bool) -> None:
+        """Refuse a dataset that declares more than this machine can hold, or values that were never written."""
+        memory = physical_memory()
+        if declared > memory:
+            own = human_bytes(self.file_bytes)
+            fact = f"{dataset.name} declares {human_bytes(declared)}, the file has {own}, this machine's memory"
+            self.refuse(f"{fact} {human_bytes(memory)}", "get a whole file, or use a machine with more memory")
+        with self._guard(f"reading {dataset.name}"):
+            plist = dataset.id.get_create_plist()
+            for k in range(plist.get_external_count()):
+                beside = self.path.parent / decoded(plist.get_external(k)[0])
+                if beside.exists() and not beside.is_file():
+                    self.refuse(f"{dataset.name} lies in {beside.name}, which is no regular file", AGAIN)
+            elsewhere = plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count() > 0
+            on_disk = dataset.id.get_storage_size()
+        if elsewhere and self.stream is not None:
+            self.refuse(f"the values of {dataset.name} lie in another file, which is not at hand", WHOLE)
+        if not elsewhere and declared > max(MAX_COMPRESSION * on_disk, 0 if stored else MAX_FILL_BYTES):
+            fact = f"{dataset.name} declares {human_bytes(declared)} and stores {human_bytes(on_disk)}"
+            self.refuse(f"{fact}, the rest was never written", AGAIN)
+
+    def _chunk_bytes(self, dataset: h5py.Dataset) -> int:
+        """What the library takes to unpack one chunk; 0 where the values are not packed."""
+        with self._guard(f"reading the layout of {dataset.name}"):
+            if dataset.chunks is None or not dataset.id.get_create_plist().get_nfilters():
+                return 0
+            whole, longest = math.prod(dataset.chunks) * dataset.dtype.itemsize, [0]
+            dataset.id.chunk_iter(lambda chunk: longest.append(max(longest.pop(), chunk.size)))
+        if longest[0] > whole + max(CHUNK_SLACK, whole // 8):
+            fact = f"a chunk of {dataset.name} has {human_bytes(longest[0])} in the file, declared {human_bytes(whole)}"
+            self.refuse(f"{fact}, the file is damaged", AGAIN)
+        return whole
+
+    def plan(self, dataset: h5py.Dataset, nbytes: int) -> None:
+        """Count what values take in memory, before they are there; refuse where that is more than the file may."""
+        self._planned += nbytes
+        size = self.file_bytes + sum(self._linked.values())
+        most = read_memory(size)
+        if self._planned > most:
+            fact = (
+                f"with {dataset.name} of shape {self.shape(dataset)} its values take {human_bytes(self._planned)} of "
+                f"memory, allowed are {human_bytes(most)} for a file of {human_bytes(size)}"
+            )
+            self.refuse(fact, f"set {READ_MEMORY}={human_bytes(2 * self._planned).replace(' ', '')} if you trust it")
+
+    def reference_names(self, dataset: h5py.Dataset) -> list[str]:
+        """The last part of the name of each object that a dataset of object references points at."""
+        references = self.array(dataset).reshape(-1)
+        with self._guard(f"following {dataset.name}"):
+            return [self.root[r].name.split("/")[-1] if r else "" for r in references]
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, on one line."""
+    return _line(str(error)) or type(error).__name__
+
+
+def _line(text: str) -> str:
+    return " ".join(text.strip("'\"").split())[:160]

@@ -1,0 +1,275 @@
+"""Checkpoints: one folder that is whole or not there, with the same bytes for the same training.
+
+    <run>/checkpoint/model.safetensors         the weights
+                     train_state.safetensors   the optimizer's moments, by parameter name
+                     checkpoint.json           everything else; see :func:`write_checkpoint`
+
+No date, no path and no wall time stands in it. The state of the random generators is not stored, because training
+draws every step's randomness from (seed, step, rank) alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from spiketok import __version__
+from spiketok.errors import ArtefactError, SpiketokError
+from spiketok.models.base import Model
+from spiketok.models.batch import TargetSpec
+from spiketok.storage.files import (
+    WIP,
+    atomic_folder,
+    clean_leftovers,
+    content_digest,
+    read_json,
+    sha256_file,
+    write_json,
+)
+from spiketok.tokens.shards import ShardReader
+from spiketok.training.config import RunConfig, model_class
+
+FORMAT = "spiketok-checkpoint"
+VERSION = 1
+FOLDER = "checkpoint"
+
+
+@dataclass(frozen=True)
+class TrainedSession:
+    """A session that a model was trained on, with the digests that lead back to its source.
+
+    Args:
+        id: ``"<dataset>/<session>"``. subject, n_units, n_spikes: what it was.
+        shard_digest: of the shard. store_digest: of the stored session. source_sha256: of the source file.
+        shard: where the shard lies among a workspace's shards, as ``"binned/<dataset>/<session>/<fingerprint>"``.
+        source: the session's whole :class:`~spiketok.recording.nouns.Source`. Both are empty in checkpoints of before.
+    """
+
+    id: str
+    subject: str
+    n_units: int
+    n_spikes: int
+    shard_digest: str
+    store_digest: str
+    source_sha256: str
+    shard: str = ""
+    source: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, reader: ShardReader) -> TrainedSession:
+        manifest, info = reader.manifest, reader.info
+        return cls(
+            id=info.id,
+            subject=info.subject,
+            n_units=int(info.n_units),
+            n_spikes=int(info.n_spikes),
+            shard_digest=reader.digest,
+            store_digest=manifest["store_digest"],
+            source_sha256=manifest["source"]["sha256"],
+            shard=f"{reader.scheme.name}/{info.id}/{reader.path.name}",
+            source=manifest["source"],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained (or half-trained) model with all that it needs to be used.
+
+    Args:
+        path: the run's folder.
+        config, model, target: as trained; the model is on the CPU, in eval mode.
+        trained_on: the sessions.
+        step, total_steps: how far it is.
+        digest: of the checkpoint's files, for the chain of what was made from what.
+        facts: the whole of ``checkpoint.json``.
+    """
+
+    path: Path
+    config: RunConfig
+    model: Model
+    target: TargetSpec
+    trained_on: tuple[TrainedSession, ...]
+    step: int
+    total_steps: int
+    digest: str
+    facts: Mapping[str, object]
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps
+
+
+def write_checkpoint(
+    run_dir: Path,
+    *,
+    config: RunConfig,
+    model: Model,
+    target: TargetSpec,
+    sessions: list[TrainedSession],
+    train_state: Mapping[str, Tensor],
+    step: int,
+    total_steps: int,
+    loader_state: Mapping[str, object],
+) -> None:
+    """Put ``<run_dir>/checkpoint`` in place, replacing the one before.
+
+    ``train_state``: the optimizer's tensors, from :func:`optimizer_tensors`; empty for closed-form models.
+
+    ``checkpoint.json`` holds: format and version; the resolved config; the model's vocabularies (``extra_state``); the
+    target and its normalisation; the sessions with their digests; step and loader state; the files' sha256; and
+    ``digest`` over all of it.
+    """
+    with atomic_folder(run_dir / FOLDER) as wip:
+        _save(dict(model.state_dict()), wip / "model.safetensors")
+        _save(train_state, wip / "train_state.safetensors")
+        facts = {
+            "format": FORMAT,
+            "version": VERSION,
+            "written_by": f"spiketok {__version__}",
+            "config": config.to_dict(),
+            "extra_state": model.extra_state(),
+            "target": asdict(target),
+            "sessions": [asdict(s) for s in sessions],
+            "step": step,
+            "total_steps": total_steps,
+            "loader": dict(loader_state),
+            "files": {name: sha256_file(wip / name) for name in ("model.safetensors", "train_state.safetensors")},
+        }
+        facts = json.loads(json.dumps(facts))  # as it will be read: the digest is of that
+        write_json(wip / "checkpoint.json", facts | {"digest": content_digest(facts)})
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by ``<parameter name>/<moment>``."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{names[id(p)]}/{key}": torch.as_tensor(value)
+        for p, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` gave; moments go where their parameter is."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        name, _, moment = key.rpartition("/")
+        p = parameters[name]
+        scalar_on_cpu = tensor.ndim == 0 and moment == "step"  # AdamW keeps its step count on the host
+        optimizer.state[p][moment] = tensor.clone() if scalar_on_cpu else tensor.to(p.device, copy=True)
+
+
+def remove(run_dir: Path) -> None:
+    """Remove the checkpoint, first out of sight and then from the disk: a kill leaves a whole one or none."""
+    if (run_dir / FOLDER).exists():
+        os.rename(run_dir / FOLDER, run_dir / f"{WIP}{os.getpid()}-removed")
+        clean_leftovers(run_dir)
+
+
+def checkpoint_digest(run_dir: Path) -> str:
+    """The digest of the checkpoint that stands there: the sha256 of its ``checkpoint.json``, which has the files'."""
+    return sha256_file(Path(run_dir) / FOLDER / "checkpoint.json")
+
+
+def read_facts(run_dir: Path) -> dict[str, object]:
+    """``checkpoint.json``, checked for format and version.
+
+    Raises:
+        ArtefactError: there is no checkpoint, or one that this version does not read.
+    """
+    path = Path(run_dir) / FOLDER / "checkpoint.json"
+    try:
+        facts = read_json(path)
+    except FileNotFoundError:
+        message = f"{run_dir} holds no checkpoint: 'spiketok train --model NAME' makes one"
+        raise ArtefactError(message) from None
+    except (OSError, ValueError) as error:
+        message = f"{path} cannot be read ({error}): train again with --restart"
+        raise ArtefactError(message) from error
+    if facts.get("format") != FORMAT or facts.get("version") != VERSION:
+        message = (
+            f"{path} has format '{facts.get('format')}' version {facts.get('version')}, this spiketok reads "
+            f"'{FORMAT}' version {VERSION}: train again"
+        )
+        raise ArtefactError(message)
+    return facts
+
+
+def read_tensors(run_dir: Path, name: str, facts: Mapping[str, object]) -> dict[str, Tensor]:
+    """The tensors of one file of the checkpoint, after its digest was compared."""
+    path = Path(run_dir) / FOLDER / name
+    try:
+        found, expected = sha256_file(path), facts["files"][name]
+        if found != expected:
+            message = f"{path} is damaged: its sha256 is {found[:12]}, written was {expected[:12]}; train again"
+            raise ArtefactError(message)
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        message = f"{path} cannot be read ({error}): train again with --restart"
+        raise ArtefactError(message) from error
+
+
+def read_target(facts: Mapping[str, object]) -> TargetSpec:
+    target = facts["target"]
+    return TargetSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in target.items()})
+
+
+def load_run(run_dir: Path) -> Run:
+    """Load a checkpoint and rebuild its model.
+
+    Raises:
+        ArtefactError: there is none, or it is damaged, or of another version.
+    """
+    run_dir = Path(run_dir)
+    if run_dir.name == FOLDER and (run_dir / "checkpoint.json").exists():
+        run_dir = run_dir.parent
+    facts = read_facts(run_dir)
+    try:
+        config = RunConfig.from_dict(facts["config"] | _later_settings(run_dir))
+        target = read_target(facts)
+        model = model_class(config.model)(config.model_config(), target)
+        model.load_extra_state(facts["extra_state"])
+        weights = read_tensors(run_dir, "model.safetensors", facts)
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        message = f"{run_dir / FOLDER} does not fit this spiketok ({type(error).__name__}: {error}): train again"
+        raise ArtefactError(message) from error
+    except SpiketokError as error:
+        message = f"{run_dir / FOLDER}: {error}"
+        raise ArtefactError(message) from error
+    model.eval()
+    return Run(
+        path=run_dir,
+        config=config,
+        model=model,
+        target=target,
+        trained_on=tuple(TrainedSession(**s) for s in facts["sessions"]),
+        step=int(facts["step"]),
+        total_steps=int(facts["total_steps"]),
+        digest=checkpoint_digest(run_dir),
+        facts=facts,
+    )
+
+
+def _later_settings(run_dir: Path) -> dict[str, object]:
+    """How to adapt, as the last ``train`` on this folder said: it shapes no checkpoint and so may change after it."""
+    path = run_dir / "config.json"
+    return {"transfer": read_json(path)["transfer"]} if path.exists() else {}
+
+
+def seed_of(*parts: int) -> int:
+    """One seed out of several whole numbers, mixed well: neighbouring steps have unrelated draws."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,541 @@
+"""Training: one loop on Lightning Fabric, from shards to a checkpoint and its scores.
+
+What is unusual:
+
+- each step's randomness is drawn from (seed, step, rank) alone, the loader's from (seed, epoch), and the learning rate
+  is a function of the step: a run that was killed and resumed ends in the same bytes on the CPU, with the same number
+  of threads;
+- the checkpoint that counts is the last one, never the best on validation: schedules end low, and nothing is selected;
+- ``metrics.jsonl`` is cut back to the checkpoint's step on resume, so no step stands in it twice.
+
+Written into the run's folder: ``config.json`` (resolved), ``metrics.jsonl``, ``checkpoint/``, ``result.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from spiketok.errors import DataError, UsageError
+from spiketok.models.base import Model
+from spiketok.models.batch import TargetSpec
+from spiketok.recording.intervals import seconds
+from spiketok.recording.nouns import Intervals
+from spiketok.storage.files import atomic_file, clean_leftovers, content_digest, write_json
+from spiketok.tokens.shards import ShardReader
+from spiketok.training.checkpoints import (
+    Run,
+    TrainedSession,
+    checkpoint_digest,
+    load_optimizer,
+    load_run,
+    optimizer_tensors,
+    read_facts,
+    read_tensors,
+    remove,
+    seed_of,
+    write_checkpoint,
+)
+from spiketok.training.config import RunConfig, model_class
+from spiketok.training.loader import Loader, RandomWindows, UnitDropout
+from spiketok.training.optimizers import build_optimizer, lr_at
+from spiketok.training.sessions import (
+    LabelledSession,
+    divide_days,
+    dropped_by_split,
+    label_session,
+    require_window,
+    stand_in_line,
+)
+from spiketok.training.tasks.decoding import Prediction, choose_target, fit_target, predict
+
+__all__ = ["Prediction", "Run", "TrainResult", "load_run", "predict", "train"]
+
+R2 = ("r2_variance_weighted", "r2_mean")
+LOG_EVERY = 10  # steps between two lines of metrics.jsonl
+Event = dict[str, object]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gave.
+
+    Args:
+        run_dir: where it lies.
+        step, total_steps: equal, as training ends with its last step.
+        scores: by session id: the scores of the test split (:meth:`Prediction.score` and ``seconds``); empty where the
+            split rule leaves no test time.
+        resumed_from: the step that an earlier, killed run had reached; 0 for a fresh one; ``total_steps`` where
+            nothing was left to train.
+        rank: of this process; with several devices only rank 0 has scores, and only it should print.
+    """
+
+    run_dir: Path
+    step: int
+    total_steps: int
+    scores: dict[str, dict[str, object]]
+    resumed_from: int
+    rank: int = 0
+
+
+def train(
+    config: RunConfig,
+    readers: Sequence[ShardReader],
+    run_dir: Path,
+    *,
+    resume: Literal["auto", "must", "never"] = "auto",
+    on_event: Callable[[Event], None] | None = None,
+) -> TrainResult:
+    """Train a model, or go on with one that was interrupted, and score it on its sessions' test time.
+
+    Args:
+        config: the resolved configuration.
+        readers: one shard a session, of the scheme that the model reads.
+        run_dir: the run's folder; made if absent.
+        resume: ``"auto"`` continues from a checkpoint that stands in ``run_dir``, ``"must"`` insists on one,
+            ``"never"`` removes it and begins anew.
+        on_event: called with a dict a step, validation, checkpoint and score; key ``"event"`` says which.
+
+    Raises:
+        DataError: no behaviour to decode, or no window fits. UsageError: the checkpoint in ``run_dir`` is of another
+            configuration or of other sessions. ArtefactError: it cannot be read, or ``resume`` is ``"must"`` and there
+            is none.
+    """
+    run_dir = Path(run_dir)
+    sessions, target = prepare(config, readers)
+    fabric = _launch(config)
+    first = fabric.global_rank == 0
+    emit = on_event if on_event is not None and first else _silent
+    trained_on = [TrainedSession.of(s.reader) for s in sessions]
+    if first:
+        _prepare_folder(run_dir, config, resume)
+    fabric.barrier()
+    start = _load_start(run_dir, config, trained_on, resume)
+    if first:
+        write_json(run_dir / "config.json", config.to_dict())
+    model = build_model(config, target, sessions)
+    if model.closed_form:
+        loader, total = None, 1
+    else:
+        loader = train_loader(config, sessions, model, target, rank=fabric.global_rank, world=fabric.world_size)
+        total = config.optim.steps or config.optim.epochs * len(loader)
+    other_days = sorted({r.info.id for r in readers} - {s.id for s in sessions})
+    emit(_start_event(config, sessions, target, model, loader, start, total) | {"other_days": other_days})
+    checkpoint = _Checkpointer(run_dir, config, target, trained_on, total, emit if first else None)
+    with deterministic(fabric.device):
+        if start is not None:
+            model.load_state_dict(read_tensors(run_dir, "model.safetensors", start))
+        if start is not None and start["step"] >= total:
+            resumed_from = total
+        elif model.closed_form:
+            resumed_from = 0
+            model.fit_closed_form({s.id: stretches(s, "train", target) for s in sessions})
+            checkpoint(model, None, 1, {})
+        else:
+            resumed_from = int(start["step"]) if start is not None else 0
+            _fit(fabric, config, model, loader, sessions, target, run_dir, start, total, checkpoint, emit)
+        fabric.barrier()
+        model.to(fabric.device)
+        scores = score_split(model, sessions, "test", target, config, fabric.device) if first else {}
+    if first:
+        _write_result(run_dir, config, target, sessions, trained_on, scores, total)
+    emit({"event": "done", "step": total, "scores": scores})
+    return TrainResult(run_dir, total, total, scores, resumed_from, fabric.global_rank)
+
+
+def _launch(config: RunConfig) -> Fabric:
+    """Fabric on the devices of the configuration; with several, this program runs once more for each."""
+    several = config.optim.devices > 1
+    # a model with a read-in a session leaves those of other sessions without gradient
+    unused = model_class(config.model).one_session_batches
+    fabric = Fabric(
+        accelerator=config.optim.accelerator,
+        devices=config.optim.devices,
+        precision=config.optim.precision,
+        strategy=DDPStrategy(find_unused_parameters=unused) if several else "auto",
+    )
+    fabric.launch()
+    return fabric
+
+
+# ---- before the loop ------------------------------------------------------------------------------------------------
+
+
+def prepare(config: RunConfig, readers: Sequence[ShardReader]) -> tuple[list[LabelledSession], TargetSpec]:
+    """Choose the target, divide each session's time, and normalise by training time; order by session id.
+
+    Raises:
+        DataError, UsageError: the data cannot serve the configuration; the message says which session and why.
+    """
+    scheme, window_ns = model_class(config.model).scheme, config.data.window_ns
+    if not readers:
+        message = "no session to train on: give at least one"
+        raise UsageError(message)
+    for reader in readers:
+        if reader.scheme.name != scheme:
+            message = (
+                f"{reader.info.id}: its shard has scheme '{reader.scheme.name}', model '{config.model}' reads "
+                f"'{scheme}': spiketok tokenize --scheme {scheme}"
+            )
+            raise UsageError(message)
+        require_grid(reader, config)
+    ordered, rule = sorted(readers, key=lambda r: r.info.id), config.split
+    if rule.kind == "day":  # sessions of later days are not trained on: eval-xsession scores them
+        day = divide_days(ordered, rule)
+        ordered, rule = [r for r in ordered if day[r.info.id] == "train"], replace(rule, kind="all")
+        if not ordered:
+            message = (
+                f"split.kind=day with split.train={config.split.train:g} leaves no session of {len(day)} to train on"
+            )
+            raise DataError(message)
+    _refuse_unknown_weights(config, ordered)
+    name = choose_target(ordered, config.data.target)
+    sessions = [label_session(r, name, rule) for r in ordered]
+    for session in sessions:
+        for split, allowed in session.splits.items():
+            if split == "train" or len(allowed):
+                require_window(session.windows(split), split, window_ns)
+    return sessions, fit_target(sessions, name)
+
+
+def require_grid(reader: ShardReader, config: RunConfig) -> None:
+    """Raise UsageError where the window is no whole number of the shard's bins."""
+    grid_ns = reader.scheme.grid_ns
+    if config.data.window_ns % grid_ns:
+        message = (
+            f"data.window_ms is {config.data.window_ms:g}, no multiple of the {grid_ns / 1e6:g} ms bins of "
+            f"{reader.info.id}: use --set data.window_ms=... or --set data.bin_ms=..."
+        )
+        raise UsageError(message)
+
+
+def _refuse_unknown_weights(config: RunConfig, readers: Sequence[ShardReader]) -> None:
+    known = [r.info.id for r in readers]
+    for session in config.data.session_weights:
+        if session not in known:
+            message = f"data.session_weights names '{session}', which is not trained on ({', '.join(known[:6])})"
+            raise UsageError(message)
+
+
+def build_model(config: RunConfig, target: TargetSpec, sessions: Sequence[LabelledSession]) -> Model:
+    """A fresh model with rows for the sessions; the same weights for the same seed and sessions."""
+    torch.manual_seed(seed_of(config.seed))
+    model = model_class(config.model)(config.model_config(), target)
+    model.add_sessions([s.reader.info for s in sessions])
+    return model
+
+
+def train_loader(
+    config: RunConfig,
+    sessions: Sequence[LabelledSession],
+    model: Model,
+    target: TargetSpec,
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> Loader:
+    """Random windows of the training time of all sessions."""
+    windows = [s.windows("train") for s in sessions]
+    weights = {s.id: config.data.session_weights.get(s.id, 1.0) for s in sessions}
+    sampler = RandomWindows(windows, config.data.window_ns, seed=config.seed, weights=weights)
+    dropout = config.data.unit_dropout
+    return Loader(
+        windows,
+        sampler,
+        batch_size=config.data.batch_size,
+        target=target,
+        unit_rows={s.id: model.unit_row(s.reader.info) for s in sessions},
+        session_rows={s.id: model.session_row(s.id) for s in sessions},
+        unit_dropout=UnitDropout(dropout.min, dropout.mode, dropout.max, dropout.peak) if dropout is not None else None,
+        one_session=model.one_session_batches,
+        seed=config.seed,
+        rank=rank,
+        world=world,
+    )
+
+
+def _prepare_folder(run_dir: Path, config: RunConfig, resume: str) -> None:
+    clean_leftovers(run_dir)
+    if resume == "must":
+        read_facts(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if resume == "never":
+        remove(run_dir)
+        for name in ("metrics.jsonl", "result.json"):
+            (run_dir / name).unlink(missing_ok=True)
+
+
+def _load_start(run_dir: Path, config: RunConfig, trained_on: list[TrainedSession], resume: str) -> dict | None:
+    """The facts of the checkpoint to go on from, or None; refuses one of another configuration or other data."""
+    if resume == "never" or not (run_dir / "checkpoint").exists():
+        return None
+    facts = read_facts(run_dir)
+    there, here = RunConfig.from_dict(facts["config"]), config
+    if there.fingerprint() != here.fingerprint():
+        message = (
+            f"{run_dir} holds a run of another configuration ({_difference(there, here)}): choose another folder, or "
+            "--restart to begin anew"
+        )
+        raise UsageError(message)
+    ours = {s.id: s.shard_digest for s in trained_on}  # which is of the store's digest and the source's too
+    theirs = {s["id"]: s["shard_digest"] for s in facts["sessions"]}
+    if ours != theirs:
+        changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        message = (
+            f"{run_dir} was trained on other data ({', '.join(changed[:6])} differ): choose another folder, or "
+            "--restart to begin anew"
+        )
+        raise UsageError(message)
+    return facts
+
+
+def _difference(there: RunConfig, here: RunConfig) -> str:
+    def flat(values: dict, prefix: str = "") -> dict[str, object]:
+        found = {}
+        for key, value in values.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return found
+
+    a, b = flat(there.to_dict()), flat(here.to_dict())
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not k.startswith("transfer."))
+    return ", ".join(f"{k} is {a.get(k)} there and {b.get(k)} here" for k in keys[:4])
+
+
+def _start_event(config, sessions, target, model, loader, start, total) -> Event:
+    return {
+        "event": "start",
+        "model": config.model,
+        "size": config.size,
+        "parameters": model.n_fitted(),
+        "target": target.name,
+        "sessions": [s.id for s in sessions],
+        "units": sum(s.reader.info.n_units for s in sessions),
+        "train_s": sum(seconds(s.splits["train"]) for s in sessions),
+        "dropped": loader.dropped if loader is not None else dropped_by_split(sessions)["train"],
+        "reach": str(sessions[0].reach),
+        "stand_in": stand_in_line([s.id for s in sessions if s.valid_is_test], target.name),
+        "step": int(start["step"]) if start is not None else 0,
+        "total_steps": total,
+    }
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------------
+
+
+def _fit(fabric, config, model, loader, sessions, target, run_dir, start, total, checkpoint, emit) -> None:
+    optim = config.optim
+    optimizer = build_optimizer(model, optim)
+    wrapped, stepper = fabric.setup(model, optimizer)  # moves the model in place
+    if start is not None:
+        load_optimizer(model, optimizer, read_tensors(run_dir, "train_state.safetensors", start))
+        loader.load_state_dict(start["loader"])
+    step = int(start["step"]) if start is not None else 0
+    wrapped.train()
+    metrics = _Metrics(run_dir / "metrics.jsonl", step) if fabric.global_rank == 0 else None
+    while step < total:
+        for batch in loader:
+            lr = lr_at(step, total, optim)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            torch.manual_seed(seed_of(config.seed, step, fabric.global_rank))
+            batch = batch.to(fabric.device)
+            losses = model.loss(batch, wrapped(batch))
+            fabric.backward(losses["total"])
+            if optim.clip is not None:
+                fabric.clip_gradients(wrapped, stepper, max_norm=optim.clip, error_if_nonfinite=False)
+            stepper.step()
+            stepper.zero_grad()
+            step += 1
+            save = step == total or (optim.checkpoint_every and step % optim.checkpoint_every == 0)
+            if metrics is not None:
+                metrics.add(losses, len(batch))
+                if save or step % LOG_EVERY == 0:
+                    emit(metrics.line(step, total, loader.epoch, lr))
+            if optim.validate_every and step % optim.validate_every == 0:
+                scores = score_split(model, sessions, "valid", target, config, fabric.device)
+                if metrics is not None and scores:
+                    emit(metrics.validation(step, scores))
+                wrapped.train()
+            if save:
+                checkpoint(model, optimizer, step, loader.state_dict())
+            if step == total:
+                break
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU one order of summation in every kernel; on a GPU the fast kernels stay, and runs differ in bits."""
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+class _Checkpointer:
+    """Writes checkpoints of one training; on ranks other than the first it does nothing."""
+
+    def __init__(self, run_dir, config, target, trained_on, total, emit) -> None:
+        self.run_dir, self.emit = run_dir, emit
+        self.facts = {"config": config, "target": target, "sessions": trained_on, "total_steps": total}
+
+    def __call__(self, model, optimizer, step: int, loader_state) -> None:
+        if self.emit is None:
+            return
+        state = optimizer_tensors(model, optimizer) if optimizer is not None else {}
+        write_checkpoint(
+            self.run_dir, model=model, train_state=state, step=step, loader_state=loader_state, **self.facts
+        )
+        self.emit({"event": "checkpoint", "step": step})
+
+
+class _Metrics:
+    """Lines of ``metrics.jsonl``: means of the losses since the line before, cut back to ``step`` at the start."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = [line for line in _lines(path) if line["step"] <= step]
+        with atomic_file(path) as wip:
+            wip.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._begin()
+
+    def _begin(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps, self.windows, self.since = 0, 0, time.perf_counter()
+
+    def add(self, losses: dict[str, torch.Tensor], windows: int) -> None:
+        """Sum a step's losses where they are, without waiting for the device."""
+        for name, value in losses.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps, self.windows = self.steps + 1, self.windows + windows
+
+    def line(self, step: int, total: int, epoch: int, lr: float) -> Event:
+        losses = {name: float(value) / self.steps for name, value in self.sums.items()}
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                message = (
+                    f"loss '{name}' is {value} at step {step}: lower the learning rate by --set optim.lr={lr / 3:.1e}"
+                )
+                raise DataError(message)
+        per_s = self.windows / max(time.perf_counter() - self.since, 1e-9)
+        row = {
+            "event": "step",
+            "step": step,
+            "epoch": epoch,
+            "lr": lr,
+            "windows_per_s": round(per_s, 2),
+            "loss": losses,
+        }
+        self._append(row)
+        self._begin()
+        return row | {"total_steps": total}
+
+    def validation(self, step: int, scores: dict[str, dict[str, object]]) -> Event:
+        row = {"event": "valid", "step": step, "scores": scores}
+        self._append(row)
+        return row
+
+    def _append(self, row: Event) -> None:
+        with open(self.path, "a") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+
+def _lines(path: Path) -> list[dict]:
+    """The whole lines of a file; a last one that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+# ---- after the loop -------------------------------------------------------------------------------------------------
+
+
+def stretches(session: LabelledSession, split: str, target: TargetSpec) -> list[tuple]:
+    """A split's contiguous stretches of whole bins, for closed-form models.
+
+    Returns:
+        for each stretch ``(counts [T, N] uint8, target [T, C] float32 normalised, weight [T] float32)``; the weight is
+        0 in bins that were not observed or have no behaviour.
+    """
+    reader, bin_ns = session.reader, session.reader.scheme.grid_ns
+    columns, first_row = reader.columns, reader.bin_row
+    value, valid = columns[f"bin.{target.name}.value"], columns[f"bin.{target.name}.valid"]
+    mean, std = np.array(target.mean), np.array(target.std)
+    found = []
+    for g in range(len(reader.segments)):
+        start_ns, stop_ns = int(reader.segments.start_ns[g]), int(reader.segments.stop_ns[g])
+        own = session.guarded[split].intersect(Intervals(np.array([start_ns]), np.array([stop_ns])))
+        for low, high in zip(own.start_ns.tolist(), own.stop_ns.tolist(), strict=True):
+            row = slice(first_row[g] - (start_ns - low) // bin_ns, first_row[g] + (high - start_ns) // bin_ns)
+            if row.stop > row.start:
+                weight = (valid[row] > 0) & (columns["observed"][row] > 0)
+                normal = ((value[row] - mean) / std).astype(np.float32)
+                normal[~weight] = 0
+                found.append((columns["counts"][row], normal, weight.astype(np.float32)))
+    return found
+
+
+def score_split(
+    model: Model,
+    sessions: Sequence[LabelledSession],
+    split: str,
+    target: TargetSpec,
+    config: RunConfig,
+    device: torch.device | str = "cpu",
+) -> dict[str, dict[str, object]]:
+    """Scores of stitched predictions by session, for the sessions that have such a split."""
+    having = [s for s in sessions if len(s.splits[split])]
+    predictions = predict(model, [s.windows(split) for s in having], target, config, device)
+    return {s.id: predictions[s.id].score() | {"seconds": seconds(s.splits[split])} for s in having}
+
+
+def _write_result(run_dir, config, target, sessions, trained_on, scores, total) -> None:
+    facts = {
+        "model": config.model,
+        "size": config.size,
+        "config_fingerprint": config.fingerprint(),
+        "target": asdict(target),
+        "sessions": [asdict(s) for s in trained_on],
+        "train_s": {s.id: seconds(s.splits["train"]) for s in sessions},
+        "split_reach": {s.id: str(s.reach) for s in sessions},
+        "dropped": dropped_by_split(sessions),
+        "step": total,
+        "checkpoint": "last",
+        "checkpoint_digest": checkpoint_digest(run_dir),
+        "test": scores,
+        "test_mean": mean_scores(scores),
+    }
+    facts = json.loads(json.dumps(facts))  # as it will be read: the digest is of that
+    write_json(run_dir / "result.json", facts | {"digest": content_digest(facts)})
+
+
+def mean_scores(scores: dict[str, dict[str, object]]) -> dict[str, float]:
+    """The plain mean of each R2 over the sessions that have one; empty where none has."""
+    means = {}
+    for name in R2:
+        values = [s[name] for s in scores.values() if s[name] is not None]
+        if values:
+            means[name] = float(np.mean(values))
+    return means
+
+
+def _silent(event: Event) -> None:
+    """The listener of a training that nobody watches."""

@@ -1,0 +1,431 @@
+"""Which windows are met, in which order, and with which units: samplers, numpy only.
+
+    SessionWindows     where windows of one session may lie: allowed time, inside segments, inside observed time
+    RandomWindows      jittered anew each epoch, shuffled, sessions weighted: for training
+    SequentialWindows  one behind the other with a last one flush with the end: for evaluation
+    TrialWindows       one a trial segment
+    UnitDropout        how many units a training window keeps
+
+Everything random is a pure function of (seed, epoch, position), on any machine. Nothing is left out silently:
+``dropped`` says what time no window can use, and why.
+
+Shape letters: B windows in a batch, I intervals, N units, W windows in an epoch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+import numpy as np
+
+from spiketok.errors import DataError, UsageError
+from spiketok.recording.leakage import Reach, inner
+from spiketok.recording.nouns import Intervals
+from spiketok.tokens.schemes import Scheme
+from spiketok.tokens.schemes.behaviour import REACH_PERIODS
+from spiketok.tokens.shards import ShardReader
+
+
+def scheme_reach(scheme: Scheme, lag_ns: int = 0) -> Reach:
+    """How far a window's tokens reach for spikes beyond the window.
+
+    Args:
+        lag_ns: by how much spikes are taken earlier than the behaviour that they stand beside; later, if negative.
+    """
+    return Reach.of(f"{scheme.name} tokens", scheme.lookback_ns + lag_ns, scheme.lookahead_ns - lag_ns)
+
+
+def signal_reach(name: str, stated_ns: tuple[int, int], period_ns: int, bin_ns: int) -> Reach:
+    """How far the samples lie that a behaviour in a window was made of.
+
+    Args:
+        stated_ns: back and ahead, by the session's processing. period_ns: of its samples.
+        bin_ns: the bins on which it is laid; 1 where it stays as sampled.
+    """
+    back, ahead = stated_ns
+    if bin_ns > 1 and 2 * period_ns > bin_ns:  # a bin has its value from a line between neighbours
+        far_ns = int(REACH_PERIODS * period_ns)
+        back, ahead = back + max(far_ns - bin_ns // 2, 0), ahead + max(far_ns - (bin_ns - bin_ns // 2), 0)
+    return Reach.of(f"'{name}'", back, ahead)
+
+
+def window_reach(reader: ShardReader, target: str | None = None) -> Reach:
+    """How far all that a window of a shard tells of reaches beyond the window.
+
+    Args:
+        reader: the shard: its scheme's history, and the behaviours of which the scheme makes tokens.
+        target: the behaviour that is decoded, if any: the kernels that made it, and its way onto the bins.
+    """
+    reach = scheme_reach(reader.scheme)
+    for name in dict.fromkeys([*([] if target is None else [target]), *reader.scheme.signals_read]):
+        if name in reader.info.signals:
+            period_ns = reader.signal(name).period_ns
+            reach |= signal_reach(name, reader.signal_reach_ns(name), period_ns, reader.scheme.grid_ns)
+    return reach
+
+
+def dropped_words(dropped: Mapping[str, int]) -> str:
+    """What no window uses, for people: ``"0.3 s split border, 2 short intervals"``; empty where all is used."""
+    parts = [
+        f"{value / 1e9:.1f} s {reason.removesuffix('_ns').replace('_', ' ')}" if reason.endswith("_ns")
+        else f"{value} {reason.replace('_', ' ')}"
+        for reason, value in dropped.items()
+        if value
+    ]  # fmt: skip
+    return ", ".join(parts)
+
+
+class SessionWindows:
+    """Where windows of one session may lie: allowed, inside one segment, inside observed time, on the scheme's grid.
+
+    Args:
+        reader: the session's shard.
+        allowed: a split, or any other time that may be used.
+        reach: how far windows reach beyond their ends; that of the shard's scheme by default.
+        within: the time in which a window must stay with its whole reach: a split's territory (see
+            ``spiketok.recording.leakage``); what is allowed by default.
+
+    Attributes:
+        segment, start_ns, stop_ns: int64 ``[I]``, the usable intervals by segment and time; they start and end on the
+            grid counted from their segment's start. No window crosses from one into another.
+        dropped: allowed time that no window can use: ``unobserved_ns``, ``split_border_ns`` (windows there would reach
+            over the border), ``outside_segments_ns``, ``off_grid_ns``.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        allowed: Intervals,
+        *,
+        reach: Reach | None = None,
+        within: Intervals | None = None,
+    ) -> None:
+        self.reader, self.allowed = reader, allowed
+        self.id = reader.info.id
+        self.reach = scheme_reach(reader.scheme) if reach is None else reach
+        segments, grid_ns = reader.segments, reader.scheme.grid_ns
+        observed = allowed.intersect(reader.observed)
+        usable = observed.intersect(inner((allowed if within is None else within).union(), self.reach))
+        low = np.searchsorted(usable.stop_ns, segments.start_ns, side="right")
+        high = np.searchsorted(usable.start_ns, segments.stop_ns, side="left")
+        count = np.maximum(high - low, 0)
+        segment = np.repeat(np.arange(len(segments)), count)
+        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
+        origin = segments.start_ns[segment]
+        start = np.maximum(usable.start_ns[row], origin)
+        stop = np.minimum(usable.stop_ns[row], segments.stop_ns[segment])
+        first = origin - (origin - start) // grid_ns * grid_ns  # up to the grid
+        last = origin + (stop - origin) // grid_ns * grid_ns  # down to the grid
+        kept = last > first
+        self.segment, self.start_ns, self.stop_ns = segment[kept], first[kept], last[kept]
+        self.dropped = {
+            "unobserved_ns": allowed.union().total_ns - observed.total_ns,
+            "split_border_ns": observed.total_ns - usable.total_ns,
+            "outside_segments_ns": usable.total_ns - usable.intersect(segments).total_ns,
+            "off_grid_ns": int((stop - start).sum() - (self.stop_ns - self.start_ns).sum()),
+        }
+
+    def __repr__(self) -> str:
+        return f"SessionWindows({self.id}, {len(self.start_ns)} intervals, {self.total_ns / 1e9:.3f} s)"
+
+    @property
+    def total_ns(self) -> int:
+        return int((self.stop_ns - self.start_ns).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPlan:
+    """The windows of one epoch, in the order in which they are met.
+
+    Args:
+        session: int64 ``[W]``, position in the sampler's sessions. segment, start_ns: int64 ``[W]``.
+    """
+
+    session: np.ndarray
+    segment: np.ndarray
+    start_ns: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    def take(self, rows: np.ndarray | slice) -> WindowPlan:
+        return WindowPlan(self.session[rows], self.segment[rows], self.start_ns[rows])
+
+
+class Stream(IntEnum):
+    """What a random generator is for: the first word of its key, so that no two uses share a stream."""
+
+    JITTER = 0
+    SHARE = 1
+    SHUFFLE = 2
+    BATCH_ORDER = 3
+    UNITS = 4
+
+
+def generator(stream: Stream, *key: int) -> np.random.Generator:
+    """A generator that is a pure function of its stream and key (whole numbers from 0)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((stream, *key))))
+
+
+class _Sampler:
+    """What the samplers share: their sessions, checked, and the count of what they drop."""
+
+    shuffled = False
+
+    def __init__(self, sessions: Sequence[SessionWindows], window_ns: int) -> None:
+        self.sessions, self.window_ns = list(sessions), int(window_ns)
+        if not self.sessions:
+            message = "a sampler needs at least one session"
+            raise UsageError(message)
+        twice = [s.id for k, s in enumerate(self.sessions) if s.id in [other.id for other in self.sessions[:k]]]
+        if twice:
+            message = f"session {twice[0]} is given twice: put its allowed time into one SessionWindows"
+            raise UsageError(message)
+        self._check_grid("window_ns", self.window_ns)
+
+    def _check_grid(self, name: str, value_ns: int) -> None:
+        for session in self.sessions:
+            grid_ns = session.reader.scheme.grid_ns
+            if value_ns <= 0 or value_ns % grid_ns:
+                message = (
+                    f"{name} is {value_ns} ns, must be a positive multiple of the {grid_ns} ns grid of {session.id} "
+                    f"({session.reader.scheme})"
+                )
+                raise UsageError(message)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Time that no window uses, by reason, summed over sessions."""
+        total: dict[str, int] = {}
+        for session in self.sessions:
+            length = session.stop_ns - session.start_ns
+            short = length < self.window_ns
+            facts = session.dropped | {"short_intervals": int(short.sum()), "short_ns": int(length[short].sum())}
+            for reason, value in facts.items():
+                total[reason] = total.get(reason, 0) + value
+        return total
+
+    def describe(self) -> dict[str, object]:
+        """What must be the same for a resumed run to meet the same windows."""
+        return {"sampler": type(self).__name__, "window_ns": self.window_ns}
+
+
+class RandomWindows(_Sampler):
+    """Windows at random places, new ones each epoch, shuffled over all sessions.
+
+    In each usable interval the first window starts at an offset drawn from one window length (on the scheme's grid),
+    and the others follow without gap or overlap. An interval always gives ``length // window`` windows: where the
+    offset leaves room for one less, another stands flush with the interval's start or end, whichever has more room (as
+    in torch_brain's sampler; it can overlap its neighbour). So every epoch has the same number of windows.
+
+    Args:
+        sessions: where windows may lie.
+        window_ns: their length, a multiple of the scheme's grid.
+        seed: a whole number from 0.
+        weights: windows an epoch relative to one pass over the session, by session id, 1 where not named: 2 gives two
+            passes with different jitter, 0.5 a random half of one.
+    """
+
+    shuffled = True
+
+    def __init__(
+        self,
+        sessions: Sequence[SessionWindows],
+        window_ns: int,
+        *,
+        seed: int = 0,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(sessions, window_ns)
+        self.seed, self.weights = int(seed), dict(weights or {})
+        known = [session.id for session in self.sessions]
+        for name, weight in self.weights.items():
+            if name not in known or not 0 <= weight < np.inf:
+                message = f"session weight {weight} for '{name}': must be a number from 0 for one of {', '.join(known)}"
+                raise UsageError(message)
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"sampler_seed": self.seed, "weights": self.weights}
+
+    def plan(self, epoch: int) -> WindowPlan:
+        """The windows of an epoch: a pure function of (seed, epoch) and of the sessions."""
+        parts = [self._session(k, epoch) for k in range(len(self.sessions))]
+        whole = WindowPlan(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(WindowPlan)))
+        return whole.take(generator(Stream.SHUFFLE, self.seed, epoch).permutation(len(whole)))
+
+    def _session(self, k: int, epoch: int) -> WindowPlan:
+        session = self.sessions[k]
+        each = (session.stop_ns - session.start_ns) // self.window_ns
+        wanted = round(self.weights.get(session.id, 1.0) * int(each.sum()))
+        key = (self.seed, epoch, zlib.crc32(session.id.encode()))
+        segment, start, n, turn = [], [], 0, 0
+        while n < wanted:
+            own_segment, own_start = self._pass(session, generator(Stream.JITTER, *key, turn))
+            if n + len(own_start) > wanted:
+                chosen = generator(Stream.SHARE, *key, turn).permutation(len(own_start))[: wanted - n]
+                own_segment, own_start = own_segment[chosen], own_start[chosen]
+            segment.append(own_segment)
+            start.append(own_start)
+            n += len(own_start)
+            turn += 1
+        empty = np.zeros(0, np.int64)
+        return WindowPlan(np.full(n, k), np.concatenate([empty, *segment]), np.concatenate([empty, *start]))
+
+    def _pass(self, session: SessionWindows, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Segment and start of the windows of one pass over a session, in order of interval."""
+        window_ns, grid_ns = self.window_ns, session.reader.scheme.grid_ns
+        length = session.stop_ns - session.start_ns
+        each = length // window_ns
+        offset = random.integers(0, window_ns // grid_ns, size=len(length)) * grid_ns
+        follow = np.maximum(length - offset, 0) // window_ns  # windows that follow the offset: `each`, or one less
+        interval = np.repeat(np.arange(len(length)), each)
+        rank = np.arange(len(interval)) - np.repeat(np.cumsum(each) - each, each)
+        start = session.start_ns[interval] + offset[interval] + rank * window_ns
+        flush = rank >= follow[interval]
+        right = length - offset - follow * window_ns
+        at_end = (right > offset)[interval]
+        flush_start = np.where(at_end, session.stop_ns[interval] - window_ns, session.start_ns[interval])
+        return session.segment[interval], np.where(flush, flush_start, start)
+
+
+class SequentialWindows(_Sampler):
+    """Windows one behind the other, by session, segment and time, and a last one flush with each interval's end.
+
+    Args:
+        step_ns: from one window's start to the next, a multiple of the scheme's grid; one window length by default.
+    """
+
+    def __init__(self, sessions: Sequence[SessionWindows], window_ns: int, *, step_ns: int | None = None) -> None:
+        super().__init__(sessions, window_ns)
+        self.step_ns = self.window_ns if step_ns is None else int(step_ns)
+        self._check_grid("step_ns", self.step_ns)
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"step_ns": self.step_ns}
+
+    def plan(self, epoch: int = 0) -> WindowPlan:
+        """The windows of an epoch; the same in every one."""
+        session_of, segment, start = [], [], []
+        for k, session in enumerate(self.sessions):
+            room = session.stop_ns - session.start_ns - self.window_ns
+            each = np.where(room >= 0, -(-room // self.step_ns) + 1, 0)
+            interval = np.repeat(np.arange(len(room)), each)
+            rank = np.arange(len(interval)) - np.repeat(np.cumsum(each) - each, each)
+            session_of.append(np.full(len(interval), k))
+            segment.append(session.segment[interval])
+            start.append(session.start_ns[interval] + np.minimum(rank * self.step_ns, room[interval]))
+        return WindowPlan(np.concatenate(session_of), np.concatenate(segment), np.concatenate(start))
+
+
+class TrialWindows(_Sampler):
+    """One window for each segment (trial), from its start. A segment that is not wholly usable is dropped and counted.
+
+    Args:
+        window_ns: the length; by default that of the segments, which must then all be of one length (down to the grid).
+        shuffle: a new order in each epoch.
+        seed: of the order.
+
+    Raises:
+        DataError: no length was given and the segments are of different lengths.
+    """
+
+    def __init__(
+        self, sessions: Sequence[SessionWindows], window_ns: int | None = None, *, shuffle: bool = False, seed: int = 0
+    ) -> None:
+        super().__init__(sessions, self._common_length(sessions) if window_ns is None else window_ns)
+        self.shuffled, self.seed = shuffle, int(seed)
+
+    @staticmethod
+    def _common_length(sessions: Sequence[SessionWindows]) -> int:
+        lengths: set[int] = set()
+        for session in sessions:
+            segments, grid_ns = session.reader.segments, session.reader.scheme.grid_ns
+            lengths.update(np.unique((segments.stop_ns - segments.start_ns) // grid_ns * grid_ns).tolist())
+        if len(lengths) != 1:
+            found = f"{min(lengths)} to {max(lengths)} ns" if lengths else "none"
+            message = (
+                f"trial windows need segments of one length, found {found}: tokenize with --segments "
+                "trials:ALIGN,PRE_MS,POST_MS, or give a window length"
+            )
+            raise DataError(message)
+        return lengths.pop()
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        total = super().dropped
+        segments = sum(len(session.reader.segments) for session in self.sessions)
+        return total | {"trials": segments - len(self.plan(0))}
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"shuffle": self.shuffled, "sampler_seed": self.seed}
+
+    def plan(self, epoch: int = 0) -> WindowPlan:
+        """The windows of an epoch: a pure function of (seed, epoch) and of the sessions."""
+        session_of, segment, start = [], [], []
+        for k, session in enumerate(self.sessions):
+            origin = session.reader.segments.start_ns[session.segment]
+            whole = (session.start_ns == origin) & (session.stop_ns - origin >= self.window_ns)
+            session_of.append(np.full(int(whole.sum()), k))
+            segment.append(session.segment[whole])
+            start.append(origin[whole])
+        plan = WindowPlan(np.concatenate(session_of), np.concatenate(segment), np.concatenate(start))
+        if self.shuffled:
+            plan = plan.take(generator(Stream.SHUFFLE, self.seed, epoch).permutation(len(plan)))
+        return plan
+
+
+# ---- unit dropout ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UnitDropout:
+    """How many units a training window keeps, as in POYO's augmentation; which ones is uniform.
+
+    The density of the number rises on a straight line from 1 at ``min_units`` to ``peak`` at ``mode_units`` and falls
+    to 1 at ``max_units``. A session with fewer units than ``min_units`` keeps all, and a drawn number above the
+    session's units keeps all.
+
+    Differs from torch_brain (0.2.1, ``transforms/unit_dropout.py``): its rejection step divides by a fresh random
+    number instead of the proposal's density, so that its draws have a peak about twice, not four times, as high as the
+    edges; and its generator is copied into every loader worker, which then all draw the same numbers. Here the stated
+    density is drawn, by its inverse distribution function, from (seed, epoch, rank, batch).
+
+    >>> UnitDropout(10, 20, 40).n_keep(np.array([0.0, 0.5, 1.0]), np.array([100, 100, 15])).tolist()
+    [10, 23, 15]
+    """
+
+    min_units: int = 30
+    mode_units: int = 100
+    max_units: int = 300
+    peak: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_units <= self.mode_units <= self.max_units or not self.peak > 0:
+            message = (
+                f"unit dropout needs 1 <= min <= mode <= max units and a peak above 0, got {self.min_units}, "
+                f"{self.mode_units}, {self.max_units} and {self.peak}"
+            )
+            raise UsageError(message)
+
+    def n_keep(self, uniform: np.ndarray, n_units: np.ndarray) -> np.ndarray:
+        """int64 ``[B]``: units to keep.
+
+        Args:
+            uniform: float64 ``[B]`` in [0, 1). n_units: int64 ``[B]``, the units there are.
+        """
+        rise, fall = self.mode_units - self.min_units, self.max_units - self.mode_units
+        height = (1 + self.peak) / 2  # the mean density on either side
+        area = uniform * (rise + fall) * height
+        rest = (rise + fall) * height - area
+        up = self.min_units + rise * self._share(np.clip(area / max(rise, 1), 0, height))
+        down = self.max_units - fall * self._share(np.clip(rest / max(fall, 1), 0, height))
+        drawn = np.floor(np.where(area < rise * height, up, down)).astype(np.int64)
+        return np.where(n_units < self.min_units, n_units, np.minimum(drawn, n_units))
+
+    def _share(self, area: np.ndarray) -> np.ndarray:
+        """How far along a unit slope from 1 to ``peak`` this much area lies."""
+        return np.minimum(2 * area / (1 + np.sqrt(1 + 2 * (self.peak - 1) * area)), 1.0)

@@ -1,0 +1,183 @@
+"""The report: every number and every reason is in it, it needs nothing from outside, and it is the same each time."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from spiketok.evaluation.report import R2_NAMES, TRACE_S, bar_plot, trace_plot, write_report
+from spiketok.evaluation.results import Cell, summarize
+from spiketok.evaluation.transfer import evaluate_transfer
+from spiketok.training.checkpoints import load_run
+from spiketok.training.config import load_config
+from spiketok.training.loop import train
+from tests.decodable import SMALL_POYO, bake, decodable_session
+
+VOID = {"meta", "img", "br"}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Transfer of a small poyo to two sessions, one of them with a name that must be escaped."""
+    folder = tmp_path_factory.mktemp("work")
+    names = ["day0", "new<0>", "new1"]
+    shards = [bake(folder / "shards", decodable_session(n, k)) for k, n in enumerate(names)]
+    train(load_config("poyo", None, [*SMALL_POYO, "data.target=hand_vel"]), shards[:1], folder / "run")
+    protocols = ["zero_shot", "zero_gradient", "identity_only", "full"]
+    return evaluate_transfer(load_run(folder / "run"), shards[1:], protocols=protocols, calibration_s=5)
+
+
+@pytest.fixture(scope="module")
+def page(result, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    report = write_report(result, folder)
+    return report, (folder / "report.html").read_text(), json.loads((folder / "report.json").read_text())
+
+
+class Balanced(HTMLParser):
+    """Collects the text and all attributes, and fails on a tag that is not closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.attributes, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(page):
+    parser = Balanced()
+    parser.feed(page[1])
+    assert parser.open == []
+    for name, value in parser.attributes:
+        if name in ("src", "href"):
+            assert value.startswith("data:image/png;base64,"), value[:60]
+    assert not re.search(r"https?://|@import|url\(|<script|<link", page[1])
+
+
+def test_pictures_are_pictures(page, result):
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', page[1])
+    assert len(images) == 1 + len(result.sessions)  # bars, and the traces of each session
+    assert all(base64.b64decode(i).startswith(b"\x89PNG\r\n\x1a\n") for i in images)
+
+
+def test_every_score_and_every_reason_stands_in_the_page(page, result):
+    parser = Balanced()
+    parser.feed(page[1])
+    text = " ".join(parser.text)
+    for cell in result.cells:
+        assert cell.session in text  # unescaped by the parser: `new<0>` went in as text
+        if cell.score is None:
+            assert cell.reason in text
+        else:
+            assert f"{cell.score['r2_variance_weighted']:.3f}" in text
+            assert f"{cell.score['r2_mean']:.3f}" in text
+    for facts in [*result.run.trained_on, *(f.session for f in result.sessions)]:
+        assert facts.shard_digest[:12] in text
+    assert result.run.digest[:12] in text
+    assert "labelled" in text
+    assert "5 s" in text
+
+
+def test_the_json_says_the_same(page, result):
+    _, _, written = page
+    assert written["checkpoint_digest"] == result.run.digest
+    assert written["config"] == result.run.config.to_dict()
+    assert written["calibration_s"] == 5.0
+    assert written["calibration_labelled"] is True
+    assert [s["shard_digest"] for s in written["sessions"]] == [f.session.shard_digest for f in result.sessions]
+    assert len(written["scores"]) == len(result.cells) == 10
+    assert written["summary"] == json.loads(json.dumps(result.summary))
+    assert written["trained_on"][0]["source_sha256"] == result.run.trained_on[0].source_sha256
+    assert len(written["trained_on"][0]["source_sha256"]) == 64
+
+
+def test_the_rows_are_the_table(page, result):
+    report, _, _ = page
+    assert len(report.rows) == 5 * 3  # protocols and the floor, times two sessions and their mean
+    for row in report.rows:
+        assert set(row) == set(report.columns)
+    mean = next(r for r in report.rows if r["protocol"] == "full" and r["session"] == "mean over sessions")
+    scores = [result.cell(f.session.id, "full").score["r2_mean"] for f in result.sessions]
+    assert mean["r2_mean"] == pytest.approx(np.mean(scores))
+    assert mean["n"] == 2
+    empty = [r for r in report.rows if r["protocol"] == "zero_gradient"]
+    assert all(r["r2_mean"] is None and r["n"] == 0 for r in empty)
+    assert any("zero_gradient is empty for made/new1, made/new<0>: " in line for line in report.remarks)
+
+
+def test_the_same_result_gives_the_same_files(result, page, tmp_path):
+    write_report(result, tmp_path)
+    assert (tmp_path / "report.html").read_text() == page[1]
+    assert json.loads((tmp_path / "report.json").read_text()) == page[2]
+    assert str(result.run.path) not in page[1] + json.dumps(page[2])
+
+
+def test_the_bars_are_the_means_and_the_points_the_sessions(result):
+    figure = bar_plot(result)
+    for axes, name in zip(figure.axes, R2_NAMES, strict=True):
+        means = [s[name]["mean"] for s in result.summary.values() if s[name]["mean"] is not None]
+        np.testing.assert_allclose([p.get_height() for p in axes.patches], means)
+        drawn = np.concatenate([c.get_offsets()[:, 1] for c in axes.collections])
+        assert len(drawn) == 2 * len(means)
+
+
+def test_a_score_far_below_is_cut_off_and_its_number_shown(result):
+    bad = {"r2_variance_weighted": -40.0, "r2_mean": -40.0, "r2_per_component": {"x": -40.0, "y": -40.0}}
+    cells = [replace(c, score=c.score | bad) if c.protocol == "zero_shot" else c for c in result.cells]
+    summary = result.summary | {"zero_shot": summarize([c for c in cells if c.protocol == "zero_shot"])}
+    figure = bar_plot(replace(result, cells=tuple(cells), summary=summary))
+    low, _ = figure.axes[0].get_ylim()
+    assert -1 < low < -0.5
+    assert "-40.00" in [t.get_text() for t in figure.axes[0].texts]
+
+
+def test_traces_are_the_first_seconds_of_the_test_time(result):
+    session = result.sessions[1].session.id
+    figure = trace_plot(result, session)
+    shown = [p for p in result.protocols if result.cell(session, p).prediction is not None]
+    assert len(figure.axes) == 2 * len(shown)
+    prediction = result.cell(session, shown[-1]).prediction
+    true, predicted = figure.axes[-1].lines
+    inside = prediction.time_ns < result.sessions[1].test.start_ns[0] + TRACE_S * 1e9
+    np.testing.assert_allclose(predicted.get_ydata(), prediction.predicted[inside, 1])
+    np.testing.assert_allclose(true.get_ydata(), prediction.true[inside, 1])
+    np.testing.assert_allclose(true.get_xdata(), prediction.time_ns[inside] / 1e9)
+    assert "mm/s" in figure.axes[0].get_ylabel()
+    assert "(s)" in figure.axes[-1].get_xlabel()
+
+
+def test_a_trace_does_not_bridge_a_gap(result):
+    session = result.sessions[0].session.id
+    cell = result.cell(session, "full")
+    keep = np.ones(len(cell.prediction.time_ns), bool)
+    keep[100:200] = False
+    whole = cell.prediction
+    cut = replace(whole, **{k: getattr(whole, k)[keep] for k in ("time_ns", "predicted", "true", "valid", "windows")})
+    cells = tuple(replace(c, prediction=cut) if c is cell else c for c in result.cells)
+    figure = trace_plot(replace(result, cells=cells), session)
+    line = figure.axes[-1].lines[1]
+    assert np.isnan(line.get_ydata()[100])
+    assert np.isfinite(np.delete(line.get_ydata(), 100)).all()
+
+
+def test_without_any_score_there_is_still_a_report(result, tmp_path):
+    cells = tuple(Cell(c.session, c.protocol, None, "nothing worked") for c in result.cells)
+    summary = {p: summarize([c for c in cells if c.protocol == p]) for p in result.protocols}
+    report = write_report(replace(result, cells=cells, summary=summary), tmp_path)
+    assert "nothing worked" in (tmp_path / "report.html").read_text()
+    assert all(row["r2_mean"] is None for row in report.rows)

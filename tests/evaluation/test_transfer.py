@@ -1,0 +1,337 @@
+"""Transfer: which sessions, which time, which parameters; and that the floor is the linear model it claims to be."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.evaluation import transfer
+from spiketok.evaluation.floor import session_of
+from spiketok.evaluation.results import Cell, summarize
+from spiketok.evaluation.transfer import evaluate_transfer
+from spiketok.models.linear import Linear
+from spiketok.recording.intervals import first_of, grown, values_in, without
+from spiketok.recording.nouns import Intervals
+from spiketok.training.checkpoints import load_run
+from spiketok.training.config import load_config
+from spiketok.training.loop import stretches, train
+from spiketok.training.tasks.decoding import predict
+from tests.decodable import SMALL_POYO, bake, decodable_session
+
+MS, SECOND = 1_000_000, 1_000_000_000
+IDS = ["made/day0", "made/day1", "made/new0", "made/new1"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Four sessions as per-spike and binned shards, by scheme and id."""
+    folder = tmp_path_factory.mktemp("shards")
+    made = [decodable_session(i.split("/")[1], k, n_units=9 + k) for k, i in enumerate(IDS)]
+    return {s: {m.id: bake(folder, m, s) for m in made} for s in ("per-spike", "binned")}
+
+
+@pytest.fixture(scope="module")
+def poyo(shards, tmp_path_factory):
+    """A small poyo, trained on two of them."""
+    run_dir = tmp_path_factory.mktemp("poyo")
+    train(load_config("poyo", None, SMALL_POYO), [shards["per-spike"][i] for i in IDS[:2]], run_dir)
+    return load_run(run_dir)
+
+
+@pytest.fixture(scope="module")
+def result(poyo, shards):
+    """Its transfer to the two others, on 5 s of calibration."""
+    return evaluate_transfer(poyo, [shards["per-spike"][i] for i in IDS[2:]], calibration_s=5)
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+spans = st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 12)), max_size=6)
+
+
+def as_intervals(pairs) -> Intervals:
+    start = np.array([a for a, _ in pairs], np.int64)
+    return Intervals(start, start + np.array([n for _, n in pairs], np.int64))
+
+
+def as_set(intervals: Intervals) -> set[int]:
+    return {t for a, b in zip(intervals.start_ns, intervals.stop_ns, strict=True) for t in range(a, b)}
+
+
+@given(spans, spans)
+def test_without_is_set_difference(a, b):
+    found = without(as_intervals(a), as_intervals(b))
+    assert as_set(found) == as_set(as_intervals(a)) - as_set(as_intervals(b))
+    assert (found.start_ns[1:] > found.stop_ns[:-1]).all()
+
+
+@given(spans, st.integers(0, 60))
+def test_first_of_is_the_earliest_time(a, length):
+    assert as_set(first_of(as_intervals(a), length)) == set(sorted(as_set(as_intervals(a)))[:length])
+
+
+@given(spans, st.integers(0, 5))
+def test_grown_is_every_time_within_the_margin(a, margin):
+    whole = as_intervals([p for p in a if p[1] > 0])
+    expected = {t + d for t in as_set(whole) for d in range(-margin, margin + 1)}
+    assert as_set(grown(whole, margin)) == expected
+
+
+def test_calibration_and_test_are_a_window_apart(result):
+    for facts in result.sessions:
+        assert facts.calibration.total_ns == 5 * SECOND
+        assert facts.calibration.start_ns[0] == 0
+        gap = without(Intervals([0], [40 * SECOND]), grown(facts.calibration, 500 * MS))
+        assert facts.test.total_ns == facts.test.intersect(gap).total_ns == 8 * SECOND
+
+
+def test_test_time_that_lies_near_calibration_is_given_up(poyo, shards, monkeypatch):
+    """Stored splits may put test time anywhere: here right behind and inside the first seconds of training time."""
+    divided = {
+        "train": Intervals([0, 4 * SECOND], [2 * SECOND, 20 * SECOND]),
+        "valid": Intervals.empty(),
+        "test": Intervals([2 * SECOND, 20 * SECOND], [4 * SECOND, 30 * SECOND]),
+    }
+    monkeypatch.setattr("spiketok.training.tasks.decoding.resolve_splits", lambda *_: divided)
+    found = evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], protocols=["zero_shot"], calibration_s=5)
+    (facts,) = found.sessions
+    assert facts.calibration.start_ns.tolist() == [0, 4 * SECOND]
+    assert facts.calibration.stop_ns.tolist() == [2 * SECOND, 7 * SECOND]
+    # 2..4 s lies within a window of calibration at both its ends; what is left of it still is a second
+    assert facts.test.start_ns.tolist() == [2 * SECOND + 500 * MS, 20 * SECOND]
+    assert facts.test.stop_ns.tolist() == [4 * SECOND - 500 * MS, 30 * SECOND]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"calibration_s": 29}, DataError, "made/new0: 29 s of calibration are asked for and its training time has 28"),
+        ({"calibration_s": 0.3}, DataError, "made/new0: no window of 500 ms fits into its calibration time"),
+        ({"calibration_s": 0}, UsageError, "calibration is 0 s"),
+        ({"protocols": ["zero_short"]}, UnknownNameError, "did you mean 'zero_shot'"),
+        ({"protocols": []}, UsageError, "no protocol is named"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_clear_line(poyo, shards, arguments, error, message):
+    with pytest.raises(error, match=message):
+        evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], **({"calibration_s": 5} | arguments))
+
+
+def test_sessions_that_do_not_fit_the_model_are_refused(poyo, shards, tmp_path):
+    with pytest.raises(UsageError, match="scheme 'binned', the model reads 'per-spike'"):
+        evaluate_transfer(poyo, [shards["binned"][IDS[2]]], calibration_s=5)
+    other = bake(tmp_path, decodable_session("other", 9, signals=("eye",)))
+    with pytest.raises(DataError, match=r"made/other: it has no signal 'hand_vel'.*it has eye"):
+        evaluate_transfer(poyo, [other], calibration_s=5)
+    with pytest.raises(UsageError, match="no session to evaluate"):
+        evaluate_transfer(poyo, [], calibration_s=5)
+
+
+# ---- which sessions -------------------------------------------------------------------------------------------------
+
+
+def test_trained_sessions_are_refused_or_scored_as_within(poyo, shards):
+    both = [shards["per-spike"][i] for i in (IDS[0], IDS[2])]
+    with pytest.raises(UsageError, match="the model was trained on made/day0: .* or add --within"):
+        evaluate_transfer(poyo, both, calibration_s=5)
+    found = evaluate_transfer(poyo, both, protocols=["zero_shot"], calibration_s=5, within=True)
+    assert {(c.session, c.protocol) for c in found.cells} == {
+        ("made/day0", "within"),
+        ("made/day0", "linear"),
+        ("made/new0", "zero_shot"),
+        ("made/new0", "linear"),
+    }
+    assert [f.trained_on for f in found.sessions] == [True, False]
+    alone = evaluate_transfer(poyo, both[:1], calibration_s=5, within=True)
+    assert alone.protocols == ("within", "linear")
+    scores = json.loads((poyo.path / "result.json").read_text())["test"]
+    assert alone.cell("made/day0", "within").score["r2_mean"] == pytest.approx(scores["made/day0"]["r2_mean"])
+
+
+def test_a_trained_recording_under_another_name_is_refused(poyo, shards, tmp_path):
+    session = decodable_session("day0", 0, n_units=9)
+    renamed = bake(tmp_path, replace(session, id="other/name"))
+    for within in (False, True):
+        with pytest.raises(UsageError, match="other/name was made from the same file as made/day0"):
+            evaluate_transfer(poyo, [renamed], calibration_s=5, within=within)
+
+
+def test_no_result_depends_on_the_other_sessions_or_on_what_ran_before(poyo, shards, result):
+    torch.rand(11)
+    alone = evaluate_transfer(poyo, [shards["per-spike"][IDS[3]]], calibration_s=5)
+    for protocol in result.protocols:
+        assert alone.cell(IDS[3], protocol).score == result.cell(IDS[3], protocol).score
+    other = evaluate_transfer(poyo, [shards["per-spike"][IDS[3]]], calibration_s=5, seed=1)
+    assert other.cell(IDS[3], "identity_only").score != result.cell(IDS[3], "identity_only").score
+
+
+def test_the_run_itself_is_not_changed(poyo, shards):
+    before = {k: v.clone() for k, v in poyo.model.state_dict().items()}
+    evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], calibration_s=5)
+    after = poyo.model.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert poyo.model.sessions() == IDS[:2]
+
+
+# ---- which parameters -----------------------------------------------------------------------------------------------
+
+
+def adapted(poyo, shards, protocol):
+    """The state before and after a protocol, and the identity's size."""
+    from spiketok.evaluation.results import _Task
+    from spiketok.evaluation.transfer import _adapt, _transfer_session
+
+    session = _transfer_session(poyo, shards["per-spike"][IDS[2]], 5)
+    task = _Task(poyo, session, poyo.config.transfer, 3, torch.device("cpu"), lambda event: None)
+    before, model = task.model(), task.model()
+    trained = _adapt(task, model, protocol)
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before.state_dict()[k])}
+    names = {id(p): n for n, p in model.named_parameters()}
+    identity = {names[id(p)] for p in model.identity_parameters([IDS[2]])}
+    assert all(p.requires_grad for p in model.parameters())
+    return changed, identity, trained, model
+
+
+def test_identity_only_trains_exactly_the_identity(poyo, shards):
+    changed, identity, trained, _ = adapted(poyo, shards, "identity_only")
+    assert changed == identity
+    assert trained == (11 + 1) * 16  # a row a unit, and one of the session
+
+
+def test_full_trains_everything_but_other_sessions_rows(poyo, shards):
+    changed, identity, trained, model = adapted(poyo, shards, "full")
+    assert identity < changed
+    names = {id(p): n for n, p in model.named_parameters()}
+    others = {names[id(p)] for p in model.identity_parameters(IDS[:2])}
+    assert not changed & others
+    assert {n for n, p in model.named_parameters() if p.ndim > 1} - others <= changed | {"types.weight"}
+    assert trained == sum(p.numel() for p in model.parameters())
+
+
+def test_a_model_whose_identity_leaks_is_caught(poyo, shards, monkeypatch):
+    monkeypatch.setattr(transfer, "_only_trainable", lambda model, parameters: nullcontext())
+    monkeypatch.setattr(transfer, "build_optimizer", lambda m, c, p: torch.optim.SGD(m.parameters(), lr=0.1))
+    with pytest.raises(AssertionError, match="which are not identity parameters"):
+        evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], protocols=["identity_only"], calibration_s=5)
+
+
+def test_every_protocol_starts_from_the_same_new_rows(poyo, shards):
+    from spiketok.evaluation.results import _Task
+    from spiketok.evaluation.transfer import _transfer_session
+
+    session = _transfer_session(poyo, shards["per-spike"][IDS[2]], 5)
+    task = _Task(poyo, session, poyo.config.transfer, 3, torch.device("cpu"), lambda event: None)
+    a, b = task.model(), task.model()
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_cells_that_cannot_be_filled_say_why(poyo, shards, tmp_path):
+    zero = evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], protocols=["zero_gradient"], calibration_s=5)
+    cell = zero.cell(IDS[2], "zero_gradient")
+    assert cell.score is None
+    assert "parameters of its own" in cell.reason
+    assert zero.summary["zero_gradient"]["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
+
+    train(load_config("linear"), [shards["binned"][i] for i in IDS[:2]], tmp_path)
+    linear = evaluate_transfer(load_run(tmp_path), [shards["binned"][IDS[2]]], calibration_s=10)
+    for protocol in ("zero_shot", "identity_only", "full"):
+        assert linear.cell(IDS[2], protocol).score is None
+        assert "closed form" in linear.cell(IDS[2], protocol).reason
+    assert linear.cell(IDS[2], "linear").score["r2_variance_weighted"] > 0.4
+
+
+def test_a_read_in_that_nothing_trained_has_no_zero_shot(shards, tmp_path):
+    small = ["model.dim=16", "model.layers=1", "model.heads=2", "model.hidden=16", "data.window_ms=500"]
+    steps = ["optim.steps=4", "transfer.identity_steps=3", "transfer.full_steps=3", "transfer.unfreeze_after=1"]
+    train(load_config("ndt1", None, [*small, *steps]), [shards["binned"][i] for i in IDS[:2]], tmp_path)
+    found = evaluate_transfer(load_run(tmp_path), [shards["binned"][IDS[2]]], calibration_s=5)
+    assert "read-in" in found.cell(IDS[2], "zero_shot").reason
+    assert found.cell(IDS[2], "identity_only").score is not None
+    assert found.cell(IDS[2], "full").score is not None
+
+
+# ---- the floor ------------------------------------------------------------------------------------------------------
+
+
+def test_the_floor_is_the_linear_model_on_the_binned_shard(poyo, shards, result):
+    """The counts are cut from the per-spike shard; a binned shard of the same session must give the same score."""
+    from spiketok.evaluation.floor import _floor_config
+    from spiketok.evaluation.transfer import _transfer_session
+    from spiketok.training.sessions import LabelledSession
+
+    spikes = _transfer_session(poyo, shards["per-spike"][IDS[2]], 5)
+    config = _floor_config(poyo.config, spikes.reader)
+    reader = shards["binned"][IDS[2]]
+    binned = LabelledSession(reader, spikes.signal, spikes.domain, spikes.splits)
+    model = Linear(config.model_config(), poyo.target)
+    model.add_sessions([reader.info])
+    model.fit_closed_form({IDS[2]: stretches(binned, "calibration", poyo.target)})
+    expected = predict(model, [binned.windows("test")], poyo.target, config)[IDS[2]]
+    found = result.cell(IDS[2], "linear")
+    np.testing.assert_array_equal(found.prediction.predicted, expected.predicted)
+    assert found.score == expected.score()
+    assert found.score["r2_variance_weighted"] > 0.3
+
+
+def test_the_floor_reaches_further_back_under_longer_windows(shards):
+    from spiketok.evaluation.floor import _floor_config
+
+    reader = shards["per-spike"][IDS[2]]
+    for window_ms, bin_ms in ((500, 20), (1000, 20), (4000, 80), (1999, 39)):
+        config = _floor_config(load_config("poyo", None, [f"data.window_ms={window_ms}"]), reader)
+        assert config.data.bin_ms == bin_ms
+        assert config.data.window_ms % bin_ms == 0
+        assert window_ms - bin_ms < config.data.window_ms <= window_ms
+    config = _floor_config(load_config("ndt1", None, ["data.window_ms=4000"]), shards["binned"][IDS[2]])
+    assert config.data.bin_ms == 20
+
+
+def test_a_per_spike_shard_gives_back_its_spikes_once(tmp_path):
+    session = decodable_session("whole", 4, seconds=6)
+    overlapping = Intervals(np.array([0, 1, 3, 2]) * SECOND, np.array([2, 3, 6, 4]) * SECOND)
+    back = session_of(bake(tmp_path, session, segments=overlapping))
+    np.testing.assert_array_equal(back.spikes.time_ns, session.spikes.time_ns)
+    np.testing.assert_array_equal(back.spikes.unit, session.spikes.unit)
+    np.testing.assert_array_equal(back.signals["hand_vel"].value, session.signals["hand_vel"].value)
+
+
+def test_scored_truth_is_the_behaviour_in_its_own_measure(poyo, shards, result):
+    cell = result.cell(IDS[2], "zero_shot")
+    signal = shards["per-spike"][IDS[2]].signal("hand_vel")
+    time_ns, value = values_in(signal, result.sessions[0].test)
+    np.testing.assert_array_equal(cell.prediction.time_ns, time_ns)
+    np.testing.assert_allclose(cell.prediction.true, value, rtol=1e-5, atol=1e-3)
+    assert cell.prediction.measure == "mm/s"
+
+
+# ---- over sessions --------------------------------------------------------------------------------------------------
+
+
+def cells(*values):
+    made = [Cell(f"a/{k}", "full", {"r2_variance_weighted": v, "r2_mean": v}) for k, v in enumerate(values)]
+    return [*made, Cell("a/none", "full", None, "no score"), Cell("a/c", "full", dict.fromkeys(transfer.R2))]
+
+
+def test_the_summary_counts_scores_only():
+    over = summarize(cells(0.2, 0.4))["r2_mean"]
+    assert over == {"n": 2, "mean": pytest.approx(0.3), "sd": pytest.approx(np.sqrt(0.02)), "ci95": None}
+    assert summarize(cells(0.5))["r2_mean"] == {"n": 1, "mean": 0.5, "sd": None, "ci95": None}
+    assert summarize(cells())["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
+
+
+def test_the_interval_is_of_the_mean_over_sessions():
+    values = np.random.default_rng(5).normal(0.5, 0.1, 30)
+    low, high = summarize(cells(*values))["r2_mean"]["ci95"]
+    standard_error = values.std(ddof=1) / np.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - 1.96 * standard_error, abs=0.3 * standard_error)
+    assert high == pytest.approx(values.mean() + 1.96 * standard_error, abs=0.3 * standard_error)
+    assert summarize(cells(*values))["r2_mean"]["ci95"] == [low, high]

@@ -1,0 +1,701 @@
+"""The contract that every model in MODELS keeps, and what each promises beside it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
+
+from spiketok.errors import DataError, UsageError  # noqa: E402
+from spiketok.models import MODELS  # noqa: E402
+from spiketok.models.batch import TargetSpec, TokenBatch  # noqa: E402
+from spiketok.models.linear import Linear, LinearConfig  # noqa: E402
+from spiketok.models.ndt1 import Ndt1, Ndt1Config  # noqa: E402
+from spiketok.models.poyo import Poyo, PoyoConfig  # noqa: E402
+from spiketok.recording.nouns import SessionInfo  # noqa: E402
+
+BIN_NS, N_BINS = 20_000_000, 25
+WINDOW_NS = BIN_NS * N_BINS
+TARGET = TargetSpec("hand_vel", ("x", "y"), "mm/s", (0.0, 0.0), (1.0, 1.0))
+ALL = pytest.mark.parametrize("name", MODELS)
+TRAINED = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.closed_form])
+QUICK = {
+    "linear": {"lags": 4, "folds": 3},
+    "ndt1": {"dim": 16, "heads": 2, "hidden": 24, "dropout": 0.0, "dropout_rates": 0.0, "dropout_embedding": 0.0},
+    "poyo": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
+}
+
+# ---- toy sessions and batches ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Toy:
+    """A session of Poisson spikes whose velocity is a smooth function of the units' rates."""
+
+    info: SessionInfo
+    time_ns: np.ndarray
+    unit: np.ndarray
+    velocity: np.ndarray  # [T, 2] of each bin
+
+
+def toy(name: str, n_units: int, seed: int = 0, n_bins: int = 1500) -> Toy:
+    rng = np.random.default_rng(seed)
+    info = SessionInfo(f"toy/{name}", "m", np.array([f"u{i}" for i in range(n_units)]), 0, 0, n_bins * BIN_NS)
+    slow = np.stack([np.convolve(rng.normal(size=n_bins + 40), np.hanning(41), "valid") for _ in range(2)], 1)
+    slow /= slow.std(0)
+    count = rng.poisson(np.exp(slow @ rng.normal(size=(2, n_units)) * 0.8 - 1.5))
+    bins, unit = np.nonzero(count)
+    bins, unit = np.repeat(bins, count[bins, unit]), np.repeat(unit, count[bins, unit])
+    time_ns = bins * BIN_NS + rng.integers(0, BIN_NS, len(bins))
+    order = np.argsort(time_ns, kind="stable")
+    return Toy(info, time_ns[order], unit[order].astype(np.int32), slow.astype(np.float32))
+
+
+def window_tokens(model, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
+    start = start_bin * BIN_NS
+    inside = (session.time_ns >= start) & (session.time_ns < start + WINDOW_NS)
+    time, unit, n = session.time_ns[inside] - start, session.unit[inside], session.info.n_units
+    if model.scheme == "binned":
+        counts = np.zeros((N_BINS, n), np.uint8)
+        np.add.at(counts, (time // BIN_NS, unit), 1)
+        return {"counts": counts, "observed": np.ones(N_BINS, np.uint8)}
+    rows = model.unit_row(session.info)
+    return {
+        "unit": np.concatenate([np.repeat(rows, 2), rows[unit]]).astype(np.int32),
+        "type": np.concatenate([np.tile([1, 2], n), np.zeros(len(unit))]).astype(np.uint8),
+        "time": np.concatenate([np.tile([0.0, WINDOW_NS / 1e9], n), time / 1e9]).astype(np.float32),
+    }
+
+
+def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, queries=None) -> TokenBatch:
+    """A batch of windows (session, first bin); ``queries``: number of query times of each window."""
+    tokens = [window_tokens(model, s, b) for s, b in windows]
+    length = [len(next(iter(t.values()))) for t in tokens]
+    queries = [N_BINS] * len(windows) if queries is None else queries
+    bins = [b + (np.arange(q) * N_BINS) // max(q, 1) for (_, b), q in zip(windows, queries, strict=True)]
+    query_ns = np.concatenate([b * BIN_NS + BIN_NS // 2 for b in bins]).astype(np.int64)
+    start_ns = np.array([b * BIN_NS for _, b in windows], np.int64)
+    target = np.concatenate([s.velocity[b] for (s, _), b in zip(windows, bins, strict=True)])
+    columns, offset, valid = {}, torch.tensor(np.cumsum([0, *length])), None
+    if padded:
+        top = max(length) + 3
+        valid, offset = torch.arange(top) < torch.tensor(length)[:, None], None
+    for name in tokens[0]:
+        parts = [torch.from_numpy(t[name]) for t in tokens]
+        if padded:
+            column = torch.zeros(len(parts), top, *parts[0].shape[1:], dtype=parts[0].dtype)
+            for row, part in zip(column, parts, strict=True):
+                row[: len(part)] = part
+            columns[name] = column
+        else:
+            columns[name] = torch.cat(parts)
+    return TokenBatch(
+        columns=columns,
+        offset=offset,
+        valid_BL=valid,
+        window_ns=WINDOW_NS,
+        session_B=torch.tensor([model.session_row(s.info.id) for s, _ in windows]),
+        sessions=[s.info.id for s, _ in windows],
+        start_ns=start_ns,
+        query_time=torch.from_numpy((query_ns - np.repeat(start_ns, queries)).astype(np.float32) / 1e9),
+        query_offset=torch.tensor(np.cumsum([0, *queries])),
+        query_ns=query_ns,
+        target=torch.from_numpy(target.astype(np.float32)),
+        weight=torch.ones(len(query_ns)),
+    )
+
+
+A, B, C = toy("a.1", 6, 0), toy("b", 9, 1), toy("c", 5, 2)
+
+
+def stretches(session: Toy) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    counts = np.zeros((len(session.velocity), session.info.n_units))
+    np.add.at(counts, (session.time_ns // BIN_NS, session.unit), 1)
+    half = len(counts) // 2
+    return [(counts[p], session.velocity[p], np.ones(half)) for p in (slice(0, half), slice(half, 2 * half))]
+
+
+def config_of(name: str):
+    model = MODELS[name]
+    size = "tiny" if "tiny" in model.sizes else next(iter(model.sizes))
+    return model.Config(**(model.sizes[size] | QUICK[name]))
+
+
+def build(name: str, sessions=(A, B), seed: int = 0):
+    """A model of toy size that knows the sessions; one in closed form is fitted, others stand at their start."""
+    torch.manual_seed(seed)
+    model = MODELS[name](config_of(name), TARGET)
+    add(model, sessions)
+    return model.eval()
+
+
+def add(model, sessions) -> None:
+    model.add_sessions([s.info for s in sessions])
+    if model.closed_form:
+        model.fit_closed_form({s.info.id: stretches(s) for s in sessions})
+
+
+def windows_of(model, session: Toy = A, n: int = 4) -> list[tuple[Toy, int]]:
+    """Windows that may stand in one batch of this model."""
+    other = session if model.one_session_batches else B
+    return [((session, other)[i % 2], 40 * i + 3) for i in range(n)]
+
+
+def predict(model, batch: TokenBatch) -> torch.Tensor:
+    with torch.no_grad():
+        return model(batch)["prediction"]
+
+
+def made(model, batch: TokenBatch) -> torch.Tensor:
+    """bool [Q]: queries for which the model makes a prediction at all."""
+    bins = torch.from_numpy((batch.query_ns - np.repeat(batch.start_ns, batch.query_offset.diff())) // BIN_NS)
+    return bins >= model.history_bins
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(a.nan_to_num(1e9), b.nan_to_num(1e9))
+
+
+def train(model, batches, steps: int, parameters=None, lr: float = 1e-2, weight_decay: float = 0.1) -> list[float]:
+    optimizer = torch.optim.AdamW(
+        model.parameters() if parameters is None else parameters, lr, weight_decay=weight_decay
+    )
+    model.train()
+    losses = []
+    for step in range(steps):
+        batch = batches[step % len(batches)]
+        optimizer.zero_grad()
+        loss = model.loss(batch, model(batch))["total"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+# ---- the contract ---------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_names_and_presets(name):
+    model = MODELS[name]
+    assert model.name == name
+    assert model.scheme in ("binned", "per-spike")
+    assert model.sizes
+    for size, values in model.sizes.items():
+        config = model.Config(**values)
+        assert model.Config(**dataclasses.asdict(config)) == config, size
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            config.any_field = 1
+
+
+@ALL
+def test_shapes_and_losses(name):
+    model = build(name)
+    queries = [3, 0, N_BINS, 7]
+    batch = make_batch(model, windows_of(model), queries=queries)
+    output = model(batch)
+    assert output["prediction"].shape == (sum(queries), 2)
+    assert torch.equal(output["prediction"].isfinite().all(-1), made(model, batch))
+    terms = model.loss(batch, output)
+    assert terms["total"].shape == ()
+    assert all(term.isfinite() for term in terms.values())
+
+
+@ALL
+def test_one_seed_one_model(name):
+    batch = make_batch(build(name), windows_of(MODELS[name]))
+    first, again, other = (predict(build(name, seed=seed), batch) for seed in (0, 0, 1))
+    assert same(first, again)
+    assert MODELS[name].closed_form or not same(first, other)
+
+
+@TRAINED
+def test_training_is_reproducible_and_lowers_the_loss(name):
+    finals = []
+    for _ in range(2):
+        model = build(name)
+        batches = [make_batch(model, windows_of(model, session)) for session in (A, B)]
+        before = float(sum(model.loss(b, model(b))["total"] for b in batches).detach())
+        torch.manual_seed(7)
+        losses = train(model, batches, 60, weight_decay=0.0)
+        after = float(sum(model.loss(b, model(b))["total"] for b in batches).detach())
+        assert after < 0.6 * before
+        finals.append(losses[-1])
+    assert finals[0] == finals[1]
+
+
+@ALL
+def test_a_new_session_leaves_old_outputs_as_they_are(name):
+    model = build(name)
+    batch = make_batch(model, windows_of(model))
+    expected, parameters = predict(model, batch), dict(model.named_parameters())
+    add(model, [C])
+    assert same(predict(model, batch), expected)
+    for key, parameter in parameters.items():
+        assert dict(model.named_parameters())[key] is parameter, f"{key}: an optimizer made before has lost it"
+    assert model.sessions() == [A.info.id, B.info.id, C.info.id]
+    assert [model.session_row(s) for s in model.sessions()] == [0, 1, 2]
+    new = predict(model, make_batch(model, [(C, 10)]))
+    assert new[model.history_bins :].isfinite().all()
+
+
+@ALL
+def test_known_sessions_are_left_alone(name):
+    model = build(name)
+    batch = make_batch(model, windows_of(model))
+    expected = predict(model, batch)
+    model.add_sessions([A.info, B.info])
+    assert same(predict(model, batch), expected)
+    assert model.sessions() == [A.info.id, B.info.id]
+    for changed in (A.info.unit_id[:-1], A.info.unit_id[::-1]):
+        with pytest.raises(DataError, match=r"toy/a\.1: .* 6 units"):
+            model.add_sessions([dataclasses.replace(A.info, unit_id=changed)])
+
+
+@ALL
+def test_unknown_sessions_are_refused(name):
+    model = build(name)
+    for call in (lambda: model.session_row("toy/x"), lambda: model.identity_parameters(["toy/x"])):
+        with pytest.raises(DataError, match="'toy/x' is not one of the 2"):
+            call()
+
+
+@ALL
+def test_state_rebuilds_the_model(name):
+    model = build(name)
+    if not model.closed_form:
+        train(model, [make_batch(model, windows_of(model))], 2)
+    state, weights = json.loads(json.dumps(model.extra_state())), copy.deepcopy(model.state_dict())
+    torch.manual_seed(99)
+    other = MODELS[name](type(model.config)(**dataclasses.asdict(model.config)), TARGET)
+    other.load_extra_state(state)
+    other.load_state_dict(weights)
+    other.eval()
+    assert other.sessions() == model.sessions()
+    assert other.extra_state() == model.extra_state()
+    for session in (A, B):
+        np.testing.assert_array_equal(other.unit_row(session.info), model.unit_row(session.info))
+        batch = make_batch(model, windows_of(model, session))
+        assert same(predict(other, batch), predict(model, batch))
+
+
+@TRAINED
+def test_identity_parameters_are_what_identity_only_changes(name):
+    """Under an optimizer with momentum and weight decay nothing but the new session's parameters changes, by a bit."""
+    model = build(name)
+    batch = make_batch(model, windows_of(model))
+    train(model, [batch], 3)
+    add(model, [C])
+    identity = model.identity_parameters([C.info.id])
+    assert identity
+    everything = {id(p) for p in model.parameters()}
+    per_session = [{id(p) for p in model.identity_parameters([s])} for s in model.sessions()]
+    assert all(ids <= everything for ids in per_session)
+    assert len(set.union(*per_session)) == sum(map(len, per_session))  # no parameter belongs to two sessions
+    assert {id(p) for p in model.identity_parameters()} == set.union(*per_session)
+    old, new = predict(model, batch), make_batch(model, [(C, 10), (C, 60)])
+    before, new_before = copy.deepcopy(model.state_dict()), predict(model, new)
+    train(model, [new], 3, parameters=identity)
+    model.eval()
+    assert same(predict(model, batch), old)
+    assert not same(predict(model, new), new_before)
+    own = {id(p) for p in identity}
+    for key, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[key]) == (id(parameter) not in own), key
+
+
+def test_closed_form_has_no_identity_parameters():
+    assert build("linear").identity_parameters() == []
+    assert list(build("linear").parameters()) == []
+
+
+@ALL
+def test_padded_is_packed(name):
+    model = build(name)
+    windows = windows_of(model)
+    packed, padded = make_batch(model, windows), make_batch(model, windows, padded=True)
+    assert same(predict(model, packed), predict(model, padded))
+    for key, term in model.loss(packed, model(packed)).items():
+        assert torch.equal(term, model.loss(padded, model(padded))[key]), key
+
+
+@ALL
+def test_a_window_does_not_see_its_batch(name):
+    model = build(name)
+    windows = windows_of(model, n=7)
+    together = predict(model, make_batch(model, windows)).split(N_BINS)
+    for window, expected in zip(windows, together, strict=True):
+        alone = predict(model, make_batch(model, [window]))
+        torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@ALL
+def test_what_has_no_weight_has_no_influence(name):
+    model = build(name)
+    batch = make_batch(model, windows_of(model))
+    batch.weight = (torch.arange(len(batch.weight)) % 3 > 0).float()
+    spoilt = copy.copy(batch)
+    spoilt.target = torch.where(batch.weight[:, None] > 0, batch.target, torch.nan)
+    for key, term in model.loss(batch, model(batch)).items():
+        assert torch.equal(term, model.loss(spoilt, model(spoilt))[key]), key
+    batch.weight = torch.zeros_like(batch.weight)
+    terms = model.loss(batch, model(batch))
+    assert terms["mse"] == 0
+    if not model.closed_form:
+        terms["total"].backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@ALL
+def test_silence_gives_numbers(name):
+    """A window without a single spike, and where the scheme has such a thing, without a single token."""
+    model = build(name)
+    silent = dataclasses.replace(A, time_ns=A.time_ns[:0], unit=A.unit[:0])
+    batch = make_batch(model, [(silent, 5), (A, 5)])
+    output = model(batch)
+    assert output["prediction"][made(model, batch)].isfinite().all()
+    if model.scheme == "per-spike":
+        n = int(batch.offset[1])
+        batch.columns = {key: column[n:] for key, column in batch.columns.items()}
+        batch.offset = (batch.offset - n).clamp_min(0)
+        output = model(batch)
+        assert output["prediction"].isfinite().all()
+    if not model.closed_form:
+        model.loss(batch, output)["total"].backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@ALL
+def test_a_batch_without_queries(name):
+    model = build(name)
+    batch = make_batch(model, windows_of(model), queries=[0] * 4)
+    output = model(batch)
+    assert output["prediction"].shape == (0, 2)
+    assert model.loss(batch, output)["mse"] == 0
+
+
+@TRAINED
+def test_in_half_precision(name):
+    model = build(name)
+    batch = make_batch(model, windows_of(model))
+    exact = predict(model, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(batch)
+        total = model.loss(batch, output)["total"]
+    total.backward()
+    assert total.isfinite()
+    torch.testing.assert_close(output["prediction"].float(), exact, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@TRAINED
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
+def test_on_a_gpu_as_on_the_cpu(name, dtype, tolerance):
+    """Output and gradients; in half precision windows of unequal length take the varlen kernel."""
+    here, there = build(name), build(name).cuda()
+    batch = make_batch(here, windows_of(here), queries=[3, 0, N_BINS, 7])
+    output = here(batch)
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        other = there(batch.to("cuda"))
+        there.loss(batch.to("cuda"), other)["total"].backward()
+    here.loss(batch, output)["total"].backward()
+    torch.testing.assert_close(other["prediction"].float().cpu(), output["prediction"], rtol=tolerance, atol=tolerance)
+    for (key, a), b in zip(here.named_parameters(), there.parameters(), strict=True):
+        if a.grad is not None:
+            scale = a.grad.abs().max().clamp_min(1e-3)
+            torch.testing.assert_close(b.grad.cpu() / scale, a.grad / scale, rtol=tolerance, atol=tolerance, msg=key)
+
+
+# ---- poyo -----------------------------------------------------------------------------------------------------------
+
+
+def test_poyo_published_sizes():
+    """Parameters without the tables of units and sessions: 1.3M and 11.8M, as the names say."""
+    for size, expected in (("1.3M", 1.3e6), ("11.8M", 11.8e6)):
+        model = Poyo(PoyoConfig(**Poyo.sizes[size]), TARGET)
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(expected, rel=0.05), size
+
+
+def test_poyo_rows():
+    model = build("poyo")
+    assert model.unit_row(A.info).tolist() == [1, 2, 3, 4, 5, 6]
+    assert model.unit_row(B.info).tolist() == list(range(7, 16))
+    assert model.unit_row(B.info).dtype == np.int32
+    with pytest.raises(DataError, match="toy/c"):
+        model.unit_row(C.info)
+
+
+def test_poyo_new_session_starts_at_the_mean():
+    model = build("poyo")
+    mean = model.session_table.table().mean(0)
+    model.add_sessions([C.info])
+    torch.testing.assert_close(model.session_table.block(C.info.id)[0], mean)
+    assert not torch.equal(*model.session_table.table()[:2])
+
+
+def test_poyo_reads_time_and_type():
+    """Moving one spike by a millisecond, or calling it a start, changes the prediction."""
+    model = build("poyo")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3.0)
+    batch = make_batch(model, [(A, 5)])
+    expected = predict(model, batch)
+    for column, change in (("time", 1e-3), ("type", 1)):
+        moved = copy.copy(batch)
+        moved.columns = {key: c.clone() for key, c in batch.columns.items()}
+        moved.columns[column][-1] += change
+        assert (predict(model, moved) - expected).abs().max() > 1e-5, column
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("dim", 0), ("dim_head", 6), ("latent_step_ms", -1.0), ("dropout_lin", 1.0), ("depth", -1)]
+)
+def test_poyo_refuses(key, value):
+    with pytest.raises(UsageError, match=key):
+        Poyo(PoyoConfig(**{key: value}), TARGET)
+
+
+# ---- ndt1 -----------------------------------------------------------------------------------------------------------
+
+
+def ndt1(sessions=(A,), seed: int = 0, **changes) -> Ndt1:
+    torch.manual_seed(seed)
+    model = Ndt1(dataclasses.replace(config_of("ndt1"), **changes), TARGET)
+    model.add_sessions([s.info for s in sessions])
+    return model
+
+
+def test_ndt1_as_in_the_reference_is_as_wide_as_its_units():
+    torch.manual_seed(0)
+    model = Ndt1(Ndt1Config(**Ndt1.sizes["nlb"]), TARGET)
+    model.add_sessions([A.info])
+    assert model.dim == 6
+    assert len(model.read_in) == 0
+    batch = make_batch(model, [(A, 5), (A, 50)])
+    model.loss(batch, model(batch))["total"].backward()
+    other = Ndt1(model.config, TARGET)
+    other.load_extra_state(model.extra_state())
+    other.load_state_dict(model.state_dict())
+    assert same(predict(model.eval(), batch), predict(other.eval(), batch))
+    with pytest.raises(UsageError, match=r"holds one session, toy/a\.1, not toy/c too"):
+        model.add_sessions([C.info])
+    with pytest.raises(UsageError, match="9 units, which 2 heads do not divide: use --set model.embed=linear"):
+        Ndt1(model.config, TARGET).add_sessions([B.info])
+
+
+def test_ndt1_decoding_alone_can_leave_the_encoder_to_the_spikes():
+    for joint in (False, True):
+        model = ndt1(decode_joint=joint)
+        batch = make_batch(model, [(A, 5)])
+        model.loss(batch, model(batch))["mse"].backward()
+        assert model.decoder.weight.grad.abs().sum() > 0
+        reached = [p for p in model.layers.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+        assert bool(reached) == joint
+
+
+def test_ndt1_hides_in_training_only():
+    model = ndt1(mask_ratio=0.5)
+    batch = make_batch(model, [(A, 5), (A, 50)])
+    batch.columns["observed"][:10] = 0
+    model.train()
+    torch.manual_seed(1)
+    output = model(batch)
+    hidden = output["scored"]
+    assert 0 < hidden[10:].float().mean() < 1
+    assert not hidden[:10].any()
+    torch.manual_seed(1)
+    again = model(batch)
+    assert torch.equal(again["scored"], hidden)
+    assert torch.equal(again["log_rate"], output["log_rate"])
+    model.eval()
+    output = model(batch)
+    assert torch.equal(output["scored"], batch.columns["observed"].bool())
+    rates, counts = output["log_rate"][10:], batch.columns["counts"][10:].float()
+    expected = torch.nn.PoissonNLLLoss(log_input=True, full=False)(rates, counts)
+    torch.testing.assert_close(model.loss(batch, output)["poisson"], expected)
+
+
+def test_ndt1_does_not_see_what_it_hides():
+    """With every hidden count set to 0, another count in a hidden bin changes no rate; in a seen bin it does."""
+    model = ndt1(mask_ratio=0.5, mask_zero_ratio=1.0).train()
+    batch = make_batch(model, [(A, 5), (A, 50)])
+
+    def rates(row: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        changed = copy.copy(batch)
+        changed.columns = {key: column.clone() for key, column in batch.columns.items()}
+        if row is not None:
+            changed.columns["counts"][row] += 5
+        torch.manual_seed(2)
+        output = model(changed)
+        return output["log_rate"], output["scored"]
+
+    expected, hidden = rates(None)
+    assert torch.equal(rates(int(hidden.nonzero()[0]))[0], expected)
+    assert not torch.equal(rates(int((~hidden).nonzero()[0]))[0], expected)
+
+
+def test_ndt1_attends_to_its_band():
+    model = ndt1(context_forward=1, context_backward=2, layers=1).eval()
+    batch = make_batch(model, [(A, 5)])
+    expected = model(batch)["log_rate"]
+    batch.columns["counts"][10] += 3
+    changed = (model(batch)["log_rate"] - expected).abs().amax(1) > 0
+    assert changed.nonzero().flatten().tolist() == [9, 10, 11, 12]
+
+
+def test_ndt1_spans_follow_the_batches_seen():
+    model = ndt1(mask_max_span=4, span_ramp_start=1, span_ramp_end=2, mask_ratio=0.2).train()
+    batch = make_batch(model, [(A, 5)])
+    for _ in range(3):
+        model(batch)
+    assert model.batches_seen == 3
+    assert model.state_dict()["batches_seen"] == 3
+    model.eval()(batch)
+    assert model.batches_seen == 3
+
+
+def test_ndt1_refuses():
+    with pytest.raises(UsageError, match="model.dim is 15, which 2 heads"):
+        Ndt1Config(embed="linear", dim=15)
+    with pytest.raises(UsageError, match=r"mask_ratio is 1\.5"):
+        Ndt1Config(mask_ratio=1.5)
+    model = ndt1((A, B), max_bins=N_BINS - 1)
+    with pytest.raises(DataError, match="25 bins and model.max_bins is 24"):
+        model(make_batch(model, [(A, 5)]))
+    mixed = make_batch(ndt1((A, A)), [(A, 5), (A, 6)])
+    mixed.sessions = [A.info.id, B.info.id]
+    with pytest.raises(DataError, match=r"one session.*toy/a\.1, toy/b"):
+        ndt1((A, B))(mixed)
+
+
+def test_ndt1_sinusoidal_positions():
+    model = ndt1(position="sinusoidal").eval()
+    assert not any("position" in key for key in model.state_dict())
+    assert predict(model, make_batch(model, [(A, 5)])).isfinite().all()
+
+
+# ---- linear ---------------------------------------------------------------------------------------------------------
+
+
+def lagged(counts: np.ndarray, lags: int) -> np.ndarray:
+    """Predictors by loops: for each bin from ``lags - 1`` on, the bins of its history, oldest first."""
+    return np.array([counts[t - lags + 1 : t + 1].ravel() for t in range(lags - 1, len(counts))])
+
+
+def test_linear_is_scikit_learns_ridge():
+    sklearn = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    rng = np.random.default_rng(0)
+    data = [(c, y, rng.uniform(0, 2, len(w)) * (rng.random(len(w)) > 0.2)) for c, y, w in stretches(A)]
+    model = Linear(LinearConfig(lags=4, alphas=(3.0,)), TARGET)
+    model.add_sessions([A.info])
+    model.fit_closed_form({A.info.id: data})
+    x = np.concatenate([lagged(np.sqrt(c), 4) for c, _, _ in data])
+    y, weight = (np.concatenate([part[i][3:] for part in data]) for i in (1, 2))
+    ridge = sklearn.Ridge(alpha=3.0).fit(x, y, sample_weight=weight)
+    got = model._ridge(A.info.id)
+    expected = ridge.coef_.reshape(2, 4, 6).transpose(0, 2, 1)
+    np.testing.assert_allclose(got.weight, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.intercept, ridge.intercept_, rtol=1e-4, atol=1e-6)
+
+
+def test_linear_predicts_what_its_weights_say():
+    model = build("linear")
+    windows = [(A, 5), (A, 200)]
+    got = predict(model, make_batch(model, windows)).unflatten(0, (2, N_BINS))
+    ridge = model._ridge(A.info.id)
+    weight = ridge.weight.numpy().transpose(2, 1, 0).reshape(-1, 2)
+    for row, (session, start) in zip(got, windows, strict=True):
+        counts = window_tokens(model, session, start)["counts"].astype(float)
+        expected = lagged(np.sqrt(counts), 4) @ weight + ridge.intercept.numpy()
+        np.testing.assert_allclose(row[3:], expected, rtol=1e-4, atol=1e-5)
+        assert row[:3].isnan().all()
+
+
+def test_linear_chooses_the_penalty_by_blocks_of_time():
+    """The choice is that of scikit-learn fitted on the other blocks, where no block's rows see another's bins."""
+    sklearn = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    alphas, rng = (1e-2, 1.0, 30.0, 1e3, 1e5), np.random.default_rng(1)
+    counts = rng.poisson(1.0, (120, 6)).astype(float)
+    target = np.stack([counts[:, 0] + 3 * rng.normal(size=120), 3 * rng.normal(size=120)], 1)
+    blocks = [(lagged(np.sqrt(counts[p]), 4), target[p][3:]) for p in (slice(0, 40), slice(40, 80), slice(80, 120))]
+    error = np.zeros(len(alphas))
+    for k, (x, y) in enumerate(blocks):
+        rest = [block for i, block in enumerate(blocks) if i != k]
+        train_x, train_y = (np.concatenate([block[i] for block in rest]) for i in (0, 1))
+        for i, alpha in enumerate(alphas):
+            error[i] += ((sklearn.Ridge(alpha=alpha).fit(train_x, train_y).predict(x) - y) ** 2).sum()
+    model = Linear(LinearConfig(lags=4, folds=3, alphas=alphas), TARGET)
+    model.add_sessions([A.info])
+    model.fit_closed_form({A.info.id: [(counts, target, np.ones(120))]})
+    assert model.alpha(A.info.id) == alphas[int(np.argmin(error))]
+    assert 0 < int(np.argmin(error)) < len(alphas) - 1  # a choice, not an end of the list
+
+
+def test_linear_fit_does_not_reach_over_borders():
+    """Moving what lies behind a stretch's end to another place changes nothing; joining the stretches does."""
+    first, second = stretches(A)
+    weights = []
+    for data in ([first, second], [second, first], [tuple(np.concatenate(p) for p in zip(first, second, strict=True))]):
+        model = Linear(LinearConfig(lags=4, alphas=(10.0,)), TARGET)
+        model.add_sessions([A.info])
+        model.fit_closed_form({A.info.id: data})
+        weights.append(model._ridge(A.info.id).weight.clone())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(weights[0], weights[2], rtol=1e-5, atol=1e-7)
+
+
+def test_linear_decodes():
+    model = build("linear")
+    batch = make_batch(model, [(A, b) for b in range(0, 1000, N_BINS)])
+    mse = model.loss(batch, model(batch))["mse"]
+    assert mse < 0.5 * batch.target.var()
+
+
+def test_linear_makes_no_prediction_over_a_gap():
+    model = build("linear")
+    batch = make_batch(model, [(A, 5)])
+    expected = predict(model, batch)
+    batch.columns["observed"][10] = 0
+    got = predict(model, batch)
+    assert got.isnan().any(1).nonzero().flatten().tolist() == [0, 1, 2, 10, 11, 12, 13]
+    kept = got.isfinite()
+    assert torch.equal(got[kept], expected[kept])
+
+
+def test_linear_refuses():
+    model = Linear(LinearConfig(lags=4), TARGET)
+    model.add_sessions([A.info, B.info])
+    with pytest.raises(DataError, match=r"no weights for session 'toy/a\.1'"):
+        predict(model, make_batch(model, [(A, 5)]))
+    counts, target, weight = stretches(A)[0]
+    with pytest.raises(DataError, match=r"toy/b: .*\(750, 6\).*\(750, 9\)"):
+        model.fit_closed_form({B.info.id: [(counts, target, weight)]})
+    with pytest.raises(DataError, match="0 labelled bins with a history of 4 bins in 0 bins are too few"):
+        model.fit_closed_form({A.info.id: []})
+    with pytest.raises(DataError, match="0 labelled bins with a history of 4 bins in 12 bins are too few"):
+        model.fit_closed_form({A.info.id: [(counts[:12], target[:12], weight[:12])]})
+    with pytest.raises(DataError, match="not finite"):
+        model.fit_closed_form({A.info.id: [(counts, np.where(np.arange(750)[:, None] == 9, np.nan, target), weight)]})
+    long = Linear(LinearConfig(lags=N_BINS + 1), TARGET)
+    add(long, [A])
+    with pytest.raises(DataError, match="25 bins is shorter than model.lags, 26"):
+        predict(long, make_batch(long, [(A, 5)]))
+    with pytest.raises(UsageError, match="model.folds 1"):
+        LinearConfig(folds=1)
+    with pytest.raises(UsageError, match="model.alphas"):
+        LinearConfig(alphas=(0.0,))
+
+
+def test_queries_outside_of_their_window_are_refused():
+    model = build("linear")
+    batch = make_batch(model, [(A, 5)])
+    batch.query_ns = batch.query_ns + WINDOW_NS
+    with pytest.raises(DataError, match="610000000 ns is not in its window 100000000..600000000 ns"):
+        predict(model, batch)

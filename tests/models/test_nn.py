@@ -1,0 +1,370 @@
+"""The blocks: every attention backend gives the same, forward and backward; times and tables keep their laws."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
+
+from spiketok.errors import DataError, UsageError  # noqa: E402
+from spiketok.models import masking  # noqa: E402
+from spiketok.models.losses import poisson_log_rate, weighted_mse  # noqa: E402
+from spiketok.models.nn import (  # noqa: E402
+    ATTENTION,
+    EncoderBlock,
+    RotaryTime,
+    Vocabulary,
+    attention,
+    band_mask,
+    module_key,
+    rotate,
+    sinusoidal_position,
+)
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+LENGTHS = {
+    "self": ([5, 1, 9, 3, 3], None),
+    "cross, equal queries": ([4] * 6, [7, 2, 30, 1, 8, 8]),
+    "cross": ([4, 1, 3, 6], [7, 2, 30, 1]),
+    "equal": ([4] * 3, [6] * 3),
+    "one": ([3], [5]),
+    "empty keys and queries": ([3, 0, 2, 4], [5, 4, 0, 6]),
+    "more than a bucket": ([2] * 11, list(range(1, 12))),
+}
+CPU_BACKENDS = ["auto", "loop", "bucket", "padded", "nested"]
+
+
+def slow_attention(query, key, value, query_length, key_length):
+    """Softmax attention by loops over windows, heads and queries."""
+    out, q0, k0 = torch.zeros_like(query), 0, 0
+    for n_query, n_key in zip(query_length, key_length, strict=True):
+        for row in range(q0, q0 + n_query):
+            for head in range(query.shape[1]):
+                if n_key:
+                    score = key[k0 : k0 + n_key, head] @ query[row, head] / math.sqrt(query.shape[2])
+                    out[row, head] = torch.softmax(score, 0) @ value[k0 : k0 + n_key, head]
+        q0, k0 = q0 + n_query, k0 + n_key
+    return out
+
+
+def attention_case(name: str, width: int = 8):
+    query_length, key_length = LENGTHS[name]
+    key_length = query_length if key_length is None else key_length
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(sum(query_length), 2, width), (sum(key_length), 2, width), (sum(key_length), 2, width)]
+    return [torch.randn(s, generator=generator).requires_grad_() for s in shapes], query_length, key_length
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_attention_backends_are_the_slow_twin(backend, name):
+    tensors, query_length, key_length = attention_case(name)
+    direction = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
+    expected = slow_attention(*(t.detach().double() for t in tensors), query_length, key_length)
+    out = attention(*tensors, query_length, key_length, backend=backend)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    got = torch.autograd.grad((out * direction).sum(), tensors)
+    doubles = [t.detach().double().requires_grad_() for t in tensors]
+    parts, q0, k0 = [], 0, 0
+    for n_query, n_key in zip(query_length, key_length, strict=True):
+        q, k, v = doubles[0][q0 : q0 + n_query], doubles[1][k0 : k0 + n_key], doubles[2][k0 : k0 + n_key]
+        score = torch.einsum("qhe,khe->hqk", q, k) / math.sqrt(q.shape[-1])
+        parts.append(torch.einsum("hqk,khe->qhe", score.softmax(-1), v) if n_key else torch.zeros_like(q))
+        q0, k0 = q0 + n_query, k0 + n_key
+    expected = torch.autograd.grad((torch.cat(parts) * direction).sum(), doubles)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen and nested kernels need a CUDA GPU")
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("varlen", "bfloat16"), ("auto", "bfloat16"), ("auto", "float32"), ("padded", "float32")]
+)
+def test_attention_on_a_gpu_is_the_cpus(backend, dtype, name):
+    tensors, query_length, key_length = attention_case(name, width=32)
+    tolerance = 1e-4 if dtype == "float32" else 3e-2
+    there = [t.detach().cuda().to(getattr(torch, dtype)).requires_grad_() for t in tensors]
+    here = [t.detach().float().cpu().requires_grad_() for t in there]  # the same rounded numbers
+    out, expected = (
+        attention(*there, query_length, key_length, backend=backend),
+        attention(*here, query_length, key_length, backend="loop"),
+    )
+    torch.testing.assert_close(out.float().cpu(), expected, rtol=tolerance, atol=tolerance)
+    got, wanted = torch.autograd.grad(out.sum(), there), torch.autograd.grad(expected.sum(), here)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a.float().cpu(), b, rtol=tolerance, atol=tolerance)
+
+
+def test_the_backend_that_auto_takes():
+    from spiketok.models import nn
+
+    query = torch.zeros(1, 1, 8)
+    assert nn._choose(query, True, 0.0) == "loop"
+    assert nn._choose(query, False, 0.0) == "bucket"
+    assert set(CPU_BACKENDS) - {"auto"} | {"varlen"} == set(ATTENTION)
+
+
+def test_attention_refuses_wrong_lengths():
+    tensors, query_length, key_length = attention_case("cross")
+    with pytest.raises(DataError, match="13 and 40, expected 14 queries"):
+        attention(*tensors, [*query_length[:-1], 5], key_length)
+    with pytest.raises(DataError, match="equal lengths"):
+        attention(*tensors, query_length, key_length, mask=torch.ones(1, 1, dtype=torch.bool))
+    with pytest.raises(UsageError, match=r"no dropout.*0\.1"):
+        attention(*tensors, query_length, key_length, dropout=0.1, backend="varlen")
+
+
+def test_no_windows_at_all():
+    empty = torch.zeros(0, 2, 8)
+    assert attention(empty, empty, empty, [], []).shape == (0, 2, 8)
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def test_rotary_periods_are_poyos():
+    """16 frequencies for a head of 64, log-spaced from 0.1 ms to 2.0627 s; the other half stands still."""
+    rotary = RotaryTime(64)
+    period = 2 * math.pi / rotary.omega.double().numpy()
+    np.testing.assert_allclose(period[[0, -1]], [1e-4, 2.0627], rtol=1e-5)
+    np.testing.assert_allclose(np.diff(np.log(period)), math.log(2.0627 / 1e-4) / 15, rtol=1e-4)
+    turn = rotary(torch.tensor([0.3]))
+    assert turn.shape == (1, 32)
+    assert turn.dtype == torch.complex64
+    assert (turn[0, 16:] == 1).all()
+
+
+def test_rotate_turns_adjacent_pairs():
+    turn = torch.polar(torch.ones(2), torch.tensor([math.pi / 2, 0.3]))[None]
+    got = rotate(torch.tensor([[1.0, 2.0, 1.0, 0.0]]), turn)
+    torch.testing.assert_close(got, torch.tensor([[-2.0, 1.0, math.cos(0.3), math.sin(0.3)]]))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.floats(0, 1, width=32))
+def test_rotation_depends_on_the_difference_of_times_only(seed, shift):
+    generator = torch.Generator().manual_seed(seed)
+    rotary = RotaryTime(16, t_min_s=0.05)
+    q, k = torch.randn(2, 16, generator=generator)
+    a, b = torch.rand(2, generator=generator)
+
+    def score(shift):
+        return rotate(q, rotary(a + shift)) @ rotate(k, rotary(b + shift))
+
+    assert float(score(shift)) == pytest.approx(float(score(0.0)), abs=1e-3)
+    torch.testing.assert_close(rotate(rotate(q, rotary(a)), rotary(a).conj()), q, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_does_not_reach_the_time():
+    rotary = RotaryTime(8).to(torch.bfloat16)
+    time = torch.tensor([0.12345])
+    exact = RotaryTime(8)(time)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(RotaryTime(8)(time), exact)
+        assert rotate(torch.ones(1, 8, dtype=torch.bfloat16), exact).dtype == torch.bfloat16
+    assert rotary(time).dtype == torch.complex64
+    torch.testing.assert_close(rotary(time), exact)
+
+
+def test_rotary_refuses_odd_heads():
+    with pytest.raises(UsageError, match="dim_head is 6"):
+        RotaryTime(6)
+
+
+def test_sinusoidal_positions():
+    table = sinusoidal_position(5, 6, first=1)
+    assert table.shape == (5, 6)
+    assert table[2, 0] == pytest.approx(math.sin(3))
+    assert table[2, 3] == pytest.approx(math.cos(3 / 10_000 ** (2 / 6)), abs=1e-6)
+
+
+# ---- encoder block --------------------------------------------------------------------------------------------------
+
+
+def test_encoder_block_is_torchs():
+    torch.manual_seed(0)
+    ours = EncoderBlock(12, 3, 20).eval()
+    theirs = torch.nn.TransformerEncoderLayer(12, 3, 20, 0.0, batch_first=True, norm_first=True).eval()
+    with torch.no_grad():
+        for p in ours.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+        for a, b in (
+            (theirs.self_attn.in_proj_weight, ours.to_qkv.weight),
+            (theirs.self_attn.in_proj_bias, ours.to_qkv.bias),
+            (theirs.self_attn.out_proj.weight, ours.to_out.weight),
+            (theirs.self_attn.out_proj.bias, ours.to_out.bias),
+            (theirs.linear1.weight, ours.to_hidden.weight),
+            (theirs.linear1.bias, ours.to_hidden.bias),
+            (theirs.linear2.weight, ours.from_hidden.weight),
+            (theirs.linear2.bias, ours.from_hidden.bias),
+            (theirs.norm1.weight, ours.norm_attention.weight),
+            (theirs.norm1.bias, ours.norm_attention.bias),
+            (theirs.norm2.weight, ours.norm_hidden.weight),
+            (theirs.norm2.bias, ours.norm_hidden.bias),
+        ):
+            a.copy_(b)
+    x = torch.randn(4, 7, 12)
+    mask = band_mask(7, 1, 3)
+    expected = theirs(x, src_mask=~mask)
+    torch.testing.assert_close(ours(x.flatten(0, 1), [7] * 4, mask), expected.flatten(0, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_band_mask():
+    expected = [[-2 <= key - query <= 1 for key in range(5)] for query in range(5)]
+    assert band_mask(5, 1, 2).tolist() == expected
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_vocabulary_grows_and_old_blocks_stay():
+    torch.manual_seed(0)
+    table = Vocabulary(3, padding=True)
+    table.extend("d/a", ["d/a/0", "d/a/1"])
+    parameter, value = table.block("d/a"), table.table().clone()
+    table.extend("d/b.1", ["d/b.1/0"])
+    assert table.block("d/a") is parameter
+    assert torch.equal(table.table()[:3], value)
+    assert table.rows(["d/b.1/0", "d/a/1", "d/a/0"]).tolist() == [3, 2, 1]
+    assert table.rows(["d/a/0"]).dtype == np.int32
+    assert torch.equal(table(torch.tensor([0, 3])), torch.stack([torch.zeros(3), table.block("d/b.1")[0]]))
+    assert len(table) == 4
+    assert 0 < table.block("d/a").std() < 0.1
+
+
+def test_vocabulary_state_is_json_and_keeps_the_order():
+    table = Vocabulary(2, padding=False)
+    for block in ("z", "a", "m"):
+        table.extend(block, [f"{block}{i}" for i in range(2)])
+    other = Vocabulary(2, padding=False)
+    other.extend("left over", ["x"])
+    other.load_state(json.loads(json.dumps(table.state())))
+    other.load_state_dict(table.state_dict())
+    assert torch.equal(other.table(), table.table())
+    assert other.rows(["z1", "a0", "m1"]).tolist() == table.rows(["z1", "a0", "m1"]).tolist() == [1, 2, 5]
+
+
+def test_vocabulary_start_and_empty_blocks():
+    table = Vocabulary(2, padding=True)
+    assert table.table().shape == (1, 2)
+    table.extend("silent", [])
+    table.extend("b", ["b0", "b1"], start=torch.tensor([1.0, 2.0]))
+    assert table.table().tolist() == [[0, 0], [1, 2], [1, 2]]
+    assert table.rows([]).tolist() == []
+
+
+def test_vocabulary_refuses():
+    table = Vocabulary(2, padding=True)
+    table.extend("a", ["x", "y"])
+    before = copy.deepcopy(table.state())
+    for block, words, said in (("b", ["z", "y"], "'y'"), ("b", ["z", "z"], "'z'"), ("a", ["z"], "block 'a'")):
+        with pytest.raises(DataError, match=said):
+            table.extend(block, words)
+    with pytest.raises(DataError, match="1 of 2 names.*'w'"):
+        table.rows(["x", "w"])
+    assert table.state() == before
+
+
+def test_module_keys_have_no_dots_and_do_not_meet():
+    names = ["d/s.1", "d/s1", "d/s%2E1", "d/s 1", "d/é"]
+    keys = [module_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    assert not any("." in key for key in keys)
+
+
+# ---- losses ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 3))
+def test_weighted_mse_is_its_slow_twin(seed, n, c):
+    rng = np.random.default_rng(seed)
+    prediction, target, weight = rng.normal(size=(n, c)), rng.normal(size=(n, c)), rng.uniform(0.1, 2, n)
+    slow = sum(w * np.mean((p - t) ** 2) for w, p, t in zip(weight, prediction, target, strict=True)) / sum(weight)
+    assert float(weighted_mse(*(torch.from_numpy(a) for a in (prediction, target, weight)))) == pytest.approx(slow)
+
+
+def test_losses_leave_out_what_is_absent():
+    prediction = torch.tensor([[1.0], [torch.nan]], requires_grad=True)
+    loss = weighted_mse(prediction, torch.tensor([[3.0], [0.0]]), torch.tensor([2.0, 0.0]))
+    loss.backward()
+    assert loss == 4.0
+    assert prediction.grad.tolist() == [[-4.0], [0.0]]
+    assert weighted_mse(prediction.detach(), torch.zeros(2, 1), torch.zeros(2)) == 0.0
+
+
+def test_poisson_loss():
+    log_rate = torch.tensor([[0.5, 100.0], [torch.inf, -1.0]], requires_grad=True)
+    count = torch.tensor([[2, 9], [1, 0]], dtype=torch.uint8)
+    scored = torch.tensor([[True, False], [False, True]])
+    loss = poisson_log_rate(log_rate, count, scored)
+    theirs = torch.nn.PoissonNLLLoss(log_input=True, full=False)(log_rate[scored], count[scored].float())
+    torch.testing.assert_close(loss, theirs)
+    loss.backward()
+    assert log_rate.grad.isfinite().all()
+    assert poisson_log_rate(log_rate.detach(), count, torch.zeros(2, 2, dtype=torch.bool)) == 0.0
+    row = torch.tensor([[True], [False]])  # whole bins
+    expected = poisson_log_rate(torch.zeros(2, 2), count, row.expand(2, 2))
+    assert poisson_log_rate(torch.zeros(2, 2), count, row) == expected == 1.0
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("span", [1, 2, 3, 4])
+def test_hidden_stretches(span):
+    """Every start hides a stretch around it: the dilation of the same draw, by loops."""
+    start = torch.rand(6, 50, generator=torch.Generator().manual_seed(0)) < 0.3 / span
+    hidden = masking.hide_timesteps(6, 50, 0.3, span, generator=torch.Generator().manual_seed(0))
+    slow = torch.zeros(6, 50, dtype=torch.bool)
+    for b, t in start.nonzero().tolist():
+        first = t + 1 - span + span // 2
+        slow[b, max(first, 0) : first + span] = True
+    assert torch.equal(hidden, slow)
+
+
+def test_share_of_hidden_bins():
+    for span in (1, 5):
+        hidden = masking.hide_timesteps(200, 100, 0.25, span, generator=torch.Generator().manual_seed(1))
+        assert 0.2 < hidden.float().mean() <= 0.26
+    assert masking.hide_timesteps(2, 0, 0.25, 3).shape == (2, 0)
+
+
+def test_corruption_of_hidden_elements():
+    counts = torch.full((40, 50, 20), 7.0)
+    hidden = torch.zeros(40, 50, 1, dtype=torch.bool)
+    hidden[:, ::2] = True
+    seen = masking.corrupt(counts, hidden, 0.6, 0.5, torch.Generator().manual_seed(0))
+    assert (seen[:, 1::2] == 7).all()
+    there = seen[:, ::2]
+    assert set(there.unique().tolist()) == set(range(8))  # random counts are 0 .. max - 1, and 7 where left as it was
+    assert (there == 7).float().mean() == pytest.approx(0.4 * 0.5, abs=0.02)
+    assert (there == 0).float().mean() == pytest.approx(0.6 + 0.4 * 0.5 / 7, abs=0.02)
+    assert (masking.corrupt(counts, hidden, 1.0, 0.5)[:, ::2] == 0).all()
+    assert masking.corrupt(torch.zeros(2, 3, 4), hidden[:2, :3], 0.0, 1.0).abs().sum() == 0
+
+
+def test_masks_follow_their_generator():
+    torch.manual_seed(5)
+    first = masking.hide_timesteps(4, 30, 0.5)
+    torch.manual_seed(5)
+    assert torch.equal(masking.hide_timesteps(4, 30, 0.5), first)
+    own = [masking.hide_timesteps(4, 30, 0.5, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
+    assert torch.equal(*own)
+
+
+def test_spans_ramp_up():
+    assert [masking.span_probability(s, 10, 20) for s in (0, 10, 15, 20, 99)] == [0, 0, 0.5, 1, 1]
+    assert [masking.span_probability(s, 10, 10) for s in (9, 10)] == [0, 1]
+    generator = torch.Generator().manual_seed(0)
+    assert {masking.draw_span(3, 1.0, generator) for _ in range(50)} == {1, 2, 3}
+    assert {masking.draw_span(3, 0.0, generator) for _ in range(50)} == {1}
+    assert {masking.draw_span(1, 1.0, generator) for _ in range(5)} == {1}
