@@ -49,7 +49,8 @@ from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes,
 from spiketok.tokens.schemes import PerSpike
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader, write_shard
-from spiketok.training.loader import Loader, RandomWindows, SessionWindows, UnitDropout
+from spiketok.training.loader import Loader
+from spiketok.training.sampling import RandomWindows, SessionWindows, UnitDropout
 
 SECONDS = {"small": 180, "S": 900}
 N_SESSIONS, N_UNITS, BATCH = 4, 200, 128

@@ -1,4 +1,4 @@
-"""The benchmark's scores of predicted rates, on the targets of ``tensors.eval_target``.
+"""The benchmark's scores of predicted rates, on the targets of ``nlb_tensors.eval_target``.
 
 Names and definitions are those of nlb_tools 0.0.4 (``evaluation.py``): ``co-bps`` and ``fp-bps`` (metrics.co_bps,
 metrics.fp_bps), ``vel R2`` (ridge from rates to velocity), ``psth R2``, ``tp corr`` for dmfc_rsg. Rates are

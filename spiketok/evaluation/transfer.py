@@ -43,9 +43,10 @@ from spiketok.recording.splits import SplitRule, check_disjoint
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import Run, TrainedSession, seed_of
 from spiketok.training.config import OptimConfig, TransferConfig, model_class
-from spiketok.training.loader import Loader, RandomWindows
+from spiketok.training.loader import Loader
 from spiketok.training.loop import R2, deterministic, require_grid
 from spiketok.training.optimizers import build_optimizer, lr_at
+from spiketok.training.sampling import RandomWindows
 from spiketok.training.sessions import LabelledSession, dropped_by_split, label_session, require_window
 
 PROTOCOLS = ("zero_shot", "zero_gradient", "identity_only", "full")

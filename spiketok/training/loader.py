@@ -41,15 +41,6 @@ from spiketok.training.sampling import (
     generator,
 )
 
-__all__ = [
-    "Loader",
-    "RandomWindows",
-    "SequentialWindows",
-    "SessionWindows",
-    "TrialWindows",
-    "UnitDropout",
-]
-
 PAD_TO = 8  # padded batches are a multiple of this long, as POYO's
 RING_SPARE = 2  # batches that stay valid: the one in hand and the one before
 NO_TIMES = np.zeros(0, np.int64)

@@ -48,8 +48,9 @@ from spiketok.training.checkpoints import (
     write_checkpoint,
 )
 from spiketok.training.config import RunConfig, model_class
-from spiketok.training.loader import Loader, RandomWindows, UnitDropout
+from spiketok.training.loader import Loader
 from spiketok.training.optimizers import build_optimizer, lr_at
+from spiketok.training.sampling import RandomWindows, UnitDropout
 from spiketok.training.sessions import (
     LabelledSession,
     divide_days,

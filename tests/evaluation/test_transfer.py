@@ -100,7 +100,7 @@ def test_test_time_that_lies_near_calibration_is_given_up(poyo, shards, monkeypa
         "valid": Intervals.empty(),
         "test": Intervals([2 * SECOND, 20 * SECOND], [4 * SECOND, 30 * SECOND]),
     }
-    monkeypatch.setattr("spiketok.training.tasks.decoding.resolve_splits", lambda *_: divided)
+    monkeypatch.setattr("spiketok.training.sessions.resolve_splits", lambda *_: divided)
     found = evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], protocols=["zero_shot"], calibration_s=5)
     (facts,) = found.sessions
     assert facts.calibration.start_ns.tolist() == [0, 4 * SECOND]

@@ -15,7 +15,8 @@ from spiketok.recording.nouns import Intervals, Session, Source, Spikes, UnitTab
 from spiketok.tokens.schemes import Binned, PerSpike
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader, write_shard
-from spiketok.training.loader import Loader, RandomWindows, SessionWindows
+from spiketok.training.loader import Loader
+from spiketok.training.sampling import RandomWindows, SessionWindows
 
 pytestmark = pytest.mark.oracle
 

@@ -18,7 +18,8 @@ from spiketok.storage.files import WIP, content_digest
 from spiketok.tokens import shards
 from spiketok.tokens.schemes import Binned, PerSpike
 from spiketok.tokens.schemes.base import Windows, grid_rows
-from spiketok.tokens.shards import MANIFEST, ShardReader, shard_fingerprint, signal_on_bins, write_shard
+from spiketok.tokens.schemes.behaviour import signal_on_bins
+from spiketok.tokens.shards import MANIFEST, ShardReader, shard_fingerprint, write_shard
 from tests import reference
 from tests.conftest import real_data
 from tests.made import MS, golden_segments, golden_session, random_session, shard, whole

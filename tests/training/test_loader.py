@@ -16,7 +16,8 @@ from spiketok.models.batch import TargetSpec, TokenBatch
 from spiketok.recording.nouns import Intervals, Session, Spikes, UnitTable
 from spiketok.tokens.schemes import Binned, PerSpike
 from spiketok.tokens.schemes.base import Windows
-from spiketok.training.loader import Loader, RandomWindows, SequentialWindows, SessionWindows, TrialWindows, UnitDropout
+from spiketok.training.loader import Loader
+from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionWindows, TrialWindows, UnitDropout
 from tests import reference
 from tests.made import MS, SECOND, random_session, shard, whole
 from tests.strategies import SOURCE

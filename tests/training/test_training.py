@@ -21,12 +21,12 @@ from spiketok.errors import ArtefactError, DataError, UsageError
 from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.nouns import Intervals, Session, Signal
 from spiketok.recording.splits import SplitRule
-from spiketok.training.checkpoints import read_facts, seed_of
+from spiketok.training.checkpoints import load_run, read_facts, seed_of
 from spiketok.training.config import OptimConfig, load_config
-from spiketok.training.loop import load_run, predict, prepare, score_split, stretches, train
+from spiketok.training.loop import prepare, score_split, stretches, train
 from spiketok.training.optimizers import Lamb, build_optimizer, lr_at
 from spiketok.training.sessions import label_session
-from spiketok.training.tasks.decoding import choose_target
+from spiketok.training.tasks.decoding import choose_target, predict
 from tests.decodable import SMALL_POYO, bake, decodable_session
 
 MS = 1_000_000

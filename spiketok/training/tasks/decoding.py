@@ -22,7 +22,8 @@ from spiketok.recording.intervals import values_in
 from spiketok.recording.metrics import r2_mean, r2_per_component, r2_variance_weighted
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.config import RunConfig
-from spiketok.training.loader import Loader, SequentialWindows, SessionWindows
+from spiketok.training.loader import Loader
+from spiketok.training.sampling import SequentialWindows, SessionWindows
 from spiketok.training.sessions import LabelledSession, _listing, require_window
 
 KINDS = ("vel", "pos")  # what "auto" looks for in a signal's name, in this order
