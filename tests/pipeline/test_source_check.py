@@ -313,7 +313,7 @@ def test_source_that_pynwb_cannot_read(plain, tmp_path):
 @pytest.mark.skipif(real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)")
 def test_all_real_recordings_are_equal():
     paths = sorted(real_data().glob("*.nwb"))
-    assert len(paths) == 7
+    assert len(paths) == 10
     for path in paths:
         session = read(path)
         done = compare_with_source(session, path)
