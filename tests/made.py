@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from spiketok.recording.leakage import with_stated_reach
 from spiketok.recording.nouns import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
 from spiketok.tokens.schemes import Scheme
 from spiketok.tokens.shards import ShardReader, write_shard
@@ -47,6 +49,32 @@ def golden_session() -> Session:
             "hand/vel": Signal(np.arange(12) * 15 * MS, vel, ("x", "y"), "mm/s", valid, 1000 / 15),
             "eye": Signal(np.arange(100) * 2 * MS, np.arange(100.0)[:, None] / 4, ("p",), "", np.ones(100, np.bool_)),
         },
+    )
+
+
+def golden_described() -> Session:
+    """The golden session with all that a context can hold beside it: never change it either."""
+    session = golden_session()
+    per_unit = {
+        "region": np.array(["M1", "PMd", "M1"]),
+        "channel": np.array([7, 3, 300]),
+        "depth_um": np.array([0.5, np.nan, 1500.0]),
+        "held_out": np.array([False, True, False]),
+        "waveform": np.zeros((3, 4)),
+        "electrodes": Ragged(np.arange(4), np.array([0, 1, 1, 4])),
+    }
+    trials = {
+        "side": np.array(["right", "left"]),
+        "correct": np.array([True, False]),
+        "spans": Ragged(np.arange(3), [0, 2, 3]),
+    }
+    splits = {"name": np.array(["train", "valid"]), "set": np.array(["source", "mine"])}
+    return replace(
+        session,
+        units=UnitTable(session.units.id, per_unit),
+        intervals={"trials": Intervals(session.trials.start_ns, session.trials.stop_ns, trials)},
+        splits=Intervals(session.splits.start_ns, session.splits.stop_ns, splits),
+        info=with_stated_reach({"species": "none"}, "hand/vel", 30 * MS, 7),
     )
 
 

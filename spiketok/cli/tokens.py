@@ -155,7 +155,9 @@ def _show_plan(plans: list, as_json: bool) -> None:
     for reason in (p.reason for p in plans if p.reason):
         say(reason)
     new = [p for p in plans if p.state == "new"]
-    print(f"to write   at most {human_bytes(sum(p.nbytes for p in new))} in {len(new)} shards")
+    contexts = sum(p.scheme == "context" for p in new)
+    size = human_bytes(sum(p.nbytes for p in new))
+    print(f"to write   at most {size} in {len(new) - contexts} shards and {contexts} contexts")
 
 
 def schemes(

@@ -109,7 +109,7 @@ def _of_path(path: Path, workspace: Workspace) -> list[Citation]:
     if kind == "session":
         attributes = read_attributes(path)
         return _of_source(Source.from_dict(attributes["source"]), attributes["id"], attributes["info"])
-    if kind == "shard":
+    if kind in ("shard", "context"):
         manifest = _read(path / "manifest.json")
         return _of_entry(manifest["session"]["id"], manifest["source"], workspace)
     if kind == "report":

@@ -14,7 +14,7 @@ from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
 from spiketok.storage.files import human_bytes, read_json, sha256_file, sha256_source, source_bytes
 from spiketok.storage.store import read_attributes, read_session
-from spiketok.storage.workspace import MANIFEST, Workspace
+from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def locate(name: str | None, workspace: Workspace) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """``"nwb"``, ``"session"``, ``"shard"``, ``"run"``, ``"report"``, ``"truth"`` or ``"workspace"``."""
+    """``"nwb"``, ``"session"``, ``"shard"``, ``"context"``, ``"run"``, ``"report"``, ``"truth"`` or ``"workspace"``."""
     if path.is_file() and path.suffix == ".npz":
         return "truth"
     if path.is_file() and path.name in ("report.json", "report.html"):
@@ -60,7 +60,7 @@ def kind_of(path: Path) -> str:
     if (path / ".zattrs").exists():
         return "session"
     if (path / MANIFEST).exists():
-        return "shard"
+        return _kind_of_manifest(path / MANIFEST)
     if (path / "report.json").exists():
         return "report"
     if (path / "config.json").exists():
@@ -69,6 +69,14 @@ def kind_of(path: Path) -> str:
         return "workspace"
     message = f"{path} is nothing that spiketok writes, and no NWB file"
     raise ArtefactError(message)
+
+
+def _kind_of_manifest(file: Path) -> str:
+    """``"shard"`` or ``"context"``; a manifest that cannot be read is taken for a shard's, whose reader says so."""
+    try:
+        return "context" if json.loads(file.read_text())["format"] == "spiketok-context" else "shard"
+    except (ValueError, KeyError, TypeError):
+        return "shard"
 
 
 def report_file(path: Path) -> Path:
@@ -214,7 +222,6 @@ def _describe_shard(path: Path) -> Description:
 
     reader = ShardReader(path)
     manifest = reader.manifest
-    total = sum(c["bytes"] for c in manifest["columns"].values())
     facts = {
         "scheme": manifest["scheme"]["name"],
         "configuration": json.dumps(manifest["scheme"]["config"]),
@@ -225,11 +232,43 @@ def _describe_shard(path: Path) -> Description:
         "spikes in the session": manifest["n_spikes"],
         **_held(reader),
         "spikes not held": ", ".join(f"{n} {why}" for why, n in manifest["lost"].items() if n) or "none",
-        "size": human_bytes(total),
+        **_artefact_facts(manifest),
+        "context": f"{manifest['context']['digest'][:12]} at {manifest['context']['path']}",
+    }
+    return Description("shard", facts, {"columns": _column_rows(manifest)})
+
+
+def _describe_context(path: Path) -> Description:
+    from spiketok.tokens.context import Context
+
+    context = Context(path)
+    info = context.info
+    facts = {
+        "session": info.id,
+        "subject": info.subject or "-",
+        "units": info.n_units,
+        "unit columns": ", ".join(info.unit_columns) or "-",
+        "spikes in the session": info.n_spikes,
+        "extent": f"{info.start_ns / NS_PER_S:.3f} .. {info.stop_ns / NS_PER_S:.3f} s",
+        "observed": f"{context.observed.total_ns / NS_PER_S:.1f} s in {len(context.observed)} stretches",
+        "trials": f"{info.n_trials}, with columns {', '.join(context.trials.columns) or '-'}",
+        "splits": ", ".join(stored_sets(context.splits)) or "-",
+        "behaviours": ", ".join(info.signals) or "-",
+        **_artefact_facts(context.manifest),
+    }
+    return Description("context", facts, {"columns": _column_rows(context.manifest)})
+
+
+def _artefact_facts(manifest: dict) -> dict[str, object]:
+    return {
+        "size": human_bytes(sum(c["bytes"] for c in manifest["columns"].values())),
         "made from store": manifest["store_digest"][:12],
         "digest": manifest["digest"][:12],
     }
-    rows = [
+
+
+def _column_rows(manifest: dict) -> list[dict[str, object]]:
+    return [
         {
             "column": name,
             "dtype": c["dtype"],
@@ -238,7 +277,6 @@ def _describe_shard(path: Path) -> Description:
         }
         for name, c in manifest["columns"].items()
     ]
-    return Description("shard", facts, {"columns": rows})
 
 
 def _held(reader) -> dict[str, object]:
@@ -316,8 +354,7 @@ def _describe_workspace(path: Path) -> Description:
                 "spikes": attributes["n_spikes"],
                 "seconds": (attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
                 "behaviours": ", ".join(attributes["signals"]) or "-",
-                "shards": ", ".join(sorted({p.parts[-5] for p in path.glob(f"shards/*/{session_id}/*/{MANIFEST}")}))
-                or "-",
+                "shards": ", ".join(_baked_by(path, session_id)) or "-",
             }
         )
     runs = sorted(p.parent.name for p in workspace.runs.glob("*/config.json"))
@@ -325,10 +362,16 @@ def _describe_workspace(path: Path) -> Description:
     return Description("workspace", facts, {"sessions": rows} if rows else {})
 
 
+def _baked_by(root: Path, session_id: str) -> list[str]:
+    """The schemes that have a shard of a session."""
+    return sorted({p.parts[-5] for p in root.glob(f"shards/*/{session_id}/*/{MANIFEST}")} - {CONTEXT})
+
+
 _DESCRIBE = {
     "nwb": _describe_nwb,
     "session": _describe_session,
     "shard": _describe_shard,
+    "context": _describe_context,
     "run": _describe_run,
     "report": _describe_report,
     "truth": _describe_truth,

@@ -1,4 +1,4 @@
-"""The digest chain report -> checkpoint -> shards -> store -> source file, walked backwards from any link of it.
+"""The digest chain report -> checkpoint -> shards -> contexts -> store -> source file, walked back from any link.
 
 Each artefact names what it was made from by digest. A walk reads every artefact again, computes its digest from the
 bytes that are there, and compares it with what the artefact made from it says. Each link is judged by itself: a link
@@ -39,7 +39,7 @@ class Link:
     """One artefact of a chain, judged.
 
     Args:
-        kind: ``"report"``, ``"result"``, ``"checkpoint"``, ``"shard"``, ``"store"`` or ``"source"``.
+        kind: ``"report"``, ``"result"``, ``"checkpoint"``, ``"shard"``, ``"context"``, ``"store"`` or ``"source"``.
         name: which one.
         depth: how many links lie between it and where the walk began.
         state: see the module.
@@ -67,7 +67,7 @@ def walk(path: Path, workspace: Workspace, *, quick: bool = False) -> Iterator[L
     """Every link from an artefact back to the source files, in the order of the walk.
 
     Args:
-        path: of a report (its folder, ``report.json`` or page), a run, a shard or a stored session.
+        path: of a report (its folder, ``report.json`` or page), a run, a shard, a context or a stored session.
         workspace: where shards, store and the list of source files are looked for.
         quick: digests only; else each stored session is also compared with its source files, through pynwb, and made
             from them again.
@@ -77,7 +77,7 @@ def walk(path: Path, workspace: Workspace, *, quick: bool = False) -> Iterator[L
     """
     kind = kind_of(path)
     if kind not in _WALKS:
-        message = f"{path} is a {kind}: no chain begins there; give a report, a run, a shard or a session"
+        message = f"{path} is a {kind}: no chain begins there; give a report, a run, a shard, a context or a session"
         raise UsageError(message)
     return _followed(_WALKS[kind](_Walk(workspace, quick), path), kind, path)
 
@@ -176,17 +176,23 @@ class _Walk:
     # ---- sessions ---------------------------------------------------------------------------------------------------
 
     def _sessions(self, entries: Sequence[tuple[Mapping, str]], depth: int) -> Iterator[Link]:
-        """The shards, stores and sources that a checkpoint or report names; each session's store is read once."""
+        """The shards, contexts, stores and sources that a checkpoint or report names, each once."""
         shards: set[str] = set()
+        contexts: set[Path] = set()
         stores: set[tuple[str, str]] = set()
         for entry, by in entries:
             if entry["shard_digest"] not in shards:
                 shards.add(entry["shard_digest"])
                 yield self._shard(entry, by, depth)
+                shard = self._shard_path(entry)
+                context = _context_of(shard) if shard is not None else None
+                if context is not None and context[0] not in contexts:
+                    contexts.add(context[0])
+                    yield self._judged_context(*context, depth + 1)
             store = (entry["id"], entry["store_digest"])
             if store not in stores:
                 stores.add(store)
-                yield from self._store(entry["id"], _Expected(entry["store_digest"], "the shard"), depth + 1)
+                yield from self._store(entry["id"], _Expected(entry["store_digest"], "the shard"), depth + 2)
 
     def _shard(self, entry: Mapping, by: str, depth: int) -> Link:
         session_id, expected = entry["id"], _Expected(entry["shard_digest"], by)
@@ -226,12 +232,36 @@ class _Walk:
             return Link("shard", name, depth, "broken", reader.digest, remark)
         return Link("shard", name, depth, "holds", reader.digest)
 
+    def _judged_context(self, path: Path, expected: _Expected, depth: int) -> Link:
+        from spiketok.tokens.context import Context
+
+        name, again = "/".join(path.parts[-4:]), "remove it and its shards, then spiketok tokenize"
+        try:
+            context = Context(path)
+        except ArtefactError as error:
+            return Link("context", name, depth, "broken", "", str(error))
+        wrong = context.verify()
+        remark = f"{wrong[0]}: {again}" if wrong else ""
+        if not wrong and expected.digest and context.digest != expected.digest:
+            remark = f"{_differs_from(context.digest, expected)}: {again}"
+        return Link("context", name, depth, "broken" if remark else "holds", context.digest, remark)
+
     def from_shard(self, path: Path) -> Iterator[Link]:
-        link = self._judged_shard(path.resolve(), _Expected("", ""), 0)
-        yield link
+        yield self._judged_shard(path.resolve(), _Expected("", ""), 0)
+        context = _context_of(path)
+        if context is not None:
+            yield self._judged_context(*context, 1)
+        yield from self._store_of(path, "the shard", 2)
+
+    def from_context(self, path: Path) -> Iterator[Link]:
+        yield self._judged_context(path.resolve(), _Expected("", ""), 0)
+        yield from self._store_of(path, "the context", 1)
+
+    def _store_of(self, path: Path, by: str, depth: int) -> Iterator[Link]:
+        """The store that a shard or a context says it was made from."""
         facts = _facts_or_none(path / MANIFEST)
         if facts is not None and "session" in facts:
-            yield from self._store(facts["session"]["id"], _Expected(facts["store_digest"], "the shard"), 1)
+            yield from self._store(facts["session"]["id"], _Expected(facts["store_digest"], by), depth)
 
     def from_session(self, path: Path) -> Iterator[Link]:
         yield from self._store("/".join(path.parts[-2:]), _Expected("", ""), 0)
@@ -311,6 +341,7 @@ _WALKS: dict[str, Callable[[_Walk, Path], Iterator[Link]]] = {
     "report": _Walk.from_report,
     "run": _Walk.from_run,
     "shard": _Walk.from_shard,
+    "context": _Walk.from_context,
     "session": _Walk.from_session,
 }
 
@@ -365,6 +396,14 @@ def _facts_or_none(file: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return facts if isinstance(facts, dict) else None
+
+
+def _context_of(shard: Path) -> tuple[Path, _Expected] | None:
+    """Where the context of a shard lies, and its digest as the shard has it; None where the shard does not say so."""
+    said = (_facts_or_none(shard / MANIFEST) or {}).get("context")
+    if not isinstance(said, dict) or not {"path", "digest"} <= said.keys():
+        return None
+    return (shard / said["path"]).resolve(), _Expected(said["digest"], "the shard")
 
 
 def _source_or_none(path) -> Source | None:

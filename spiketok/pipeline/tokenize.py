@@ -1,4 +1,4 @@
-"""The stage behind the store: tokenize (store -> shards).
+"""The stage behind the store: tokenize (store -> a session's context and its token shards).
 
 It is plan -> jobs -> finished artefacts. Stages meet only on disk: every artefact is written whole, is not made again
 while its inputs and settings are the same, and names what it was made from by digest.
@@ -6,6 +6,7 @@ while its inputs and settings are the same, and names what it was made from by d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from spiketok.errors import DataError, NotServedError, SpiketokError
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, SessionInfo
 from spiketok.recording.splits import CONTINUOUS, parse_trial_rule, resolve_segments
-from spiketok.storage.store import read_attributes, read_session, session_info
-from spiketok.storage.workspace import Workspace
+from spiketok.storage.store import array_shapes, read_attributes, read_session, session_info
+from spiketok.storage.workspace import CONTEXT, Workspace
 from spiketok.tokens.schemes import Scheme
 
 # What tokenizing takes, measured as the peak of one process: the interpreter with its kernels, each spike while a
@@ -29,7 +30,8 @@ PROCESS_BYTES, READ_BYTES, BAKE_FACTOR = 300_000_000, 48, 2
 class Planned:
     """What one scheme would make of one session. ``state``: ``"new"``, ``"already"`` or ``"not served"``.
 
-    ``nbytes`` bounds the shard's size from above; ``reason`` says why a session is not served.
+    ``nbytes`` bounds the size of the columns from above; ``reason`` says why a session is not served. ``scheme`` is
+    ``"context"`` for the session's context, which is written once for all schemes.
     """
 
     session_id: str
@@ -65,19 +67,26 @@ def shard_path(workspace: Workspace, session_id: str, scheme: Scheme, segments_r
     return workspace.shards / scheme.name / session_id / shard_fingerprint(scheme, segments_rule, store_digest)
 
 
+def context_path(workspace: Workspace, session_id: str) -> Path:
+    """Where the context of a session lies for the store as it is now."""
+    from spiketok.tokens.context import context_fingerprint
+
+    store_digest = read_attributes(workspace.store_path(session_id))["digest"]
+    return workspace.shards / CONTEXT / session_id / context_fingerprint(store_digest)
+
+
 def plan_session(
     workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str = CONTINUOUS
 ) -> list[Planned]:
-    """What each scheme would write of a session, before any work.
+    """What the context, where any scheme serves the session, and each scheme would write of it, before any work.
 
     Raises:
         ArtefactError: no such session. DataError, UsageError: the segments' rule does not fit it.
     """
     from spiketok.tokens.shards import plan_bytes
 
-    attributes = read_attributes(workspace.store_path(session_id))
     if segments_rule == CONTINUOUS:
-        info = _planned_info(attributes)
+        info = _planned_info(workspace, session_id)
         segments = Intervals([info.start_ns], [info.stop_ns])
     else:
         session = read_session(workspace.store_path(session_id))
@@ -92,11 +101,16 @@ def plan_session(
             plans.append(Planned(session_id, scheme.name, "not served", 0, str(error)))
         else:
             plans.append(Planned(session_id, scheme.name, "already" if stands else "new", nbytes))
+    if any(p.state != "not served" for p in plans):
+        state = "already" if context_path(workspace, session_id).exists() else "new"
+        plans.insert(0, Planned(session_id, CONTEXT, state, _context_bytes(workspace, session_id)))
     return plans
 
 
-def _planned_info(attributes: dict) -> SessionInfo:
+def _planned_info(workspace: Workspace, session_id: str) -> SessionInfo:
     """A session as far as sizes need it: its units are numbered, not named."""
+    attributes = read_attributes(workspace.store_path(session_id))
+    trials = array_shapes(workspace.store_path(session_id), "intervals/trials").get("start_ns", ((0,), None))[0]
     return SessionInfo(
         id=attributes["id"],
         subject=attributes["subject"],
@@ -105,7 +119,21 @@ def _planned_info(attributes: dict) -> SessionInfo:
         start_ns=attributes["start_ns"],
         stop_ns=attributes["stop_ns"],
         signals={name: (tuple(s["components"]), s["measure"]) for name, s in attributes["signals"].items()},
+        n_trials=trials[0],
     )
+
+
+def _context_bytes(workspace: Workspace, session_id: str) -> int:
+    """An upper bound of the columns of a session's context: its arrays in the store, words as int32 at least."""
+    from spiketok.tokens.columns import ALIGNMENT
+
+    total = 0
+    for part in ("observed", "splits", "intervals/trials", "units/columns", "signals"):
+        least = 1 if part == "signals" else 4
+        for key, (shape, dtype) in array_shapes(workspace.store_path(session_id), part).items():
+            if not (part == "signals" and key.startswith(f"{FLUORESCENCE}/")):
+                total += math.prod(shape) * max(dtype.itemsize, least) + ALIGNMENT
+    return total
 
 
 def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
@@ -118,8 +146,9 @@ def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
 def tokenize_bytes(workspace: Workspace, plans: Sequence[Planned]) -> int:
     """The memory that one session's :func:`tokenize_session` may take: the session, and one scheme's bake at a time."""
     n_spikes = read_attributes(workspace.store_path(plans[0].session_id))["n_spikes"]
-    largest = max((p.nbytes for p in plans if p.state == "new"), default=0)
-    return PROCESS_BYTES + READ_BYTES * n_spikes + BAKE_FACTOR * largest
+    context = sum(p.nbytes for p in plans if p.scheme == CONTEXT)
+    largest = max((p.nbytes for p in plans if p.state == "new" and p.scheme != CONTEXT), default=0)
+    return PROCESS_BYTES + READ_BYTES * n_spikes + context + BAKE_FACTOR * largest
 
 
 def tokenize(
@@ -157,17 +186,25 @@ def tokenize(
 def tokenize_session(
     workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str
 ) -> list[Tokenized]:
-    """Bake one session by each scheme whose shard does not stand already; the session is read at most once."""
-    store = workspace.store_path(session_id)
+    """Bake one session by each scheme whose shard does not stand already; the session is read at most once.
+
+    Its context is written before the first of its shards, and again where it is gone and a shard needs it.
+    """
+    from spiketok.tokens.context import write_context
+
+    store, context = workspace.store_path(session_id), context_path(workspace, session_id)
     session, done = None, []
     for scheme in schemes:
         target, state, notes = shard_path(workspace, session_id, scheme, segments_rule), "already", []
-        if not target.exists():
-            state = "new"
+        if not target.exists() or not context.exists():
             session = session or read_session(store)
+        if target.exists() and not context.exists():
+            write_context(context, session, store_digest=read_attributes(store)["digest"])
+        elif not target.exists():
+            state = "new"
             try:
                 _require_spikes(session_info(session), scheme)
-                notes = _bake_to(target, session, scheme, segments_rule, read_attributes(store)["digest"])
+                notes = _bake_to(target, session, scheme, segments_rule, read_attributes(store)["digest"], context)
             except NotServedError as error:
                 done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))
                 continue
@@ -178,12 +215,15 @@ def tokenize_session(
     return done
 
 
-def _bake_to(target: Path, session: Session, scheme: Scheme, segments_rule: str, store_digest: str) -> list[str]:
+def _bake_to(
+    target: Path, session: Session, scheme: Scheme, segments_rule: str, store_digest: str, context: Path
+) -> list[str]:
     """Write a shard; what should be said about it."""
     from spiketok.tokens.shards import write_shard
 
     segments = resolve_segments(session, segments_rule)
-    write_shard(target, scheme, session, segments, segments_rule=segments_rule, store_digest=store_digest)
+    rule = {"segments_rule": segments_rule, "store_digest": store_digest}
+    write_shard(target, scheme, session, segments, **rule, context=context)
     if segments_rule == CONTINUOUS or len(segments) == len(session.trials):
         return []
     left_out = len(session.trials) - len(segments)

@@ -1,4 +1,4 @@
-"""The stage verify: sources, store and shards of a session against each other.
+"""The stage verify: sources, store, context and shards of a session against each other.
 
 The walk back from runs and reports is ``spiketok.pipeline.provenance``, the independent reading of a source is
 ``spiketok.pipeline.source_check``.
@@ -12,13 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spiketok.errors import ArtefactError
 from spiketok.pipeline.ingest import READER, normalize, recorded_paths, source_paths
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Session
 from spiketok.storage.files import sha256_source
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_attributes, read_session, session_digest, session_info
-from spiketok.storage.workspace import Workspace
+from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,11 @@ def verify(
 
 
 def verify_session_files(workspace: Workspace, session_id: str, quick: bool = False) -> Verified:
-    """The source files against the store, and the digests source -> store -> shards.
+    """The source files against the store, and the digests source -> store -> context -> shards.
 
     What the generic reader gave is compared with pynwb's reading of the same file; the session must come out once more,
     digest for digest, when it is made again from its files by its recorded settings.
     """
-    from spiketok.tokens.shards import ShardReader
-
     session = read_session(workspace.store_path(session_id))
     attributes = read_attributes(workspace.store_path(session_id))
     not_here: list[str] = []
@@ -70,14 +69,10 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
         differences = [] if not_here else _compare_sources(session, files)
         if not quick and not differences and not not_here:
             differences = compare_made(session, attributes, files)
-    shards = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/manifest.json"))
-    for shard in shards:
-        manifest = json.loads((shard / "manifest.json").read_text())
-        name = "/".join(shard.relative_to(workspace.shards).parts)
-        if manifest.get("store_digest") != attributes["digest"]:
-            continue  # of an earlier state of the store: never read again, not an error
-        reader = ShardReader(shard)
-        differences += [f"shard {name}: {d}" for d in reader.verify()]
+    folders = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/{MANIFEST}"))
+    for folder in folders:
+        if json.loads((folder / MANIFEST).read_text()).get("store_digest") == attributes["digest"]:
+            differences += _compare_tokens(workspace, folder)  # else of an earlier state of the store: never read again
     info = session_info(session)
     return Verified(
         session_id=session_id,
@@ -85,10 +80,27 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
         n_spikes=info.n_spikes,
         n_rows=sum(len(t) for t in session.intervals.values()),
         n_samples=sum(len(s.time_ns) for s in session.signals.values()),
-        n_shards=len(shards),
+        n_shards=sum(folder.parts[-4] != CONTEXT for folder in folders),
         differences=differences,
         not_here=not_here,
     )
+
+
+def _compare_tokens(workspace: Workspace, folder: Path) -> list[str]:
+    """What is wrong with a shard, also with what it says of its context, or with a context."""
+    from spiketok.tokens.context import Context
+    from spiketok.tokens.shards import ShardReader
+
+    name = "/".join(folder.relative_to(workspace.shards).parts)
+    if folder.parts[-4] == CONTEXT:
+        return [f"{name}: {d}" for d in Context(folder).verify()]
+    reader = ShardReader(folder)
+    differences = [f"shard {name}: {d}" for d in reader.verify()]
+    try:
+        reader.require_context()
+    except ArtefactError as error:
+        differences.append(f"shard {name}: {error}")
+    return differences
 
 
 def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:

@@ -423,6 +423,8 @@ class SessionInfo:
         n_spikes: spikes in the whole session.
         start_ns, stop_ns: the session's extent.
         signals: components and measure of each behaviour by name.
+        unit_columns: what the source says of each unit, str or numeric ``[N]``: region, group, channel, held_out ...
+        n_trials: rows of the main trial table, 0 where there is none; None where nobody counted.
     """
 
     id: str
@@ -432,6 +434,8 @@ class SessionInfo:
     start_ns: int
     stop_ns: int
     signals: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
+    unit_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    n_trials: int | None = None
 
     @property
     def n_units(self) -> int:

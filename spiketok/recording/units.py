@@ -1,4 +1,4 @@
-"""Which units a session has: taking some of them, and how long each was observed.
+"""Which units a session has: taking some of them, what is said of each, and how long each was observed.
 
 What is unusual: a unit takes all that is its own with it, its spikes, its columns, its observed time and its
 fluorescence.
@@ -12,6 +12,8 @@ import numpy as np
 
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Column, Intervals, Ragged, Session, Spikes, UnitTable
 
+MOST_UNIT_WORDS = 256  # a column with more different words than this divides units into no groups
+
 
 def column_rows(column: Column, rows: np.ndarray) -> Column:
     """Some rows of a column, plain or ragged."""
@@ -20,6 +22,18 @@ def column_rows(column: Column, rows: np.ndarray) -> Column:
     parts = [column[row] for row in rows.tolist()]
     value = np.concatenate(parts) if parts else column.value[:0]
     return Ragged(value, np.cumsum([0, *(len(part) for part in parts)]))
+
+
+def plain_unit_columns(units: UnitTable) -> dict[str, np.ndarray]:
+    """The columns of one number, flag or word a unit; words only where they are few (so no free text of each unit)."""
+    found = {}
+    for name, column in units.columns.items():
+        if isinstance(column, Ragged) or np.ndim(column) != 1:
+            continue
+        column = np.asarray(column)
+        if column.dtype.kind in "biuf" or (column.dtype.kind == "U" and len(np.unique(column)) <= MOST_UNIT_WORDS):
+            found[name] = column
+    return found
 
 
 def take_units(session: Session, keep: np.ndarray) -> Session:

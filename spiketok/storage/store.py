@@ -41,6 +41,7 @@ from spiketok.recording.nouns import (
     Spikes,
     UnitTable,
 )
+from spiketok.recording.units import plain_unit_columns
 from spiketok.storage.files import PIECE_ROWS, Pieces, atomic_folder, canonical_json, sha256_arrays
 from spiketok.storage.remote import RemotePath, local_copy, place
 
@@ -477,6 +478,32 @@ def read_units(path: Path | RemotePath, attributes: Mapping[str, object]) -> Uni
         raise ArtefactError(message) from error
 
 
+def array_shapes(path: Path | RemotePath, part: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every array below a part of a session's group (``"signals"``, ``"intervals/trials"`` ...).
+
+    Read from the small files that describe the arrays, so that sizes are known before any array is read.
+    """
+    folder = place(path)
+    for name in part.split("/"):
+        folder = folder / name
+    return dict(_array_shapes(folder, "")) if folder.is_dir() else {}
+
+
+def _array_shapes(folder: Path | RemotePath, key: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+    below = {child.name: child for child in folder.iterdir()}
+    if ".zarray" in below:
+        try:
+            about = json.loads(below[".zarray"].read_text())
+            yield key, (tuple(int(n) for n in about["shape"]), np.dtype(about["dtype"]))
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"{folder} is damaged ({type(error).__name__}: {error}): ingest its source again"
+            raise ArtefactError(message) from error
+        return
+    for name in sorted(below):
+        if not name.startswith("."):
+            yield from _array_shapes(below[name], f"{key}/{name}".lstrip("/"))
+
+
 def unit_spike_times(path: Path | RemotePath, row: int) -> np.ndarray:
     """int64 ns of one unit's spikes, through the unit-ordered index, without reading the other units' rows."""
     import zarr
@@ -498,4 +525,6 @@ def session_info(session: Session) -> SessionInfo:
         start_ns=session.start_ns,
         stop_ns=session.stop_ns,
         signals={name: (s.components, s.measure) for name, s in session.signals.items()},
+        unit_columns=plain_unit_columns(session.units),
+        n_trials=len(session.trials or ()),
     )

@@ -2,7 +2,7 @@
 
     <root>/raw/      source files as they came (fetch), <root>/simulated/ the simulator's
     <root>/store/    <dataset>/<session>/            one zarr group a session
-    <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/
+    <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/, and context/... for what these share of a session
     <root>/runs/     <model>-<fingerprint>/          checkpoints, metrics, transfer reports
 
 The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``. The store may lie elsewhere, also
@@ -20,6 +20,7 @@ from spiketok.errors import DataError, UnknownNameError
 from spiketok.storage.remote import RemotePath, place
 
 DEFAULT_ROOT = "spiketok-data"
+CONTEXT = "context"  # the folder of sessions' contexts among those of the schemes: no scheme may have this name
 MANIFEST = "manifest.json"  # the file that makes a folder whole: written last
 
 

@@ -210,10 +210,10 @@ class Loader:
             found = f"'{name}' of {signals[name][0]}" if name in signals else ", ".join(signals) or "no behaviour"
             message = f"{reader.info.id} has {found}, the target is '{name}' of {tuple(self.target.components)}"
             raise DataError(message)
-        binned = reader.scheme.grid_ns > 1
-        kind = "bin" if binned else "signal"
-        time_ns = NO_TIMES if binned else reader.columns[f"signal.{name}.time_ns"]
-        return time_ns, reader.columns[f"{kind}.{name}.value"], reader.columns[f"{kind}.{name}.valid"]
+        if reader.scheme.grid_ns > 1:
+            return NO_TIMES, *reader.bin_signal(name)
+        signal = reader.signal(name)
+        return signal.time_ns, signal.value, signal.valid.view(np.uint8)
 
     def _check_items(self) -> None:
         first = self._sources[0].reader

@@ -478,7 +478,7 @@ def stretches(session: LabelledSession, split: str, target: TargetSpec) -> list[
     """
     reader, bin_ns = session.reader, session.reader.scheme.grid_ns
     columns, first_row = reader.columns, reader.bin_row
-    value, valid = columns[f"bin.{target.name}.value"], columns[f"bin.{target.name}.valid"]
+    value, valid = reader.bin_signal(target.name)
     mean, std = np.array(target.mean), np.array(target.std)
     found = []
     for g in range(len(reader.segments)):

@@ -131,7 +131,9 @@ def test_results_are_json_on_request_and_plain_lines_in_a_pipe(workspace):
 
 def test_inspect_tells_and_draws_everything(workspace, nwb, tmp_path):
     session = "sub-S01_ses-CO-day01_behavior+ecephys"
-    shards = sorted(p.parent for p in workspace.glob("shards/*/*/*/*/manifest.json"))
+    made = sorted(p.parent for p in workspace.glob("shards/*/*/*/*/manifest.json"))
+    shards = [p for p in made if p.parts[-4] != "context"]
+    assert "context" in spiketok(workspace, "inspect", next(p for p in made if p not in shards)).stdout
     run = next(workspace.glob("runs/poyo-*"))
     for path in (session, nwb[0], *shards[:3], run, nwb[0].with_name(f"{nwb[0].stem.split('_behavior')[0]}_truth.npz")):
         assert spiketok(workspace, "inspect", path).stdout

@@ -60,13 +60,15 @@ def test_a_plan_writes_nothing_and_bounds_what_is_written(root, tmp_path):
     made = json.loads(spiketok(other, "tokenize", "--scheme", "all", "--json", *store).stdout)
     most = {(p["session_id"], p["scheme"]): p["nbytes"] for p in plan}
     for row in made:
-        size = sum(p.stat().st_size for p in Path(row["path"]).glob("*.bin") if "signal." not in p.name)
-        assert 0 < size <= most[row["session"], row["scheme"]] + 1000, row[
-            "scheme"
-        ]  # splits and trials are not planned
+        assert {p.name for p in Path(row["path"]).iterdir()} == {"manifest.json", "columns.bin"}
+        size = (Path(row["path"]) / "columns.bin").stat().st_size
+        assert 0 < size <= most[row["session"], row["scheme"]], row["scheme"]
+    for session in {row["session"] for row in made}:
+        (file,) = (other / "shards" / "context" / session).glob("*/columns.bin")
+        assert most[session, "context"] / 2 < file.stat().st_size <= most[session, "context"]
     shown = spiketok(other, "tokenize", "--scheme", "binned", "--dry-run", *store).stdout
     assert "already" in shown
-    assert "at most 0 B in 0 shards" in shown
+    assert "at most 0 B in 0 shards and 0 contexts" in shown
 
 
 def test_more_memory_than_allowed_is_refused_before_work(root, tmp_path):

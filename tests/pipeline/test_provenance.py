@@ -55,6 +55,18 @@ def shard_of(root: Path, day: int = 1) -> Path:
     return manifest.parent
 
 
+def context_of(root: Path, day: int = 1) -> Path:
+    (manifest,) = root.glob(f"shards/context/{DAY.format(day)}/*/manifest.json")
+    return manifest.parent
+
+
+def flip_column(folder: Path, name: str) -> None:
+    entry = json.loads((folder / "manifest.json").read_text())["columns"][name]
+    content = bytearray((folder / "columns.bin").read_bytes())
+    content[entry["offset"] + entry["bytes"] // 2] ^= 1
+    (folder / "columns.bin").write_bytes(content)
+
+
 def store_of(root: Path, day: int = 1) -> Path:
     return root / "store" / DAY.format(day)
 
@@ -107,8 +119,8 @@ BROKEN: dict[str, tuple[Change, str, str]] = {
         "the report was made from",
     ),
     "checkpoint deleted": (lambda r: remove(run_of(r) / "checkpoint"), "checkpoint", "is gone"),
-    "column flipped": (lambda r: flip(shard_of(r) / "counts.bin"), "shard", "column 'counts' has sha256"),
-    "column deleted": (lambda r: remove(shard_of(r) / "counts.bin"), "shard", "lacks column 'counts'"),
+    "column flipped": (lambda r: flip_column(shard_of(r), "counts"), "shard", "column 'counts' has sha256"),
+    "columns deleted": (lambda r: remove(shard_of(r) / "columns.bin"), "shard", "lacks its columns"),
     "manifest edited": (lambda r: edit(shard_of(r) / "manifest.json", sign=False), "shard", "damaged manifest"),
     "tokenized anew": (
         lambda r: edit(shard_of(r) / "manifest.json", sign=True),
@@ -116,7 +128,19 @@ BROKEN: dict[str, tuple[Change, str, str]] = {
         "the checkpoint was made from",
     ),
     "shard deleted": (lambda r: remove(shard_of(r)), "shard", "is gone: spiketok tokenize --scheme binned"),
-    "scored shard flipped": (lambda r: flip(shard_of(r, 2) / "counts.bin"), "shard", "column 'counts' has sha256"),
+    "scored shard flipped": (lambda r: flip_column(shard_of(r, 2), "counts"), "shard", "column 'counts' has sha256"),
+    "behaviour flipped": (
+        lambda r: flip_column(context_of(r), "signal.cursor_vel.value"),
+        "context",
+        "column 'signal.cursor_vel.value' has sha256",
+    ),
+    "context edited": (lambda r: edit(context_of(r) / "manifest.json", sign=False), "context", "damaged manifest"),
+    "another context": (
+        lambda r: edit(context_of(r) / "manifest.json", sign=True),
+        "context",
+        "the shard was made from",
+    ),
+    "context deleted": (lambda r: remove(context_of(r)), "context", "no context at"),
     "chunk flipped": (lambda r: flip(store_of(r) / "spikes" / "time" / "0"), "store", "is damaged"),
     "attributes edited": (lambda r: edit(store_of(r) / ".zattrs", sign=False), "store", "is damaged"),
     "ingested anew": (lambda r: ingest_otherwise(store_of(r)), "store", "the shard was made from"),
@@ -143,12 +167,12 @@ def test_a_whole_chain_holds_and_is_equal_to_its_sources(root):
     done = spiketok(root, "verify", report_of(root) / "report.html")  # the path that eval-xsession prints
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     kinds = [line[0].strip() for line in lines[1:]]
-    assert kinds == ["report", "checkpoint", *["shard", "store", "source"] * 2]
+    assert kinds == ["report", "checkpoint", *["shard", "context", "store", "source"] * 2]
     assert {line[2] for line in lines[1:]} == {"holds"}
     assert [line[4] for line in lines[1:] if line[0].strip() == "store"] == ["equal to its source, read by pynwb"] * 2
-    assert "8 of 8 links hold" in done.stderr
+    assert "10 of 10 links hold" in done.stderr
     told = json.loads(spiketok(root, "verify", "--quick", "--json", run_of(root)).stdout)
-    assert [link["kind"] for link in told["chain"]] == ["result", "checkpoint", "shard", "store", "source"]
+    assert [link["kind"] for link in told["chain"]] == ["result", "checkpoint", "shard", "context", "store", "source"]
     assert told["first_broken"] is None
 
 
@@ -178,13 +202,14 @@ def test_exactly_the_broken_link_is_named(root, tmp_path, name):
     assert "\n" not in broken[0].remark
     assert all(link.state == "holds" for link in links if link is not broken[0])
     if name != "report cut":
-        assert len(links) == 8 or kind == "store"
+        assert len(links) == 10 - (name == "shard deleted") or kind == "store"
 
 
 FILES = {
     "report": lambda r: report_of(r) / "report.json",
     "checkpoint": lambda r: run_of(r) / "checkpoint" / "checkpoint.json",
     "shard": lambda r: shard_of(r) / "manifest.json",
+    "context": lambda r: context_of(r) / "manifest.json",
     "store": lambda r: store_of(r) / ".zattrs",
 }
 
@@ -218,7 +243,7 @@ def test_a_source_that_was_deleted_is_not_here_and_no_fault(root, tmp_path):
     (line,) = [line for line in done.stdout.splitlines() if "not here" in line]
     assert line.split("\t")[0].strip() == "source"
     assert "put sub-S01_ses-CO-day01_behavior+ecephys.nwb back" in line
-    assert "7 of 8 links hold (1 not here)" in done.stderr
+    assert "9 of 10 links hold (1 not here)" in done.stderr
     assert "source not here, digests hold" in session.stdout
     assert "is gone" in full.stderr
 
@@ -226,7 +251,7 @@ def test_a_source_that_was_deleted_is_not_here_and_no_fault(root, tmp_path):
 def test_a_broken_chain_is_one_line_and_exit_code_1(root, tmp_path):
     with kept(root, tmp_path):
         report = report_of(root)
-        flip(shard_of(root) / "counts.bin")
+        flip_column(shard_of(root), "counts")
         done = spiketok(root, "verify", "--quick", report, code=1)
         shard = spiketok(root, "verify", "--quick", shard_of(root), code=1)
         session = spiketok(root, "verify", "--quick", DAY.format(1), code=1)
@@ -234,6 +259,22 @@ def test_a_broken_chain_is_one_line_and_exit_code_1(root, tmp_path):
     assert "spiketok tokenize" in done.stderr
     assert "the first broken link: shard" in shard.stderr
     assert "column 'counts'" in session.stderr
+
+
+def test_a_broken_context_is_named_by_whoever_needs_it(root, tmp_path):
+    with kept(root, tmp_path):
+        place = context_of(root)
+        assert spiketok(root, "inspect", place).stdout.startswith("context")
+        assert "3 of 3 links hold" in spiketok(root, "verify", "--quick", place).stderr
+        flip_column(place, "signal.cursor_vel.value")
+        flipped = spiketok(root, "verify", "--quick", DAY.format(1), code=1)
+        assert "column 'signal.cursor_vel.value' has sha256" in flipped.stderr
+        assert "the first broken link: context" in spiketok(root, "verify", "--quick", shard_of(root), code=1).stderr
+        remove(place)
+        assert "no context at" in spiketok(root, "verify", "--quick", DAY.format(1), code=1).stderr
+        again = json.loads(spiketok(root, "tokenize", "--scheme", "binned", "--json").stdout)
+        assert {row["state"] for row in again} == {"already"}  # the context came again, byte for byte
+        assert "10 of 10 links hold" in spiketok(root, "verify", report_of(root)).stderr
 
 
 def test_a_session_that_was_changed_with_its_digest_is_not_equal_to_its_source(root, tmp_path):
@@ -244,7 +285,7 @@ def test_a_session_that_was_changed_with_its_digest_is_not_equal_to_its_source(r
         shards = sorted(root.glob(f"shards/binned/{DAY.format(1)}/*/manifest.json"))
         digest = read_attributes(store_of(root))["digest"]
         (shard,) = [p.parent for p in shards if json.loads(p.read_text())["store_digest"] == digest]
-        assert "3 of 3 links hold" in spiketok(root, "verify", "--quick", shard).stderr
+        assert "4 of 4 links hold" in spiketok(root, "verify", "--quick", shard).stderr
         done = spiketok(root, "verify", shard, code=1)
     assert "the first broken link: store" in done.stderr
     assert "subject: another in the session" in done.stderr
@@ -265,8 +306,8 @@ def test_chains_of_before_these_digests_still_read(root, tmp_path):
         assert spiketok(root, "inspect", run_of(root)).stdout
         # and it can be used: the same command goes on with it, and evaluates it
         spiketok(root, "train", "--model", "linear", "--set", "data.target=cursor_vel", "--hold-out", "*day02*")
-    assert [line.split("\t")[2] for line in done.stdout.splitlines()[1:]] == ["not recorded"] * 2 + ["holds"] * 3
-    assert "3 of 5 links hold (2 not recorded)" in done.stderr
+    assert [line.split("\t")[2] for line in done.stdout.splitlines()[1:]] == ["not recorded"] * 2 + ["holds"] * 4
+    assert "4 of 6 links hold (2 not recorded)" in done.stderr
     assert "file sub-S01_ses-CO-day01_behavior+ecephys.nwb" in cited.stdout
 
 
@@ -297,29 +338,29 @@ def fetched(tmp_path_factory) -> Path:
 def test_each_file_of_a_session_is_a_link_with_its_origin(fetched, tmp_path):
     (shard,) = [p.parent for p in fetched.glob("shards/binned/*/*/*/manifest.json")]
     links = list(walk(shard, Workspace.locate(fetched)))
-    assert [link.kind for link in links] == ["shard", "store", "source", "source"]
+    assert [link.kind for link in links] == ["shard", "context", "store", "source", "source"]
     assert {link.state for link in links} == {"holds"}
-    assert links[1].remark == "equal to its source, read by pynwb"
-    assert [link.remark for link in links[2:]] == ["DANDI:000140/0.220113.0408"] * 2
+    assert links[2].remark == "equal to its source, read by pynwb"
+    assert [link.remark for link in links[3:]] == ["DANDI:000140/0.220113.0408"] * 2
     record = next(fetched.glob("raw/*/*/dandiset.json"))
     files = sorted(record.parent.rglob("*.nwb"))
     before, content = record.read_text(), files[1].read_bytes()
     try:
         files[1].unlink()
         told = list(walk(shard, Workspace.locate(fetched)))
-        assert [link.state for link in told] == ["holds", "holds", "holds", "not here"]
-        assert "spiketok fetch DANDI:000140/0.220113.0408:" + links[3].name in told[3].remark
+        assert [link.state for link in told] == ["holds", "holds", "holds", "holds", "not here"]
+        assert "spiketok fetch DANDI:000140/0.220113.0408:" + links[4].name in told[4].remark
         files[1].write_bytes(content[:-1] + b"?")
         told = list(walk(shard, Workspace.locate(fetched), quick=True))
-        assert [link.state for link in told] == ["holds", "holds", "holds", "broken"]
-        assert told[3].remark.endswith("-e overwrite-different")
+        assert [link.state for link in told] == ["holds", "holds", "holds", "holds", "broken"]
+        assert told[4].remark.endswith("-e overwrite-different")
         files[1].write_bytes(content)
         record.write_text(before.replace("0.220113.0408", "0.210101.0000"))
         told = list(walk(shard, Workspace.locate(fetched), quick=True))
-        assert "was fetched from DANDI:000140/0.210101.0000, the store says DANDI:000140/0.220113" in told[2].remark
+        assert "was fetched from DANDI:000140/0.210101.0000, the store says DANDI:000140/0.220113" in told[3].remark
         record.write_text("{")
         told = list(walk(shard, Workspace.locate(fetched), quick=True))
-        assert [link.state for link in told[2:]] == ["broken"] * 2
+        assert [link.state for link in told[3:]] == ["broken"] * 2
     finally:
         record.write_text(before)
         files[1].write_bytes(content)

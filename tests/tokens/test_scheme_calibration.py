@@ -18,7 +18,7 @@ from tests.laws import assert_same, token_rows
 from tests.made import MS, SECOND, golden_session, random_session, whole
 from tests.strategies import SOURCE
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "shard-calibration-v1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "shard-calibration-v2"
 
 
 def ms(*pairs: tuple[int, int]) -> Intervals:
@@ -325,7 +325,8 @@ def test_fields_that_cannot_be(values, words):
 
 def write_golden(target: Path) -> None:
     scheme, session = Calibration(10 * MS, length=8), golden_session()
-    write_shard(target, scheme, session, whole(session), segments_rule="continuous", store_digest="0" * 64)
+    rule = {"segments_rule": "continuous", "store_digest": "0" * 64, "context": target.parent / "context-v1"}
+    write_shard(target, scheme, session, whole(session), **rule)
 
 
 def test_golden_shard_reads_forever():

@@ -17,7 +17,7 @@ from tests.made import golden_segments, golden_session, random_session, whole
 from tests.strategies import SOURCE
 
 MS = 1_000_000
-GOLDEN = Path(__file__).parents[1] / "golden" / "shard-event-pair-v1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "shard-event-pair-v2"
 SMALL = EventPair(max_current=5, max_history=6)
 
 

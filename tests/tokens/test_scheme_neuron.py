@@ -16,7 +16,7 @@ from tests.laws import assert_same, token_rows
 from tests.made import MS, golden_segments, golden_session, random_session, whole
 from tests.strategies import SOURCE
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "shard-neuron-v1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "shard-neuron-v2"
 BIN = 20 * MS
 
 

@@ -21,7 +21,7 @@ from tests.reference.per_spike import VARIANTS
 from tests.strategies import SOURCE
 
 MS = 1_000_000
-GOLDEN = Path(__file__).parents[1] / "golden" / "shard-per-spike-v1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "shard-per-spike-v2"
 
 
 def session_of(spikes: Spikes, stop_ns: int, n_units: int) -> Session:

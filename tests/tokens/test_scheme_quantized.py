@@ -25,7 +25,7 @@ from spiketok.tokens.shards import ShardReader, write_shard
 from tests.made import MS, golden_segments, golden_session
 from tests.strategies import SOURCE
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "shard-quantized-v1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "shard-quantized-v2"
 NAN, INF = np.nan, np.inf
 
 
@@ -270,6 +270,7 @@ def write_golden(target: Path) -> None:
         golden_segments(),
         segments_rule="trials:start,0,100",
         store_digest="0" * 64,
+        context=target.parent / "context-v1",
     )
 
 

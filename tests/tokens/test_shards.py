@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from spiketok.errors import ArtefactError, UnknownNameError
+from spiketok.errors import ArtefactError, UnknownNameError, UsageError
 from spiketok.recording.nouns import Intervals, Source
 from spiketok.sources.formats.nwb import read_nwb
 from spiketok.storage.files import WIP, content_digest
-from spiketok.tokens import shards
+from spiketok.storage.workspace import MANIFEST
+from spiketok.tokens import columns
+from spiketok.tokens.columns import ALIGNMENT, COLUMNS
+from spiketok.tokens.context import write_context
 from spiketok.tokens.schemes import Binned, PerSpike
 from spiketok.tokens.schemes.base import Windows, grid_rows
 from spiketok.tokens.schemes.behaviour import signal_on_bins
-from spiketok.tokens.shards import MANIFEST, ShardReader, shard_fingerprint, write_shard
+from spiketok.tokens.shards import ShardReader, shard_fingerprint, write_shard
 from tests import reference
 from tests.conftest import real_data
 from tests.made import MS, golden_segments, golden_session, random_session, shard, whole
@@ -79,8 +85,9 @@ def test_columns_are_mapped_and_read_only(tmp_path):
     reader = shard(tmp_path, random_session("a", 1), PerSpike())
     column = reader.columns["time_ns"]
     assert type(column) is np.ndarray
-    assert isinstance(column.base, np.memmap)
+    assert column.ctypes.data % ALIGNMENT == 0
     assert reader.columns["time_ns"] is column
+    assert np.shares_memory(column.base, reader.columns["unit"].base)  # one map for all
     with pytest.raises(ValueError, match="read-only"):
         column[0] = 1
 
@@ -113,6 +120,45 @@ def test_a_shard_without_trials_splits_and_behaviour(tmp_path):
         reader.signal("vel")
 
 
+COUNT_FILES = """
+import os, resource, sys
+from spiketok.tokens.shards import ShardReader
+
+soft = 256
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+before = len(os.listdir("/dev/fd"))
+readers = [ShardReader(path) for path in sys.argv[1:] for _ in range(1000)]
+total = sum(int(column[-1]) for r in readers for column in (r.columns["segment.stop_ns"], r.signal("vel").time_ns))
+print(len(readers), total, len(os.listdir("/dev/fd")) - before)
+"""
+
+
+def test_thousands_of_open_shards_hold_no_file(tmp_path):
+    """Two thousand readers, each with its columns and its context in use, in a process that may open 256 files."""
+    paths = [shard(tmp_path, random_session("a", 1), scheme).path for scheme in PLAIN]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_FILES, *map(str, paths)], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == ["2000", str(2000 * (6_000 + 5_990) * MS), "0"]
+
+
+def test_an_array_outlives_its_reader(tmp_path):
+    """The map is there for as long as any slice of it, and no longer."""
+    session = random_session("a", 1)
+    reader = shard(tmp_path, session, PerSpike())
+    path = str(reader.path / COLUMNS)
+    times = reader.columns["time_ns"][10:20]
+    del reader
+    gc.collect()
+    np.testing.assert_array_equal(times, session.spikes.time_ns[10:20])
+    if Path("/proc/self/maps").exists():
+        assert path in Path("/proc/self/maps").read_text()
+        del times
+        gc.collect()
+        assert path not in Path("/proc/self/maps").read_text()
+
+
 def test_reader_can_be_pickled(tmp_path):
     reader = shard(tmp_path, random_session("a", 1), Binned())
     again = pickle.loads(pickle.dumps(reader))
@@ -136,6 +182,21 @@ def test_behaviour_on_bins_equals_reference(session, segments):
                 wanted, ok = reference.signal_bin(signal, low, bin_ns, stop)
                 assert valid[k] == ok
                 np.testing.assert_array_equal(value[k], np.array(wanted, np.float32))
+
+
+def test_a_reader_lays_behaviour_on_its_bins_once(tmp_path):
+    session, segments = golden_session(), golden_segments()
+    reader = shard(tmp_path, session, Binned(), segments)
+    for name, signal in session.signals.items():
+        for found, wanted in zip(reader.bin_signal(name), signal_on_bins(signal, segments, 20 * MS), strict=True):
+            assert (found.dtype, found.tobytes()) == (wanted.dtype, wanted.tobytes())
+            assert not found.flags.writeable
+        assert reader.bin_signal(name) is reader.bin_signal(name)
+        assert len(reader.bin_signal(name)[1]) == reader.bin_row[-1]
+    with pytest.raises(UnknownNameError, match="unknown behaviour 'vel' in golden/one"):
+        reader.bin_signal("vel")
+    with pytest.raises(UsageError, match="scheme 'per-spike' has no bins to lay 'eye' on"):
+        shard(tmp_path, session, PerSpike(), segments).bin_signal("eye")
 
 
 def test_behaviour_on_bins_by_hand():
@@ -184,21 +245,19 @@ def test_a_shard_is_replaced_whole(tmp_path):
     assert first.path == second.path
     assert len(second.columns["counts"]) == 150
     assert second.verify() == []
-    assert [p.name for p in second.path.parent.iterdir()] == [second.path.name]
+    assert {p.name for p in second.path.parent.iterdir()} == {second.path.name, second.context.path.name}
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     """The disk fills up in the middle: no shard, no leftover, and an older shard still stands."""
     session = random_session("a", 1)
-    opened = []
 
-    def full(path, mode):
-        opened.append(path)
-        if len(opened) > 3:
+    def full(array):
+        if len(array) == len(session.spikes):
             raise OSError(28, "No space left on device")
-        return open(path, mode)
+        return array.reshape(-1).view(np.uint8)
 
-    monkeypatch.setattr(shards, "open", full, raising=False)
+    monkeypatch.setattr(columns, "_bytes", full)
     target = tmp_path / "made" / "shard"
     with pytest.raises(OSError, match="No space"):
         write_shard(target, PerSpike(), session, whole(session), segments_rule="continuous", store_digest="d")
@@ -207,10 +266,9 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.undo()
     older = shard(tmp_path, session, PerSpike())
     before = read_all(older.path)
-    opened.clear()
-    monkeypatch.setattr(shards, "open", full, raising=False)
+    monkeypatch.setattr(columns, "_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        shard(tmp_path, session, PerSpike(), Intervals([0], [3_000_000_000]))
+        shard(tmp_path, session, PerSpike())
     assert read_all(older.path) == before
     assert not any(tmp_path.rglob(f"{WIP}*"))
 
@@ -232,8 +290,8 @@ def test_fingerprint_names_the_inputs():
 
 @pytest.mark.parametrize("name", ["binned", "per-spike"])  # the other schemes' own tests read theirs
 def test_golden_shard_reads_forever(name):
-    """A shard that version 1 wrote: reads, verifies, and holds what it held then."""
-    reader = ShardReader(GOLDEN / f"shard-{name}-v1")
+    """A shard that version 2 wrote: reads, verifies, and holds what it held then."""
+    reader = ShardReader(GOLDEN / f"shard-{name}-v2")
     assert reader.verify() == []
     assert (reader.info.id, reader.info.n_spikes, reader.info.unit_id.tolist()) == ("golden/one", 9, ["a", "b", "c"])
     window = Windows(np.array([0, 1]), np.array([10 * MS, 50 * MS]), 60 * MS)
@@ -249,9 +307,10 @@ def test_golden_shard_reads_forever(name):
             *([0, 0, 0], [1, 1, 1], [1, 1, 1]),
         ]
         assert reader.lost == {"outside_segments": 1, "saturated": 0}
-        np.testing.assert_array_equal(reader.columns["bin.eye.value"][:3, 0], np.float32([0.5, 2.375, 4.875]))
-        assert reader.columns["bin.hand/vel.valid"].tolist() == [1] * 11
-        assert reader.columns["bin.hand/vel.value"][3].tolist() == [1.0, 1.125]  # a sample at the very middle, 60 ms
+        np.testing.assert_array_equal(reader.bin_signal("eye")[0][:3, 0], np.float32([0.5, 2.375, 4.875]))
+        value, valid = reader.bin_signal("hand/vel")
+        assert valid.tolist() == [1] * 11
+        assert value[3].tolist() == [1.0, 1.125]  # a sample at the very middle, 60 ms
     else:
         spikes = tokens.columns["type"] == 0
         assert tokens.columns["unit"][spikes].tolist() == [2, 0, 0, 2, 2]
@@ -272,8 +331,9 @@ def test_golden_bytes_are_written_today(tmp_path, scheme):
         golden_segments(),
         segments_rule="trials:start,0,100",
         store_digest="0" * 64,
+        context=tmp_path / "context-v1",
     )
-    found, golden = read_all(tmp_path / "shard"), read_all(GOLDEN / f"shard-{scheme.name}-v1")
+    found, golden = read_all(tmp_path / "shard"), read_all(GOLDEN / f"shard-{scheme.name}-v2")
     today, then = json.loads(found.pop(MANIFEST)), json.loads(golden.pop(MANIFEST))
     assert found == golden
     fields = today["scheme"].pop(
@@ -309,8 +369,9 @@ def test_no_shard_there(tmp_path):
 
 
 def test_another_format_version(damaged):
-    edit_manifest(damaged, format_version=2)
-    refused(damaged, "format version 2", "reads version 1")
+    for version in (1, 3):
+        edit_manifest(damaged, format_version=version)
+        refused(damaged, f"format version {version}", "reads version 2")
 
 
 def test_another_scheme_version_or_an_unknown_scheme(damaged):
@@ -332,24 +393,76 @@ def test_damaged_manifest(damaged):
     refused(damaged, "does not match its own digest")
 
 
-def test_missing_and_truncated_columns(damaged):
-    counts = damaged / "counts.bin"
-    data = counts.read_bytes()
-    counts.write_bytes(data[:-1])
-    refused(damaged, "column 'counts'", f"{len(data) - 1} bytes, must be {len(data)}")
-    counts.write_bytes(data + b"0")
+def test_a_missing_and_a_truncated_file(damaged):
+    file = damaged / COLUMNS
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    refused(damaged, "damaged columns.bin", f"{len(data) - 1} bytes, must be {len(data)}")
+    file.write_bytes(data + b"0")
+    refused(damaged, "damaged columns.bin")
+    file.unlink()
+    refused(damaged, "lacks its columns", "no file columns.bin")
+
+
+def test_a_file_that_shrinks_under_a_reader_is_refused_when_it_is_mapped(damaged):
+    reader = ShardReader(damaged)
+    (damaged / COLUMNS).write_bytes(b"")
+    with pytest.raises(ArtefactError, match=r"cannot be mapped .*fewer than \d+ bytes.*spiketok tokenize"):
+        _ = reader.columns["counts"]
+
+
+@pytest.mark.parametrize("change", [{"offset": -64}, {"bytes": 7}, {"shape": [10**9, 3]}, {"dtype": "<f8"}])
+def test_a_manifest_that_points_outside_of_the_file(damaged, change):
+    """Nothing behind the map is ever read, whoever signed the manifest."""
+    entries = json.loads((damaged / MANIFEST).read_text())["columns"]
+    edit_manifest(damaged, columns=entries | {"counts": entries["counts"] | change})
     refused(damaged, "column 'counts'")
-    counts.unlink()
-    refused(damaged, "lacks column 'counts'")
 
 
 def test_a_flipped_bit_is_found_by_verify(damaged):
-    counts = damaged / "counts.bin"
-    data = bytearray(counts.read_bytes())
-    data[4] ^= 1
-    counts.write_bytes(bytes(data))
-    (line,) = ShardReader(damaged).verify()
-    assert line.startswith("column 'counts' has sha256")
+    """Each byte of the file belongs to a column or to the empty room between two."""
+    file, entries = damaged / COLUMNS, json.loads((damaged / MANIFEST).read_text())["columns"]
+    data = file.read_bytes()
+    for place in range(len(data)):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        (line,) = ShardReader(damaged).verify()
+        own = [n for n, e in entries.items() if e["offset"] <= place < e["offset"] + e["bytes"]]
+        assert line.startswith(f"column '{own[0]}' has sha256" if own else "the room before column"), place
+
+
+# ---- the context of a shard -----------------------------------------------------------------------------------------
+
+
+def test_a_context_that_is_gone_or_another_is_said_when_it_is_needed(damaged):
+    """Tokens can be read without it."""
+    reader, place = ShardReader(damaged), ShardReader(damaged).context.path
+    write_context(place, random_session("b", 2), store_digest="e")
+    assert reader.columns["counts"].shape == (11, 3)
+    with pytest.raises(ArtefactError, match=r"was made with context \w{12}, at .* lies \w{12}.*spiketok tokenize"):
+        _ = reader.info
+    (place / MANIFEST).unlink()
+    with pytest.raises(ArtefactError, match=r"no context at .*spiketok tokenize"):
+        _ = reader.observed
+
+
+def test_shards_can_be_moved_as_a_whole(tmp_path):
+    session, rule = golden_session(), {"segments_rule": "continuous", "store_digest": "d" * 64}
+    home = tmp_path / "shards"
+    target, place = home / "binned" / "golden" / "one" / "f", home / "context" / "golden" / "one" / "c"
+    manifest = write_shard(target, Binned(), session, golden_segments(), **rule, context=place)
+    assert manifest["context"]["path"] == "../../../../context/golden/one/c"
+    home.rename(tmp_path / "elsewhere")
+    reader = ShardReader(tmp_path / "elsewhere" / "binned" / "golden" / "one" / "f")
+    assert reader.info.id == "golden/one"
+    assert reader.context.path == (tmp_path / "elsewhere" / "context" / "golden" / "one" / "c").resolve()
+
+
+def test_the_context_of_another_session_is_not_taken(tmp_path):
+    rule = {"segments_rule": "continuous", "store_digest": "d" * 64, "context": tmp_path / "c"}
+    write_shard(tmp_path / "a", Binned(), golden_session(), golden_segments(), **rule)
+    other = random_session("b", 2)
+    with pytest.raises(UsageError, match="is the context of golden/one, store dddddddddddd, not of made/b"):
+        write_shard(tmp_path / "b", Binned(), other, whole(other), **rule)
 
 
 # ---- a real recording -----------------------------------------------------------------------------------------------

@@ -277,7 +277,7 @@ def test_stretches_are_the_bins_of_the_split(bins):
     assert not more
     first = int(sessions[0].splits["test"].start_ns[0]) // (20 * MS)
     np.testing.assert_array_equal(counts, bins[0].columns["counts"][first : first + len(counts)])
-    value = bins[0].columns["bin.hand_vel.value"][first : first + len(counts)]
+    value = bins[0].bin_signal("hand_vel")[0][first : first + len(counts)]
     np.testing.assert_allclose(normal * target.std + target.mean, value, rtol=1e-4, atol=1e-3)
     assert (weight == 1).all()
     assert len(counts) * 20 * MS == sessions[0].splits["test"].total_ns

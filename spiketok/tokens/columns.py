@@ -1,0 +1,249 @@
+"""Named columns in one file beside a manifest: how shards and contexts lie on disk.
+
+An artefact is a folder of two files. ``columns.bin`` holds every column, raw little-endian values in order of name,
+each at a multiple of 64 bytes; ``manifest.json`` says where each lies and what it must be, and is written last. The
+format is specified in ``docs/shard-format.md``.
+
+What is unusual: the file is mapped by the C library's own ``mmap``. What Python maps (``mmap``, ``np.memmap``) keeps a
+copy of the file's descriptor for as long as the map lives, and a process may have few: a map made here keeps none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import mmap
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from spiketok.errors import ArtefactError
+from spiketok.storage.files import atomic_folder, content_digest
+from spiketok.storage.workspace import MANIFEST
+
+COLUMNS = "columns.bin"
+ALIGNMENT = 64
+PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of artefact: the word for it in messages, the name of its format, and the version that is read here."""
+
+    word: str
+    format: str
+    version: int
+
+    def refuse(self, folder: Path, fact: str) -> NoReturn:
+        message = f"{self.word} {folder} {fact}: delete it and run 'spiketok tokenize' again"
+        raise ArtefactError(message)
+
+    def read_manifest(self, folder: Path) -> dict:
+        """The manifest of an artefact, and whether its columns can be there.
+
+        Raises:
+            ArtefactError: nothing there, another format or version, or a damaged manifest, or a file of another size.
+        """
+        path = folder / MANIFEST
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            message = f"no {self.word} at {folder} (it has no {MANIFEST}): run 'spiketok tokenize'"
+            raise ArtefactError(message) from None
+        try:
+            manifest = json.loads(text)
+        except ValueError as error:
+            self.refuse(folder, f"has a damaged manifest ({error})")
+        if not isinstance(manifest, dict) or manifest.get("format") != self.format:
+            self.refuse(folder, f"has a manifest that is not of a {self.word} (no format '{self.format}')")
+        if manifest.get("format_version") != self.version:
+            found = manifest.get("format_version")
+            self.refuse(folder, f"has format version {found}, this spiketok reads version {self.version}")
+        if manifest.get("digest") != content_digest(manifest):
+            self.refuse(folder, "has a damaged manifest (it does not match its own digest)")
+        self._check_sizes(folder, manifest["columns"])
+        return manifest
+
+    def _check_sizes(self, folder: Path, entries: Mapping[str, dict]) -> None:
+        for name, entry in entries.items():
+            nbytes = np.dtype(entry["dtype"]).itemsize * math.prod(entry["shape"])
+            if nbytes != entry["bytes"] or entry["offset"] < 0 or min(entry["shape"], default=0) < 0:
+                fact = f"says that column '{name}' has {entry['bytes']} bytes at {entry['offset']}, must be {nbytes}"
+                self.refuse(folder, fact)
+        try:
+            size = (folder / COLUMNS).stat().st_size
+        except FileNotFoundError:
+            self.refuse(folder, f"lacks its columns (no file {COLUMNS})")
+        if size != file_bytes(entries):
+            self.refuse(folder, f"has a damaged {COLUMNS} ({size} bytes, must be {file_bytes(entries)})")
+
+
+def file_bytes(entries: Mapping[str, dict]) -> int:
+    """The size of the file that holds the columns of a manifest."""
+    return max((entry["offset"] + entry["bytes"] for entry in entries.values()), default=0)
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_folder(target: Path, facts: Mapping[str, object], columns: Mapping[str, np.ndarray]) -> dict:
+    """Write an artefact, whole or not at all; one that stands there is replaced.
+
+    Returns:
+        The manifest: the facts with ``columns`` and ``digest``.
+    """
+    plain = _plain(columns)
+    with atomic_folder(Path(target)) as folder:
+        with ThreadPoolExecutor(1) as pool:  # neither holds the interpreter: it is hashed while it is written
+            entries = pool.submit(_entries, plain)
+            _write(folder / COLUMNS, plain)
+            manifest = _signed(facts, entries.result())
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return manifest
+
+
+def manifest_of(facts: Mapping[str, object], columns: Mapping[str, np.ndarray]) -> dict:
+    """The manifest that :func:`write_folder` would give, without writing anything."""
+    return _signed(facts, _entries(_plain(columns)))
+
+
+def _signed(facts: Mapping[str, object], entries: Mapping[str, dict]) -> dict:
+    manifest = {**facts, "columns": entries}
+    return manifest | {"digest": content_digest(manifest)}
+
+
+def _plain(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns as they lie on disk, in order of name: little-endian, in C order, bools as uint8."""
+    plain = {}
+    for name in sorted(columns):
+        array = columns[name]
+        array = array.view(np.uint8) if array.dtype == np.bool_ else array
+        plain[name] = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return plain
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _entries(plain: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    entries, end = {}, 0
+    for name, array in plain.items():
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        entries[name] = {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "offset": offset,
+            "bytes": array.nbytes,
+            "sha256": hashlib.sha256(_bytes(array)).hexdigest(),
+        }
+        end = offset + array.nbytes
+    return entries
+
+
+def _write(file: Path, plain: Mapping[str, np.ndarray]) -> None:
+    with open(file, "wb") as stream:  # tofile hides why a write failed
+        for array in plain.values():
+            stream.write(bytes(-stream.tell() % ALIGNMENT))
+            stream.write(_bytes(array).data)
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_ssize_t]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Map:
+    """A file in memory, read-only and without a descriptor, for as long as an array on it lives."""
+
+    def __init__(self, file: Path, size: int) -> None:
+        self._address: int | None = None
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            if os.fstat(handle).st_size < size:  # what lies behind the end of a file kills the process that reads it
+                raise OSError(0, f"fewer than {size} bytes")
+            address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
+            if address == _FAILED:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(handle)
+        self._address, self._size = address, size
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
+
+    def __del__(self, _unmap: Callable = _LIBC.munmap) -> None:  # a default: at exit the module's names are gone
+        if self._address is not None:
+            _unmap(self._address, self._size)
+
+
+class Columns(Mapping[str, np.ndarray]):
+    """The columns of an artefact: read-only arrays on one map, which is made when the first of them is asked for.
+
+    Args:
+        folder: the artefact's. entries: ``columns`` of its manifest. kind: of the artefact.
+    """
+
+    def __init__(self, folder: Path, entries: Mapping[str, dict], kind: Kind) -> None:
+        self._folder, self._entries, self._kind = folder, entries, kind
+        self._open: dict[str, np.ndarray] = {}
+        self._data: np.ndarray | None = None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._open.get(name)
+        if array is None:
+            array = self._open[name] = self._array(self._entries[name])
+        return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _array(self, entry: dict) -> np.ndarray:
+        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        if entry["bytes"] == 0:  # perhaps of an empty file, which cannot be mapped
+            array = np.empty(shape, dtype)
+            array.flags.writeable = False
+            return array
+        if self._data is None:
+            try:
+                self._data = np.asarray(_Map(self._folder / COLUMNS, file_bytes(self._entries)))
+            except OSError as error:
+                self._kind.refuse(self._folder, f"cannot be mapped ({error})")
+        return self._data[entry["offset"] : entry["offset"] + entry["bytes"]].view(dtype).reshape(shape)
+
+    def verify(self) -> list[str]:
+        """Read every byte again; what differs from the manifest, one line a column, none if all is well."""
+        differences, end = [], 0
+        with open(self._folder / COLUMNS, "rb") as stream:
+            for name, entry in sorted(self._entries.items(), key=lambda item: (item[1]["offset"], item[1]["bytes"])):
+                if any(stream.read(max(entry["offset"] - end, 0))):
+                    differences.append(f"the room before column '{name}' is not empty")
+                stream.seek(entry["offset"])
+                found = _digest_of(stream, entry["bytes"])
+                if found != entry["sha256"]:
+                    differences.append(f"column '{name}' has sha256 {found[:12]}, must be {entry['sha256'][:12]}")
+                end = entry["offset"] + entry["bytes"]
+        return differences
+
+
+def _digest_of(stream, nbytes: int) -> str:
+    digest = hashlib.sha256()
+    while nbytes > 0 and (piece := stream.read(min(nbytes, PIECE_BYTES))):
+        digest.update(piece)
+        nbytes -= len(piece)
+    return digest.hexdigest()
