@@ -18,6 +18,7 @@ VARIANTS = [
     Calibration(5_000_000, 2, 7, "linear", "random", seed=3, scored="scored", pseudo_ns=40_000_000),
     Calibration(5_000_000, 2, 21, "linear", smooth_ns=7_000_000),
     Calibration(7_000_001, 2, 16, "area", "block", seed=1, smooth_ns=30_000_000, pseudo_ns=50_000_000),
+    Calibration(5_000_000, 1, 9, "linear", "all", pseudo_ns=30_000_000),
     Calibration(5_000_000, 3, 33, "cubic", "block", seed=5, smooth_ns=10_000_000, pseudo_ns=60_000_000),
 ]
 
@@ -68,6 +69,8 @@ def chosen_trials(scheme: Calibration, session: Session) -> list[tuple[tuple[int
     least = {"cubic": 4, "linear": 2, "area": 1}[scheme.resample]
     found = [(trial, scored_bins(scheme, session, trial)) for trial in all_trials(scheme, session)]
     found = [(trial, bins) for trial, bins in found if len(bins) >= least]
+    if scheme.choose == "all":
+        return found
     if scheme.choose == "first" or len(found) <= scheme.n_trials:
         return found[: scheme.n_trials]
     words = np.random.PCG64(scheme.seed)

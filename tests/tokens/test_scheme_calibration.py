@@ -11,6 +11,7 @@ import pytest
 
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording.nouns import Intervals, Ragged, Session, Spikes, UnitTable
+from spiketok.storage.store import session_info
 from spiketok.tokens.schemes import Calibration
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader, write_shard
@@ -190,7 +191,32 @@ def test_choice_of_trials():
     assert (block, some) == ([2, 3, 4, 5], [0, 4, 20, 28])
 
 
-@pytest.mark.parametrize("choose", ["first", "block", "random"])
+def test_all_trials_that_have_enough_bins_and_m_of_them_at_the_cut():
+    """The same rows as of a shard of the first M, whatever M is; those of a calibration time are its window's."""
+    assert chosen(1, choose="all") == chosen(30, choose="all") == list(range(30))
+    session = with_trials(random_session("a", 2), 12, 200 * MS, 400 * MS)
+    session = replace(session, observed=whole(session))
+    every = bake(small(choose="all"), session).columns
+    for m in (1, 5, 12):
+        some = bake(small(n_trials=m), session).columns
+        np.testing.assert_array_equal(every["matrix"][:m], some["matrix"])
+    scheme = small(choose="all")
+    tokens = scheme.cut(every, Windows(np.array([0]), np.array([500 * MS]), 2_000 * MS))
+    assert (tokens.columns["start_ns"] // MS + 500).tolist() == [800, 1200, 1600, 2000]
+
+
+def test_a_plan_of_all_trials_is_bounded_by_what_there_is():
+    session = with_trials(random_session("a", 2), 12, 200 * MS, 400 * MS)
+    scheme, segments = small(choose="all", bin_ns=20 * MS), Intervals([0, 0], [6 * SECOND, 6 * SECOND])
+    assert scheme.plan(session_info(session), segments)["matrix"].rows == 24  # each in both segments
+    assert scheme.plan(session_info(session), ms((0, 90)))["matrix"].rows == 2  # two bins each at least
+    bare = replace(session, intervals={})
+    assert scheme.plan(session_info(bare), whole(bare))["matrix"].rows == 3  # of two seconds each
+    uncounted = replace(session_info(session), n_trials=None)
+    assert scheme.plan(uncounted, whole(session))["matrix"].rows == 150
+
+
+@pytest.mark.parametrize("choose", ["first", "block", "random", "all"])
 def test_fewer_trials_than_asked_for_are_not_repeated(choose):
     assert chosen(10, 7, choose=choose, seed=2) == list(range(7))
 
@@ -311,7 +337,7 @@ def test_a_table_that_is_not_there():
         ({"smooth_ns": 0.5}, "smooth_ns is 0.5"),
         ({"pseudo_ns": True}, "pseudo_ns is True"),
         ({"resample": "quintic"}, "resample is 'quintic', must be one of cubic, linear, area"),
-        ({"choose": "last"}, "choose is 'last', must be one of first, block, random"),
+        ({"choose": "last"}, "choose is 'last', must be one of first, block, random, all"),
         ({"scored": None}, "scored is None, must be the name of a table"),
     ],
 )

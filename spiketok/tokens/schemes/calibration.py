@@ -13,6 +13,8 @@ Unusual here:
   session, name a table of that part in ``scored``.
 - Trials share no time: where one begins before the one before it ends, that one ends there, as in the reference, which
   knows trials by their starts. A session without trials gets trials of one length, laid over its observed time.
+- ``choose="all"`` holds every trial that has enough scored bins, so that M of them inside some calibration time can be
+  chosen at the cut.
 - Fewer trials than were asked for are held as they are, none twice: ``trials.found`` says how many there were.
 
 Differs from the reference: bins begin with their trial, not with the recording, and only those that are wholly inside
@@ -55,7 +57,7 @@ UINT8, INT32, INT64 = np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int64)
 FLOAT32 = np.dtype(np.float32)
 MOST_POINTS = 1 << 16  # so many lines between counts are exact in float32
 LEAST_BINS = {"cubic": 4, "linear": 2, "area": 1}  # what each way of resampling needs of a trial
-CHOICES = ("first", "block", "random")
+CHOICES = ("first", "block", "random", "all")
 ALL_RECORDED = np.zeros((0, 0), UINT8)
 ALL_RECORDED.flags.writeable = False
 
@@ -84,9 +86,10 @@ class Calibration(Scheme):
     trial, in no scored bin), ``saturated`` (above 255 in a bin).
 
     Args:
-        n_trials: M. length: T, 2 to 65,536.
+        n_trials: M; of no effect with ``choose="all"``. length: T, 2 to 65,536.
         resample: ``"cubic"``, ``"linear"`` or ``"area"`` (what falls into each T-th of the trial; sums are kept).
-        choose: the ``"first"`` trials, a random ``"block"`` of neighbours, or ``"random"`` ones. seed: for these two.
+        choose: the ``"first"`` trials, a random ``"block"`` of neighbours, ``"random"`` ones (seed: for these two), or
+            ``"all"`` that have enough scored bins.
         scored: the table of the session's intervals whose time counts; ``""`` for all observed time.
         smooth_ns: time constant of a causal exponential over a trial's scored bins; 0 for none.
         pseudo_ns: length of the trials of a session that has none.
@@ -176,6 +179,8 @@ class Calibration(Scheme):
     def _chosen(self, n_candidates: int) -> np.ndarray:
         """Which of so many trials are taken, in order of time."""
         # PCG64's raw words are the same in every release of numpy, what its Generator makes of them need not be
+        if self.choose == "all":
+            return np.arange(n_candidates)
         if n_candidates <= self.n_trials or self.choose == "first":
             return np.arange(min(n_candidates, self.n_trials))
         words = np.random.PCG64(self.seed)
@@ -187,7 +192,7 @@ class Calibration(Scheme):
     # ---- bake -------------------------------------------------------------------------------------------------------
 
     def plan(self, info: SessionInfo, segments: Intervals) -> dict[str, ColumnSpec]:
-        rows = self.n_trials * depth(segments)
+        rows = self._most_rows(info, segments)
         bins = int(((segments.stop_ns - segments.start_ns) // self.bin_ns).sum())
         one = ColumnSpec(INT64, (), 1)
         return {
@@ -203,6 +208,17 @@ class Calibration(Scheme):
             "unit_observed": ColumnSpec(UINT8, (info.n_units,), rows),
             **segment_plan(segments),
         }
+
+    def _most_rows(self, info: SessionInfo, segments: Intervals) -> int:
+        """How many trials the columns can hold at most, once for each segment."""
+        if self.choose != "all":
+            return self.n_trials * depth(segments)
+        # trials share no time, and each has enough bins
+        rows = int(((segments.stop_ns - segments.start_ns) // (LEAST_BINS[self.resample] * self.bin_ns)).sum())
+        if info.n_trials is None:
+            return rows
+        laid_out = max(info.stop_ns - info.start_ns, 0) // self.pseudo_ns
+        return min(rows, (info.n_trials or laid_out) * depth(segments))
 
     def bake(self, session: Session, segments: Intervals) -> Baked:
         trials = self._trials(session)
