@@ -73,8 +73,10 @@ def kind_of(path: Path) -> str:
 
 def _kind_of_manifest(file: Path) -> str:
     """``"shard"`` or ``"context"``; a manifest that cannot be read is taken for a shard's, whose reader says so."""
+    from spiketok.tokens.context import FORMAT
+
     try:
-        return "context" if json.loads(file.read_text())["format"] == "spiketok-context" else "shard"
+        return "context" if json.loads(file.read_text())["format"] == FORMAT else "shard"
     except (ValueError, KeyError, TypeError):
         return "shard"
 

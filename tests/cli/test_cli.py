@@ -133,7 +133,7 @@ def test_inspect_tells_and_draws_everything(workspace, nwb, tmp_path):
     session = "sub-S01_ses-CO-day01_behavior+ecephys"
     made = sorted(p.parent for p in workspace.glob("shards/*/*/*/*/manifest.json"))
     shards = [p for p in made if p.parts[-4] != "context"]
-    assert "context" in spiketok(workspace, "inspect", next(p for p in made if p not in shards)).stdout
+    assert "unit columns" in spiketok(workspace, "inspect", next(p for p in made if p not in shards)).stdout
     run = next(workspace.glob("runs/poyo-*"))
     for path in (session, nwb[0], *shards[:3], run, nwb[0].with_name(f"{nwb[0].stem.split('_behavior')[0]}_truth.npz")):
         assert spiketok(workspace, "inspect", path).stdout

@@ -14,9 +14,10 @@ from spiketok.errors import ArtefactError, UnknownNameError
 from spiketok.recording.nouns import UnitTable
 from spiketok.recording.units import MOST_UNIT_WORDS
 from spiketok.storage.store import session_info
+from spiketok.storage.workspace import CONTEXT
 from spiketok.tokens.columns import COLUMNS
 from spiketok.tokens.context import Context, context_fingerprint, ensure_context, write_context
-from spiketok.tokens.schemes import Binned
+from spiketok.tokens.schemes import SCHEMES, Binned
 from spiketok.tokens.shards import ShardReader
 from tests.made import MS, golden_described, golden_session, random_session, shard
 from tests.strategies import sessions
@@ -123,6 +124,7 @@ def test_a_shard_holds_no_column_of_the_context(tmp_path):
     kinds = {name.split(".")[0] for name in reader.columns}
     assert kinds == {"counts", "observed", "unit_observed", "segment"}
     assert "observed" in reader.columns  # the scheme's own: of each bin
+    assert CONTEXT not in SCHEMES  # it has a folder among theirs
     assert reader.info.unit_columns["held_out"].tolist() == [False, True, False]
 
 
