@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "spiketok"
 # A room imports rooms of rows above its own; rooms of one row do not know each other.
 ROWS = [
     ["errors"],
+    ["settings"],
     ["recording"],
     ["storage", "models"],
     ["sources", "tokens"],
@@ -34,7 +35,7 @@ LEAVES = {
 }
 LONG = 600
 STILL_LONG = {"pipeline.source_check", "sources.simulator", "tokens.compare"}  # to be split: nothing may be added
-HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface", "numpy", "zarr", "fsspec")
+HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface", "numpy", "zarr", "fsspec", "pydantic")
 SHOWN = " / ".join(", ".join(row) for row in ROWS)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from spiketok import __version__
 from spiketok.cli import data, demo, doctor, fetch, provenance, splits, tokens, train
 from spiketok.cli.console import complain, progress, say, show_json
 from spiketok.cli.options import Json, Root, print_rows
-from spiketok.errors import SpiketokError, UnknownNameError, UsageError
+from spiketok.errors import SpiketokError
 from spiketok.storage.workspace import Workspace
 
 app = typer.Typer(
@@ -75,16 +75,17 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Simulate sessions of one or more subjects as NWB files, with the ground truth beside them."""
+    from spiketok.settings import build, parse_assignment
     from spiketok.sources.simulator import SimulationConfig
     from spiketok.sources.simulator import simulate as simulate_files
 
-    config = SimulationConfig(
-        task=task, n_subjects=subjects, sessions_per_subject=sessions, n_units=units, duration_s=duration_s, seed=seed
-    )
+    values: dict[str, object] = {"task": task, "n_subjects": subjects, "sessions_per_subject": sessions}
+    values |= {"n_units": units, "duration_s": duration_s, "seed": seed}
     if turnover is not None:
-        config = replace(config, turnover=turnover)
+        values["turnover"] = turnover
     for text in settings or []:
-        config = _with_setting(config, text)
+        values |= parse_assignment(text, "--set")
+    config = build(SimulationConfig, values, "simulation", "setting")
     workspace = Workspace.locate(root)
     folder = out or workspace.simulated
     with progress("simulate", subjects * sessions, "sessions") as advance:
@@ -97,26 +98,6 @@ def simulate(
     print_rows("sessions" if ingest_too else "files", rows, as_json)
     if failed:
         raise typer.Exit(1)
-
-
-def _with_setting(config, text: str):
-    """One ``key=value`` on top of a simulation's settings."""
-    import dataclasses
-
-    key, equals, word = text.partition("=")
-    known = {f.name: f for f in dataclasses.fields(config)}
-    if not equals:
-        message = f"--set '{text}': use KEY=VALUE"
-        raise UsageError(message)
-    if key not in known:
-        raise UnknownNameError("setting", key, known, "the simulation settings")
-    kind = type(getattr(config, key))
-    try:
-        value = kind(word)
-    except ValueError:
-        message = f"--set {key}={word}: expected {kind.__name__}"
-        raise UsageError(message) from None
-    return replace(config, **{key: value})
 
 
 # ---- tokenize -------------------------------------------------------------------------------------------------------

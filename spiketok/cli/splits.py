@@ -130,21 +130,18 @@ def _select(workspace: Workspace, names: Sequence[str]) -> list[str]:
 
 
 def _scheme(name: str | None, sets: Sequence[str]) -> Scheme | None:
-    from spiketok.tokens.schemes import SCHEMES, make_scheme, parse_fields
+    from spiketok.settings import parse_assignment
+    from spiketok.tokens.schemes import make_scheme
 
     if name is None:
         if sets:
             message = f"--set {sets[0]} is a field of a scheme: give --scheme"
             raise UsageError(message)
         return None
-    if name not in SCHEMES:
-        raise UnknownNameError("scheme", name, SCHEMES)
-    pairs = [text.partition("=") for text in sets]
-    for key, equals, _ in pairs:
-        if not equals:
-            message = f"--set '{key}': use FIELD=VALUE"
-            raise UsageError(message)
-    return make_scheme(name, **parse_fields(name, {key.strip(): word.strip() for key, _, word in pairs}))
+    values: dict[str, object] = {}
+    for text in sets:
+        values |= parse_assignment(text, "--set")
+    return make_scheme(name, **values)
 
 
 def _reach(session: Session, scheme: Scheme | None, target: str | None, lag_ns: int) -> Reach:

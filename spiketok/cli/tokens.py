@@ -108,25 +108,28 @@ def _schemes(names: str, bin_ms: float | None, settings: list[str]) -> list:
     """The schemes that ``--scheme``, ``--bin-ms`` and ``--set`` ask for."""
     from dataclasses import fields
 
-    from spiketok.tokens.schemes import SCHEMES, make_scheme, parse_fields
+    from spiketok.settings import parse_assignment
+    from spiketok.tokens.schemes import SCHEMES, make_scheme
 
     chosen = list(SCHEMES) if names.strip() == "all" else [n.strip() for n in names.split(",") if n.strip()]
     for name in chosen:
         if name not in SCHEMES:
             raise UnknownNameError("scheme", name, SCHEMES)
-    words: dict[str, dict[str, str]] = {name: {} for name in chosen}
+    given: dict[str, dict[str, object]] = {name: {} for name in chosen}
     for text in settings:
-        key, equals, word = text.partition("=")
-        owner, dot, own_field = key.strip().rpartition(".")
-        owner = owner if dot else chosen[0]
-        if not equals or owner not in words or (not dot and len(chosen) > 1):
+        values = parse_assignment(text, "--set")
+        ((owner, inner),) = values.items()
+        if owner in given and isinstance(inner, dict):
+            given[owner] |= inner
+        elif len(chosen) == 1 and not isinstance(inner, dict):
+            given[chosen[0]] |= values
+        else:
             shown = "FIELD=VALUE" if len(chosen) == 1 else "SCHEME.FIELD=VALUE with one of the chosen schemes"
             message = f"--set '{text}': use {shown}"
             raise UsageError(message)
-        words[owner][own_field] = word.strip()
     made = []
     for name in chosen:
-        values = parse_fields(name, words[name])
+        values = given[name]
         if bin_ms is not None and "bin_ns" in {f.name for f in fields(SCHEMES[name])}:
             values = {"bin_ns": whole_ns(bin_ms, "--bin-ms")} | values
         elif bin_ms is not None and len(chosen) == 1:

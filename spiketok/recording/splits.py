@@ -26,6 +26,7 @@ from spiketok.recording.draws import NAMES
 from spiketok.recording.intervals import without
 from spiketok.recording.leakage import Reach, inner, territories
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session
+from spiketok.settings import build, parse_assignment
 
 KINDS = ("auto", "stored", "block", "trial", "kfold", "day", "all")
 MADE = ("block", "trial", "kfold", "day", "all")  # the kinds that make a division, so that it can be stored
@@ -118,21 +119,12 @@ def parse_rule(texts: Sequence[str]) -> SplitRule:
     SplitRule(kind='kfold', train=0.7, valid=0.1, test=0.2, margin_ms=0.0, set=None, seed=0, stratify=None, k=10, \
 fold=0, block_s=None, between='drop')
     """
-    kinds = {f.name: str(f.type).removesuffix(" | None") for f in fields(SplitRule)}
     values: dict[str, object] = {}
     for text in texts:
-        key, equals, word = (part.strip() for part in text.partition("="))
-        key, word = (key, word) if equals else ("kind", key)
-        if key not in kinds:
-            raise UnknownNameError("split key", key, kinds, f"--rule {text}")
-        try:
-            values[key] = {"str": str, "int": int, "float": float}[kinds[key]](word)
-        except ValueError:
-            message = f"--rule {text}: expected {kinds[key]}"
-            raise UsageError(message) from None
+        values |= parse_assignment(text if "=" in text else f"kind={text}", "--rule")
     if "set" in values:
         values.setdefault("kind", "stored")
-    return SplitRule(**values)
+    return build(SplitRule, values, "split", "key")
 
 
 # ---- dividing a session ---------------------------------------------------------------------------------------------

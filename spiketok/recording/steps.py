@@ -11,7 +11,9 @@ import inspect
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, make_dataclass, replace
+from functools import cache
+from typing import get_type_hints
 
 import numpy as np
 
@@ -26,11 +28,10 @@ from spiketok.recording.signals import (
     ZERO_CROSSINGS,
     sampling_period_ns,
 )
+from spiketok.settings import build, field_hints, split_assignment
 
 GRAMMAR = "NAME=FUNCTION(SIGNAL, ARGUMENTS)"
-_STEP = re.compile(
-    r"\s*(?P<name>[^=()]+?)\s*=\s*(?P<function>\w+)\s*\(\s*(?P<signal>[^,()=]+?)\s*(?:,(?P<rest>[^()]*))?\)\s*"
-)
+_CALL = re.compile(r"(?P<function>\w+)\s*\(\s*(?P<signal>[^,()=]+?)\s*(?:,(?P<rest>[^()]*))?\)")
 _NUMBER = re.compile(
     r"(?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)\s*(?P<measure>[a-z]*)", re.IGNORECASE
 )
@@ -51,25 +52,25 @@ def parse_step(text: str) -> dict[str, object]:
     >>> parse_step("hand_vel=resample(hand_vel, 100hz)")
     {'name': 'hand_vel', 'function': 'resample', 'signal': 'hand_vel', 'arguments': {'rate_hz': 100.0}}
     """
-    match = _STEP.fullmatch(text)
-    if match is None:
-        message = f"step '{text}' cannot be read: use {GRAMMAR}, as hand_vel=derivative(hand_pos)"
+    name, call = split_assignment(text, "step", GRAMMAR)
+    match = _CALL.fullmatch(call)
+    if match is None or "(" in name or ")" in name:
+        message = f"step '{text}' must read {GRAMMAR}, as hand_vel=derivative(hand_pos)"
         raise UsageError(message)
-    name, function, signal = match["name"], match["function"], match["signal"]
+    function, signal = match["function"], match["signal"]
     if function not in FUNCTIONS:
         raise UnknownNameError("function", function, FUNCTIONS, f"step '{text}'")
     words = [word.strip() for word in (match["rest"] or "").split(",")] if (match["rest"] or "").strip() else []
-    known = list(_parameters(function))
+    known = field_hints(_arguments(function))
     arguments: dict[str, float | int] = {}
     for place, word in enumerate(words):
-        key, equals, value = (part.strip() for part in word.rpartition("="))
-        if not equals:
-            if place >= len(known):
-                message = (
-                    f"step '{text}': {function} takes {len(known)} arguments ({', '.join(known)}), got {len(words)}"
-                )
-                raise UsageError(message)
-            key = known[place]
+        if "=" in word:
+            key, value = split_assignment(word, f"step '{text}':", "ARGUMENT=NUMBER")
+        elif place < len(known):
+            key, value = list(known)[place], word
+        else:
+            message = f"step '{text}': {function} takes {len(known)} arguments ({', '.join(known)}), got {len(words)}"
+            raise UsageError(message)
         if key not in known:
             raise UnknownNameError("argument", key, known, f"{function} of step '{text}'")
         if key in arguments:
@@ -81,8 +82,24 @@ def parse_step(text: str) -> dict[str, object]:
     return step
 
 
-def _parameters(function: str) -> dict[str, inspect.Parameter]:
-    return dict(list(inspect.signature(FUNCTIONS[function]).parameters.items())[1:])
+@dataclass(frozen=True)
+class _Step:
+    """What a step is in JSON."""
+
+    name: str
+    function: str
+    signal: str
+    arguments: dict[str, object]
+
+
+@cache
+def _arguments(function: str) -> type:
+    """The arguments of a function behind the signal, as a dataclass of them."""
+    hints, spec = get_type_hints(FUNCTIONS[function]), []
+    for name, parameter in list(inspect.signature(FUNCTIONS[function]).parameters.items())[1:]:
+        required = parameter.default is inspect.Parameter.empty
+        spec.append((name, hints[name]) if required else (name, hints[name], field(default=parameter.default)))
+    return make_dataclass(function, spec, frozen=True)
 
 
 def _number(text: str, function: str, key: str, word: str) -> float | int:
@@ -97,7 +114,7 @@ def _number(text: str, function: str, key: str, word: str) -> float | int:
         message = f"step '{text}': {key} is '{word}', expected a number in {expected}"
         raise UsageError(message)
     number = float(match["number"]) * measures.get(measure, 1)
-    if str(_parameters(function)[key].annotation) == "int":
+    if field_hints(_arguments(function))[key] is int:
         if number != round(number):
             message = f"step '{text}': {key} is '{word}', expected a whole number"
             raise UsageError(message)
@@ -111,23 +128,12 @@ def check_step(step: Mapping[str, object]) -> None:
     Raises:
         UsageError: it is not. UnknownNameError: no such function or argument.
     """
-    keys = ("name", "function", "signal", "arguments")
-    if not isinstance(step, Mapping) or sorted(step) != sorted(keys):
-        message = f"a processing step is {step!r}, expected the keys {', '.join(keys)}"
-        raise UsageError(message)
-    function, arguments = str(step["function"]), step["arguments"]
-    if function not in FUNCTIONS:
-        raise UnknownNameError("function", function, FUNCTIONS, "processing")
-    parameters = _parameters(function)
-    for key in arguments:
-        if key not in parameters:
-            raise UnknownNameError("argument", key, parameters, function)
-    missing = [key for key, p in parameters.items() if p.default is inspect.Parameter.empty and key not in arguments]
-    if missing:
-        message = f"{function} lacks {', '.join(missing)}: use {step['name']}={function}({step['signal']}, NUMBER)"
-        raise UsageError(message)
+    made = build(_Step, step, "step", "key")
+    if made.function not in FUNCTIONS:
+        raise UnknownNameError("function", made.function, FUNCTIONS, "processing")
+    build(_arguments(made.function), made.arguments, made.function, "argument")
     none = Signal(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), ("x",), "", np.zeros(0, np.bool_))
-    FUNCTIONS[function](none, **arguments)
+    FUNCTIONS[made.function](none, **made.arguments)
 
 
 def step_text(step: Mapping[str, object]) -> str:

@@ -102,7 +102,7 @@ def test_bin_compat_is_binneds_field(root):
     [
         (["--scheme", "pach"], "did you mean 'patch'"),
         (["--scheme", "patch", "--set", "patch_sise=8"], "did you mean 'patch_size'"),
-        (["--scheme", "patch", "--set", "patch_size=big"], "does not read as int"),
+        (["--scheme", "patch", "--set", "patch_size=big"], "patch.patch_size is 'big', expected int"),
         (["--scheme", "patch,binned", "--set", "patch_size=8"], "SCHEME.FIELD=VALUE"),
         (["--scheme", "per-spike", "--bin-ms", "5"], "has no bins"),
         (["--scheme", "binned", "--max-memory", "lots"], "must be a size"),

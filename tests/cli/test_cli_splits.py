@@ -87,9 +87,9 @@ def test_every_session_of_a_dataset_on_a_terminal_and_as_json(root):
     ("words", "code", "message"),
     [
         (["one", "--rule", "set=nbl"], 1, "unknown split set 'nbl' in the stored splits (nlb): did you mean 'nlb'?"),
-        (["one", "--rule", "sett=nlb"], 2, "unknown split key 'sett' in --rule sett=nlb: did you mean 'set'?"),
+        (["one", "--rule", "sett=nlb"], 2, "unknown key 'sett' in split: did you mean 'set'?"),
         (["one", "--rule", "folds"], 2, "split kind 'folds' is not one of auto, stored, block, trial, kfold, day, all"),
-        (["one", "--rule", "k=x"], 2, "--rule k=x: expected int"),
+        (["one", "--rule", "k=x"], 2, "split.k is 'x', expected int"),
         (["four"], 2, "unknown session 'four'"),
         (["one", "--store-as", "x"], 2, "--store-as x stores what a rule makes: give one"),
         (["one", "--rule", "auto", "--store-as", "x"], 2, "split kind 'auto' makes no division of its own"),

@@ -317,13 +317,15 @@ def test_steps_are_read_and_written(text, function, arguments):
 @pytest.mark.parametrize(
     ("text", "error", "line"),
     [
-        ("derivative(p)", UsageError, "cannot be read: use NAME=FUNCTION"),
-        ("v=derivative(resample(p,5))", UsageError, "cannot be read"),
+        ("derivative(p)", UsageError, r"must read NAME=FUNCTION\(SIGNAL"),
+        ("v=derivative(resample(p,5))", UsageError, "must read NAME=FUNCTION"),
+        ("v(1)=derivative(p)", UsageError, "must read NAME=FUNCTION"),
+        ("v=resample(p, =5)", UsageError, "must read ARGUMENT=NUMBER"),
         ("v=derive(p)", UnknownNameError, "unknown function 'derive'"),
         ("v=derivative(p, 1.5)", UsageError, "expected a whole number"),
         ("v=derivative(p, 9)", UsageError, "derivative of order 9"),
         ("v=derivative(p, 1, 2)", UsageError, "takes 1 arguments"),
-        ("v=resample(p)", UsageError, "resample lacks rate_hz"),
+        ("v=resample(p)", UsageError, "resample.rate_hz is missing, expected float"),
         ("v=resample(p, 5ms)", UsageError, "expected a number in hz or khz"),
         ("v=resample(p, -5)", UsageError, "must be a number above 0"),
         ("v=resample(p, rate=5)", UnknownNameError, "did you mean 'rate_hz'"),
@@ -349,8 +351,10 @@ def test_steps_on_a_session():
     assert "600 samples, 580 of them valid, became 600 and" in done.repairs[2].text
     with pytest.raises(UnknownNameError, match=r"unknown signal 'val' in made/one: did you mean 'vel'"):
         apply_steps(session, [parse_step("v=derivative(val)")])
-    with pytest.raises(UsageError, match="expected the keys"):
+    with pytest.raises(UsageError, match="step.function is missing, expected str"):
         check_step({"name": "v"})
+    with pytest.raises(UsageError, match=r"resample.rate_hz is 'fast', expected float"):
+        check_step({"name": "v", "function": "resample", "signal": "p", "arguments": {"rate_hz": "fast"}})
 
 
 @pytest.mark.parametrize(

@@ -210,11 +210,15 @@ def test_keep_and_unit_row_that_do_not_fit_are_refused(scheme):
 def test_unknown_names_offer_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'binned'"):
         make_scheme("bined")
-    with pytest.raises(UnknownNameError, match="scheme 'binned': did you mean 'bin_ns'"):
+    with pytest.raises(UnknownNameError, match="field 'bin_ms' in binned: did you mean 'bin_ns'"):
         make_scheme("binned", bin_ms=20)
-    for values in ({"bin_ns": 0}, {"bin_ns": 2.5}, {"bin_ns": True}):
-        with pytest.raises(UsageError, match="whole number"):
-            make_scheme("binned", **values)
+    for value in (2.5, True, "20ms"):
+        with pytest.raises(UsageError, match=f"binned.bin_ns is {value!r}, expected int"):
+            make_scheme("binned", bin_ns=value)
+    with pytest.raises(UsageError, match="whole number"):
+        make_scheme("binned", bin_ns=0)
+    assert make_scheme("quantized", signals="hand_vel,hand_pos").signals == ("hand_vel", "hand_pos")
+    assert make_scheme("quantized", signals=["hand_vel"]) == make_scheme("quantized", signals=("hand_vel",))
     with pytest.raises(UsageError, match="true or false"):
         make_scheme("per-spike", start_end=1)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import get_args, get_origin, get_type_hints
+from dataclasses import asdict
 
-from spiketok.errors import ArtefactError, UnknownNameError, UsageError
+from spiketok.errors import ArtefactError, UnknownNameError
+from spiketok.settings import build
 from spiketok.tokens.schemes.base import Scheme
 from spiketok.tokens.schemes.binned import Binned
 from spiketok.tokens.schemes.calibration import Calibration
@@ -31,7 +30,6 @@ __all__ = [
     "Quantized",
     "Scheme",
     "make_scheme",
-    "parse_fields",
     "scheme_config",
     "scheme_from_config",
 ]
@@ -53,7 +51,7 @@ SCHEMES: dict[str, type[Scheme]] = {
 
 
 def make_scheme(name: str, **values: object) -> Scheme:
-    """A scheme by name, with its fields.
+    """A scheme by name, with its fields, as they are typed or stand in JSON.
 
     Raises:
         UnknownNameError: no such scheme, or it has no such field. UsageError: a field's value cannot be.
@@ -63,42 +61,7 @@ def make_scheme(name: str, **values: object) -> Scheme:
     """
     if name not in SCHEMES:
         raise UnknownNameError("scheme", name, SCHEMES)
-    scheme = SCHEMES[name]
-    known = [field.name for field in fields(scheme)]
-    for key in values:
-        if key not in known:
-            raise UnknownNameError("field", key, known, f"scheme '{name}'")
-    return scheme(**values)
-
-
-def parse_fields(name: str, words: Mapping[str, str]) -> dict[str, object]:
-    """Fields of a scheme from words as they are typed: ``{"bin_ns": "5000000"}``.
-
-    Raises:
-        UnknownNameError: no such scheme or field. UsageError: a word does not read as the field's type.
-
-    >>> parse_fields("binned", {"bin_ns": "5000000"})
-    {'bin_ns': 5000000}
-    """
-    if name not in SCHEMES:
-        raise UnknownNameError("scheme", name, SCHEMES)
-    kinds = get_type_hints(SCHEMES[name])
-    known = {f.name: kinds[f.name] for f in fields(SCHEMES[name])}
-    for key in words:
-        if key not in known:
-            raise UnknownNameError("field", key, known, f"scheme '{name}'")
-    return {key: _read_word(name, key, word, known[key]) for key, word in words.items()}
-
-
-def _read_word(name: str, key: str, word: str, kind: type) -> object:
-    try:
-        if get_origin(kind) is tuple:
-            return tuple(get_args(kind)[0](part.strip()) for part in word.split(",") if part.strip())
-        return {"true": True, "false": False}[word] if kind is bool else kind(word)
-    except (ValueError, KeyError):
-        shown = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
-        message = f"{name}: {key}={word} does not read as {shown}"
-        raise UsageError(message) from None
+    return build(SCHEMES[name], values, name, "field")
 
 
 def scheme_config(scheme: Scheme) -> dict[str, object]:
