@@ -19,6 +19,10 @@ def train(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, as optim.steps=500.")
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="KIND[:NAME]", help="What is asked, as decode:cursor_vel; several with commas."),
+    ] = None,
     sessions: Sessions = None,
     hold_out: Annotated[
         str | None, typer.Option("--hold-out", metavar="GLOB", help="Leave these sessions out, for eval-xsession.")
@@ -38,7 +42,7 @@ def train(
     from spiketok.training.runs import open_training_shards, run_path
 
     workspace = Workspace.locate(root)
-    resolved = load_config(model, config, sets or [])
+    resolved = load_config(model, config, sets, tasks)
     readers, left_out = open_training_shards(workspace, resolved, sessions, hold_out)
     for line in left_out:
         say(f"left out: {line}")

@@ -38,8 +38,11 @@ class Model(nn.Module, ABC):
     scheme: ClassVar[str]
     one_session_batches: ClassVar[bool] = False
     closed_form: ClassVar[bool] = False
+    tasks: ClassVar[tuple[str, ...]] = ("decode",)
+    default_tasks: ClassVar[tuple[str, ...]] = ("decode",)
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
+    recipes: ClassVar[dict[str, dict[str, dict]]]
 
     @abstractmethod
     def __init__(self, config, target: TargetSpec) -> None:

@@ -89,6 +89,9 @@ class Linear(Model):
     closed_form: ClassVar[bool] = True
     Config: ClassVar[type] = LinearConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {"default": {}}
+    recipes: ClassVar[dict[str, dict[str, dict]]] = {
+        "*": {"data": {"window_ms": 1000.0, "batch_size": 64}, "optim": {"epochs": 1}},
+    }
 
     def __init__(self, config: LinearConfig, target: TargetSpec) -> None:
         super().__init__(config, target)

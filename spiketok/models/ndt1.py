@@ -129,6 +129,26 @@ class Ndt1(Model):
         },
         "nlb": {},
     }
+    recipes: ClassVar[dict[str, dict[str, dict]]] = {
+        # A read-in a session learns at a higher rate; about a minute.
+        "tiny": {
+            "data": {"window_ms": 1000.0, "batch_size": 32},
+            "optim": {"name": "adamw", "lr": 5e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 1000},
+        },
+        # The reference's NLB submissions (configs/mc_maze.yaml and its siblings): AdamW, 1e-3, cosine.
+        "*": {
+            "data": {"window_ms": 1000.0, "batch_size": 64},
+            "optim": {
+                "name": "adamw",
+                "lr": 1e-3,
+                "weight_decay": 5e-5,
+                "schedule": "cosine",
+                "epochs": 500,
+                "clip": 200.0,
+                "accelerator": "auto",
+            },
+        },
+    }
 
     def __init__(self, config: Ndt1Config, target: TargetSpec) -> None:
         super().__init__(config, target)

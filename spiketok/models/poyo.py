@@ -108,6 +108,30 @@ class Poyo(Model):
         "1.3M": {},  # single sessions, NLB
         "11.8M": {"dim": 128, "depth": 24, "cross_heads": 4, "latents_per_step": 32},  # POYO-mp, POYO-1
     }
+    recipes: ClassVar[dict[str, dict[str, dict]]] = {
+        "tiny": {  # minutes on two CPU cores
+            "data": {"window_ms": 1000.0, "batch_size": 32},
+            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
+        },
+        # The published training (examples/poyo of torch_brain: configs/defaults.yaml, train.py): LAMB, 3.125e-5 a
+        # window, weight decay 1e-4, constant for half of the steps then cosine, 1000 epochs, batch 128.
+        "*": {
+            "data": {
+                "window_ms": 1000.0,
+                "batch_size": 128,
+                "unit_dropout": {"min": 30, "mode": 100, "max": 300, "peak": 4.0},
+            },
+            "optim": {
+                "name": "lamb",
+                "lr_per_window": 3.125e-5,
+                "weight_decay": 1e-4,
+                "schedule": "onecycle",
+                "epochs": 1000,
+                "clip": None,
+                "accelerator": "auto",
+            },
+        },
+    }
 
     def __init__(self, config: PoyoConfig, target: TargetSpec) -> None:
         super().__init__(config, target)

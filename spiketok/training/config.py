@@ -1,10 +1,11 @@
-"""The configuration of a run: strict dataclasses, filled from the model's recipe, a TOML file and ``--set``.
+"""The configuration of a run: frozen dataclasses, filled from the model's recipe, a TOML file and ``--set``.
 
 What is unusual:
 
 - every number that shapes a result is a field here and stands in the resolved copy beside the result;
-- defaults depend on the model and its size (:data:`RECIPES`), never on the data;
-- an unknown key is refused with the nearest name, a wrong type with the value and the type that is expected;
+- defaults depend on the model and its size (``Model.recipes``, in the model's own file), never on the data;
+- an unknown key is refused with the nearest name, a wrong type with the value and the type that is expected
+  (``spiketok.settings``);
 - where a recipe ties the learning rate to the batch size (POYO: 3.125e-5 a window), it follows a changed batch size.
 
 TOML has no null, so optional values have a word: ``unit_dropout = "off"``, ``eval_step_ms = "auto"``.
@@ -14,18 +15,21 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, NamedTuple
 
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.models import MODELS
 from spiketok.recording.splits import SplitRule
+from spiketok.settings import build, keys_of, merge, parse_assignment, plain, type_text
 from spiketok.storage.files import fingerprint
 
-NO_VALUE = ("off", "auto", "none")  # the words that stand for "no value" in an optional field
+# Keys of optim of which one layer (recipe, file, --set) gives at most one, and a later layer's replaces the others.
+RIVALS = (("epochs", "steps"), ("warmup", "warmup_steps", "warmup_epochs"))
+NO_RECIPE = {"optim": {"epochs": 100}}  # of a model whose class has none
+RECIPE_SECTIONS = ("data", "optim", "task", "transfer")
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,9 @@ class UnitDropoutConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the model reads and decodes.
+    """What the model reads, and how its predictions are put together.
 
     Args:
-        target: the behaviour; ``"auto"`` takes the one velocity signal, else the one position signal.
         window_ms: length of a window. eval_step_ms: step between windows whose predictions are averaged; half a
             window by default (``"auto"``).
         batch_size: windows in a batch.
@@ -57,9 +60,10 @@ class DataConfig:
         segments: what is baked: ``"continuous"`` (all observed time) or ``"trials:ALIGN,PRE_MS,POST_MS"``.
         unit_dropout: ``"off"``, or its table.
         session_weights: relative number of windows by session id; 1 for those not named.
+        stitch: how predictions of overlapping windows become one: ``"mean"`` of all that speak of a time, or
+            ``"causal"``, that of the window that ends first after it and so knows least of what follows.
     """
 
-    target: str = "auto"
     window_ms: float = 1000.0
     eval_step_ms: float | None = None
     batch_size: int = 32
@@ -67,6 +71,7 @@ class DataConfig:
     segments: str = "continuous"
     unit_dropout: UnitDropoutConfig | None = None
     session_weights: dict[str, float] = field(default_factory=dict)
+    stitch: Literal["mean", "causal"] = "mean"
 
     def __post_init__(self) -> None:
         _positive("data", self, "window_ms", "batch_size", "bin_ms")
@@ -96,20 +101,37 @@ class OptimConfig:
     Args:
         name: ``"adamw"``, or ``"lamb"`` with sparse rows (rows of a table without gradient stay as they are).
         lr: the highest learning rate. betas: of the moments. weight_decay: not on norms, biases and tables (AdamW).
-        schedule: ``"cosine"`` (linear warm-up over ``warmup`` of the steps, then cosine to 0), ``"onecycle"``
-            (constant for half of the steps, then cosine to ``lr / 1e4``, as POYO), or ``"constant"``.
+        group_lr: factors on the learning rate by the beginning of a parameter's name, in whole parts between dots
+            (``{"units" = 10}``); the longest that fits counts.
+        schedule: ``"cosine"`` (to 0), ``"onecycle"`` (constant for ``pct_start`` of the steps, then cosine to
+            ``lr / 1e4``, as POYO), or ``"constant"``.
+        warmup: share of the steps in which ``"cosine"`` first rises linearly. warmup_steps, warmup_epochs: the same as
+            a number of steps or epochs, in its place and for any schedule (``"onecycle"`` rises within its constant
+            part).
+        pct_start: share of the steps before ``"onecycle"`` falls. cycle_beta1: let it also move the first beta, from
+            0.95 to 0.85 while the rate is constant and back to 0.95 while it falls, in place of ``betas[0]``.
+        reference_quirks: train as POYO's code does (``optimizers``): what LAMB does with absent rows, the first beta
+            cycled, every change of the rate one step earlier.
+        accumulate: batches whose gradients are added up before a step.
         clip: largest norm of the gradient; ``"off"`` for none.
         checkpoint_every, validate_every: in steps; 0 for only at the end.
     """
 
     name: Literal["adamw", "lamb"] = "adamw"
     lr: float = 1e-3
+    group_lr: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["cosine", "onecycle", "constant"] = "cosine"
     warmup: float = 0.05
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
+    pct_start: float = 0.5
+    cycle_beta1: bool = False
+    reference_quirks: bool = False
     epochs: int | None = None
     steps: int | None = None
+    accumulate: int = 1
     clip: float | None = 1.0
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "cpu"
@@ -118,20 +140,27 @@ class OptimConfig:
     validate_every: int = 0
 
     def __post_init__(self) -> None:
-        _positive("optim", self, "lr", "devices")
+        _positive("optim", self, "lr", "devices", "accumulate")
         if (self.epochs is None) == (self.steps is None):
             message = f"optim.epochs is {self.epochs} and optim.steps is {self.steps}: exactly one must be set"
             raise UsageError(message)
         _positive("optim", self, "epochs" if self.steps is None else "steps")
         if self.clip is not None:
             _positive("optim", self, "clip")
-        for name in ("weight_decay", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 0:
-                message = f"optim.{name} is {getattr(self, name)}, must not be negative"
-                raise UsageError(message)
-        if not 0 <= self.warmup < 1 or not all(0 <= beta < 1 for beta in self.betas):
-            message = f"optim.warmup is {self.warmup} and optim.betas is {self.betas}: each must be in [0, 1)"
+        _not_negative("optim", self, "weight_decay", "checkpoint_every", "validate_every")
+        if not all(0 <= share < 1 for share in (self.warmup, self.pct_start, *self.betas)):
+            shown = f"optim.warmup is {self.warmup}, optim.pct_start {self.pct_start} and optim.betas {self.betas}"
+            message = f"{shown}: each must be in [0, 1)"
             raise UsageError(message)
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            shown = f"optim.warmup_steps is {self.warmup_steps} and optim.warmup_epochs is {self.warmup_epochs}"
+            message = f"{shown}: give one of the two"
+            raise UsageError(message)
+        _not_negative("optim", self, *(n for n in RIVALS[1][1:] if getattr(self, n) is not None))
+        for prefix, factor in self.group_lr.items():
+            if not factor >= 0:
+                message = f"optim.group_lr['{prefix}'] is {factor}, must not be negative"
+                raise UsageError(message)
 
 
 @dataclass(frozen=True)
@@ -158,10 +187,7 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         _positive("transfer", self, "identity_steps", "identity_lr", "full_steps", "full_lr", "batch_size")
-        for name in ("unfreeze_after", "weight_decay"):
-            if getattr(self, name) < 0:
-                message = f"transfer.{name} is {getattr(self, name)}, must not be negative"
-                raise UsageError(message)
+        _not_negative("transfer", self, "unfreeze_after", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -171,14 +197,19 @@ class RunConfig:
     Args:
         model: its name in ``MODELS``. size: one of the model's presets.
         seed: of the weights, the windows, dropout.
+        tasks: the questions of the run, each a kind of question, with what is asked after a colon
+            (``"decode:cursor_vel"``); empty for the model's ``default_tasks``.
+        task: settings of the questions, by kind; :meth:`task_config` builds them.
         model_overrides: fields of the model's own Config that differ from the preset; ``[model]`` in TOML.
     """
 
     model: str
     size: str
     seed: int = 42
+    tasks: tuple[str, ...] = ()
     data: DataConfig = field(default_factory=DataConfig)
     split: SplitRule = field(default_factory=SplitRule)
+    task: dict[str, dict[str, object]] = field(default_factory=dict)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=100))
     transfer: TransferConfig = field(default_factory=TransferConfig)
     model_overrides: dict[str, object] = field(default_factory=dict)
@@ -190,72 +221,37 @@ class RunConfig:
             UnknownNameError, UsageError: the size or a field is unknown, or a value has the wrong type.
         """
         model = model_class(self.model)
-        preset = dict(model.sizes[self.size]) if self.size in model.sizes else None
-        if preset is None:
+        if self.size not in model.sizes:
             raise UnknownNameError("size", self.size, model.sizes, f"model '{self.model}'")
-        return _build(model.Config, preset | self.model_overrides, "model")
+        return build(model.Config, {**model.sizes[self.size], **self.model_overrides}, "model")
+
+    def task_config(self, kind: str):
+        """The settings of a kind of question: its own Config, with what the run gives.
+
+        Raises:
+            UnknownNameError, UsageError: there is no such kind or field, or a value has the wrong type.
+        """
+        return build(task_class(kind).Config, self.task.get(kind, {}), f"task.{kind}")
+
+    def questions(self) -> tuple[tuple[str, str], ...]:
+        """The kind of each question of the run, and what it asks (empty where that is left open)."""
+        return tuple(split_question(text) for text in self.tasks or model_class(self.model).default_tasks)
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able; :meth:`from_dict` gives the same configuration back."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> RunConfig:
         """A configuration from :meth:`to_dict`, as strictly checked as one from TOML."""
-        return _build(cls, values, "")
+        return build(cls, values)
 
     def fingerprint(self) -> str:
         """Names all that shapes the checkpoint (everything but ``transfer``)."""
         return fingerprint({key: value for key, value in self.to_dict().items() if key != "transfer"})
 
 
-# ---- recipes --------------------------------------------------------------------------------------------------------
-
-# POYO's published training (examples/poyo of torch_brain; models-spike 1.5): LAMB, 3.125e-5 a window, weight decay
-# 1e-4, constant for half of the steps then cosine, 1000 epochs, batch 128, unit dropout 30/100/300/4.
-_POYO_PUBLISHED = {
-    "data": {"window_ms": 1000.0, "batch_size": 128, "unit_dropout": {"min": 30, "mode": 100, "max": 300, "peak": 4.0}},
-    "optim": {
-        "name": "lamb",
-        "lr_per_window": 3.125e-5,
-        "weight_decay": 1e-4,
-        "schedule": "onecycle",
-        "epochs": 1000,
-        "clip": None,
-        "accelerator": "auto",
-    },
-}
-
-# Minutes on two CPU cores.
-_TINY = {
-    "data": {"window_ms": 1000.0, "batch_size": 32},
-    "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
-}
-
-# A read-in a session learns at a higher rate; about a minute.
-_NDT1_TINY = {"data": _TINY["data"], "optim": _TINY["optim"] | {"lr": 5e-3, "steps": 1000}}
-
-# NDT1 (snel-repo/neural-data-transformers, configs of the NLB submissions; models-binned 1): AdamW, 1e-3, cosine.
-_NDT1_PUBLISHED = {
-    "data": {"window_ms": 1000.0, "batch_size": 64},
-    "optim": {
-        "name": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 5e-5,
-        "schedule": "cosine",
-        "epochs": 500,
-        "clip": 200.0,
-        "accelerator": "auto",
-    },
-}
-
-_CLOSED_FORM = {"data": {"window_ms": 1000.0, "batch_size": 64}, "optim": {"epochs": 1}}
-
-RECIPES: dict[str, dict[str, dict]] = {
-    "linear": {"*": _CLOSED_FORM},
-    "ndt1": {"tiny": _NDT1_TINY, "*": _NDT1_PUBLISHED},
-    "poyo": {"tiny": _TINY, "*": _POYO_PUBLISHED},
-}
+# ---- models and their recipes ---------------------------------------------------------------------------------------
 
 
 def model_class(name: str) -> type:
@@ -269,10 +265,23 @@ def model_class(name: str) -> type:
     return MODELS[name]
 
 
+def task_class(kind: str) -> type:
+    """The kind of question of this name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    from spiketok.training.tasks import TASKS  # its modules may import this one
+
+    if kind not in TASKS:
+        raise UnknownNameError("task", kind, TASKS)
+    return TASKS[kind]
+
+
 def recipe(model: str, size: str) -> dict[str, dict]:
-    """The defaults of a model's size, by section; ``"*"`` in :data:`RECIPES` stands for the other sizes."""
-    own = RECIPES.get(model, {})
-    return own.get(size) or own.get("*") or (_CLOSED_FORM if model_class(model).closed_form else _TINY)
+    """The defaults of a model's size, by section, from its class; ``"*"`` there stands for the other sizes."""
+    own = getattr(model_class(model), "recipes", {})
+    return own.get(size) or own.get("*") or NO_RECIPE
 
 
 def default_size(model: str) -> str:
@@ -281,27 +290,52 @@ def default_size(model: str) -> str:
     return "tiny" if "tiny" in sizes else next(iter(sizes))
 
 
+def split_question(text: str) -> tuple[str, str]:
+    """A question's kind and what it asks.
+
+    Raises:
+        UnknownNameError: there is no such kind. UsageError: nothing stands behind the colon.
+
+    >>> split_question("decode:cursor_vel")
+    ('decode', 'cursor_vel')
+    """
+    kind, colon, name = (part.strip() for part in text.partition(":"))
+    task_class(kind)
+    if colon and not name:
+        message = f"task '{text}' names nothing behind its colon: use {kind} or {kind}:NAME"
+        raise UsageError(message)
+    return kind, name
+
+
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
-def load_config(model: str | None, path: Path | None = None, sets: list[str] | None = None) -> RunConfig:
-    """The configuration of a run: recipe, then the TOML file, then ``--set``, each over the one before.
+def load_config(
+    model: str | None,
+    path: Path | None = None,
+    sets: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+) -> RunConfig:
+    """The configuration of a run: recipe, TOML file, ``--set``, ``--task``, each over the one before.
 
     Args:
         model: the name given on the command line; None takes it from the file.
         path: a TOML file with any of the keys of :class:`RunConfig`; the table ``[model]`` holds the model's own.
         sets: ``"section.key=value"``, the value in TOML; a bare word is a string.
+        tasks: the questions, as ``["decode:cursor_vel", "population"]``; one text may hold several with commas.
 
     Raises:
-        UnknownNameError: a model, size or key is unknown. UsageError: a value is wrong, or no model is named.
+        UnknownNameError: a model, size, key or task is unknown. UsageError: a value is wrong, no model is named, or the
+            model cannot answer a question.
     """
     layers = [_read_toml(path)] if path is not None else []
-    layers += [_parse_set(text) for text in sets or []]
+    layers += [parse_assignment(text, "--set") for text in sets or []]
+    if tasks:
+        layers.append({"tasks": [word.strip() for text in tasks for word in text.split(",") if word.strip()]})
     given: dict[str, object] = {}
     for layer in layers:
-        given = _merge(given, layer)
-    for layer in layers:
-        _one_length(layer)
+        _refuse_rivals(layer)
+        given = _over(given, layer)
     name = _model_name(model, given)
     chosen = model_class(name)
     size = given.pop("size", default_size(name))
@@ -310,7 +344,7 @@ def load_config(model: str | None, path: Path | None = None, sets: list[str] | N
     return _resolve(name, size, given)
 
 
-def with_transfer(config: RunConfig, sets: list[str]) -> RunConfig:
+def with_transfer(config: RunConfig, sets: Sequence[str]) -> RunConfig:
     """A run's configuration with other settings of the adaptation, which shape no checkpoint.
 
     Args:
@@ -321,12 +355,12 @@ def with_transfer(config: RunConfig, sets: list[str]) -> RunConfig:
     """
     values = config.to_dict()
     for text in sets:
-        layer = _parse_set(text)
+        layer = parse_assignment(text, "--set")
         if set(layer) != {"transfer"}:
             message = f"--set '{text}': only transfer.* can be changed here, the rest shaped the checkpoint"
             raise UsageError(message)
         _refuse_unknown(config.model, layer, {})
-        values = _merge(values, layer)
+        values = merge(values, layer)
     return RunConfig.from_dict(values)
 
 
@@ -352,25 +386,60 @@ def _model_name(model: str | None, given: dict[str, object]) -> str:
 def _resolve(name: str, size: str, given: dict[str, object]) -> RunConfig:
     overrides = given.pop("model", {})
     _refuse_unknown(name, given, overrides)
-    defaults = recipe(name, size)
-    optim = given.get("optim", {})
-    if "epochs" in optim or "steps" in optim:
-        defaults = defaults | {"optim": {k: v for k, v in defaults["optim"].items() if k not in ("epochs", "steps")}}
-    values = _merge(defaults, given)
-    per_window = values["optim"].pop("lr_per_window", None)
-    if per_window is not None:
-        batch = _convert(values["data"]["batch_size"], int, "data.batch_size")
-        values["optim"].setdefault("lr", per_window * batch)
+    values = _over(recipe(name, size), given)
+    optim = values.get("optim")
+    if isinstance(optim, dict) and "lr_per_window" in optim:
+        per_window = optim.pop("lr_per_window")
+        optim.setdefault("lr", per_window * _batch_size(values))
     config = RunConfig.from_dict(values | {"model": name, "size": size, "model_overrides": overrides})
-    config.model_config()  # refuses what does not fit the model before anything runs
+    _check(config)
     return config
 
 
-def _one_length(layer: Mapping[str, object]) -> None:
-    optim = layer.get("optim", {})
-    if isinstance(optim, Mapping) and "epochs" in optim and "steps" in optim:
-        message = f"optim.epochs is {optim['epochs']} and optim.steps is {optim['steps']}: give one of the two"
+def _batch_size(values: Mapping[str, object]) -> int:
+    data = values.get("data", {})
+    given = data.get("batch_size", DataConfig.batch_size) if isinstance(data, Mapping) else DataConfig.batch_size
+    return build(int, given, "data.batch_size")
+
+
+def _check(config: RunConfig) -> None:
+    """Refuse what does not fit the model or the tasks before anything runs."""
+    config.model_config()
+    serves = model_class(config.model).tasks
+    if len(set(config.tasks)) < len(config.tasks):
+        message = f"tasks is {', '.join(config.tasks)}: each question once"
         raise UsageError(message)
+    for kind, _ in config.questions():
+        if kind not in serves:
+            shown = f"model '{config.model}' answers {', '.join(serves)}, not {kind}"
+            message = f"{shown}: choose another --task or --model"
+            raise UsageError(message)
+    for kind in config.task:
+        config.task_config(kind)
+
+
+def _optim(layer: Mapping[str, object]) -> Mapping[str, object]:
+    optim = layer.get("optim", {})
+    return optim if isinstance(optim, Mapping) else {}
+
+
+def _refuse_rivals(layer: Mapping[str, object]) -> None:
+    optim = _optim(layer)
+    for rivals in RIVALS:
+        found = [key for key in rivals if key in optim]
+        if len(found) > 1:
+            shown = " and ".join(f"optim.{key} is {optim[key]}" for key in found)
+            message = f"{shown}: give one of {'the two' if len(rivals) == 2 else ', '.join(rivals)}"
+            raise UsageError(message)
+
+
+def _over(base: Mapping[str, object], layer: Mapping[str, object]) -> dict[str, object]:
+    """A layer over what the layers before it said; what it says of a length replaces the other ways to say it."""
+    optim = _optim(layer)
+    gone = {key for rivals in RIVALS if any(key in optim for key in rivals) for key in rivals}
+    if gone and _optim(base):
+        base = {**base, "optim": {key: value for key, value in _optim(base).items() if key not in gone}}
+    return merge(base, layer)
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -389,62 +458,85 @@ def _read_toml(path: Path) -> dict[str, object]:
     return values
 
 
-def _parse_set(text: str) -> dict[str, object]:
-    key, equals, word = text.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        message = f"--set '{text}' must read section.key=value"
-        raise UsageError(message)
-    value = _parse_value(word.strip(), text)
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+# ---- keys -----------------------------------------------------------------------------------------------------------
 
 
-def _parse_value(word: str, text: str) -> object:
-    try:
-        value = tomllib.loads(f"value = {word}")["value"]
-    except tomllib.TOMLDecodeError:
-        if not re.fullmatch(r"[\w./:,*@+-]+", word):
-            message = f"--set '{text}': '{word}' is neither a TOML value nor a bare word"
-            raise UsageError(message) from None
-        return word
-    return value if isinstance(value, bool | int | float | str | list | dict) else word  # a date is a name here
-
-
-def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    if {"epochs", "steps"} <= set(over) | set(merged) and ("epochs" in over) != ("steps" in over):
-        merged.pop("steps" if "epochs" in over else "epochs", None)  # the later layer says how long
-    return merged
-
-
-def _key_names(cls: type, prefix: str = "") -> Iterator[str]:
-    for name, hint in get_type_hints(cls).items():
-        nested = next((t for t in _alternatives(hint) if is_dataclass(t)), None)
-        yield f"{prefix}{name}"
-        if nested is not None:
-            yield from _key_names(nested, f"{prefix}{name}.")
+def _keys(model: str) -> Iterator[tuple[str, object]]:
+    """Every key of a run of this model with its type, in order; the model's own last."""
+    for key, hint in keys_of(RunConfig):
+        if key == "task":
+            for kind in model_class(model).tasks:
+                yield from keys_of(task_class(kind).Config, f"task.{kind}.")
+        elif key not in ("model", "model_overrides"):
+            yield key, hint
+    yield from keys_of(model_class(model).Config, "model.")
 
 
 def config_keys(model: str) -> list[str]:
     """Every key that a run of this model has, as ``--set`` takes it."""
-    own = [k for k in _key_names(RunConfig) if k.split(".")[0] not in ("model", "model_overrides")]
-    return sorted(own + [f"model.{f.name}" for f in fields(model_class(model).Config)])
+    return sorted(key for key, _ in _keys(model))
+
+
+class Setting(NamedTuple):
+    """One key of a run: its type in words, its default as JSON has it, and where that comes from."""
+
+    key: str
+    type: str
+    default: object
+    source: str
+
+
+def explain(model: str, size: str) -> list[Setting]:
+    """Every key that can be set in a run of a model's size, with its default there.
+
+    Raises:
+        UnknownNameError: there is no such model or size.
+    """
+    config = load_config(model, sets=[f'size="{size}"'])
+    own, preset = recipe(model, size), model_class(model).sizes[size]
+    values = config.to_dict() | {"model": plain(asdict(config.model_config()))}
+    values["task"] = {kind: plain(asdict(config.task_config(kind))) for kind in model_class(model).tasks}
+    values["tasks"] = list(config.tasks or model_class(model).default_tasks)
+    absent = plain(asdict(UnitDropoutConfig()))  # what its keys start from where the whole table is off
+    found = []
+    for key, hint in _keys(model):
+        value, source = values, "default"
+        for part in key.split("."):
+            value = absent[part] if value is None else value[part]
+        if key.startswith("model."):
+            source = "model preset" if key.removeprefix("model.") in preset else "default"
+        elif key == "optim.lr" and "lr_per_window" in own.get("optim", {}):
+            source = f"recipe of size {size}, {own['optim']['lr_per_window']:g} a window"
+        elif _holds(own, key.split(".")):
+            source = f"recipe of size {size}"
+        found.append(Setting(key, type_text(hint), value, source))
+    return found
+
+
+def _holds(values: object, path: Sequence[str]) -> bool:
+    for part in path:
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _refuse_unknown(model: str, given: Mapping[str, object], overrides: object) -> None:
-    known = config_keys(model)
+    known = dict(_keys(model))
+    tables = {"task", *(f"task.{kind}" for kind in model_class(model).tasks)}
+    data = given.get("data")
+    if isinstance(data, Mapping) and "target" in data:
+        word = "" if data["target"] == "auto" else f":{data['target']}"
+        message = f"data.target is no key: what is decoded is a task of the run, use --task decode{word}"
+        raise UsageError(message)
 
     def walk(values: Mapping[str, object], prefix: str) -> None:
         for key, value in values.items():
             name = f"{prefix}{key}"
-            if name not in known:
-                raise UnknownNameError("config key", name, known)
-            if isinstance(value, Mapping) and name != "data.session_weights":
+            if name not in known and name not in tables:
+                raise UnknownNameError("config key", name, [*known, *tables])
+            below = name in tables or any(k.startswith(f"{name}.") for k in known)
+            if isinstance(value, Mapping) and below:
                 walk(value, f"{name}.")
 
     walk(given, "")
@@ -454,7 +546,7 @@ def _refuse_unknown(model: str, given: Mapping[str, object], overrides: object) 
     walk(overrides, "model.")
 
 
-# ---- strict construction --------------------------------------------------------------------------------------------
+# ---- checks ---------------------------------------------------------------------------------------------------------
 
 
 def _positive(section: str, config: object, *names: str) -> None:
@@ -464,57 +556,8 @@ def _positive(section: str, config: object, *names: str) -> None:
             raise UsageError(message)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _alternatives(hint: object) -> tuple[object, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def _build(cls: type, values: object, place: str):
-    if not isinstance(values, Mapping):
-        message = f"{place} is {values!r}, expected a table"
-        raise UsageError(message)
-    hints = get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise UnknownNameError("config key", f"{place}.{key}".lstrip("."), hints)
-    dot = f"{place}." if place else ""
-    return cls(**{key: _convert(value, hints[key], f"{dot}{key}") for key, value in values.items()})
-
-
-def _convert(value: object, hint: object, place: str) -> object:
-    """The value as the field's type, or a UsageError that says both."""
-    kinds = _alternatives(hint)
-    if NoneType in kinds:
-        if value is None or value in NO_VALUE:
-            return None
-        kinds = tuple(kind for kind in kinds if kind is not NoneType)
-    kind = kinds[0]
-    if is_dataclass(kind):
-        return _build(kind, value, place)
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise UnknownNameError("value", str(value), [str(v) for v in get_args(kind)], place)
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number:
-        return float(value)
-    if kind is int and number and isinstance(value, int):
-        return value
-    if kind in (str, bool) and isinstance(value, kind):
-        return value
-    items = get_args(kind)
-    if get_origin(kind) is dict and isinstance(value, Mapping):
-        item = items[1]
-        return {str(k): v if item is object else _convert(v, item, f"{place}['{k}']") for k, v in value.items()}
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        each = [items[0]] * len(value) if len(items) == 2 and items[1] is Ellipsis else list(items)
-        if len(each) == len(value):
-            return tuple(_convert(v, t, f"{place}[{i}]") for i, (v, t) in enumerate(zip(value, each, strict=True)))
-    expected = getattr(hint, "__name__", None) if not isinstance(hint, UnionType) and not items else str(hint)
-    message = f"{place} is {value!r}, expected {expected or hint}"
-    raise UsageError(message)
+def _not_negative(section: str, config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 0:
+            message = f"{section}.{name} is {getattr(config, name)}, must not be negative"
+            raise UsageError(message)

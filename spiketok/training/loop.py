@@ -201,7 +201,7 @@ def prepare(config: RunConfig, readers: Sequence[ShardReader]) -> tuple[list[Lab
             )
             raise DataError(message)
     _refuse_unknown_weights(config, ordered)
-    name = choose_target(ordered, config.data.target)
+    name = choose_target(ordered, dict(config.questions())["decode"] or "auto")
     sessions = [label_session(r, name, rule) for r in ordered]
     for session in sessions:
         for split, allowed in session.splits.items():

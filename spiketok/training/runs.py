@@ -61,7 +61,7 @@ def open_training_shards(
     left_out = [f"{s} is part of {whole[s]}" for s in chosen if s not in held and whole.get(s) in chosen]
     chosen = [s for s in chosen if s not in held and whole.get(s) not in chosen]
     if not sessions:
-        chosen, without = _with_behaviour(workspace, chosen, config.data.target)
+        chosen, without = _with_behaviour(workspace, chosen, dict(config.questions())["decode"] or "auto")
         left_out += without
     if not chosen:
         message = "no session is left to train on: " + ("; ".join(left_out) or "all are held out")

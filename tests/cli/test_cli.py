@@ -75,7 +75,7 @@ def write_config(folder: Path) -> Path:
     """A run that is over in seconds."""
     config = folder / "run.toml"
     config.write_text(
-        'seed = 1\n[optim]\nsteps = 5\n[data]\ntarget = "cursor_vel"\n'
+        'seed = 1\ntasks = ["decode:cursor_vel"]\n[optim]\nsteps = 5\n'
         "[transfer]\nidentity_steps = 3\nunfreeze_after = 1\nfull_steps = 3\n"
     )
     return config
@@ -168,6 +168,9 @@ BAD_USAGE = [
     (["tokenize", "--scheme", "binned", "--bin-ms", "0"], "must be a positive whole number of ns"),
     (["tokenize", "--scheme", "binned", "--segments", "trial:x"], "cannot be read"),
     (["tokenize", "--scheme", "binned", "--sessions", "day99"], "unknown session 'day99'"),
+    (["train", "--model", "poyo", "--task", "decod"], "unknown task 'decod': did you mean 'decode'?"),
+    (["train", "--model", "poyo", "--set", "data.target=x"], "use --task decode:x"),
+    (["simulate", "--set", "n_rotations=many"], "simulation.n_rotations is 'many', expected int"),
     (["train", "--model", "poyoo"], "unknown model 'poyoo': did you mean 'poyo'?"),
     (["train", "--model", "poyo", "--set", "optim.stepz=5"], "stepz"),
     (["train", "--model", "poyo", "--set", "optim.steps=many"], "many"),
@@ -223,7 +226,7 @@ def test_a_changed_source_is_told_and_taken_up_by_ingest(nwb, tmp_path):
     assert "was ingested as" in spiketok(root, "verify", code=1).stderr
     assert "\treplaced\t" in spiketok(root, "ingest", source).stdout
     assert "\tequal" in spiketok(root, "verify").stdout
-    done = spiketok(root, "train", "--model", "poyo", "--set", "data.target=cursor_vel", code=1)
+    done = spiketok(root, "train", "--model", "poyo", "--task", "decode:cursor_vel", code=1)
     assert "no per-spike shard" in done.stderr  # the old one is of another store
     assert "spiketok tokenize --scheme per-spike" in done.stderr
 
@@ -260,7 +263,7 @@ def test_a_missing_extra_is_one_line(workspace, tmp_path):
     [
         (["ingest", "NWB"], "store"),
         (["tokenize", "--scheme", "per-spike"], "shards"),
-        (["train", "--model", "poyo", "--set", "data.target=cursor_vel", "--set", "optim.steps=2"], "runs"),
+        (["train", "--model", "poyo", "--task", "decode:cursor_vel", "--set", "optim.steps=2"], "runs"),
     ],
     ids=["ingest", "tokenize", "train"],
 )
@@ -312,7 +315,7 @@ def test_the_four_commands_from_an_archive_to_a_report(nwb, tmp_path):
         done = spiketok(tmp_path, "fetch", "mc_maze_small", "000999", "--download-only", *there, code=1)
         assert "000999" in done.stderr
     spiketok(tmp_path, "tokenize", "--scheme", "per-spike")
-    few = ["--set", "optim.steps=3", "--set", "data.target=cursor_vel"]
+    few = ["--set", "optim.steps=3", "--task", "decode:cursor_vel"]
     steps = ["transfer.identity_steps=2", "transfer.full_steps=2", "transfer.unfreeze_after=1"]
     spiketok(tmp_path, "train", "--model", "poyo", *few, *(w for s in steps for w in ("--set", s)))
     done = spiketok(tmp_path, "eval-xsession", "poyo")

@@ -28,7 +28,7 @@ def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     names = ["day0", "new<0>", "new1"]
     shards = [bake(folder / "shards", decodable_session(n, k)) for k, n in enumerate(names)]
-    train(load_config("poyo", None, [*SMALL_POYO, "data.target=hand_vel"]), shards[:1], folder / "run")
+    train(load_config("poyo", None, [*SMALL_POYO, "tasks=decode:hand_vel"]), shards[:1], folder / "run")
     protocols = ["zero_shot", "zero_gradient", "identity_only", "full"]
     return evaluate_transfer(load_run(folder / "run"), shards[1:], protocols=protocols, calibration_s=5)
 

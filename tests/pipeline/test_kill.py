@@ -18,7 +18,7 @@ from spiketok.sources.simulator import SimulationConfig, simulate
 from spiketok.storage.files import WIP
 
 TRAIN = ["train", "--model", "poyo", "--set", "optim.steps=40", "--set", "optim.checkpoint_every=10",
-         "--set", "data.batch_size=4", "--set", "data.target=cursor_vel"]  # fmt: skip
+         "--set", "data.batch_size=4", "--task", "decode:cursor_vel"]  # fmt: skip
 STAGES = {
     "ingest": (["ingest", "SOURCE"], "store"),
     "tokenize": (["tokenize", "--scheme", "per-spike"], "shards"),

@@ -36,7 +36,7 @@ def root(tmp_path_factory) -> Path:
     config = SimulationConfig(n_subjects=1, sessions_per_subject=2, n_units=8, duration_s=40.0)
     spiketok(root, "ingest", *simulate(config, tmp_path_factory.mktemp("nwb")))
     spiketok(root, "tokenize", "--scheme", "binned")
-    spiketok(root, "train", "--model", "linear", "--set", "data.target=cursor_vel", "--hold-out", "*day02*")
+    spiketok(root, "train", "--model", "linear", "--task", "decode:cursor_vel", "--hold-out", "*day02*")
     spiketok(root, "eval-xsession", "linear", "--calibration-s", "10", "--protocols", "zero_shot")
     return root
 
@@ -305,7 +305,7 @@ def test_chains_of_before_these_digests_still_read(root, tmp_path):
         cited = spiketok(root, "cite", run_of(root).name)
         assert spiketok(root, "inspect", run_of(root)).stdout
         # and it can be used: the same command goes on with it, and evaluates it
-        spiketok(root, "train", "--model", "linear", "--set", "data.target=cursor_vel", "--hold-out", "*day02*")
+        spiketok(root, "train", "--model", "linear", "--task", "decode:cursor_vel", "--hold-out", "*day02*")
     assert [line.split("\t")[2] for line in done.stdout.splitlines()[1:]] == ["not recorded"] * 2 + ["holds"] * 4
     assert "4 of 6 links hold (2 not recorded)" in done.stderr
     assert "file sub-S01_ses-CO-day01_behavior+ecephys.nwb" in cited.stdout

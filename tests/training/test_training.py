@@ -168,7 +168,7 @@ def test_a_mask_is_no_target():
 @pytest.mark.parametrize(
     ("readers", "name", "message"),
     [
-        ([Named("a/1", hand_vel=XY, eye_vel=XY)], "auto", r"\(eye_vel, hand_vel\): choose by --set data.target=NAME"),
+        ([Named("a/1", hand_vel=XY, eye_vel=XY)], "auto", r"\(eye_vel, hand_vel\): choose by --task decode:NAME"),
         ([Named("a/1", force=XY, pupil=XY)], "auto", r"\(force, pupil\)"),
         ([Named("a/1")], "auto", "a/1 hold no behaviour"),
         ([Named("a/1", vel=XY), Named("a/2", pos=XY)], "auto", "a/1 has vel; a/2 has pos"),
@@ -232,7 +232,7 @@ def test_the_target_is_normalised_by_training_time_of_all_sessions(spikes):
     [
         (["data.window_ms=60000"], DataError, "made/day0: no window of 60000 ms fits into its train time, whose"),
         (["data.window_ms=5000"], DataError, "fits into its valid time, whose longest stretch is 4000 ms"),
-        (["data.target=eye"], DataError, "'eye' is missing in made/day0, made/day1; there are hand_vel"),
+        (["tasks=decode:eye"], DataError, "'eye' is missing in made/day0, made/day1; there are hand_vel"),
         (["data.session_weights={'made/day7'=2}"], UsageError, "'made/day7', which is not trained on"),
     ],
 )

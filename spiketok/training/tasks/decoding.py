@@ -53,7 +53,7 @@ def choose_target(readers: Sequence[ShardReader], name: str = "auto") -> str:
         message = (
             f"signal '{name}' is missing in {_listing(lacking)}; "
             + (f"{_listing(holders)} have it" if holders else f"there are {_listing(_signal_names(having)) or 'none'}")
-            + ": choose by --set data.target=NAME, or leave sessions out by --sessions GLOB"
+            + ": choose by --task decode:NAME, or leave sessions out by --sessions GLOB"
         )
         raise DataError(message)
     first = next(iter(having))
@@ -79,7 +79,7 @@ def _only_choice(shared: list[str], having: Mapping[str, Mapping]) -> str:
     if len(choices) == 1:
         return choices[0]
     if choices:
-        message = f"more than one signal can be decoded ({', '.join(choices)}): choose by --set data.target=NAME"
+        message = f"more than one signal can be decoded ({', '.join(choices)}): choose by --task decode:NAME"
     elif not any(having.values()):
         message = f"{_listing(list(having))} hold no behaviour to decode: train on sessions with a signal"
     else:
