@@ -45,7 +45,7 @@ from spiketok.training.checkpoints import Run, TrainedSession, seed_of
 from spiketok.training.config import OptimConfig, TransferConfig, model_class
 from spiketok.training.loader import Loader
 from spiketok.training.loop import R2, deterministic, require_grid
-from spiketok.training.optimizers import build_optimizer, lr_at
+from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.sampling import RandomWindows
 from spiketok.training.sessions import LabelledSession, dropped_by_split, label_session, require_window
 
@@ -295,8 +295,7 @@ def _train(
         optimizer = build_optimizer(model, optim, list(parameters))
         batches = (batch for _ in count() for batch in loader)
         for step, batch in zip(range(steps), batches, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = lr_at(step, steps, optim)
+            set_rates(optimizer, step, steps, optim)
             torch.manual_seed(seed_of(task.seed, step))
             batch = batch.to(task.device)
             loss = model.loss(batch, model(batch))["total"]

@@ -49,7 +49,7 @@ from spiketok.training.checkpoints import (
 )
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.loader import Loader
-from spiketok.training.optimizers import build_optimizer, lr_at
+from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.sampling import RandomWindows, UnitDropout
 from spiketok.training.sessions import (
     LabelledSession,
@@ -346,9 +346,7 @@ def _fit(fabric, config, model, loader, sessions, target, run_dir, start, total,
     metrics = _Metrics(run_dir / "metrics.jsonl", step) if fabric.global_rank == 0 else None
     while step < total:
         for batch in loader:
-            lr = lr_at(step, total, optim)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            lr = set_rates(optimizer, step, total, optim, len(loader))
             torch.manual_seed(seed_of(config.seed, step, fabric.global_rank))
             batch = batch.to(fabric.device)
             losses = model.loss(batch, wrapped(batch))
