@@ -44,19 +44,20 @@ from torch_brain.samplers import RandomFixedWindowSampler
 from torch_brain.transforms import Compose
 from torch_brain.transforms import UnitDropout as TorchBrainUnitDropout
 
-from spiketok.models.batch import TargetSpec
 from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes, UnitTable
 from spiketok.tokens.schemes import PerSpike
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.loader import Loader
 from spiketok.training.sampling import RandomWindows, SessionWindows, UnitDropout
+from spiketok.training.tasks.decode import Decode, DecodeConfig, TargetSpec
 
 SECONDS = {"small": 180, "S": 900}
 N_SESSIONS, N_UNITS, BATCH = 4, 200, 128
 WINDOW_NS = 1_000_000_000
 DROPOUT = (30, 100, 300)
 TARGET = TargetSpec("vel", ("x", "y"), "mm/s", (0.0, 0.0), (20.0, 20.0))
+VEL = Decode("vel", DecodeConfig(), TARGET)
 
 
 # ---- recordings -----------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def spiketok_loader(readers: list[ShardReader], rows: dict[str, np.ndarray], **o
     sessions = [SessionWindows(reader, reader.observed) for reader in readers]
     options = {"unit_dropout": UnitDropout(*DROPOUT, 4.0)} | options
     return Loader(
-        sessions, RandomWindows(sessions, WINDOW_NS), batch_size=BATCH, target=TARGET, unit_rows=rows, **options
+        sessions, RandomWindows(sessions, WINDOW_NS), batch_size=BATCH, tasks=[VEL], unit_rows=rows, **options
     )
 
 
@@ -223,7 +224,8 @@ def epochs_of(loader: Loader, repeats: int) -> Callable[[], tuple[int, int]]:
         for _ in range(repeats):
             for batch in loader:
                 windows += len(batch)
-                tokens += int(batch.offset[-1]) if batch.offset is not None else int(batch.valid_BL.sum())
+                cut = batch.tokens()
+                tokens += int(cut.offset[-1]) if cut.offset is not None else int(cut.valid_BL.sum())
         return windows, tokens
 
     return run

@@ -103,6 +103,17 @@ def parse_assignment(text: str, option: str) -> dict[str, object]:
     return value
 
 
+def typed(key: str, value: object) -> str:
+    """``KEY=VALUE`` as :func:`parse_assignment` reads it back: numbers, booleans and text; lists of these in brackets.
+
+    >>> typed("start_end", False), typed("order", "time"), typed("covariates", ("hand vel", "x"))
+    ('start_end=false', 'order=time', 'covariates=["hand vel", "x"]')
+    """
+    if isinstance(value, str) and _BARE_WORD.fullmatch(value) and read_value(value, key) == value:
+        return f"{key}={value}"
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
 def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
     """Nested tables with the values of ``over`` in place of those of ``base``."""
     merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}

@@ -10,6 +10,7 @@ import numpy as np
 from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes, UnitTable
 from spiketok.tokens.schemes import make_scheme
 from spiketok.tokens.shards import ShardReader, write_shard
+from spiketok.training.sampling import SessionTokens
 
 SECOND = 1_000_000_000
 BIN_NS = 20_000_000
@@ -56,6 +57,21 @@ def bake(folder: Path, session: Session, scheme: str = "per-spike", segments: In
     target = Path(folder) / scheme / session.id
     write_shard(target, made, session, segments, segments_rule="continuous", store_digest="d" * 64)
     return ShardReader(target)
+
+
+INPUTS = {"per-spike": "spikes", "binned": "counts"}  # under which name the models read a scheme
+
+
+def tokens_of(*readers: ShardReader) -> SessionTokens:
+    """The shards of one session as a training takes them."""
+    return SessionTokens({INPUTS[reader.scheme.name]: reader for reader in readers})
+
+
+def bake_tokens(
+    folder: Path, session: Session, scheme: str = "per-spike", segments: Intervals | None = None
+) -> SessionTokens:
+    """Bake a session by one scheme, as a training takes it."""
+    return tokens_of(bake(folder, session, scheme, segments))
 
 
 # A poyo that trains in seconds, for tests of everything but its quality.

@@ -110,6 +110,7 @@ app.command()(splits.splits)
 
 # ---- train and evaluate ---------------------------------------------------------------------------------------------
 
+app.command()(train.models)
 app.command()(train.train)
 app.command("eval-xsession")(train.eval_xsession)
 app.command()(demo.demo)

@@ -146,7 +146,7 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
     def start_line(event: Mapping[str, object]) -> str:
         return (
             f"{event['model']} {event['size']}: {event['parameters']:,} parameters, {len(event['sessions'])} sessions, "
-            f"{event['units']} units, {event['train_s']:.0f} s of training time, target {event['target']}"
+            f"{event['units']} units, {event['train_s']:.0f} s of training time, asked: {', '.join(event['tasks'])}"
         )
 
     def dropped_line(event: Mapping[str, object]) -> str:
@@ -204,8 +204,10 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
         if "loss" in state:
             rate = f"{state['windows_per_s']:.0f} windows/s"
             grid.add_row("loss", losses(state), f"learning rate {state['lr']:.2e}", rate)
-        for session, score in state.get("scores", {}).items():
-            grid.add_row("valid", session, f"R2 {score['r2_variance_weighted']:.3f} (variance weighted)", "")
+        for session, scores in state.get("scores", {}).items():
+            for task, score in scores.items():
+                name, value = next(iter(score.items()))
+                grid.add_row("valid", session, f"{task}: {name} {'-' if value is None else f'{value:.3f}'}", "")
         return grid
 
     with Live(table(), console=Console(stderr=True), refresh_per_second=4, transient=True) as live:

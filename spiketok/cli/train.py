@@ -8,25 +8,40 @@ from typing import Annotated
 import typer
 
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
-from spiketok.cli.options import Json, Root, Sessions
+from spiketok.cli.options import Json, Root, Sessions, print_rows
 from spiketok.errors import UsageError, require
 from spiketok.storage.workspace import Workspace
 
 
 def train(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="linear, ndt1 or poyo.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="'spiketok models' lists them.", show_default="by the shards that are there"
+        ),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="KIND[:NAME]", help="What is asked, as decode:hand_vel or population; repeat."),
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the run.")] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, as optim.steps=500.")
     ] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option("--task", metavar="KIND[:NAME]", help="What is asked, as decode:cursor_vel; several with commas."),
-    ] = None,
     sessions: Sessions = None,
     hold_out: Annotated[
-        str | None, typer.Option("--hold-out", metavar="GLOB", help="Leave these sessions out, for eval-xsession.")
+        str | None,
+        typer.Option(
+            "--hold-out",
+            metavar="GLOB",
+            help="Leave these sessions out, for eval-xsession; none leaves out none.",
+            show_default="the last session of each subject that has several",
+        ),
     ] = None,
+    tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
+    save_predictions: Annotated[
+        bool, typer.Option("--save-predictions", help="Write the test predictions into the run's folder.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Insist on going on with an interrupted run.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an earlier run reached.")] = False,
     root: Root = None,
@@ -39,50 +54,161 @@ def train(
     require("torch", "train", "training")
     from spiketok.training.config import load_config
     from spiketok.training.loop import train as run_training
-    from spiketok.training.runs import open_training_shards, run_path
+    from spiketok.training.predictions import write_predictions
+    from spiketok.training.runs import choose_training, make_shards, open_shards, run_path
 
     workspace = Workspace.locate(root)
-    resolved = load_config(model, config, sets, tasks)
-    readers, left_out = open_training_shards(workspace, resolved, sessions, hold_out)
-    for line in left_out:
+    words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
+    if model is None and not _names_model(config, sets or []):
+        model = _default_model(workspace, sessions, hold_out)
+    resolved = load_config(model, config, sets or [], tasks=words)
+    chosen = choose_training(workspace, resolved, sessions, hold_out)
+    for line in chosen.left_out:
         say(f"left out: {line}")
-    run_dir = run_path(workspace, resolved, readers)
+    if chosen.held_out and hold_out is None:
+        last = "the last session of each subject that has several; otherwise: --hold-out GLOB or none"
+        say(f"held out for eval-xsession: {', '.join(chosen.held_out)} ({last})")
+    if tokenize:
+        make_shards(workspace, [*chosen.sessions, *chosen.held_out], resolved, say)
+    opened = open_shards(workspace, chosen.sessions, resolved)
+    run_dir = run_path(workspace, resolved, opened)
     wanted = "must" if resume else "never" if restart else "auto"
     with training_table() as listen:
-        result = run_training(resolved, readers, run_dir, resume=wanted, on_event=listen)
+        result = run_training(resolved, opened, run_dir, resume=wanted, on_event=listen)
     if result.rank != 0:
         return  # one of several devices: the first one speaks
     if result.resumed_from:
         done = result.resumed_from == result.total_steps
         say("nothing was left to train" if done else f"went on from step {result.resumed_from}")
-    rows = [{"session": name, **_plain_scores(scores)} for name, scores in result.scores.items()]
+    if save_predictions:
+        written = [write_predictions(run_dir / "predictions", s, answers) for s, answers in result.answers.items()]
+        say(f"{sum(map(len, written))} files of predictions in {run_dir / 'predictions'}")
+    rows = [
+        {"session": session, "task": task, **_plain_scores(score)}
+        for session, scores in result.scores.items()
+        for task, score in scores.items()
+    ]
     if as_json:
-        show_json({"run": str(run_dir), "steps": result.step, "test": rows})
+        show_json({"run": str(run_dir), "steps": result.step, "held_out": chosen.held_out, "test": rows})
         return
-    if rows:
-        show_rows(f"{resolved.model}: scores on the test split", list(rows[0]), rows)
-    else:
+    if not rows:
         say("no session has test time under this split rule: nothing was scored")
+    for task in dict.fromkeys(row["task"] for row in rows):
+        told = [row for row in rows if row["task"] == task]
+        show_rows(f"{resolved.model}: scores on the test split", list(told[0]), told)
     print(f"run {run_dir}")
     say(f"next: spiketok eval-xsession {run_dir}")
 
 
 def _plain_scores(scores: dict) -> dict:
-    """The single numbers of a score, R2 first."""
-    return {key: value for key, value in scores.items() if isinstance(value, int | float)}
+    """The single numbers of a score, its headline first; None where one does not exist."""
+    return {key: value for key, value in scores.items() if value is None or isinstance(value, int | float)}
+
+
+def _names_model(config: Path | None, sets: list[str]) -> bool:
+    """Whether a file or an override says which model it is for; load_config reads which."""
+    return config is not None or any(text.replace(" ", "").startswith("model.name=") for text in sets)
+
+
+def _default_model(workspace: Workspace, sessions: str | None, hold_out: str | None) -> str:
+    """The model that the shards of the workspace serve; says which it is."""
+    from spiketok.models import MODELS
+    from spiketok.training.runs import choose_training, default_model
+
+    chosen = choose_training(workspace, None, sessions, hold_out)
+    name = default_model(workspace, chosen.sessions)
+    if name is None:
+        message = (
+            "no model can be trained on the shards that are there: spiketok tokenize --scheme per-spike, or name one "
+            f"by --model ({', '.join(MODELS)}) with --tokenize"
+        )
+        raise UsageError(message)
+    say(f"model {name}, which reads the shards that are there (otherwise: --model {'|'.join(MODELS)})")
+    return name
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show everything about one model.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Whose defaults are shown.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models: what they read, what they answer, which transfer they have; one with all its settings."""
+    require("torch", "train", "the models")
+    import inspect as code
+    import json
+
+    from spiketok.models import MODELS
+    from spiketok.training.config import default_size, explain, load_config, model_class
+    from spiketok.training.runs import run_inputs, scheme_of
+
+    told = []
+    for each in MODELS if name is None else [name]:
+        cls = model_class(each)
+        chosen = load_config(each, None, [f"size={size}"] if size else [])
+        inputs = {key: str(scheme_of(wanted)) + (" once a session" if wanted.per == "session" else "")
+                  for key, wanted in run_inputs(chosen).items()}  # fmt: skip
+        told.append(
+            {
+                "model": each,
+                "reads": ", ".join(dict.fromkeys(wanted.scheme for wanted in run_inputs(chosen).values())),
+                "answers": ", ".join(cls.tasks),
+                "asked by default": ", ".join(cls.default_tasks),
+                "transfer": ", ".join(cls.protocols) or "none (its refit is the floor)",
+                "sizes": ", ".join(cls.sizes),
+                "inputs": inputs,
+                "settings": [
+                    {
+                        "key": s.key,
+                        "type": s.type,
+                        "default": "off" if s.default is None else json.dumps(s.default),
+                        "source": s.source,
+                    }
+                    for s in explain(each, size or default_size(each))
+                    if s.type != "a table" or "." in s.key
+                ],
+            }
+        )
+    if as_json:
+        show_json(told if name is None else told[0])
+        return
+    if name is None:
+        print_rows("models", told, as_json=False)
+        say("inputs, every setting and its default: spiketok models NAME")
+        return
+    about = told[0]
+    for label in ("model", "reads", "answers", "asked by default", "transfer", "sizes"):
+        print(f"{label:<18}{about[label]}")
+    for key, scheme in about["inputs"].items():
+        print(f"{'input ' + key:<18}{scheme}")
+    print()
+    show_rows("settings, as --set takes them", ["key", "type", "default", "source"], about["settings"])
+    print()
+    print(code.cleandoc(model_class(name).Config.__doc__))
 
 
 def eval_xsession(
-    run: Annotated[str, typer.Argument(help="A run's folder or name, or a model's name for its newest run.")],
+    run: Annotated[
+        str | None,
+        typer.Argument(help="A run's folder or name, or a model's name for its newest run.", show_default="the newest"),
+    ] = None,
     sessions: Sessions = None,
     protocols: Annotated[
-        str, typer.Option("--protocols", help="Comma-separated: zero_shot, zero_gradient, identity_only, full.")
-    ] = "zero_shot,identity_only,full",
-    calibration_s: Annotated[float, typer.Option("--calibration-s", help="Labelled seconds to adapt on.")] = 30.0,
+        str | None,
+        typer.Option(
+            "--protocols",
+            help="Comma-separated: zero_shot, zero_gradient, identity_unlabelled, identity_only, full.",
+            show_default="those that the model has",
+        ),
+    ] = None,
+    calibration_s: Annotated[float, typer.Option("--calibration-s", help="Seconds to adapt on.")] = 30.0,
     within: Annotated[bool, typer.Option("--within", help="Allow sessions that the model was trained on.")] = False,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="transfer.KEY=VALUE", help="How the model adapts.")
     ] = None,
+    tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
+    save_predictions: Annotated[
+        bool, typer.Option("--save-predictions", help="Write the test predictions beside the report.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the report.", show_default="RUN/xsession")
     ] = None,
@@ -93,34 +219,47 @@ def eval_xsession(
     require("torch", "train", "evaluation")
     from spiketok.evaluation.report import write_report
     from spiketok.evaluation.transfer import evaluate_transfer
+    from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import with_transfer
+    from spiketok.training.predictions import write_predictions
     from spiketok.training.runs import device_of, find_run, open_transfer_shards
 
     workspace = Workspace.locate(root)
     run_dir = find_run(workspace, run)
+    if run is None:
+        say(f"run {run_dir.name}, the newest (otherwise: spiketok eval-xsession RUN)")
     loaded = load_run(run_dir)
-    readers, remarks, within = open_transfer_shards(workspace, loaded, sessions, within=within)
+    opened, remarks, within = open_transfer_shards(
+        workspace, loaded, sessions, within=within, told=say if tokenize else None
+    )
     for line in remarks:
         say(f"note: {line}")
-    names = [p.strip() for p in protocols.split(",") if p.strip()]
+    names = [p.strip() for p in protocols.split(",") if p.strip()] if protocols is not None else None
     with progress("eval-xsession", None, "cells") as advance:
         result = evaluate_transfer(
             loaded,
-            readers,
+            opened,
             protocols=names,
             calibration_s=calibration_s,
             within=within,
             adapt=with_transfer(loaded.config, sets or []).transfer,
             device=device_of(loaded.config),
+            stored=lambda session: read_session(workspace.store_path(session)),
             on_event=lambda event: advance(1, str(event.get("cell", ""))),
         )
     folder = out or run_dir / "xsession"
     report = write_report(result, folder)
+    if save_predictions:
+        answered = [cell for cell in result.cells if cell.answer is not None]
+        for cell in answered:
+            write_predictions(folder / "predictions" / cell.protocol, cell.session, {cell.task: cell.answer})
+        say(f"{len(answered)} files of predictions in {folder / 'predictions'}")
     if as_json:
         show_json(report.summary)
         return
-    show_rows(report.title, report.columns, report.rows)
+    for title, columns, rows in report.tables:
+        show_rows(title, columns, rows)
     for line in report.remarks:
         say(line)
     print(f"report {folder / 'report.html'}")

@@ -12,28 +12,28 @@ import html
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from spiketok import __version__
 from spiketok.errors import require
-from spiketok.evaluation.floor import FLOOR
-from spiketok.evaluation.results import TransferResult, to_dict
-from spiketok.evaluation.transfer import WITHIN
+from spiketok.evaluation.results import CALIBRATION_OF, FLOOR, WITHIN, TransferResult, to_dict
 from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import NS_PER_S
 from spiketok.storage.files import atomic_file, content_digest, sha256_file, write_json
-from spiketok.training.loop import R2
-from spiketok.training.sampling import dropped_words
+from spiketok.training.checkpoints import TrainedSession
+from spiketok.training.sampling import dropped_words, listing
 from spiketok.training.sessions import stand_in_line
-from spiketok.training.tasks.decoding import Prediction
+from spiketok.training.tasks.base import Task
+from spiketok.training.tasks.decode import Prediction
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; the floor and the truth are greys.
 COLOURS = {
     "zero_shot": "#E69F00",
     "zero_gradient": "#CC79A7",
+    "identity_unlabelled": "#56B4E9",
     "identity_only": "#0072B2",
     "full": "#009E73",
     WITHIN: "#D55E00",
@@ -45,13 +45,15 @@ MEANING = {
     FLOOR: "the floor: ridge regression on lagged spike counts, fitted on the calibration alone; scored at its bins",
     "zero_shot": "nothing learned: the session's new rows stand at their initial values",
     "zero_gradient": "a forward pass over unlabelled calibration, no training",
+    "identity_unlabelled": "unlabelled calibration trains only the parameters that belong to the session",
     "identity_only": "labelled calibration trains only the parameters that belong to the session",
     "full": "labelled calibration trains all parameters, the session's own first",
 }
-FORMAT, VERSION = "spiketok-report", 1
+FORMAT, VERSION = "spiketok-report", 2
 TRACE_S, TRACE_WINDOWS = 10.0, 8  # a trace shows this much, whichever is longer
-LOWEST_R2 = -0.6  # bars are cut off here; the number stands beside them
-R2_NAMES = {"r2_variance_weighted": "R² variance-weighted", "r2_mean": "R² mean over components"}
+LOWEST = -0.6  # bars are cut off here; the number stands beside them
+PANELS = 2  # so many metrics of a task are drawn
+TRACES = 3  # so many components of a behaviour are drawn
 
 
 @dataclass(frozen=True)
@@ -59,39 +61,42 @@ class Report:
     """What the command line shows of a report.
 
     Args:
-        title: one line. columns, rows: the table; ``None`` is an empty cell.
+        tables: a task each: title in one line, columns, rows; ``None`` is an empty cell.
         remarks: one line each: why cells are empty, and what the calibration was.
         summary: the whole of ``report.json``.
     """
 
-    title: str
-    columns: list[str]
-    rows: list[dict[str, object]]
+    tables: list[tuple[str, list[str], list[dict[str, object]]]]
     remarks: list[str]
     summary: dict[str, object]
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
-COLUMNS = ["protocol", "session", *R2, "sd", "n"]
 OVER_SESSIONS = "mean over sessions"
+CALIBRATION_KINDS = ("none", "unlabelled", "labelled")
 
 
-def table_rows(result: TransferResult) -> list[dict[str, object]]:
+def columns_of(task: Task) -> list[str]:
+    return ["protocol", "session", *task.metrics, "sd", "n"]
+
+
+def table_rows(result: TransferResult, task: Task) -> list[dict[str, object]]:
     """One row a protocol and session, and one for each protocol's mean and spread over sessions.
 
-    Keys: ``protocol``, ``session``, the two R2 (None where there is none), ``sd`` of the first of them (in rows over
-    sessions), and ``n``, the sessions that have a score.
+    Keys: ``protocol``, ``session``, the task's metrics (None where there is none), ``sd`` of the first of them (in rows
+    over sessions), and ``n``, the sessions that have a score.
     """
     rows = []
-    for protocol in result.protocols:
-        for cell in result.of(protocol):
-            score = cell.score or dict.fromkeys(R2)
+    for protocol in result.protocols_of(task.name):
+        for cell in result.of(protocol, task.name):
+            score = cell.score or dict.fromkeys(task.metrics)
             row = {"protocol": protocol, "session": cell.session, "sd": None, "n": int(cell.score is not None)}
-            rows.append(row | {name: score[name] for name in R2})
-        over = result.summary[protocol]
-        row = {"protocol": protocol, "session": OVER_SESSIONS, "sd": over[R2[0]]["sd"], "n": over[R2[0]]["n"]}
-        rows.append(row | {name: over[name]["mean"] for name in R2})
+            rows.append(row | {name: score[name] for name in task.metrics})
+        over = result.summary[task.name][protocol]
+        head = over[task.metrics[0]]
+        row = {"protocol": protocol, "session": OVER_SESSIONS, "sd": head["sd"], "n": head["n"]}
+        rows.append(row | {name: over[name]["mean"] for name in task.metrics})
     return rows
 
 
@@ -100,7 +105,8 @@ def remarks(result: TransferResult) -> list[str]:
     reasons: dict[tuple[str, str], list[str]] = {}
     for cell in result.cells:
         if cell.score is None:
-            reasons.setdefault((cell.protocol, cell.reason), []).append(cell.session)
+            named = reasons.setdefault((cell.protocol, cell.reason), [])
+            named += [cell.session] if cell.session not in named else []
     lines = [f"{protocol} is empty for {', '.join(ids)}: {why}" for (protocol, why), ids in reasons.items()]
     if not result.run.finished:
         lines.append(f"the run is not finished: {result.run.step} of {result.run.total_steps} steps")
@@ -109,19 +115,28 @@ def remarks(result: TransferResult) -> list[str]:
         words = "; ".join(f"{words} of {part}" for part, words in parts.items() if words)
         if words:
             lines.append(f"{facts.session.id}: no window uses {words} (windows reach {facts.reach})")
-    stand_in = stand_in_line([f.session.id for f in result.sessions if f.valid_is_test], result.run.target.name)
+    stand_in = stand_in_line([f.session.id for f in result.sessions if f.valid_is_test], named_tasks(result))
     lines += [stand_in] if stand_in else []
-    seen = "labelled" if result.labelled else "unlabelled"
+    shows = {kind: [p for p in result.protocols if CALIBRATION_OF[p] == kind] for kind in CALIBRATION_KINDS}
+    seen = "; ".join(f"{kind} for {', '.join(names)}" for kind, names in shows.items() if names)
     lines.append(
-        f"calibration: the first {result.calibration_s:g} s of each session's training time, {seen}; "
-        "sd: over sessions, of r2_variance_weighted"
+        f"calibration: the first {result.calibration_s:g} s of each session's training time"
+        f"{f', {seen}' if seen else ''}; sd: over sessions, of the first metric"
     )
     return lines
 
 
+def named_tasks(result: TransferResult) -> str:
+    return listing([task.name for task in result.tasks])
+
+
 def title_of(result: TransferResult) -> str:
     config, n = result.run.config, len(result.sessions)
-    return f"{config.model} ({config.size}): {result.run.target.name} in {n} session{'s' if n != 1 else ''}"
+    return f"{config.model} ({config.size}): {named_tasks(result)} in {n} session{'s' if n != 1 else ''}"
+
+
+def task_title(result: TransferResult, task: Task) -> str:
+    return title_of(replace(result, tasks=(task,)))
 
 
 def write_report(result: TransferResult, folder: Path) -> Report:
@@ -141,7 +156,8 @@ def write_report(result: TransferResult, folder: Path) -> Report:
     body = json.loads(json.dumps(body))  # as it will be read: the digest is of that
     body["digest"] = content_digest(body)
     write_json(folder / "report.json", body)
-    return Report(title_of(result), COLUMNS, table_rows(result), remarks(result), body)
+    tables = [(task_title(result, task), columns_of(task), table_rows(result, task)) for task in result.tasks]
+    return Report(tables, remarks(result), body)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
@@ -167,43 +183,64 @@ def _plain_axes(axes) -> None:
     axes.tick_params(colors="#555B63", labelsize=8)
 
 
-def bar_plot(result: TransferResult):
-    """A figure: mean R2 of each protocol as a bar, sessions as points, 95 % bootstrap interval as a line."""
-    protocols = result.protocols
-    figure = _figure(9.2, 3.6)
-    panels = figure.subplots(1, len(R2_NAMES), sharey=True)
-    for axes, (name, title) in zip(panels, R2_NAMES.items(), strict=True):
+def bar_plot(result: TransferResult, task: Task):
+    """A figure: mean of each protocol as a bar, sessions as points, 95 % bootstrap interval as a line.
+
+    Scores that end at 1 share an axis up to 1; bits per spike have no such end, and each panel goes as far as it must.
+    """
+    protocols, names = result.protocols_of(task.name), task.metrics[:PANELS]
+    figure, to_one = _figure(9.2, 3.6), task.head().output != "counts"
+    panels = figure.subplots(1, len(names), sharey=to_one, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
         for k, protocol in enumerate(protocols):
-            _bar(axes, k, result, protocol, name)
+            _bar(axes, k, result, task, protocol, name)
         axes.axhline(0, color="#9AA0A8", linewidth=0.8, zorder=1)
         axes.set_xticks(range(len(protocols)), protocols)
-        axes.set_title(title, fontsize=10, loc="left", color="#22262B")
+        if len(protocols) > 4:
+            axes.tick_params(axis="x", labelrotation=18)
+        axes.set_title(task.titles[name], fontsize=10, loc="left", color="#22262B")
         axes.set_xlim(-0.6, len(protocols) - 0.4)
         axes.grid(axis="y", color="#E6E8EB", linewidth=0.7)
         axes.set_axisbelow(True)
         _plain_axes(axes)
-    shown = [s[n]["mean"] for s in result.summary.values() for n in R2_NAMES if s[n]["mean"] is not None]
-    points = [c.score[n] for c in result.cells if c.score for n in R2_NAMES if c.score[n] is not None]
-    panels[0].set_ylim(max(LOWEST_R2, min([0.0, *shown, *points]) - 0.12), 1.08)
-    panels[0].set_ylabel("R² on test time", fontsize=9, color="#22262B")
+    low, high = zip(*(_span(result, task, protocols, name) for name in names), strict=True)
+    for axes, bottom, top in zip(panels, low, high, strict=True):
+        if to_one:
+            axes.set_ylim(max(LOWEST, min(low) - 0.12), 1.08)
+        else:
+            room = 0.2 * max(top - max(LOWEST, bottom), 0.05)
+            axes.set_ylim(max(LOWEST, bottom - (room if bottom < 0 else 0)), top + room)
+    panels[0].set_ylabel("on test time", fontsize=9, color="#22262B")
     return figure
 
 
-def _bar(axes, k: int, result: TransferResult, protocol: str, name: str) -> None:
-    over, colour = result.summary[protocol][name], COLOURS[protocol]
+def _span(result: TransferResult, task: Task, protocols: Sequence[str], name: str) -> tuple[float, float]:
+    """The least and the most that is drawn of a metric, 0 among them."""
+    scores = [c.score[name] for p in protocols for c in result.of(p, task.name) if c.score]
+    means = [result.summary[task.name][p][name]["mean"] for p in protocols]
+    drawn = [0.0, *(value for value in (*scores, *means) if value is not None)]
+    return min(drawn), max(drawn)
+
+
+def _bar(axes, k: int, result: TransferResult, task: Task, protocol: str, name: str) -> None:
+    over, colour = result.summary[task.name][protocol][name], COLOURS[protocol]
     if over["mean"] is None:
-        axes.text(k, 0.03, "no score", ha="center", va="bottom", rotation=90, fontsize=8, color="#8A8F98")
+        _above(axes, k, 0.0, "no score", rotation=90, fontsize=8, color="#8A8F98")
         return
-    axes.bar(k, max(over["mean"], LOWEST_R2), width=0.62, color=colour, alpha=0.82, zorder=2)
-    values = [c.score[name] for c in result.of(protocol) if c.score and c.score[name] is not None]
+    axes.bar(k, max(over["mean"], LOWEST), width=0.62, color=colour, alpha=0.82, zorder=2)
+    values = [c.score[name] for c in result.of(protocol, task.name) if c.score and c.score[name] is not None]
     spread = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else np.zeros(len(values))
-    inside = np.maximum(values, LOWEST_R2 + 0.03)
+    inside = np.maximum(values, LOWEST + 0.03)
     axes.scatter(k + spread, inside, s=20, color="white", edgecolor=TRUE_COLOUR, linewidth=0.9, zorder=4)
     if over["ci95"] is not None:
         axes.plot([k + 0.24, k + 0.24], over["ci95"], color=TRUE_COLOUR, linewidth=1.4, zorder=3)
     top = max(over["mean"], *values, 0.0)
-    label = f"{over['mean']:.2f}"
-    axes.text(k, top + 0.03, label, ha="center", va="bottom", fontsize=9, color=TRUE_COLOUR, fontweight="bold")
+    label = f"{over['mean']:.{3 if task.head().output == 'counts' else 2}f}"
+    _above(axes, k, top, label, fontsize=9, color=TRUE_COLOUR, fontweight="bold")
+
+
+def _above(axes, k: int, height: float, text: str, **style: object) -> None:
+    axes.annotate(text, (k, height), (0, 6), textcoords="offset points", ha="center", va="bottom", **style)
 
 
 def trace_s(result: TransferResult) -> float:
@@ -211,21 +248,23 @@ def trace_s(result: TransferResult) -> float:
     return max(TRACE_S, TRACE_WINDOWS * result.run.config.data.window_ms / 1e3)
 
 
-def trace_plot(result: TransferResult, session: str):
+def trace_plot(result: TransferResult, task: Task, session: str):
     """A figure: predicted against true behaviour in some seconds of the session's test time.
 
-    One row a protocol that has a prediction, one column a component.
+    One row a protocol that has a prediction, one column a component, of the first few; None where the answers are no
+    traces.
     """
-    shown = [(p, c.prediction) for p in result.protocols if (c := result.cell(session, p)) and c.prediction]
+    cells = [(p, result.cell(session, p, task.name)) for p in result.protocols_of(task.name)]
+    shown = [(p, c.answer) for p, c in cells if c is not None and isinstance(c.answer, Prediction)]
     if not shown:
         return None
-    components, measure = shown[0][1].components, shown[0][1].measure
+    components, measure = shown[0][1].components[:TRACES], shown[0][1].measure
     start_ns = min(int(p.time_ns[0]) for _, p in shown if len(p.time_ns))
     stop_ns = start_ns + round(trace_s(result) * NS_PER_S)
     figure = _figure(9.2, 0.5 + 1.35 * len(shown))
     grid = figure.subplots(len(shown), len(components), sharex=True, sharey="col", squeeze=False)
     for row, (protocol, prediction) in enumerate(shown):
-        cell = result.cell(session, protocol)
+        cell = result.cell(session, protocol, task.name)
         for column, component in enumerate(components):
             axes = grid[row][column]
             _trace(axes, prediction, column, start_ns, stop_ns, COLOURS[protocol])
@@ -321,18 +360,32 @@ def _short(digest: str) -> str:
     return f'<span class="hash" title="{_escape(digest)}">{_escape(digest[:12])}</span>' if digest else ""
 
 
+def _shards(session: TrainedSession) -> str:
+    """The digests of a session's shards, each once, and the inputs that read them where there are several."""
+    readers: dict[str, list[str]] = {}
+    for name, shard in session.shards.items():
+        readers.setdefault(shard["digest"], []).append(name)
+    if len(session.shards) == 1:
+        return _short(next(iter(readers)))
+    return "<br>".join(f"{_escape(', '.join(names))} {_short(digest)}" for digest, names in readers.items())
+
+
 def _page(result: TransferResult, body: dict[str, object]) -> str:
     title = title_of(result)
-    sections = [
-        _head(result, title),
-        "<h2>Scores</h2>",
-        _image(bar_plot(result), "R2 of each protocol, sessions as points"),
-        '<p class="soft small">Bars: mean over sessions. Points: sessions. Lines: 95 % bootstrap interval of the mean '
-        "over sessions (from three sessions).</p>",
-        _summary_table(result),
-        "<h2>Each session</h2>",
-        _session_table(result),
-        _traces(result),
+    sections = [_head(result, title)]
+    for task in result.tasks:
+        of = _of(result, task)
+        sections += [
+            f"<h2>Scores{of}</h2>",
+            _image(bar_plot(result, task), f"scores of {task.name} by protocol, sessions as points"),
+            '<p class="soft small">Bars: mean over sessions. Points: sessions. Lines: 95 % bootstrap interval of the '
+            "mean over sessions (from three sessions).</p>",
+            _summary_table(result, task),
+            f"<h2>Each session{of}</h2>",
+            _session_table(result, task),
+            _traces(result, task),
+        ]
+    sections += [
         "<h2>What was used</h2>",
         _used(result),
         "<h2>Provenance</h2>",
@@ -347,36 +400,50 @@ def _page(result: TransferResult, body: dict[str, object]) -> str:
     )
 
 
+def _of(result: TransferResult, task: Task) -> str:
+    """Which task a section is about, where there are several."""
+    return f": {_escape(task.name)}" if len(result.tasks) > 1 else ""
+
+
 def _head(result: TransferResult, title: str) -> str:
     run = result.run
-    parameters = run.model.n_fitted()
     facts = [
         (str(len(run.trained_on)), "sessions trained on"),
         (str(sum(not f.trained_on for f in result.sessions)), "unseen sessions scored"),
-        (f"{result.calibration_s:g} s", f"calibration, {'labelled' if result.labelled else 'unlabelled'}"),
-        (f"{parameters:,}", "parameters"),
+        (f"{result.calibration_s:g} s", "calibration"),
+        (f"{run.model.n_fitted():,}", "parameters"),
         (f"{run.step:,} of {run.total_steps:,}", "training steps"),
     ]
     boxes = "".join(f'<div class="fact"><b>{_escape(a)}</b><span>{_escape(b)}</span></div>' for a, b in facts)
-    components = ", ".join(run.target.components)
-    measure = f" in {run.target.measure}" if run.target.measure else ""
+    asked = ", and ".join(_asked(task) for task in result.tasks)
+    seen = [f.trained_on for f in result.sessions]
+    whose = "was trained on" if all(seen) else "was trained on, and of others" if any(seen) else "never saw"
     return (
         f"<h1>{_escape(title)}</h1>"
-        f'<p class="soft">Decoding <b>{_escape(run.target.name)}</b> ({_escape(components)}{_escape(measure)}) from '
-        f"spikes of sessions that the model never saw. Scores are on test time that is disjoint from calibration.</p>"
+        f'<p class="soft">The model was asked for {asked}, from spikes of sessions that it {whose}. Scores are on test '
+        f"time that is disjoint from calibration.</p>"
         f'<div class="facts">{boxes}</div>'
     )
 
 
-def _summary_table(result: TransferResult) -> str:
+def _asked(task: Task) -> str:
+    """A task in words, as HTML."""
+    head = task.head()
+    if head.output == "counts":
+        return "hidden counts of the <b>population</b>"
+    what = f"<b>{_escape(task.about)}</b> ({_escape(listing(head.words))})"
+    return what if head.output == "values" else f"the class of {what}"
+
+
+def _summary_table(result: TransferResult, task: Task) -> str:
     head = [("protocol", False), ("what it sees", False), ("n", True)]
-    for title in R2_NAMES.values():
-        head += [(title, True), ("SD", True), ("95 % CI", True)]
+    for name in task.metrics:
+        head += [(task.titles[name], True), ("SD", True), ("95 % CI", True)]
     rows = []
-    for protocol in result.protocols:
-        over = result.summary[protocol]
-        cells = [_protocol(protocol), _escape(MEANING[protocol]), str(over["r2_variance_weighted"]["n"])]
-        for name in R2_NAMES:
+    for protocol in result.protocols_of(task.name):
+        over = result.summary[task.name][protocol]
+        cells = [_protocol(protocol), _escape(MEANING[protocol]), str(over[task.metrics[0]]["n"])]
+        for name in task.metrics:
             ci = over[name]["ci95"]
             cells += [
                 f"<b>{_number(over[name]['mean'])}</b>",
@@ -387,44 +454,50 @@ def _summary_table(result: TransferResult) -> str:
     return _table(head, rows)
 
 
-def _session_table(result: TransferResult) -> str:
-    head = [("session", False), ("protocol", False), *((t, True) for t in R2_NAMES.values())]
-    head += [("each component", False), ("trained numbers", True), ("test samples", True)]
+def _session_table(result: TransferResult, task: Task) -> str:
+    head = [("session", False), ("protocol", False), *((task.titles[name], True) for name in task.metrics)]
+    head += [("each", False), ("trained numbers", True), ("test samples", True)]
     rows = []
     for facts in result.sessions:
-        for protocol in result.protocols:
-            cell = result.cell(facts.session.id, protocol)
+        for protocol in result.protocols_of(task.name):
+            cell = result.cell(facts.session.id, protocol, task.name)
             if cell is None:
                 continue
             name = [_escape(cell.session), _protocol(protocol)]
             if cell.score is None:
-                rows.append(("", [*name, "", "", f'<span class="empty">{_escape(cell.reason)}</span>', "", ""]))
+                empty = [""] * len(task.metrics)
+                rows.append(("", [*name, *empty, f'<span class="empty">{_escape(cell.reason)}</span>', "", ""]))
                 continue
-            each = ", ".join(f"{c} {_number(v, 2)}" for c, v in cell.score["r2_per_component"].items())
-            scores = [_number(cell.score[key]) for key in R2_NAMES]
+            parts = next((v for v in cell.score.values() if isinstance(v, dict)), {})
+            each = ", ".join(f"{c} {_number(v, 2)}" for c, v in parts.items())
+            scores = [_number(cell.score[key]) for key in task.metrics]
             rows.append(
                 ("", [*name, *scores, _escape(each), f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"])
             )
     return _table(head, rows)
 
 
-def _traces(result: TransferResult) -> str:
-    parts = ["<h2>Predicted against true</h2>"]
-    told = f"The first {trace_s(result):g} s of each session's test time. Dark: true. Colour: predicted."
-    parts.append(f'<p class="soft small">{told}</p>')
+def _traces(result: TransferResult, task: Task) -> str:
+    parts = []
     for facts in result.sessions:
-        figure = trace_plot(result, facts.session.id)
+        figure = trace_plot(result, task, facts.session.id)
         if figure is not None:
             parts.append(f"<h3>{_escape(facts.session.id)}</h3>")
-            parts.append(_image(figure, f"predicted and true {result.run.target.name} in {facts.session.id}"))
-    return "".join(parts)
+            parts.append(_image(figure, f"predicted and true {task.about} in {facts.session.id}"))
+    if not parts:
+        return ""
+    told = f"The first {trace_s(result):g} s of each session's test time. Dark: true. Colour: predicted."
+    if task.head().size > TRACES:
+        told += f" The first {TRACES} of {task.head().size} components."
+    title = f"<h2>Predicted against true{_of(result, task)}</h2>"
+    return "".join([title, f'<p class="soft small">{told}</p>', *parts])
 
 
 def _used(result: TransferResult) -> str:
     trained = _table(
         [("trained on", False), ("subject", False), ("units", True), ("spikes", True), ("shard", False)],
         [
-            ("", [_escape(s.id), _escape(s.subject), f"{s.n_units:,}", f"{s.n_spikes:,}", _short(s.shard_digest)])
+            ("", [_escape(s.id), _escape(s.subject), f"{s.n_units:,}", f"{s.n_spikes:,}", _shards(s)])
             for s in result.run.trained_on
         ],
     )
@@ -455,13 +528,13 @@ def _used(result: TransferResult) -> str:
         ],
     )
     window = result.run.config.data.window_ms
-    labels = "labelled: adaptation sees the behaviour in it" if result.labelled else "unlabelled"
     return (
         trained
         + scored
         + f'<p class="soft small">Calibration is the first {result.calibration_s:g} s of usable training time of a '
-        f"session, {labels}. No test window lies nearer to it than one window of {window:g} ms. Predictions of "
-        "overlapping windows are averaged at identical times. Each session adapts alone, from the same checkpoint.</p>"
+        "session; whether a protocol sees labels in it, its row says. No test window lies nearer to it than one window "
+        f"of {window:g} ms. Predictions of overlapping windows are averaged at identical times. Each session adapts "
+        "alone, from the same checkpoint.</p>"
     )
 
 
@@ -472,7 +545,7 @@ def _provenance(result: TransferResult, body: dict[str, object]) -> str:
         ("scored", [f.session for f in result.sessions]),
     ):
         for s in sessions:
-            rows.append(("", [f"{kind}: {_escape(s.id)}", *map(_short, (s.shard_digest, s.store_digest))]))
+            rows.append(("", [f"{kind}: {_escape(s.id)}", _shards(s), _short(s.store_digest)]))
             rows[-1][1].append(_short(s.source_sha256))
     chain = _table([("artefact", False), ("digest", False), ("store", False), ("source", False)], rows)
     settings = {key: body[key] for key in ("config", "adapt", "seed")}

@@ -1,45 +1,46 @@
-"""What a transfer evaluation gives: a cell a session and protocol, the facts of each session, the summary over them."""
+"""What a transfer evaluation gives: a cell a session, protocol and task, the facts of each session, the summary."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
 
-from spiketok.models.base import Model
+from spiketok.models.base import PROTOCOLS
 from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import Run, TrainedSession
 from spiketok.training.config import TransferConfig
-from spiketok.training.loop import R2
-from spiketok.training.sessions import LabelledSession
-from spiketok.training.tasks.decoding import Prediction, predict
+from spiketok.training.tasks.base import Answer, Score, Task
 
+FLOOR = "linear"  # the row of the ridge that saw the same calibration
+WITHIN = "within"  # the row of a session that the model was trained on
+# What each row of the table saw of the calibration.
+CALIBRATION_OF = {name: kind for name, (kind, _) in PROTOCOLS.items()} | {FLOOR: "labelled", WITHIN: "none"}
 BOOTSTRAP_DRAWS = 2000
 Event = dict[str, object]
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One protocol on one session.
+    """One protocol and task on one session.
 
     Args:
-        session, protocol: which.
-        score: from :meth:`Prediction.score`; None where the protocol does not apply.
+        session, protocol, task: which.
+        score: of the task's answer; None where the protocol does not apply.
         reason: why there is no score; empty where there is one.
         trained_parameters: how many numbers were trained on the calibration.
-        prediction: the stitched test predictions behind the score.
+        answer: the stitched test predictions behind the score.
     """
 
     session: str
     protocol: str
-    score: dict[str, object] | None
+    task: str
+    score: Score | None
     reason: str = ""
     trained_parameters: int = 0
-    prediction: Prediction | None = None
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class SessionFacts:
     Args:
         session: with its digests.
         trained_on: whether the checkpoint saw it.
-        calibration: the labelled time that adaptation saw; test: the time that was scored; both disjoint.
+        calibration: the time that adaptation saw; test: the time that was scored; both disjoint.
         dropped: time of either that no window can use, in ns by reason. reach: how far windows reach beyond their ends.
         valid_is_test: stored valid time was scored in place of test time that cannot be used.
     """
@@ -68,65 +69,46 @@ class TransferResult:
     """Scores of a checkpoint on other sessions.
 
     Args:
-        run: the checkpoint.
+        run: the checkpoint. tasks: those that were scored.
         protocols: in the order of the table, the floor and ``within`` included.
-        calibration_s: asked for; labelled: always True for the protocols here that train.
+        calibration_s: asked for.
         adapt: the settings of the adaptation. seed: of new rows and calibration windows.
-        sessions: facts by session, in order of id. cells: one a session and protocol.
-        summary: by protocol and R2: ``n``, ``mean``, ``sd`` (from two sessions), ``ci95`` (from three, bootstrap over
-            sessions).
+        sessions: facts by session, in order of id. cells: one a session, protocol and task.
+        summary: by task, protocol and metric: ``n``, ``mean``, ``sd`` (from two sessions), ``ci95`` (from three,
+            bootstrap over sessions).
     """
 
     run: Run
+    tasks: tuple[Task, ...]
     protocols: tuple[str, ...]
     calibration_s: float
-    labelled: bool
     adapt: TransferConfig
     seed: int
     sessions: tuple[SessionFacts, ...]
     cells: tuple[Cell, ...]
-    summary: dict[str, dict[str, dict[str, object]]]
+    summary: dict[str, dict[str, dict[str, dict[str, object]]]]
 
-    def cell(self, session: str, protocol: str) -> Cell | None:
-        return next((c for c in self.of(protocol) if c.session == session), None)
+    def cell(self, session: str, protocol: str, task: str) -> Cell | None:
+        return next((c for c in self.of(protocol, task) if c.session == session), None)
 
-    def of(self, protocol: str) -> list[Cell]:
-        return [c for c in self.cells if c.protocol == protocol]
+    def of(self, protocol: str, task: str) -> list[Cell]:
+        return [c for c in self.cells if c.protocol == protocol and c.task == task]
 
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """One session for which protocols are evaluated."""
-
-    run: Run
-    session: LabelledSession
-    adapt: TransferConfig
-    seed: int
-    device: torch.device
-    emit: Callable[[Event], None]
-
-    def model(self) -> Model:
-        """A copy of the trained model that knows the session; its new rows are the same in every protocol."""
-        model = copy.deepcopy(self.run.model)
-        torch.manual_seed(self.seed)
-        model.add_sessions([self.session.reader.info])
-        return model.to(self.device)
-
-    def test(self, model: Model) -> Prediction:
-        windows = self.session.windows("test")
-        return predict(model, [windows], self.run.target, self.run.config, self.device)[self.session.id]
+    def protocols_of(self, task: str) -> tuple[str, ...]:
+        """The protocols that have a row for a task."""
+        return tuple(p for p in self.protocols if self.of(p, task))
 
 
-def summarize(cells: Sequence[Cell], seed: int = 0) -> dict[str, dict[str, object]]:
-    """Mean and spread over sessions of each R2, over the cells that have a score.
+def summarize(cells: Sequence[Cell], metrics: Sequence[str], seed: int = 0) -> dict[str, dict[str, object]]:
+    """Mean and spread over sessions of each metric, over the cells that have a score.
 
     Returns:
-        by R2: ``n``; ``mean``, None without a score; ``sd`` (n - 1 in the denominator), None with fewer than two;
+        by metric: ``n``; ``mean``, None without a score; ``sd`` (n - 1 in the denominator), None with fewer than two;
         ``ci95``, the 2.5 and 97.5 percentiles of the mean over sessions drawn again, None with fewer than three.
     """
     summary = {}
-    for name in R2:
-        values = np.array([c.score[name] for c in cells if c.score is not None and c.score[name] is not None])
+    for name in metrics:
+        values = np.array([c.score[name] for c in cells if c.score is not None and c.score.get(name) is not None])
         draws = None
         if values.size >= 3:
             drawn = np.random.default_rng(seed).integers(values.size, size=(BOOTSTRAP_DRAWS, values.size))
@@ -154,11 +136,13 @@ def to_dict(result: TransferResult) -> dict[str, object]:
         "run": run.path.resolve().name,
         "checkpoint_digest": run.digest,
         "checkpoint_step": run.step,
-        "target": asdict(run.target),
+        "tasks": [
+            {"name": t.name, "kind": t.kind, "metrics": list(t.metrics), "state": t.to_dict()} for t in result.tasks
+        ],
         "trained_on": [asdict(s) for s in run.trained_on],
         "protocols": list(result.protocols),
+        "calibration": {p: CALIBRATION_OF[p] for p in result.protocols},
         "calibration_s": result.calibration_s,
-        "calibration_labelled": result.labelled,
         "adapt": asdict(result.adapt),
         "seed": result.seed,
         "sessions": [
@@ -178,6 +162,7 @@ def to_dict(result: TransferResult) -> dict[str, object]:
             {
                 "session": c.session,
                 "protocol": c.protocol,
+                "task": c.task,
                 "score": c.score,
                 "reason": c.reason,
                 "trained_parameters": c.trained_parameters,

@@ -1,4 +1,4 @@
-"""The models, by the name that the command line knows."""
+"""The models, by the name that the command line knows; a bare ``train`` takes the first that the shards serve."""
 
 from __future__ import annotations
 
@@ -6,4 +6,3 @@ from spiketok.models.linear import Linear
 from spiketok.models.ndt1 import Ndt1
 from spiketok.models.poyo import Poyo
 
-MODELS = {model.name: model for model in (Linear, Ndt1, Poyo)}

@@ -1,5 +1,8 @@
 """The contract of a model.
 
+One file holds all of a model: its Config, its sizes, its recipes, the tokens that it reads, and its computation. The
+trunk (sessions, loader, loop, transfer) knows models by this contract alone.
+
 Subclasses are final; parts that several models share are blocks in ``spiketok.models.nn``, not parents. Everything that
 belongs to one session (unit rows, read-ins) is a parameter of its own, keyed by stable ids, never by the number or
 position of its units: an optimizer that holds the parameters of one session can touch no other session, neither by
@@ -11,44 +14,84 @@ Shape letters: B windows, L tokens, N units, T bins, Q query times, C components
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from spiketok.errors import DataError
-from spiketok.models.batch import TargetSpec, TokenBatch
+from spiketok.errors import DataError, UsageError
+from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing
 from spiketok.recording.nouns import SessionInfo
+
+# What can be done with an unseen session, in the order of the report. (calibration, what moves):
+PROTOCOLS = {
+    "zero_shot": ("none", "nothing"),
+    "zero_gradient": ("unlabelled", "calibrate"),
+    "identity_unlabelled": ("unlabelled", "identity"),
+    "identity_only": ("labelled", "identity"),
+    "full": ("labelled", "all"),
+}
 
 
 class Model(nn.Module, ABC):
-    """A decoder (and, for some, a model of the spikes) over one scheme's tokens.
+    """A decoder, or a model of the spikes, or both.
 
     Class attributes:
         name: its name on the command line.
-        scheme: the name of the scheme it reads.
+        tasks: the kinds of question that it can answer. default_tasks: those of a run that names none; a task that no
+            session can serve is left out of them.
+        protocols: the rows of the transfer table that it has; each of the others needs a reason in
+            :meth:`why_not`.
         one_session_batches: every batch must hold windows of one session (models with a read-in a session).
-        closed_form: fitted by ``fit_closed_form(sessions)`` instead of by gradient steps; ``sessions`` maps a session
-            id to its contiguous stretches, each ``(counts [T, N], target [T, C] normalised, weight [T])``.
+        closed_form: fitted by :meth:`fit` alone, without a gradient step.
+        causal: what it puts out for a time depends on nothing after that time (may be a property of the instance).
+        carries: :meth:`predict` hands on a state from window to window.
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
+        recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
+            the other sizes. ``optim.lr_per_window`` ties the learning rate to the batch size.
     """
 
     name: ClassVar[str]
-    scheme: ClassVar[str]
-    one_session_batches: ClassVar[bool] = False
-    closed_form: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...]] = ("decode",)
     default_tasks: ClassVar[tuple[str, ...]] = ("decode",)
+    protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "identity_only", "full")
+    one_session_batches: ClassVar[bool] = False
+    closed_form: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
     recipes: ClassVar[dict[str, dict[str, dict]]]
 
+    @classmethod
     @abstractmethod
-    def __init__(self, config, target: TargetSpec) -> None:
+    def inputs(cls, config, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
+        """The tokens that the model reads, by the names under which its batches hold them.
+
+        Args:
+            config: the model's own. tasks: the kinds of question of the run. timing: windows and bins of the run.
+        """
+
+    @abstractmethod
+    def __init__(self, config, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__()
-        self.config = config
-        self.n_components = len(target.components)
+        self.config, self.heads, self.timing = config, {head.task: head for head in heads}, timing
+
+    def head(self, output: str) -> Head:
+        """The one head of a model that answers one question of this kind of output.
+
+        Raises:
+            UsageError: the run asks several.
+        """
+        found = [head for head in self.heads.values() if head.output == output]
+        if len(found) != 1:
+            named = ", ".join(head.task for head in found) or "none"
+            message = f"{self.name} answers one question of {output} in a run, asked are {named}: train them apart"
+            raise UsageError(message)
+        return found[0]
+
+    # ---- sessions -------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def add_sessions(self, infos: list[SessionInfo]) -> None:
@@ -66,7 +109,7 @@ class Model(nn.Module, ABC):
         """Ids of the sessions that the model has rows for, in the order of their rows."""
 
     def session_row(self, session_id: str) -> int:
-        """The session's row, as ``TokenBatch.session_B`` carries it.
+        """The session's row, as ``Batch.session_B`` carries it.
 
         Raises:
             DataError: the model does not know the session.
@@ -83,30 +126,82 @@ class Model(nn.Module, ABC):
         """int32 ``[N]``: what the cut writes for each unit of the session; its rows in the unit table by default."""
         return np.arange(info.n_units, dtype=np.int32)
 
-    @property
-    def history_bins(self) -> int:
-        """Bins at the start of each window for which no prediction is made, because their past lies outside of it."""
-        return 0
-
-    @abstractmethod
-    def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """At least ``prediction``: ``[Q_total, C]`` normalised behaviour at the batch's queries.
-
-        Its rows are NaN where the model makes no prediction (``history_bins``): such rows are neither averaged nor
-        scored, and a consumer that forgets them is stopped by the metrics instead of scoring a made-up value.
-        """
-
-    @abstractmethod
-    def loss(self, batch: TokenBatch, output: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Named terms; ``total`` is minimised."""
-
-    @abstractmethod
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
         """All that identity-only transfer may train: the parameters that belong to these sessions and to no other.
 
         Args:
             sessions: ids; None for all that the model knows. Transfer names the sessions that it adapts to.
         """
+        for session in sessions or ():
+            self.session_row(session)
+        return []
+
+    # ---- the computation ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """By task, what its head says. Other names may stand beside; they are the model's own.
+
+        Rows are NaN where the model makes no prediction (its past lies outside of the window): such rows are neither
+        averaged nor scored, and a consumer that forgets them is stopped by the metrics instead of scoring a made-up
+        value. A model that gives such rows says so by :attr:`partial`.
+        """
+
+    @property
+    def partial(self) -> bool:
+        """Whether some queries of a window get NaN, because their past lies outside of it."""
+        return False
+
+    @abstractmethod
+    def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
+        """Named terms; ``total`` is minimised. A task that the batch does not ask adds nothing."""
+
+    def predict(self, batch: Batch, carry: object = None) -> tuple[dict[str, Tensor], object]:
+        """What :meth:`forward` says, in evaluation and live decoding; and what the next window of the session needs.
+
+        A model that carries gets windows of one session, one after the other without overlap, one at a time; ``carry``
+        is None at the start of a stretch.
+        """
+        return self.forward(batch), None
+
+    # ---- what is fitted, not trained ------------------------------------------------------------------------------
+
+    def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """Before the first step: what must be known from data (``closed_form``: all of it). Nothing by default.
+
+        Args:
+            sessions: by id, the contiguous stretches of its training time.
+        """
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Take in an unseen session by a forward pass, without a gradient: for ``zero_gradient``.
+
+        Args:
+            batches: of calibration time, with the session's inputs; no task with labels is asked in them.
+        """
+        message = f"{self.name} has no calibration without gradients"
+        raise UsageError(message)
+
+    def why_not(self, protocol: str, session_id: str) -> str:
+        """Why a row of the transfer table does not apply to a session; empty where it does."""
+        if protocol in self.protocols:
+            return ""
+        if self.closed_form:
+            return "closed form: it has no weights for an unseen session; its refit is the row 'linear'"
+        has_identity = bool(self.identity_parameters([session_id]))
+        if protocol == "zero_shot":
+            return "its read-in is a session's own and nothing has trained the new one"
+        if protocol == "zero_gradient" and has_identity:
+            return "a new session has parameters of its own, which a forward pass cannot set"
+        if protocol == "zero_gradient":
+            return "a forward pass sets nothing in it"
+        if protocol == "identity_unlabelled":
+            return "it has no loss that needs no label" if has_identity else "it has no parameters of a session's own"
+        if protocol == "identity_only":
+            return "it has no parameters of a session's own"
+        return f"{self.name} has no '{protocol}'"
+
+    # ---- state ----------------------------------------------------------------------------------------------------
 
     def n_fitted(self) -> int:
         """How many numbers training sets: the parameters, or the solution that a closed-form model holds in buffers."""

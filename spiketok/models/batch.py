@@ -1,105 +1,261 @@
-"""The nouns of learning: a batch of windows as tensors (TokenBatch), and the behaviour that is decoded (TargetSpec).
+"""The nouns of learning: what a model asks for (Input, Head), what it gets (Batch), and nothing of how it is made.
 
-Shape letters: B windows in a batch, L tokens, N units, T bins, Q query times, C components.
+What is unusual:
+
+- a model names its inputs as schemes with all their fields; no setting of a scheme lives anywhere else;
+- tokens of a *session* (calibration) stand once in a batch, whatever number of its windows the batch holds;
+- what is asked of a model is named by task: the behaviour at some times, a label, the counts of hidden bins.
+
+Shape letters: B windows, L tokens, N units, T bins, Q query times, C components, S sessions in a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spiketok.errors import DataError
+from spiketok.recording.nouns import SessionInfo
+
+# ---- what a model and a task ask for --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class TargetSpec:
-    """The behaviour that is decoded, and how it is normalised: ``(value - mean) / std``, from training windows only.
+class Timing:
+    """The time base of a run: the length of its windows, and the bins of whatever has bins."""
+
+    window_ns: int
+    bin_ns: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """Tokens that a model or a task reads.
 
     Args:
-        name: the signal's name in the store. components: C names. measure: the unit of measure.
-        mean, std: C numbers each.
+        scheme: its name. fields: the scheme's fields that differ from its defaults.
+        per: ``"window"``, cut for each window; or ``"session"``, cut once a session from its calibration time.
+        most: for ``"session"``, the largest number of tokens (calibration trials) that are taken; None for all.
     """
 
-    name: str
-    components: tuple[str, ...]
-    measure: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    scheme: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    per: Literal["window", "session"] = "window"
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a task wants a model to put out, under the task's name.
+
+    Args:
+        task: the task's name in the run, as ``"decode:cursor_vel"``. kind: of the task, as ``"decode"``.
+        output: ``"values"``: ``[Q, size]`` normalised numbers at the queries; ``"classes"``: ``[Q, size]`` logits;
+            ``"counts"``: log rates in the shape of ``asked[task].target``.
+        size: components or classes; 0 where it follows the session (one number a unit).
+        words: names of the components or classes.
+        input: for ``"counts"``, the name of the input whose counts are predicted and of ``batch.hidden``.
+    """
+
+    task: str
+    kind: str
+    output: Literal["values", "classes", "counts"]
+    size: int = 0
+    words: tuple[str, ...] = ()
+    input: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: for ramps of losses and masks.
+
+    >>> Progress(25, 100).share
+    0.25
+    """
+
+    step: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.step / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A contiguous stretch of a session's training time in whole bins, for what is fitted and not trained.
+
+    Args:
+        columns: by input, the columns that have one row a bin, as ``counts`` ``[T, N]``.
+        target: by task, ``[T, C]`` normalised. weight: by task, ``[T]``; 0 where nothing was measured or observed.
+    """
+
+    columns: Mapping[str, Mapping[str, np.ndarray]]
+    target: Mapping[str, np.ndarray]
+    weight: Mapping[str, np.ndarray]
+
+
+# ---- what a model gets ----------------------------------------------------------------------------------------------
 
 
 @dataclass
-class TokenBatch:
-    """B windows of one length, from one or several sessions.
+class Tokens:
+    """Tokens of B windows (or S sessions) by one scheme.
 
     Packed layout (the default): columns are ``[L_total, *item]``, window b is ``offset[b]:offset[b + 1]``.
     Padded layout: columns are ``[B, L, *item]`` and ``valid_BL`` says what is real.
-    Queries (the times at which behaviour is asked for) are always packed by ``query_offset``.
 
     Args:
-        columns: the scheme's tokens. per-spike: ``time`` float32 seconds from the window's start, ``unit`` int32 rows
-            of the model's table, ``type`` uint8. binned: ``counts`` uint8 ``[B*T, N]``, ``observed`` uint8 ``[B*T]``,
-            and ``unit_observed`` uint8 ``[B*T, N]`` where units were not all recorded at the same times.
+        columns: per-spike: ``time`` float32 seconds from the window's start, ``unit`` int32 rows of the model's table,
+            ``type`` uint8. binned: ``counts`` uint8 ``[B*T, N]``, ``observed`` uint8 ``[B*T]``, and ``unit_observed``
+            uint8 ``[B*T, N]`` where units were not all recorded at the same times. Others: ``spiketok schemes NAME``.
         offset: int64 ``[B + 1]``; None in the padded layout.
         valid_BL: bool ``[B, L]``; None in the packed layout.
+    """
+
+    columns: dict[str, Tensor]
+    offset: Tensor | None = None
+    valid_BL: Tensor | None = None
+
+    def packed(self) -> tuple[dict[str, Tensor], list[int]]:
+        """The columns as ``[L_total, *item]`` and the number of tokens in each window, for either layout."""
+        if self.offset is not None:
+            return self.columns, self.offset.diff().tolist()
+        return {name: c[self.valid_BL] for name, c in self.columns.items()}, self.valid_BL.sum(1).tolist()
+
+
+@dataclass
+class Asked:
+    """What one task asks of the windows of a batch. Queries are packed by ``offset``.
+
+    Args:
+        time: float32 ``[Q]`` seconds from the window's start; offset: int64 ``[B + 1]``.
+        ns: int64 ``[Q]`` session time (on the host, numpy): what predictions are stitched by.
+        target: float32 ``[Q, C]``, normalised, 0 where not valid; int64 ``[Q]`` for classes; counts ``[Q, N]`` for
+            counts, one query a bin.
+        weight: float32 ``[Q]``, 0 where nothing is to be learned or scored; for counts bool ``[Q, N]``.
+    """
+
+    time: Tensor
+    offset: Tensor
+    ns: np.ndarray
+    target: Tensor
+    weight: Tensor
+
+
+class Facts:
+    """What is known of sessions, by id.
+
+    No Mapping: Fabric's mixed precision walks through those, and refuses a frozen dataclass in them.
+
+    >>> Facts()["made/a"]
+    Traceback (most recent call last):
+    KeyError: 'made/a'
+    """
+
+    def __init__(self, infos: Mapping[str, SessionInfo] | None = None) -> None:
+        self._infos = dict(infos or {})
+
+    def __getitem__(self, session: str) -> SessionInfo:
+        return self._infos[session]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+
+@dataclass
+class Batch:
+    """B windows of one length, from one or several sessions.
+
+    Args:
+        inputs: by name, tokens of the windows.
+        session_inputs: by name, for each session of ``present`` its tokens, cut once from its calibration time (one
+            window in the packed layout, possibly without a token).
         window_ns: the windows' length.
         session_B: int64 ``[B]``, rows of the model's session table.
         sessions: the session id of each window.
         start_ns: int64 ``[B]``, the window's start in session time (on the host, numpy).
-        query_time: float32 ``[Q_total]`` seconds from the window's start; query_offset: int64 ``[B + 1]``.
-        query_ns: int64 ``[Q_total]`` session time (on the host, numpy): what predictions are stitched by.
-        target: float32 ``[Q_total, C]``, normalised; 0 where not valid.
-        weight: float32 ``[Q_total]``; 0 where the behaviour is not valid.
+        asked: by task. A session that lacks a task's truth has no query in it.
+        hidden: by input, bool in the shape of its counts ``[B*T, N]``: what the model must not see, and must predict
+            (held-out units, forward bins, hidden bins). Absent where nothing is hidden.
+        present: the different sessions of the batch, in the order of their first window.
+        present_B: int64 ``[B]``, each window's position in ``present``.
+        facts: by session id, its units with their columns (region, group, channel, held_out).
     """
 
-    columns: dict[str, Tensor]
-    offset: Tensor | None
-    valid_BL: Tensor | None
+    inputs: dict[str, Tokens]
     window_ns: int
     session_B: Tensor
     sessions: list[str]
     start_ns: np.ndarray
-    query_time: Tensor
-    query_offset: Tensor
-    query_ns: np.ndarray
-    target: Tensor
-    weight: Tensor
+    asked: dict[str, Asked] = field(default_factory=dict)
+    hidden: dict[str, Tensor] = field(default_factory=dict)
+    session_inputs: dict[str, list[Tokens]] = field(default_factory=dict)
+    present: list[str] = field(default_factory=list)
+    present_B: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    facts: Facts = field(default_factory=Facts)
 
     def __len__(self) -> int:
         return len(self.sessions)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
-        """The same batch with ``change`` applied to each tensor."""
-        changed: dict[str, object] = {"columns": {name: change(column) for name, column in self.columns.items()}}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                changed[field.name] = change(value)
-        return replace(self, **changed)
+    def tokens(self) -> Tokens:
+        """The tokens of a model that reads one input a window.
 
-    def to(self, device: torch.device | str) -> TokenBatch:
+        Raises:
+            DataError: there are several.
+        """
+        if len(self.inputs) != 1:
+            message = f"the batch has inputs {', '.join(self.inputs) or 'none'}, expected one"
+            raise DataError(message)
+        return next(iter(self.inputs.values()))
+
+    def one_session(self, model: str) -> str:
+        """The session of a batch that may hold only one.
+
+        Raises:
+            DataError: it holds several; ``model`` names who cannot read it.
+        """
+        if len(set(self.sessions)) > 1:
+            held = ", ".join(sorted(set(self.sessions)))
+            message = f"{model} reads batches of one session, this one holds {held}"
+            raise DataError(message)
+        return self.sessions[0]
+
+    def to(self, device: torch.device | str) -> Batch:
         """The batch on another device; on the same device, the batch itself with its reused buffers."""
-        return self._map(lambda tensor: tensor.to(device))
+        return _changed(self, lambda tensor: tensor.to(device))
 
-    def clone(self) -> TokenBatch:
+    def clone(self) -> Batch:
         """A copy in memory of its own, which stays valid when the loader goes on."""
-        copied = self._map(torch.clone)
-        copied.query_ns = self.query_ns.copy()
+        copied = _changed(self, torch.clone)
+        for asked in copied.asked.values():
+            asked.ns = asked.ns.copy()
         return copied
 
 
-def packed_columns(batch: TokenBatch) -> tuple[dict[str, Tensor], list[int]]:
-    """The batch's columns as ``[L_total, *item]`` and the number of tokens in each window, for either layout."""
-    if batch.offset is not None:
-        return batch.columns, batch.offset.diff().tolist()
-    return {name: column[batch.valid_BL] for name, column in batch.columns.items()}, batch.valid_BL.sum(1).tolist()
+def _changed(value, change: Callable[[Tensor], Tensor]):
+    """The same nouns with ``change`` applied to each tensor in them."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _changed(item, change) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_changed(item, change) for item in value]
+    if isinstance(value, Tokens | Asked | Batch):
+        return replace(value, **{f.name: _changed(getattr(value, f.name), change) for f in fields(value)})
+    return value
 
 
-def query_bin(batch: TokenBatch, bins_per_window: int) -> Tensor:
-    """int64 ``[Q_total]``: for each query the row, in packed bins, of the bin that holds it (exact, in integer ns).
+def query_bin(batch: Batch, asked: Asked, bins_per_window: int) -> Tensor:
+    """int64 ``[Q]``: for each query the row, in packed bins, of the bin that holds it (exact, in integer ns).
 
     Raises:
         DataError: the window is no whole number of bins, or a query lies outside its window.
@@ -107,13 +263,25 @@ def query_bin(batch: TokenBatch, bins_per_window: int) -> Tensor:
     if bins_per_window < 1 or batch.window_ns % bins_per_window:
         message = f"a window of {batch.window_ns} ns does not divide into {bins_per_window} bins"
         raise DataError(message)
-    window = np.repeat(np.arange(len(batch)), np.diff(batch.query_offset.cpu().numpy()))
-    index = (batch.query_ns - batch.start_ns[window]) // (batch.window_ns // bins_per_window)
+    window = np.repeat(np.arange(len(batch)), np.diff(asked.offset.cpu().numpy()))
+    index = (asked.ns - batch.start_ns[window]) // (batch.window_ns // bins_per_window)
     outside = np.flatnonzero((index < 0) | (index >= bins_per_window))
     if outside.size:
         row = outside[0]
         session, start = batch.sessions[window[row]], batch.start_ns[window[row]]
         window_text = f"its window {start}..{start + batch.window_ns} ns"
-        message = f"{session}: a query at {batch.query_ns[row]} ns is not in {window_text}"
+        message = f"{session}: a query at {asked.ns[row]} ns is not in {window_text}"
         raise DataError(message)
-    return torch.from_numpy(window * bins_per_window + index).to(batch.target.device)
+    return torch.from_numpy(window * bins_per_window + index).to(asked.target.device)
+
+
+def bins_of(length: Sequence[int]) -> int:
+    """Bins of each window of a batch of windows of one length.
+
+    Raises:
+        DataError: they differ.
+    """
+    if len(set(length)) > 1:
+        message = f"the windows of a batch have {min(length)} to {max(length)} bins, expected the same number"
+        raise DataError(message)
+    return length[0]

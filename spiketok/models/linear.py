@@ -31,14 +31,14 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError, require
 from spiketok.models.base import Model, check_same_units
-from spiketok.models.batch import TargetSpec, TokenBatch, packed_columns, query_bin
+from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, query_bin
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import module_key
 from spiketok.recording.nouns import SessionInfo
 
 BLOCK_BYTES = 64 << 20  # of lagged counts held at once
 
-Stretch = tuple[np.ndarray, np.ndarray, np.ndarray]  # counts [T, N], target [T, C] normalised, weight [T]
+Piece = tuple[np.ndarray, np.ndarray, np.ndarray]  # counts [T, N], target [T, C] normalised, weight [T]
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,25 @@ class _Ridge(nn.Module):
 
 
 class Linear(Model):
-    """Reads binned counts; ``fit_closed_form`` instead of training."""
+    """Reads binned counts; :meth:`fit` instead of training."""
 
     name: ClassVar[str] = "linear"
-    scheme: ClassVar[str] = "binned"
+    protocols: ClassVar[tuple[str, ...]] = ()
     one_session_batches: ClassVar[bool] = True
     closed_form: ClassVar[bool] = True
     Config: ClassVar[type] = LinearConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {"default": {}}
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
-        "*": {"data": {"window_ms": 1000.0, "batch_size": 64}, "optim": {"epochs": 1}},
+        "*": {"data": {"window_ms": 1000.0, "batch_size": 64}, "optim": {"epochs": 1}}
     }
 
-    def __init__(self, config: LinearConfig, target: TargetSpec) -> None:
-        super().__init__(config, target)
+    @classmethod
+    def inputs(cls, config: LinearConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
+        return {"counts": Input("binned", {"bin_ns": timing.bin_ns})}
+
+    def __init__(self, config: LinearConfig, heads: Sequence[Head], timing: Timing) -> None:
+        super().__init__(config, heads, timing)
+        self.task, self.n_components = self.head("values").task, self.head("values").size
         self.units: dict[str, list[str]] = {}
         self.ridges = nn.ModuleDict()
 
@@ -114,15 +119,13 @@ class Linear(Model):
     def sessions(self) -> list[str]:
         return list(self.units)
 
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
-        """None: a session's weights are solved for, not trained."""
-        for session in sessions or ():
-            self.session_row(session)
-        return []
+    @property
+    def causal(self) -> bool:
+        return True
 
     @property
-    def history_bins(self) -> int:
-        return self.config.lags - 1
+    def partial(self) -> bool:
+        return self.config.lags > 1
 
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
@@ -142,14 +145,11 @@ class Linear(Model):
 
     # ---- prediction ---------------------------------------------------------------------------------------------
 
-    def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """``prediction`` ``[Q, C]``: of the bin that holds the query; NaN where its history is not all there."""
-        columns, length = packed_columns(batch)
-        if len(set(batch.sessions)) > 1 or len(set(length)) > 1:
-            held = f"{', '.join(sorted(set(batch.sessions)))} in windows of {min(length)} to {max(length)} bins"
-            message = f"linear reads batches of one session and one length, this one holds {held}"
-            raise DataError(message)
-        ridge, n_windows, n_bins, lags = self._ridge(batch.sessions[0]), len(length), length[0], self.config.lags
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """By task ``[Q, C]``: of the bin that holds the query; NaN where its history is not all there."""
+        columns, length = batch.inputs["counts"].packed()
+        ridge, lags = self._ridge(batch.one_session("linear")), self.config.lags
+        n_windows, n_bins = len(length), bins_of(length)
         if n_bins < lags:
             message = f"a window of {n_bins} bins is shorter than model.lags, {lags}: use a longer data.window_ms"
             raise DataError(message)
@@ -164,13 +164,13 @@ class Linear(Model):
         gap = F.max_pool1d(unobserved[:, None], lags, stride=1)[:, 0] > 0
         known = known.masked_fill(gap[..., None], torch.nan)
         bins = F.pad(known, (0, 0, lags - 1, 0), value=torch.nan).flatten(0, 1)
-        return {"prediction": bins[query_bin(batch, n_bins)]}
+        return {self.task: bins[query_bin(batch, batch.asked[self.task], n_bins)]}
 
-    def loss(self, batch: TokenBatch, output: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         """Weighted MSE where there is a prediction."""
-        made = output["prediction"].isfinite().all(-1)
-        mse = weighted_mse(output["prediction"], batch.target, torch.where(made, batch.weight, 0.0))
-        return {"mse": mse, "total": mse}
+        said, asked = output[self.task], batch.asked[self.task]
+        mse = weighted_mse(said, asked.target, torch.where(said.isfinite().all(-1), asked.weight, 0.0))
+        return {self.task: mse, "total": mse}
 
     def _ridge(self, session: str) -> _Ridge:
         self.session_row(session)
@@ -182,12 +182,12 @@ class Linear(Model):
 
     # ---- fit ----------------------------------------------------------------------------------------------------
 
-    def fit_closed_form(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+    def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """Solve for the weights of each session.
 
         Args:
-            sessions: by id, contiguous stretches of ``(counts [T, N], target [T, C] normalised, weight [T])``; bins of
-                weight 0 are predictors and no targets (their target may be NaN).
+            sessions: by id, contiguous stretches; bins of weight 0 are predictors and no targets (their target may be
+                NaN).
 
         Raises:
             DataError: a session is unknown, has other numbers of units or components, or too few labelled bins.
@@ -195,14 +195,15 @@ class Linear(Model):
         for session, stretches in sessions.items():
             self.session_row(session)
             ridge = self.ridges[module_key(session)]
-            weight, intercept, alpha = self._solve(session, self._checked(session, stretches))
+            pieces = [(s.columns["counts"]["counts"], s.target[self.task], s.weight[self.task]) for s in stretches]
+            weight, intercept, alpha = self._solve(session, self._checked(session, pieces))
             n_units = len(self.units[session])
             shaped = weight.reshape(self.config.lags, n_units, self.n_components).transpose(2, 1, 0)
             ridge.weight.copy_(torch.from_numpy(shaped.copy()))
             ridge.intercept.copy_(torch.from_numpy(intercept))
             ridge.alpha.fill_(alpha)
 
-    def _checked(self, session: str, stretches: Sequence[Stretch]) -> list[Stretch]:
+    def _checked(self, session: str, stretches: Sequence[Piece]) -> list[Piece]:
         n_units, checked = len(self.units[session]), []
         for counts, target, weight in stretches:
             counts, target, weight = (np.asarray(a, np.float64) for a in (counts, target, weight))
@@ -218,7 +219,7 @@ class Linear(Model):
             checked.append((np.sqrt(counts) if self.config.sqrt else counts, target, weight))
         return checked
 
-    def _solve(self, session: str, stretches: list[Stretch]) -> tuple[np.ndarray, np.ndarray, float]:
+    def _solve(self, session: str, stretches: list[Piece]) -> tuple[np.ndarray, np.ndarray, float]:
         """Weights ``[P, C]``, intercept ``[C]``, and the penalty with the least squared error over the blocks."""
         folds = [self._moments(pieces) for pieces in _blocks(stretches, self.config.folds)]
         folds = [fold for fold in folds if fold.rows]
@@ -238,7 +239,7 @@ class Linear(Model):
         alpha = self.config.alphas[int(np.argmin(error))]
         return *self._moments(stretches).ridge(alpha), alpha
 
-    def _moments(self, stretches: Sequence[Stretch]) -> _Moments:
+    def _moments(self, stretches: Sequence[Piece]) -> _Moments:
         lags, n_components = self.config.lags, self.n_components
         n_predictors = lags * stretches[0][0].shape[1] if stretches else 0
         moments = _Moments.zeros(n_predictors, n_components)
@@ -248,11 +249,11 @@ class Linear(Model):
         return moments
 
 
-def _blocks(stretches: Sequence[Stretch], folds: int) -> list[list[Stretch]]:
+def _blocks(stretches: Sequence[Piece], folds: int) -> list[list[Piece]]:
     """The bins in order, divided into blocks of equal number; a border cuts the stretch that it falls into."""
     end = np.cumsum([len(weight) for _, _, weight in stretches])
     border = np.linspace(0, end[-1] if len(end) else 0, folds + 1).round().astype(int)
-    blocks: list[list[Stretch]] = []
+    blocks: list[list[Piece]] = []
     for low, high in pairwise(border):
         pieces = []
         for stretch, stop in zip(stretches, end, strict=True):

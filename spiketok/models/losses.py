@@ -1,11 +1,12 @@
 """Losses that models share. Absent data never count: every mean runs over what is valid, and is 0 where nothing is.
 
-Shape letters: Q query times, C components, T bins, N units.
+Shape letters: Q query times, C components or classes, T bins, N units.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,15 +22,54 @@ def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (weight * error).sum() / weight.sum().clamp_min(torch.finfo(error.dtype).tiny)
 
 
-def poisson_log_rate(log_rate: Tensor, count: Tensor, scored: Tensor) -> Tensor:
+def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of the cross entropy over queries; 0 where all weights are 0.
+
+    Args:
+        logits: ``[Q, C]``. label: int64 ``[Q]``, the class.
+        weight: ``[Q]``, not negative. What stands at a query of weight 0 has no influence, not even a label out of
+            range.
+
+    >>> weighted_cross_entropy(torch.zeros(2, 4), torch.tensor([3, -1]), torch.tensor([1.0, 0.0]))
+    tensor(1.3863)
+    """
+    used = weight > 0
+    safe = torch.where(used[:, None], logits.float(), 0.0)
+    error = F.cross_entropy(safe, torch.where(used, label, 0), reduction="none")
+    return (weight * error).sum() / weight.sum().clamp_min(torch.finfo(error.dtype).tiny)
+
+
+def poisson_log_rate(log_rate: Tensor, count: Tensor, scored: Tensor, *, top: float = 1.0) -> Tensor:
     """Mean of ``exp(z) - y z`` over the scored elements (the Poisson loss without ``log y!``); 0 where none is scored.
 
     Args:
         log_rate: z, float ``[T, N]``, ln of expected spikes per bin.
         count: y, ``[T, N]``.
         scored: bool, of a shape that broadcasts to ``[T, N]``; for masked models what is hidden and observed.
+        top: share of the scored elements, those with the largest terms, that are summed. The sum is divided by the
+            number of all scored elements (as NDT1's option ``TOPK``).
     """
     scored = scored.expand_as(log_rate)
     z = torch.where(scored, log_rate.float(), 0.0)
-    term = torch.where(scored, z.exp() - count * z, 0.0)
-    return term.sum() / scored.sum().clamp_min(1)
+    return _mean_of_top(torch.where(scored, z.exp() - count * z, 0.0), scored, top)
+
+
+def poisson_rate(rate: Tensor, count: Tensor, scored: Tensor, *, top: float = 1.0, eps: float = 1e-8) -> Tensor:
+    """Mean of ``r - y ln(r + eps)`` over the scored elements, for models that put out a rate.
+
+    Args:
+        rate: r, float ``[T, N]``, expected spikes per bin, not negative.
+        count, scored, top: as in :func:`poisson_log_rate`.
+    """
+    scored = scored.expand_as(rate)
+    r = torch.where(scored, rate.float(), 1.0)
+    return _mean_of_top(torch.where(scored, r - count * (r + eps).log(), 0.0), scored, top)
+
+
+def _mean_of_top(term: Tensor, scored: Tensor, top: float) -> Tensor:
+    """The sum of the ``top`` largest scored terms over the number of all that are scored."""
+    n = scored.sum().clamp_min(1)
+    if top >= 1:
+        return term.sum() / n
+    chosen = term[scored]
+    return chosen.topk(int(len(chosen) * top)).values.sum() / n

@@ -4,12 +4,21 @@ Masks are drawn for each batch and never stored. Draws come from ``generator``, 
 bins' device, so that a run which restores the generator goes on with the same masks.
 
 Source: NDT1, src/mask.py of snel-repo/neural-data-transformers. Shape letters: B windows, T bins, N units.
+
+Differs from the reference: its mode ``neuron`` spreads units over the wrong axis; here ``"unit"`` hides whole units.
 """
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
+
+from spiketok.errors import UsageError
+
+# What a draw decides at once; the reference's names are timestep, timestep_only, full and neuron.
+HideMode = Literal["timestep", "shared_timestep", "element", "unit"]
 
 
 def span_probability(step: int, ramp_start: int, ramp_end: int) -> float:
@@ -51,6 +60,42 @@ def hide_timesteps(
     return torch.nn.functional.max_pool1d(wide[:, None], span, stride=1)[:, 0] > 0
 
 
+def hide(
+    mode: HideMode,
+    shape: tuple[int, int, int],
+    ratio: float,
+    span: int = 1,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw what is hidden of counts of a shape ``[B, T, N]``.
+
+    Args:
+        mode: ``"timestep"``: whole bins, drawn for each window; ``"shared_timestep"``: the same whole bins in every
+            window; ``"element"``: single counts; ``"unit"``: whole units, drawn for each window.
+        shape: B, T, N. ratio: share that is hidden. span: width of the hidden stretches, for whole bins.
+
+    Returns:
+        bool ``[B, T, 1]``, ``[1, T, 1]``, ``[B, T, N]`` or ``[B, 1, N]``, True where hidden.
+
+    Raises:
+        UsageError: the mode is unknown, or has no spans.
+
+    >>> hide("unit", (4, 10, 3), 0.5).shape
+    torch.Size([4, 1, 3])
+    """
+    n_windows, n_bins, n_units = shape
+    if mode in ("timestep", "shared_timestep"):
+        rows = n_windows if mode == "timestep" else 1
+        return hide_timesteps(rows, n_bins, ratio, span, device=device, generator=generator)[..., None]
+    if mode not in get_args(HideMode) or span != 1:
+        message = f"a mask of mode '{mode}' and span {span}: modes are {', '.join(get_args(HideMode))}; spans need bins"
+        raise UsageError(message)
+    drawn = (n_windows, n_bins if mode == "element" else 1, n_units)
+    return torch.rand(drawn, device=device, generator=generator) < ratio
+
+
 def corrupt(
     counts: Tensor, hidden: Tensor, zero_ratio: float, random_ratio: float, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -61,10 +106,12 @@ def corrupt(
     Args:
         counts: float ``[B, T, N]``. hidden: bool, of a shape that broadcasts to it.
         zero_ratio: probability that a hidden element becomes 0.
-        random_ratio: probability that one of the rest becomes uniform in ``0 .. max - 1``, max being the largest count.
+        random_ratio: probability that one of the rest becomes uniform in ``0 .. max - 1``, max being the largest count
+            that is left after the zeros are set: what was set to 0 has no influence on what the model sees.
     """
     zero = (torch.rand(counts.shape, device=counts.device, generator=generator) < zero_ratio) & hidden
     random = (torch.rand(counts.shape, device=counts.device, generator=generator) < random_ratio) & hidden & ~zero
-    top = counts.max().clamp_min(1) if counts.numel() else counts.new_ones(())
+    left = torch.where(zero, 0.0, counts)
+    top = left.max().clamp_min(1) if counts.numel() else counts.new_ones(())
     draw = torch.rand(counts.shape, device=counts.device, generator=generator)
-    return torch.where(random, (draw * top).floor(), torch.where(zero, 0.0, counts))
+    return torch.where(random, (draw * top).floor(), left)

@@ -1,4 +1,4 @@
-"""NDT1: a transformer encoder over bins that fills in hidden bins as Poisson rates, with a decoding read-out.
+"""NDT1: a transformer encoder over bins that fills in hidden counts as Poisson rates, with read-outs for behaviour.
 
 Ye and Pandarinath 2021, "Representation learning for neural population activity with Neural Data Transformers"
 (Neurons, Behavior, Data analysis and Theory, arXiv 2108.01210). Reference code: snel-repo/neural-data-transformers
@@ -6,19 +6,23 @@ Ye and Pandarinath 2021, "Representation learning for neural population activity
 
 What is unusual:
 
-- a token is one bin of the whole population; in the reference the width of the model *is* the number of units
-  (``embed = "identity"``: counts times sqrt(D), no input matrix), so such a model holds one session;
+- a token is one bin of the whole population; in the reference the width of the model *is* the number of units, or a
+  multiple of it (``embed = "identity"``: counts times sqrt(D), no input matrix), so such a model holds one session;
 - attention sees a band of bins, not the whole window;
-- bins are hidden whole, but what stands in their place (0, a random count, the count itself) is drawn for each element.
+- bins are hidden whole, but what stands in their place (0, a random count, the count itself) is drawn for each element;
+- held-out units and forward bins are counts like the others that are always hidden and always scored.
 
 Differs from the reference:
 
 - ``embed = "linear"`` gives each session a read-in N -> D and a read-out D -> N, so that sessions share the encoder;
+  with ``dim = 0`` it is the reference's LINEAR_EMBEDDER, N -> N for one session;
 - behaviour: the reference has no decoding output and decodes by ridge regression on its rates. Here a linear layer
-  D -> C stands on the encoder's output at each bin, trained in the same run: jointly (``decode_joint``), or, as in the
-  ``nlb`` preset, on detached features, so that the encoder learns from the spikes alone as the reference's does;
+  D -> C for each task stands on the encoder's output at each bin, trained in the same run: jointly (``decode_joint``),
+  or, as in the ``nlb`` preset, on detached features, so that the encoder learns from the spikes alone as the
+  reference's does;
 - spans ramp up by training batches, not by epochs; layers start from draws of their own, not as copies of one draw;
-- of its two kinds of hidden targets, held-out units and forward bins are not built here.
+- the mask mode ``"unit"`` hides whole units; the reference's ``neuron`` spreads them over the wrong axis;
+- a backward context of 0 bins is no bin before itself, and -1 is no limit; the reference takes both as no limit.
 
 Where bins were not observed, counts of 0 go in and no loss is taken.
 
@@ -30,18 +34,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model, check_same_units
-from spiketok.models.batch import TargetSpec, TokenBatch, packed_columns, query_bin
-from spiketok.models.losses import poisson_log_rate, weighted_mse
-from spiketok.models.masking import corrupt, draw_span, hide_timesteps, span_probability
-from spiketok.models.nn import EncoderBlock, band_mask, module_key, sinusoidal_position
+from spiketok.models.batch import Batch, Head, Input, Progress, Timing, bins_of, query_bin
+from spiketok.models.losses import poisson_log_rate, poisson_rate, weighted_cross_entropy, weighted_mse
+from spiketok.models.masking import HideMode, corrupt, draw_span, hide, span_probability
+from spiketok.models.nn import EncoderBlock, ScaleNorm, band_mask, module_key, sinusoidal_position
 from spiketok.recording.nouns import SessionInfo
+
+COUNTS = "counts"  # the name of the input
+RATE_EPS = 1e-8  # what stands under the logarithm of a rate
+READ_OUT_HIDDEN = 16  # width of the hidden layer of a read-out of two layers
+INIT_RANGE = 0.1  # of read-outs and of the table of counts
 
 
 @dataclass(frozen=True)
@@ -49,45 +60,73 @@ class Ndt1Config:
     """The defaults are those of the reference's NLB submissions (default.py under configs/mc_maze.yaml).
 
     Args:
-        embed: ``"identity"`` (D is the number of units; one session) or ``"linear"`` (a read-in for each session).
-        dim: D, for ``"linear"``. layers, heads; hidden: width of the feed-forward layers.
+        embed: ``"identity"`` (D is the number of units N), ``"count_table"`` (each count becomes a row of one table for
+            all units, D = N * ``embed_dim``) or ``"linear"`` (a read-in for each session). The first two hold one
+            session.
+        dim: D, for ``"linear"``; 0 for as many as the session has units (one session).
+        embed_dim: width of the table's rows. max_spikes: the table has ``max_spikes + 2`` rows; larger counts read the
+            last one.
+        layers, heads; hidden: width of the feed-forward layers. activation: in them.
+        pre_norm: normalise before each branch, else after each sum. final_norm: ``"layer"`` or ``"scale"``, after the
+            last layer in both cases.
         dropout: inside the layers. dropout_rates: before the read-outs. dropout_embedding: after the position is added.
-        position: ``"learned"`` or ``"sinusoidal"``. max_bins: longest window, for learned positions.
-        context_forward, context_backward: bins that a bin attends to, after and before itself.
-        mask_ratio: share of the bins that training hides. mask_zero_ratio: of the elements hidden, the share set to 0.
-        mask_random_ratio: of the rest, the share replaced by a random count. mask_max_span: widest hidden stretch.
+        position: ``"learned"`` or ``"sinusoidal"``. position_offset: sinusoidal positions count from 1, else from 0.
+            max_bins: longest window, for learned positions.
+        context_forward, context_backward: bins that a bin attends to, after and before itself; -1 for no limit.
+            ``context_forward = 0`` makes the model causal.
+        mask_mode: what training hides at once: ``"timestep"`` whole bins, ``"shared_timestep"`` the same whole bins in
+            every window of a batch, ``"element"`` single counts, ``"unit"`` whole units.
+        mask_ratio: share that training hides. mask_zero_ratio: of the elements hidden, the share set to 0.
+        mask_random_ratio: of the rest, the share replaced by a random count. mask_max_span: widest hidden stretch, for
+            whole bins.
         span_ramp_start, span_ramp_end: training batches between which stretches come in.
+        read_out_layers: 1, or 2 with a hidden layer of 16 and ReLU. log_rate: the read-out gives log rates; else rates,
+            by ReLU.
+        loss_top: share of the scored counts, those with the largest loss, that the Poisson loss sums; it divides by
+            all of them.
         fixup_init: scale the layers' weights by 0.67 / layers ** 0.25 (T-Fixup, as far as the reference has it: its
             line for the value projection never matches, for torch keeps query, key and value in one matrix).
-        decode_weight: of the behaviour's loss beside the Poisson loss. decode_joint: let it train the encoder too.
+        decode_weight: of the losses of behaviour beside the Poisson loss. decode_joint: let them train the encoder too.
     """
 
-    embed: Literal["identity", "linear"] = "identity"
+    embed: Literal["identity", "linear", "count_table"] = "identity"
     dim: int = 128
+    embed_dim: int = 2
+    max_spikes: int = 20
     layers: int = 4
     heads: int = 2
     hidden: int = 128
+    activation: Literal["relu", "gelu"] = "relu"
+    pre_norm: bool = True
+    final_norm: Literal["layer", "scale"] = "layer"
     dropout: float = 0.1
     dropout_rates: float = 0.2
     dropout_embedding: float = 0.2
     position: Literal["learned", "sinusoidal"] = "learned"
+    position_offset: bool = True
     max_bins: int = 512
     context_forward: int = 4
     context_backward: int = 8
+    mask_mode: HideMode = "timestep"
     mask_ratio: float = 0.25
     mask_zero_ratio: float = 1.0
     mask_random_ratio: float = 0.5
     mask_max_span: int = 1
     span_ramp_start: int = 8000
     span_ramp_end: int = 12000
+    read_out_layers: int = 1
+    log_rate: bool = True
+    loss_top: float = 1.0
     fixup_init: bool = True
     decode_weight: float = 1.0
     decode_joint: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("dim", "layers", "heads", "hidden", "max_bins", "mask_max_span"):
-            if getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be at least 1"
+        least = {"dim": 0, "context_forward": -1, "context_backward": -1, "decode_weight": 0}
+        least |= dict.fromkeys(("embed_dim", "layers", "heads", "hidden", "max_bins", "mask_max_span", "max_spikes"), 1)
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
                 raise UsageError(message)
         for name in ("dropout", "dropout_rates", "dropout_embedding"):
             if not 0 <= getattr(self, name) < 1:
@@ -97,20 +136,38 @@ class Ndt1Config:
             if not 0 <= getattr(self, name) <= 1:
                 message = f"model.{name} is {getattr(self, name)}, must be in [0, 1]"
                 raise UsageError(message)
-        for name in ("context_forward", "context_backward", "decode_weight"):
-            if getattr(self, name) < 0:
-                message = f"model.{name} is {getattr(self, name)}, must not be negative"
-                raise UsageError(message)
-        if self.embed == "linear" and self.dim % self.heads:
+        if not 0 < self.loss_top <= 1:
+            message = f"model.loss_top is {self.loss_top}, must be in (0, 1]"
+            raise UsageError(message)
+        if self.read_out_layers not in (1, 2):
+            message = f"model.read_out_layers is {self.read_out_layers}, must be 1 or 2"
+            raise UsageError(message)
+        if self.mask_max_span > 1 and self.mask_mode not in ("timestep", "shared_timestep"):
+            message = f"model.mask_max_span is {self.mask_max_span}, but mask_mode {self.mask_mode} hides no whole bins"
+            raise UsageError(message)
+        if not self.one_session and self.dim % self.heads:
             message = f"model.dim is {self.dim}, which {self.heads} heads do not divide"
             raise UsageError(message)
 
+    @property
+    def one_session(self) -> bool:
+        """Whether the width follows the session's units, so that the model holds one."""
+        return self.embed != "linear" or self.dim == 0
+
+    def width(self, n_units: int) -> int:
+        """D."""
+        if not self.one_session:
+            return self.dim
+        return n_units * self.embed_dim if self.embed == "count_table" else n_units
+
 
 class Ndt1(Model):
-    """Reads binned counts; gives log rates for each bin and behaviour at the bins of the queries."""
+    """Reads binned counts; gives log rates for each bin, and behaviour and labels at the bins of the queries."""
 
     name: ClassVar[str] = "ndt1"
-    scheme: ClassVar[str] = "binned"
+    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
+    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
+    protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
     one_session_batches: ClassVar[bool] = True
     Config: ClassVar[type] = Ndt1Config
     sizes: ClassVar[dict[str, dict[str, object]]] = {
@@ -130,12 +187,12 @@ class Ndt1(Model):
         "nlb": {},
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
-        # A read-in a session learns at a higher rate; about a minute.
+        # A read-in a session learns at a higher rate; about a minute on two CPU cores.
         "tiny": {
             "data": {"window_ms": 1000.0, "batch_size": 32},
             "optim": {"name": "adamw", "lr": 5e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 1000},
         },
-        # The reference's NLB submissions (configs/mc_maze.yaml and its siblings): AdamW, 1e-3, cosine.
+        # The reference's configs of its NLB submissions: AdamW, 1e-3, cosine.
         "*": {
             "data": {"window_ms": 1000.0, "batch_size": 64},
             "optim": {
@@ -150,40 +207,59 @@ class Ndt1(Model):
         },
     }
 
-    def __init__(self, config: Ndt1Config, target: TargetSpec) -> None:
-        super().__init__(config, target)
+    @classmethod
+    def inputs(cls, config: Ndt1Config, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
+        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
+
+    def __init__(self, config: Ndt1Config, heads: Sequence[Head], timing: Timing) -> None:
+        super().__init__(config, heads, timing)
+        self.causal = config.context_forward == 0
+        rates = [head for head in heads if head.output == "counts"]
+        self.population = self.head("counts").task if rates else ""
         self.units: dict[str, list[str]] = {}
         self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()
         self.layers = nn.ModuleList()
         self.dropout_embedding = nn.Dropout(config.dropout_embedding)
         self.dropout_rates = nn.Dropout(config.dropout_rates)
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))  # where the ramp of the spans stands
-        if config.embed == "linear":
+        if not config.one_session:
             self._build_encoder(config.dim)
 
     def _build_encoder(self, dim: int) -> None:
         config = self.config
         self.dim = dim
         self.layers = nn.ModuleList(
-            EncoderBlock(dim, config.heads, config.hidden, config.dropout) for _ in range(config.layers)
+            EncoderBlock(
+                dim,
+                config.heads,
+                config.hidden,
+                config.dropout,
+                pre_norm=config.pre_norm,
+                activation=config.activation,
+            )
+            for _ in range(config.layers)
         )
         if config.fixup_init:
             with torch.no_grad():
                 for layer in self.layers:
                     for part in (layer.to_hidden, layer.from_hidden, layer.to_out):
                         part.weight.mul_(0.67 * config.layers**-0.25)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = ScaleNorm(dim) if config.final_norm == "scale" else nn.LayerNorm(dim)
         if config.position == "learned":
             self.position = nn.Embedding(config.max_bins, dim)
-        self.decoder = nn.Linear(dim, self.n_components)
+        if config.embed == "count_table":
+            self.count_table = nn.Embedding(config.max_spikes + 2, config.embed_dim)
+            nn.init.uniform_(self.count_table.weight, -INIT_RANGE, INIT_RANGE)
+        decoded = [head for head in self.heads.values() if head.output != "counts"]
+        self.decoders = nn.ModuleDict({module_key(head.task): nn.Linear(dim, head.size) for head in decoded})
 
     # ---- sessions -----------------------------------------------------------------------------------------------
 
     def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """A read-in (``embed = "linear"``) and a read-out of log rates for each session that is new.
+        """For each session that is new a read-in (``embed = "linear"``) and, for the population, a read-out.
 
         Raises:
-            UsageError: a second session, or a number of units that the heads do not divide, for ``"identity"``.
+            UsageError: a second session, or a width that the heads do not divide, where the width follows the units.
         """
         for info in infos:
             keys = info.unit_keys()
@@ -193,44 +269,62 @@ class Ndt1(Model):
                 self._add(info.id, keys)
 
     def _add(self, session: str, keys: list[str]) -> None:
-        n_units, device = len(keys), self.batches_seen.device
+        n_units, device, key = len(keys), self.batches_seen.device, module_key(session)
         if n_units == 0:
             message = f"{session} has no units: it cannot be read in"
             raise DataError(message)
-        if self.config.embed == "identity":
-            self._check_identity(session, n_units)
-            self._build_encoder(n_units)
+        if self.config.one_session:
+            self._check_one_session(session, n_units)
+            self._build_encoder(self.config.width(n_units))
             self.to(device)
-        else:
-            self.read_in[module_key(session)] = nn.Linear(n_units, self.dim).to(device)
-        read_out = nn.Linear(self.dim, n_units)
-        nn.init.uniform_(read_out.weight, -0.1, 0.1)
-        nn.init.zeros_(read_out.bias)
-        self.read_out[module_key(session)] = read_out.to(device)
+        if self.config.embed == "linear":
+            self.read_in[key] = nn.Linear(n_units, self.dim).to(device)
+        if self.population:
+            self.read_out[key] = self._new_read_out(n_units).to(device)
         self.units[session] = keys
 
-    def _check_identity(self, session: str, n_units: int) -> None:
-        remedy = "use --set model.embed=linear"
+    def _new_read_out(self, n_units: int) -> nn.Module:
+        width = [self.dim, n_units] if self.config.read_out_layers == 1 else [self.dim, READ_OUT_HIDDEN, n_units]
+        parts: list[nn.Module] = []
+        for before, after in pairwise(width):
+            linear = nn.Linear(before, after)
+            nn.init.uniform_(linear.weight, -INIT_RANGE, INIT_RANGE)
+            nn.init.zeros_(linear.bias)
+            parts += [nn.ReLU(), linear] if parts else [linear]
+        return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+
+    def _check_one_session(self, session: str, n_units: int) -> None:
+        config, remedy = self.config, "use --set model.embed=linear"
         if self.units:
-            message = f"model.embed=identity holds one session, {next(iter(self.units))}, not {session} too: {remedy}"
+            given = f"model.embed={config.embed}" + (" with model.dim=0" if config.embed == "linear" else "")
+            remedy = "set model.dim to the model's width" if config.embed == "linear" else remedy
+            message = f"{given} holds one session, {next(iter(self.units))}, not {session} too: {remedy}"
             raise UsageError(message)
-        if n_units % self.config.heads:
-            message = f"{session} has {n_units} units, which {self.config.heads} heads do not divide: {remedy}"
+        if config.width(n_units) % config.heads:
+            remedy = "set model.dim to a multiple" if config.embed == "linear" else remedy
+            message = f"{session} has {n_units} units, which {config.heads} heads do not divide: {remedy}"
             raise UsageError(message)
 
     def sessions(self) -> list[str]:
         return list(self.units)
 
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
-        """The read-in (where there is one) and the read-out of log rates of each session."""
+        """The read-in and the read-out of log rates of each session, as far as there are such."""
         chosen = self.sessions() if sessions is None else list(sessions)
         found = []
         for session in chosen:
             self.session_row(session)
             key = module_key(session)
-            found += self.read_in[key].parameters() if key in self.read_in else []
-            found += self.read_out[key].parameters()
+            for table in (self.read_in, self.read_out):
+                found += table[key].parameters() if key in table else []
         return found
+
+    def why_not(self, protocol: str, session_id: str) -> str:
+        if protocol in ("identity_unlabelled", "identity_only") and not self.identity_parameters([session_id]):
+            return "it has no parameters of a session's own"
+        if protocol == "identity_unlabelled" and not self.population:
+            return "the run has no population task, whose loss alone needs no label"
+        return super().why_not(protocol, session_id)
 
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
@@ -243,46 +337,58 @@ class Ndt1(Model):
 
     # ---- the computation ----------------------------------------------------------------------------------------
 
-    def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """``prediction`` ``[Q, C]``, ``log_rate`` ``[B * T, N]``, and ``scored`` bool ``[B * T]``.
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """By task, behaviour ``[Q, C]`` and log rates ``[B * T, N]``; beside the rates bool ``scored`` ``[B * T, N]``.
 
-        The Poisson loss runs over the scored bins. In training, those are the hidden bins that were observed; in
-        evaluation nothing is hidden and every observed bin counts, so that the two losses are not the same quantity.
+        The Poisson loss runs over the scored counts: those that the batch or the model itself hides and that were
+        observed; in evaluation, where the model hides nothing itself, without hidden counts all that were observed. The
+        losses of training and evaluation are therefore not the same quantity.
         """
-        columns, length = packed_columns(batch)
-        key = module_key(self._session(batch, columns["counts"].shape[-1]))
-        n_windows, n_bins = len(length), self._bins(length)
-        counts = columns["counts"].float().unflatten(0, (n_windows, n_bins))  # [B, T, N]
-        scored = columns["observed"].bool()
-        if self.training:
-            hidden = self._hide(n_windows, n_bins, counts.device)
-            counts = corrupt(counts, hidden[..., None], self.config.mask_zero_ratio, self.config.mask_random_ratio)
-            scored = scored & hidden.flatten()
-        x = (self.read_in[key](counts) if key in self.read_in else counts) * math.sqrt(self.dim)
+        columns, length = batch.inputs[COUNTS].packed()
+        session = self._session(batch, columns["counts"].shape[-1])
+        n_bins = self._bins(length)
+        counts = columns["counts"].float().unflatten(0, (len(length), n_bins))  # [B, T, N]
+        counts, scored = self._hide(batch, counts)
+        x = self._embed(session, counts) * math.sqrt(self.dim)
         x = self.dropout_embedding(x + self._positions(n_bins, x.device)).flatten(0, 1)  # [B * T, D]
         mask = band_mask(n_bins, self.config.context_forward, self.config.context_backward, x.device)
         for layer in self.layers:
             x = layer(x, length, mask)
         x = self.dropout_rates(self.norm(x))
-        decoded = self.decoder(x if self.config.decode_joint else x.detach())
-        return {
-            "prediction": decoded[query_bin(batch, n_bins)],
-            "log_rate": self.read_out[key](x),
-            "scored": scored,
+        read = x if self.config.decode_joint else x.detach()
+        output = {
+            task: self.decoders[module_key(task)](read)[query_bin(batch, asked, n_bins)]
+            for task, asked in batch.asked.items()
+            if task in self.heads and task != self.population
         }
+        if scored is not None:
+            output |= self._rates(session, x) | {"scored": scored}
+        return output
 
-    def loss(self, batch: TokenBatch, output: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The Poisson loss of the spikes, and ``decode_weight`` times the weighted MSE of the behaviour."""
-        columns, _ = packed_columns(batch)
-        poisson = poisson_log_rate(output["log_rate"], columns["counts"], output["scored"][:, None])
-        mse = weighted_mse(output["prediction"].float(), batch.target, batch.weight)
-        return {"poisson": poisson, "mse": mse, "total": poisson + self.config.decode_weight * mse}
+    def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
+        """The Poisson loss of the population, ``decode_weight`` times the losses of behaviour, and their sum."""
+        terms: dict[str, Tensor] = {}
+        if "scored" in output:
+            asked, scored, top = batch.asked[self.population], output["scored"], self.config.loss_top
+            if self.config.log_rate:
+                poisson = poisson_log_rate(output[self.population], asked.target, scored, top=top)
+            else:
+                poisson = poisson_rate(output["rate"], asked.target, scored, top=top, eps=RATE_EPS)
+            terms[self.population] = poisson
+        decode: list[Tensor] = []
+        for task, asked in batch.asked.items():
+            if task in self.heads and task != self.population:
+                measure = weighted_cross_entropy if self.heads[task].output == "classes" else weighted_mse
+                terms[task] = measure(output[task].float(), asked.target, asked.weight)
+                decode.append(terms[task])
+        parts = [terms[self.population]] if self.population in terms else []
+        if decode:
+            parts.append(self.config.decode_weight * torch.stack(decode).sum())
+        total = torch.stack(parts).sum() if parts else self.batches_seen.new_zeros((), dtype=torch.float32)
+        return terms | {"total": total}
 
-    def _session(self, batch: TokenBatch, n_units: int) -> str:
-        session = batch.sessions[0]
-        if len(set(batch.sessions)) > 1:
-            message = f"ndt1 reads batches of one session, this one holds {', '.join(sorted(set(batch.sessions)))}"
-            raise DataError(message)
+    def _session(self, batch: Batch, n_units: int) -> str:
+        session = batch.one_session(self.name)
         self.session_row(session)
         if len(self.units[session]) != n_units:
             message = f"{session}: the batch has {n_units} units, the model knows {len(self.units[session])}"
@@ -290,27 +396,59 @@ class Ndt1(Model):
         return session
 
     def _bins(self, length: list[int]) -> int:
-        if len(set(length)) > 1:
-            message = f"the windows of a batch have {min(length)} to {max(length)} bins, expected the same number"
-            raise DataError(message)
-        if self.config.position == "learned" and length[0] > self.config.max_bins:
+        n_bins = bins_of(length)
+        if self.config.position == "learned" and n_bins > self.config.max_bins:
             message = (
-                f"a window has {length[0]} bins and model.max_bins is {self.config.max_bins}: "
+                f"a window has {n_bins} bins and model.max_bins is {self.config.max_bins}: "
                 "shorten data.window_ms, or raise model.max_bins and train anew"
             )
             raise DataError(message)
-        return length[0]
+        return n_bins
 
-    def _positions(self, n_bins: int, device: torch.device) -> Tensor:
-        if self.config.position == "learned":
-            return self.position.weight[:n_bins]
-        return sinusoidal_position(n_bins, self.dim, first=1).to(device)  # the reference counts from 1
+    def _hide(self, batch: Batch, counts_BTN: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The counts as the encoder sees them, and which of them are scored, ``[B * T, N]``; None if not asked."""
+        asked = batch.asked.get(self.population)
+        hidden = batch.hidden.get(COUNTS)
+        if hidden is not None:
+            hidden = hidden.unflatten(0, counts_BTN.shape[:2])
+            counts_BTN = torch.where(hidden, 0.0, counts_BTN)
+        if self.training and asked is not None:
+            own = self._draw(counts_BTN)
+            if hidden is not None:
+                own = own & ~hidden
+            counts_BTN = corrupt(counts_BTN, own, self.config.mask_zero_ratio, self.config.mask_random_ratio)
+            hidden = own if hidden is None else own | hidden
+        if asked is None:
+            return counts_BTN, None
+        observed = asked.weight > 0
+        return counts_BTN, observed if hidden is None else observed & hidden.expand_as(counts_BTN).flatten(0, 1)
 
-    def _hide(self, n_windows: int, n_bins: int, device: torch.device) -> Tensor:
-        """Draw the hidden bins of a training batch, bool ``[B, T]``."""
+    def _draw(self, counts_BTN: Tensor) -> Tensor:
+        """What a training batch hides beside what is always hidden; bool, broadcasts to ``[B, T, N]``."""
         config, span = self.config, 1
         if config.mask_max_span > 1:
             ramp = span_probability(int(self.batches_seen), config.span_ramp_start, config.span_ramp_end)
             span = draw_span(config.mask_max_span, ramp)
         self.batches_seen += 1
-        return hide_timesteps(n_windows, n_bins, config.mask_ratio, span, device=device)
+        return hide(config.mask_mode, counts_BTN.shape, config.mask_ratio, span, device=counts_BTN.device)
+
+    def _embed(self, session: str, counts_BTN: Tensor) -> Tensor:
+        """``[B, T, D]``, neither scaled nor placed."""
+        if self.config.embed == "linear":
+            return self.read_in[module_key(session)](counts_BTN)
+        if self.config.embed == "identity":
+            return counts_BTN
+        return self.count_table(counts_BTN.long().clamp_max(self.config.max_spikes + 1)).flatten(-2)
+
+    def _positions(self, n_bins: int, device: torch.device) -> Tensor:
+        if self.config.position == "learned":
+            return self.position.weight[:n_bins]
+        return sinusoidal_position(n_bins, self.dim, first=int(self.config.position_offset)).to(device)
+
+    def _rates(self, session: str, x_LD: Tensor) -> dict[str, Tensor]:
+        """The population's log rates; beside them the rates themselves, where the read-out gives those."""
+        out = self.read_out[module_key(session)](x_LD)
+        if self.config.log_rate:
+            return {self.population: out}
+        rate = F.relu(out.float())
+        return {self.population: (rate + RATE_EPS).log(), "rate": rate}

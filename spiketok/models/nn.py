@@ -229,7 +229,11 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def sinusoidal_position(n: int, dim: int, first: int = 0) -> Tensor:
-    """float32 ``[n, dim]``: sine and cosine in turn, wavelengths of 2 pi to 20,000 pi steps (Vaswani et al. 2017)."""
+    """float32 ``[n, dim]``: sine and cosine in turn, wavelengths of 2 pi to 20,000 pi steps (Vaswani et al. 2017).
+
+    Args:
+        dim: an odd one has a cosine fewer. first: the first step, usually 0 or 1.
+    """
     step = torch.arange(first, first + n, dtype=torch.float32)[:, None]
     angle = step * torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10_000.0) / dim))
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[:, :dim]
@@ -321,19 +325,45 @@ class GatedFeedForward(nn.Module):
         return self.to_out(self.dropout(hidden * F.gelu(gate)))
 
 
-class EncoderBlock(nn.Module):
-    """The usual transformer encoder layer, normalised before: attention, then ReLU feed-forward, biases everywhere.
+class ScaleNorm(nn.Module):
+    """``g * x / |x|`` with one g for all channels (Nguyen and Salazar 2019); it starts at the root of ``dim``."""
 
-    Computes what ``nn.TransformerEncoderLayer(norm_first=True)`` does, on packed windows, and starts as it does.
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = nn.Parameter(torch.tensor(math.sqrt(dim)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.scale / x.norm(dim=-1, keepdim=True).clamp_min(self.eps))
+
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+class EncoderBlock(nn.Module):
+    """The usual transformer encoder layer: attention, then a feed-forward layer, biases everywhere.
+
+    Computes what ``nn.TransformerEncoderLayer`` does, on packed windows, and starts as it does.
 
     Args:
         hidden: width of the feed-forward layer.
         dropout: of attention weights, of the hidden layer and of both residual branches.
+        pre_norm: normalise what goes into a branch; else the sum after it. activation: a name in ``ACTIVATIONS``.
     """
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        dropout: float = 0.0,
+        *,
+        pre_norm: bool = True,
+        activation: str = "relu",
+    ) -> None:
         super().__init__()
-        self.heads, self.attention_dropout = heads, dropout
+        self.heads, self.attention_dropout, self.pre_norm = heads, dropout, pre_norm
+        self.activation = ACTIVATIONS[activation]
         self.norm_attention = nn.LayerNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_out = nn.Linear(dim, dim)
@@ -347,19 +377,35 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | None = None) -> Tensor:
         """``[L, D]``; ``mask`` is bool ``[T, T]`` for windows of T rows each, or None."""
-        query, key, value = self.to_qkv(self.norm_attention(x_LD)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        if self.pre_norm:
+            x_LD = x_LD + self._attend(self.norm_attention(x_LD), length, mask)
+            return x_LD + self._feed_forward(self.norm_hidden(x_LD))
+        x_LD = self.norm_attention(x_LD + self._attend(x_LD, length, mask))
+        return self.norm_hidden(x_LD + self._feed_forward(x_LD))
+
+    def _attend(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | None) -> Tensor:
+        query, key, value = self.to_qkv(x_LD).unflatten(-1, (3, self.heads, -1)).unbind(1)
         dropout = self.attention_dropout if self.training else 0.0
         out = attention(query, key, value, length, length, dropout=dropout, mask=mask)
-        x_LD = x_LD + self.dropout(self.to_out(out.flatten(-2)))
-        hidden = self.dropout(F.relu(self.to_hidden(self.norm_hidden(x_LD))))
-        return x_LD + self.dropout(self.from_hidden(hidden))
+        return self.dropout(self.to_out(out.flatten(-2)))
+
+    def _feed_forward(self, x_LD: Tensor) -> Tensor:
+        return self.dropout(self.from_hidden(self.dropout(self.activation(self.to_hidden(x_LD)))))
 
 
-def band_mask(n_bins: int, forward: int, backward: int, device: torch.device | str = "cpu") -> Tensor:
-    """bool ``[T, T]``: bin i attends to bins ``i - backward .. i + forward``, both included."""
+def band_mask(n_bins: int, forward: int, backward: int, device: torch.device | str = "cpu") -> Tensor | None:
+    """bool ``[T, T]``: bin i attends to bins ``i - backward .. i + forward``, both included.
+
+    Args:
+        forward, backward: bins; -1 for no limit. Without any limit there is no mask: None.
+    """
+    if forward < 0 and backward < 0:
+        return None
     step = torch.arange(n_bins, device=device)
     ahead = step[None, :] - step[:, None]
-    return (ahead <= forward) & (ahead >= -backward)
+    if forward < 0:
+        return ahead >= -backward
+    return (ahead <= forward) & (ahead >= -backward) if backward >= 0 else ahead <= forward
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------

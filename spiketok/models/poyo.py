@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import UsageError
 from spiketok.models.base import Model, check_same_units
-from spiketok.models.batch import TargetSpec, TokenBatch, packed_columns
+from spiketok.models.batch import Batch, Head, Input, Progress, Timing
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, Vocabulary
 from spiketok.recording.nouns import SessionInfo
@@ -92,7 +92,6 @@ class Poyo(Model):
     """Reads per-spike tokens, decodes behaviour at the queries' times."""
 
     name: ClassVar[str] = "poyo"
-    scheme: ClassVar[str] = "per-spike"
     Config: ClassVar[type] = PoyoConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Minutes on two CPU cores; dropout on attention weights has no fast CPU kernel.
@@ -133,8 +132,39 @@ class Poyo(Model):
         },
     }
 
-    def __init__(self, config: PoyoConfig, target: TargetSpec) -> None:
-        super().__init__(config, target)
+    recipes: ClassVar[dict[str, dict[str, dict]]] = {
+        # Minutes on two CPU cores.
+        "tiny": {
+            "data": {"window_ms": 1000.0, "batch_size": 32},
+            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
+        },
+        # The published training (examples/poyo of torch_brain): LAMB, 3.125e-5 a window, weight decay 1e-4, constant
+        # for half of the steps then cosine, 1000 epochs, batch 128, unit dropout 30/100/300/4.
+        "*": {
+            "data": {
+                "window_ms": 1000.0,
+                "batch_size": 128,
+                "unit_dropout": {"min": 30, "mode": 100, "max": 300, "peak": 4.0},
+            },
+            "optim": {
+                "name": "lamb",
+                "lr_per_window": 3.125e-5,
+                "weight_decay": 1e-4,
+                "schedule": "onecycle",
+                "epochs": 1000,
+                "clip": None,
+                "accelerator": "auto",
+            },
+        },
+    }
+
+    @classmethod
+    def inputs(cls, config: PoyoConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
+        return {"spikes": Input("per-spike")}
+
+    def __init__(self, config: PoyoConfig, heads: Sequence[Head], timing: Timing) -> None:
+        super().__init__(config, heads, timing)
+        self.task = self.head("values").task
         dim, heads, dim_head = config.dim, config.cross_heads, config.dim_head
         self.units = Vocabulary(dim, config.init_std, padding=True)
         self.session_table = Vocabulary(dim, config.init_std, padding=False)
@@ -157,7 +187,7 @@ class Poyo(Model):
         self.decoder = CrossAttention(dim, heads, dim_head, config.dropout_attention, rotate_value=False)
         self.decoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
         self.dropout = nn.Dropout(config.dropout_lin)
-        self.readout = nn.Linear(dim, self.n_components)
+        self.readout = nn.Linear(dim, self.head("values").size)
 
     # ---- sessions and units -------------------------------------------------------------------------------------
 
@@ -203,9 +233,10 @@ class Poyo(Model):
 
     # ---- the computation ----------------------------------------------------------------------------------------
 
-    def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
-        columns, token_length = packed_columns(batch)
-        query_length = batch.query_offset.diff().tolist()
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        asked = batch.asked[self.task]
+        columns, token_length = batch.inputs["spikes"].packed()
+        query_length = asked.offset.diff().tolist()
         latent_turn, n_steps = self._latent_times(batch)
         n_latents, n_windows = len(latent_turn), len(token_length)
         latent_length = [n_latents] * n_windows
@@ -226,24 +257,25 @@ class Poyo(Model):
 
         # decode: queries [Q] attend to latents
         session = F.embedding(batch.session_B, self.session_table.table())  # [B, D]
-        window = torch.repeat_interleave(batch.query_offset.diff(), output_size=len(batch.query_time))  # of each query
+        window = torch.repeat_interleave(asked.offset.diff(), output_size=len(asked.time))  # of each query
         query = F.embedding(window, self.decoder.query(session).flatten(1)).unflatten(-1, (self.config.cross_heads, -1))
         y = F.embedding(window, session)
-        query_turn = self.rotary(batch.query_time)
+        query_turn = self.rotary(asked.time)
         y = y + self.decoder(query, self.decoder.key_value(x), query_turn, latent_turn, query_length, latent_length)
         y = y + self.decoder_ffn(y)
-        return {"prediction": self.readout(y)}
+        return {self.task: self.readout(y)}
 
-    def loss(self, batch: TokenBatch, output: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         """Weighted MSE of the normalised behaviour."""
-        mse = weighted_mse(output["prediction"].float(), batch.target, batch.weight)
-        return {"mse": mse, "total": mse}
+        asked = batch.asked[self.task]
+        mse = weighted_mse(output[self.task].float(), asked.target, asked.weight)
+        return {self.task: mse, "total": mse}
 
-    def _latent_times(self, batch: TokenBatch) -> tuple[Tensor, int]:
+    def _latent_times(self, batch: Batch) -> tuple[Tensor, int]:
         """The rotation of a window's latents, ``[K, E / 2]``, and their number of steps."""
         step_s = self.config.latent_step_ms / 1e3
         n_steps = -(-batch.window_ns // round(self.config.latent_step_ms * 1e6))
-        time_s = torch.arange(n_steps, device=batch.query_time.device, dtype=torch.float32) * step_s + step_s / 2
+        time_s = torch.arange(n_steps, device=self.latents.weight.device, dtype=torch.float32) * step_s + step_s / 2
         return self.rotary(time_s).repeat_interleave(self.config.latents_per_step, 0), n_steps
 
     def _token_projections(self, unit: Tensor, kind: Tensor) -> Tensor:

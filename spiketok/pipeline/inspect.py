@@ -300,7 +300,7 @@ def _describe_run(path: Path) -> Description:
         state = read_json(checkpoint)
         facts |= {
             "step": state.get("step"),
-            "target": state["target"]["name"] if state.get("target") else None,
+            "tasks": ", ".join(":".join(filter(None, (t["kind"], t["about"]))) for t in state["tasks"]),
             "trained on": ", ".join(session["id"] for session in state["sessions"]),
             "written by": state.get("written_by"),
             "checkpoint": sha256_file(checkpoint)[:12],
@@ -308,7 +308,7 @@ def _describe_run(path: Path) -> Description:
         tables["trained on"] = [
             {
                 "session": session["id"],
-                "shard": session["shard_digest"][:12],
+                "shards": " ".join(shard["digest"][:12] for shard in session["shards"].values()),
                 "store": session["store_digest"][:12],
                 "source": session["source_sha256"][:12],
                 "licence": session.get("source", {}).get("license") or "not stated",
@@ -319,7 +319,11 @@ def _describe_run(path: Path) -> Description:
     facts["state"] = "finished" if result.exists() else "not finished: run the same command again"
     if result.exists():
         scores = read_json(result)["test"]
-        rows = [{"session": name, **_numbers(score)} for name, score in scores.items()]
+        rows = [
+            {"session": name, "task": task, **_numbers(score)}
+            for name, by_task in scores.items()
+            for task, score in by_task.items()
+        ]
         tables |= {"scores on the test split": rows} if rows else {}
     return Description("run", facts, tables)
 

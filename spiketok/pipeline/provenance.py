@@ -181,11 +181,12 @@ class _Walk:
         contexts: set[Path] = set()
         stores: set[tuple[str, str]] = set()
         for entry, by in entries:
-            if entry["shard_digest"] not in shards:
-                shards.add(entry["shard_digest"])
-                yield self._shard(entry, by, depth)
-                shard = self._shard_path(entry)
-                context = _context_of(shard) if shard is not None else None
+            for shard in entry["shards"].values():
+                if shard["digest"] in shards:
+                    continue
+                shards.add(shard["digest"])
+                yield self._shard(entry["id"], shard, by, depth)
+                context = _context_of(self.workspace.shards / shard["shard"])
                 if context is not None and context[0] not in contexts:
                     contexts.add(context[0])
                     yield self._judged_context(*context, depth + 1)
@@ -194,26 +195,13 @@ class _Walk:
                 stores.add(store)
                 yield from self._store(entry["id"], _Expected(entry["store_digest"], "the shard"), depth + 2)
 
-    def _shard(self, entry: Mapping, by: str, depth: int) -> Link:
-        session_id, expected = entry["id"], _Expected(entry["shard_digest"], by)
-        path = self._shard_path(entry)
-        if path is None:
-            words = ["spiketok tokenize --scheme", (entry.get("shard") or "NAME").split("/")[0]]
-            remark = f"{expected.digest[:12]} is gone: {' '.join(words)} --sessions '{session_id}'"
-            return Link("shard", entry.get("shard") or session_id, depth, "broken", "", remark)
+    def _shard(self, session_id: str, shard: Mapping[str, str], by: str, depth: int) -> Link:
+        expected, path = _Expected(shard["digest"], by), self.workspace.shards / shard["shard"]
+        if not (path / MANIFEST).exists():
+            scheme = shard["shard"].split("/")[0]
+            remark = f"{expected.digest[:12]} is gone: spiketok tokenize --scheme {scheme} --sessions '{session_id}'"
+            return Link("shard", shard["shard"], depth, "broken", "", remark)
         return self._judged_shard(path, expected, depth)
-
-    def _shard_path(self, entry: Mapping) -> Path | None:
-        """Where a shard lies: as recorded; in a chain of before, the one of the session that has its digest."""
-        shards = self.workspace.shards
-        if entry.get("shard"):
-            path = shards / entry["shard"]
-            return path if (path / MANIFEST).exists() else None
-        for manifest in sorted(shards.glob(f"*/{entry['id']}/*/{MANIFEST}")):
-            facts = _facts_or_none(manifest)
-            if facts is not None and facts.get("digest") == entry["shard_digest"]:
-                return manifest.parent
-        return None
 
     def _judged_shard(self, path: Path, expected: _Expected, depth: int) -> Link:
         from spiketok.tokens.shards import ShardReader

@@ -79,13 +79,18 @@ def labelled_intervals(signal: Signal) -> Intervals:
     return Intervals(time_ns[first], time_ns[last] + period_ns)
 
 
+def holds(intervals: Intervals, time_ns: np.ndarray) -> np.ndarray:
+    """bool ``[T]``: whether one of the intervals holds each time."""
+    whole = intervals.union()
+    row = np.searchsorted(whole.start_ns, time_ns, side="right") - 1
+    inside = row >= 0
+    inside[inside] = time_ns[inside] < whole.stop_ns[row[inside]]
+    return inside
+
+
 def values_in(signal: Signal, allowed: Intervals) -> tuple[np.ndarray, np.ndarray]:
     """Times ``[T]`` and values ``[T, C]`` of the valid samples inside ``allowed``."""
-    allowed = allowed.union()
-    row = np.searchsorted(allowed.start_ns, signal.time_ns, side="right") - 1
-    inside = row >= 0
-    inside[inside] = signal.time_ns[inside] < allowed.stop_ns[row[inside]]
-    inside &= signal.valid
+    inside = holds(allowed, signal.time_ns) & signal.valid
     return signal.time_ns[inside], signal.value[inside]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from spiketok import __version__
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.models.base import Model
-from spiketok.models.batch import TargetSpec
 from spiketok.storage.files import (
     WIP,
     atomic_folder,
@@ -35,11 +34,13 @@ from spiketok.storage.files import (
     sha256_file,
     write_json,
 )
-from spiketok.tokens.shards import ShardReader
 from spiketok.training.config import RunConfig, model_class
+from spiketok.training.sampling import SessionTokens
+from spiketok.training.tasks import TASKS
+from spiketok.training.tasks.base import Task
 
 FORMAT = "spiketok-checkpoint"
-VERSION = 1
+VERSION = 2
 FOLDER = "checkpoint"
 
 
@@ -49,33 +50,36 @@ class TrainedSession:
 
     Args:
         id: ``"<dataset>/<session>"``. subject, n_units, n_spikes: what it was.
-        shard_digest: of the shard. store_digest: of the stored session. source_sha256: of the source file.
-        shard: where the shard lies among a workspace's shards, as ``"binned/<dataset>/<session>/<fingerprint>"``.
-        source: the session's whole :class:`~spiketok.recording.nouns.Source`. Both are empty in checkpoints of before.
+        shards: by input, ``digest`` of the shard and ``shard``, where it lies among a workspace's shards, as
+            ``"binned/<dataset>/<session>/<fingerprint>"``.
+        store_digest: of the stored session. source_sha256: of the source file.
+        source: the session's whole :class:`~spiketok.recording.nouns.Source`.
     """
 
     id: str
     subject: str
     n_units: int
     n_spikes: int
-    shard_digest: str
+    shards: Mapping[str, Mapping[str, str]]
     store_digest: str
     source_sha256: str
-    shard: str = ""
     source: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, reader: ShardReader) -> TrainedSession:
-        manifest, info = reader.manifest, reader.info
+    def of(cls, tokens: SessionTokens) -> TrainedSession:
+        manifest, info = tokens.reader.manifest, tokens.info
+        readers = tokens.windowed | {name: once.reader for name, once in tokens.once.items()}
         return cls(
             id=info.id,
             subject=info.subject,
             n_units=int(info.n_units),
             n_spikes=int(info.n_spikes),
-            shard_digest=reader.digest,
+            shards={
+                name: {"digest": r.digest, "shard": f"{r.scheme.name}/{info.id}/{r.path.name}"}
+                for name, r in readers.items()
+            },
             store_digest=manifest["store_digest"],
             source_sha256=manifest["source"]["sha256"],
-            shard=f"{reader.scheme.name}/{info.id}/{reader.path.name}",
             source=manifest["source"],
         )
 
@@ -86,7 +90,7 @@ class Run:
 
     Args:
         path: the run's folder.
-        config, model, target: as trained; the model is on the CPU, in eval mode.
+        config, model, tasks: as trained; the model is on the CPU, in eval mode.
         trained_on: the sessions.
         step, total_steps: how far it is.
         digest: of the checkpoint's files, for the chain of what was made from what.
@@ -96,7 +100,7 @@ class Run:
     path: Path
     config: RunConfig
     model: Model
-    target: TargetSpec
+    tasks: tuple[Task, ...]
     trained_on: tuple[TrainedSession, ...]
     step: int
     total_steps: int
@@ -113,7 +117,7 @@ def write_checkpoint(
     *,
     config: RunConfig,
     model: Model,
-    target: TargetSpec,
+    tasks: Sequence[Task],
     sessions: list[TrainedSession],
     train_state: Mapping[str, Tensor],
     step: int,
@@ -125,8 +129,8 @@ def write_checkpoint(
     ``train_state``: the optimizer's tensors, from :func:`optimizer_tensors`; empty for closed-form models.
 
     ``checkpoint.json`` holds: format and version; the resolved config; the model's vocabularies (``extra_state``); the
-    target and its normalisation; the sessions with their digests; step and loader state; the files' sha256; and
-    ``digest`` over all of it.
+    tasks with what training time said of them; the sessions with their digests; step and loader state; the files'
+    sha256; and ``digest`` over all of it.
     """
     with atomic_folder(run_dir / FOLDER) as wip:
         _save(dict(model.state_dict()), wip / "model.safetensors")
@@ -137,7 +141,7 @@ def write_checkpoint(
             "written_by": f"spiketok {__version__}",
             "config": config.to_dict(),
             "extra_state": model.extra_state(),
-            "target": asdict(target),
+            "tasks": [{"kind": task.kind, "about": task.about, "state": task.to_dict()} for task in tasks],
             "sessions": [asdict(s) for s in sessions],
             "step": step,
             "total_steps": total_steps,
@@ -222,9 +226,9 @@ def read_tensors(run_dir: Path, name: str, facts: Mapping[str, object]) -> dict[
         raise ArtefactError(message) from error
 
 
-def read_target(facts: Mapping[str, object]) -> TargetSpec:
-    target = facts["target"]
-    return TargetSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in target.items()})
+def read_tasks(facts: Mapping[str, object], config: RunConfig) -> tuple[Task, ...]:
+    """The tasks of a checkpoint, as they were fitted."""
+    return tuple(TASKS[t["kind"]].from_dict(t["state"], config.task_config(t["kind"])) for t in facts["tasks"])
 
 
 def load_run(run_dir: Path) -> Run:
@@ -239,8 +243,8 @@ def load_run(run_dir: Path) -> Run:
     facts = read_facts(run_dir)
     try:
         config = RunConfig.from_dict(facts["config"] | _later_settings(run_dir))
-        target = read_target(facts)
-        model = model_class(config.model)(config.model_config(), target)
+        tasks = read_tasks(facts, config)
+        model = model_class(config.model)(config.model_config(), [task.head() for task in tasks], config.timing)
         model.load_extra_state(facts["extra_state"])
         weights = read_tensors(run_dir, "model.safetensors", facts)
         model.load_state_dict(weights)
@@ -255,7 +259,7 @@ def load_run(run_dir: Path) -> Run:
         path=run_dir,
         config=config,
         model=model,
-        target=target,
+        tasks=tasks,
         trained_on=tuple(TrainedSession(**s) for s in facts["sessions"]),
         step=int(facts["step"]),
         total_steps=int(facts["total_steps"]),

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.models import MODELS
+from spiketok.models.batch import Timing
 from spiketok.recording.splits import SplitRule
 from spiketok.settings import build, keys_of, merge, parse_assignment, plain, type_text
 from spiketok.storage.files import fingerprint
@@ -236,6 +237,11 @@ class RunConfig:
     def questions(self) -> tuple[tuple[str, str], ...]:
         """The kind of each question of the run, and what it asks (empty where that is left open)."""
         return tuple(split_question(text) for text in self.tasks or model_class(self.model).default_tasks)
+
+    @property
+    def timing(self) -> Timing:
+        """The windows and bins of the run, as models and tasks take them."""
+        return Timing(self.data.window_ns, round(self.data.bin_ms * 1e6))
 
     def to_dict(self) -> dict[str, object]:
         """JSON-able; :meth:`from_dict` gives the same configuration back."""

@@ -1,4 +1,4 @@
-"""Batches for models: windows cut into reused buffers (Loader), as torch tensors (TokenBatch).
+"""Batches for models: windows cut into reused buffers (Loader), as torch tensors (Batch).
 
 What is unusual:
 
@@ -7,7 +7,7 @@ What is unusual:
 - Everything random is a pure function of (seed, epoch, position): the same batches come for any ``prefetch``, on any
   machine, and after a resume.
 - The buffers are reused: the batch in hand and the one before it are valid, older ones are overwritten
-  (:meth:`TokenBatch.clone` keeps one).
+  (:meth:`Batch.clone` keeps one).
 - Nothing is left out silently: ``Loader.dropped`` says what time no window uses, and why.
 
 Shape letters: B windows in a batch, L tokens, N units, Q query times, C components.
@@ -26,13 +26,15 @@ import numpy as np
 import torch
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.batch import TargetSpec, TokenBatch
+from spiketok.models.batch import Batch, Facts, Tokens
+from spiketok.recording.nouns import Intervals
 from spiketok.storage.files import fingerprint
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.sampling import (
     RandomWindows,
     SequentialWindows,
+    SessionTokens,
     SessionWindows,
     Stream,
     TrialWindows,
@@ -40,11 +42,10 @@ from spiketok.training.sampling import (
     WindowPlan,
     generator,
 )
+from spiketok.training.tasks.base import Group, Task, Truth
 
 PAD_TO = 8  # padded batches are a multiple of this long, as POYO's
 RING_SPARE = 2  # batches that stay valid: the one in hand and the one before
-NO_TIMES = np.zeros(0, np.int64)
-NO_TIMES.flags.writeable = False
 
 
 class _Buffers:
@@ -69,16 +70,15 @@ class _Buffers:
 class _Source:
     """What the loader needs of one session, looked up once."""
 
-    reader: ShardReader
+    tokens: SessionTokens
     unit_row: np.ndarray
     session_row: int
-    query_time_ns: np.ndarray
-    value: np.ndarray
-    valid: np.ndarray
+    truth: dict[str, Truth | None]  # by task
+    once: dict[str, Tokens]  # by input of the session
 
     @property
     def id(self) -> str:
-        return self.reader.info.id
+        return self.tokens.id
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,9 @@ class Loader:
         sessions: those of the sampler, in its order.
         sampler: which windows, in which order.
         batch_size: windows in a batch, of each rank.
-        target: the behaviour, or None for batches without queries.
+        tasks: what is asked of each window; none for batches without a question.
+        calibration: by session id, the time of which the inputs of the session are cut; none is empty time.
+        hide: which scoring pass of the one task this is (see ``Task.passes``); None for training.
         unit_rows: int32 ``[N]`` by session id, what the cut writes for each unit; the session's own rows by default.
         session_rows: by session id; the position in ``sessions`` by default.
         unit_dropout: how many units a window keeps; None keeps all.
@@ -122,7 +124,7 @@ class Loader:
             windows up to ``world - 1`` are left out, of an unshuffled one's some come twice; ``dropped`` counts them.
 
     Raises:
-        DataError: no window fits, or a session lacks the behaviour. UsageError: the arguments do not go together.
+        DataError: no window fits. UsageError: the arguments do not go together.
     """
 
     def __init__(
@@ -131,7 +133,9 @@ class Loader:
         sampler: RandomWindows | SequentialWindows | TrialWindows,
         *,
         batch_size: int,
-        target: TargetSpec | None = None,
+        tasks: Sequence[Task] = (),
+        calibration: Mapping[str, Intervals] | None = None,
+        hide: int | None = None,
         unit_rows: Mapping[str, np.ndarray] | None = None,
         session_rows: Mapping[str, int] | None = None,
         unit_dropout: UnitDropout | None = None,
@@ -143,23 +147,27 @@ class Loader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.sampler, self.target, self.unit_dropout = sampler, target, unit_dropout
+        self.sampler, self.tasks, self.unit_dropout = sampler, tuple(tasks), unit_dropout
+        self.hide = hide
         self.batch_size, self.one_session, self.layout = batch_size, one_session, layout
         self.prefetch, self.seed, self.drop_last = prefetch, seed, drop_last
         self.rank, self.world = rank, world
         self.epoch, self.batch = 0, 0
         self._check(sessions)
-        self._sources = [self._source(k, s.reader, unit_rows, session_rows) for k, s in enumerate(sessions)]
+        held = calibration or {}
+        self._sources = [
+            self._source(k, s.tokens, held.get(s.id, Intervals.empty()), unit_rows, session_rows)
+            for k, s in enumerate(sessions)
+        ]
+        self._facts = Facts({source.id: source.tokens.info for source in self._sources})
         self._check_items()
-        if target is not None:
-            self._mean, self._std = np.array(target.mean, np.float64), np.array(target.std, np.float64)
         self._dropped: dict[str, int] = {}
         self._planned: tuple[int, _Epoch] = (0, self._plan(0))
         self._n_batches = len(self._planned[1].bound) - 1
         self._ring = [_Buffers() for _ in range(prefetch + RING_SPARE)]
         self._handed = 0  # batches handed out in the loader's life: where in the ring the next one lies
         # weak, so that an iteration that is left ends its threads at once
-        self._live: weakref.ref[Generator[TokenBatch, None, None]] | None = None
+        self._live: weakref.ref[Generator[Batch, None, None]] | None = None
 
     # -- set-up
 
@@ -177,18 +185,9 @@ class Loader:
         if self.layout not in ("packed", "padded"):
             message = f"layout is '{self.layout}', must be 'packed' or 'padded'"
             raise UsageError(message)
-        target = self.target
-        if target is not None and not len(target.mean) == len(target.std) == len(target.components):
-            message = (
-                f"target '{target.name}' has {len(target.mean)} means and {len(target.std)} stds for its components"
-            )
-            raise UsageError(message)
-        if target is not None and not all(std > 0 for std in target.std):
-            message = f"target '{target.name}' has stds {target.std}, all must be above 0"
-            raise UsageError(message)
 
-    def _source(self, k: int, reader: ShardReader, unit_rows, session_rows) -> _Source:
-        info = reader.info
+    def _source(self, k: int, tokens: SessionTokens, calibration: Intervals, unit_rows, session_rows) -> _Source:
+        info = tokens.info
         for what, given in (("unit_rows", unit_rows), ("session_rows", session_rows)):
             if given is not None and info.id not in given:
                 message = f"{what} lacks session {info.id}, it has {', '.join(given) or 'none'}"
@@ -199,37 +198,29 @@ class Loader:
             raise UsageError(message)
         session_row = k if session_rows is None else int(session_rows[info.id])
         unit_row = np.ascontiguousarray(unit_row, np.int32)
-        return _Source(reader, unit_row, session_row, *self._target_columns(reader))
-
-    def _target_columns(self, reader: ShardReader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Times, values and valid flags of the behaviour: as sampled, or (no times) on the scheme's bins."""
-        if self.target is None:
-            return NO_TIMES, NO_TIMES, NO_TIMES
-        name, signals = self.target.name, reader.info.signals
-        if name not in signals or tuple(signals[name][0]) != tuple(self.target.components):
-            found = f"'{name}' of {signals[name][0]}" if name in signals else ", ".join(signals) or "no behaviour"
-            message = f"{reader.info.id} has {found}, the target is '{name}' of {tuple(self.target.components)}"
-            raise DataError(message)
-        if reader.scheme.grid_ns > 1:
-            return NO_TIMES, *reader.bin_signal(name)
-        signal = reader.signal(name)
-        return signal.time_ns, signal.value, signal.valid.view(np.uint8)
+        truth = {task.name: None if task.why_not(tokens) else task.truth(tokens) for task in self.tasks}
+        return _Source(tokens, unit_row, session_row, truth, {n: _once(tokens, n, calibration) for n in tokens.once})
 
     def _check_items(self) -> None:
-        first = self._sources[0].reader
+        first = self._sources[0].tokens
         length_ns = self.sampler.window_ns
-        items = first.scheme.outputs(first.columns, length_ns)
         for source in self._sources[1:]:
-            reader = source.reader
-            if reader.scheme != first.scheme:
-                message = f"{first.info.id} was baked by {first.scheme}, {reader.info.id} by {reader.scheme}"
+            other = source.tokens
+            if list(other.windowed) != list(first.windowed) or list(other.once) != list(first.once):
+                message = f"{first.id} has inputs {', '.join(first.windowed)}, {other.id} {', '.join(other.windowed)}"
                 raise UsageError(message)
-            if not self.one_session and reader.scheme.outputs(reader.columns, length_ns) != items:
-                message = (
-                    f"{first.info.id} has {first.info.n_units} units and {reader.info.id} {reader.info.n_units} (or "
-                    "only one has unit_observed): their tokens cannot share a batch, use one_session=True"
-                )
-                raise UsageError(message)
+            for name, reader in first.windowed.items():
+                mine = other.windowed[name]
+                if mine.scheme != reader.scheme:
+                    message = f"{first.id} was baked by {reader.scheme}, {other.id} by {mine.scheme}"
+                    raise UsageError(message)
+                items = reader.scheme.outputs(reader.columns, length_ns)
+                if not self.one_session and mine.scheme.outputs(mine.columns, length_ns) != items:
+                    message = (
+                        f"{first.id} has {first.info.n_units} units and {other.id} {other.info.n_units} (or only one "
+                        "has unit_observed): their tokens cannot share a batch, use one_session=True"
+                    )
+                    raise UsageError(message)
 
     # -- which windows
 
@@ -354,7 +345,7 @@ class Loader:
 
     # -- iteration
 
-    def __iter__(self) -> Iterator[TokenBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         self._stop()
         iteration = self._iterate()
         self._live = weakref.ref(iteration)
@@ -366,7 +357,7 @@ class Loader:
         if iteration is not None:
             iteration.close()
 
-    def _iterate(self) -> Generator[TokenBatch, None, None]:
+    def _iterate(self) -> Generator[Batch, None, None]:
         epoch, n_batches = self.epoch, len(self)
         if self._planned[0] != epoch:
             self._planned = (epoch, self._plan(epoch))
@@ -380,8 +371,8 @@ class Loader:
             yield from self._prefetched(plan, epoch, n_batches)
         self.epoch, self.batch = epoch + 1, 0
 
-    def _prefetched(self, plan: _Epoch, epoch: int, n_batches: int) -> Generator[TokenBatch, None, None]:
-        ahead: deque[Future[TokenBatch]] = deque()
+    def _prefetched(self, plan: _Epoch, epoch: int, n_batches: int) -> Generator[Batch, None, None]:
+        ahead: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self.prefetch, thread_name_prefix="spiketok-loader") as pool:
 
             def top_up() -> None:
@@ -409,8 +400,8 @@ class Loader:
 
     # -- one batch
 
-    def _cut(self, plan: _Epoch, epoch: int, batch: int, buffers: _Buffers) -> TokenBatch:
-        """Cut batch number ``batch``: lengths of all windows first, then all tokens and targets into their rows."""
+    def _cut(self, plan: _Epoch, epoch: int, batch: int, buffers: _Buffers) -> Batch:
+        """Cut batch number ``batch``: of each input the lengths of all windows, then all tokens into their rows."""
         windows = plan.windows.take(slice(plan.bound[batch], plan.bound[batch + 1]))
         n_windows = len(windows)
         groups = [
@@ -422,28 +413,47 @@ class Loader:
             for low, high in itertools.pairwise(plan.groups[batch])
         ]
         keeps = self._keep(groups, epoch, batch, n_windows, buffers)
-        length = buffers.array("length", (n_windows,), np.int64)
-        for (source, rows, own), keep in zip(groups, keeps, strict=True):
-            length[rows] = source.reader.scheme.lengths(source.reader.columns, own, keep)
-        columns, offset, valid, row = self._token_buffers(groups[0][0].reader, length, buffers)
-        for (source, rows, own), keep in zip(groups, keeps, strict=True):
-            scheme = source.reader.scheme
-            scheme.fill(source.reader.columns, own, row[rows], columns, keep, source.unit_row, length[rows])
-        if valid is not None:
-            self._pad(columns, length, valid)
-            columns = {name: c.reshape(valid.shape + c.shape[1:]) for name, c in columns.items()}
         session_row = buffers.array("session_row", (n_windows,), np.int64)
-        for source, rows, _ in groups:
-            session_row[rows] = source.session_row
-        return TokenBatch(
-            columns={name: torch.from_numpy(column) for name, column in columns.items()},
-            offset=None if offset is None else torch.from_numpy(offset),
-            valid_BL=None if valid is None else torch.from_numpy(valid),
+        present_row = buffers.array("present_row", (n_windows,), np.int64)
+        for k, (source, rows, _) in enumerate(groups):
+            session_row[rows], present_row[rows] = source.session_row, k
+        cut = Batch(
+            inputs={n: self._tokens(n, groups, keeps, n_windows, buffers) for n in self._sources[0].tokens.windowed},
+            session_inputs={n: [source.once[n] for source, _, _ in groups] for n in self._sources[0].once},
             window_ns=self.sampler.window_ns,
             session_B=torch.from_numpy(session_row),
             sessions=[source.id for source, rows, _ in groups for _ in range(rows.start, rows.stop)],
             start_ns=windows.start_ns,
-            **self._queries(groups, n_windows, buffers),
+            present=[source.id for source, _, _ in groups],
+            present_B=torch.from_numpy(present_row),
+            facts=self._facts,
+        )
+        for task in self.tasks:
+            asked = [
+                Group(source.tokens, rows, own, source.truth[task.name], keep)
+                for (source, rows, own), keep in zip(groups, keeps, strict=True)
+            ]
+            task.ask(asked, cut, buffers, self.hide)
+        return cut
+
+    def _tokens(self, name: str, groups, keeps, n_windows: int, buffers: _Buffers) -> Tokens:
+        """The tokens of one input."""
+        length = buffers.array(f"{name}.length", (n_windows,), np.int64)
+        for (source, rows, own), keep in zip(groups, keeps, strict=True):
+            reader = source.tokens.windowed[name]
+            length[rows] = reader.scheme.lengths(reader.columns, own, keep)
+        first = groups[0][0].tokens.windowed[name]
+        columns, offset, valid, row = self._token_buffers(name, first, length, buffers)
+        for (source, rows, own), keep in zip(groups, keeps, strict=True):
+            reader = source.tokens.windowed[name]
+            reader.scheme.fill(reader.columns, own, row[rows], columns, keep, source.unit_row, length[rows])
+        if valid is not None:
+            self._pad(columns, length, valid)
+            columns = {name: c.reshape(valid.shape + c.shape[1:]) for name, c in columns.items()}
+        return Tokens(
+            columns={name: torch.from_numpy(column) for name, column in columns.items()},
+            offset=None if offset is None else torch.from_numpy(offset),
+            valid_BL=None if valid is None else torch.from_numpy(valid),
         )
 
     def _keep(self, groups, epoch: int, batch: int, n_windows: int, buffers: _Buffers) -> list[np.ndarray | None]:
@@ -456,11 +466,11 @@ class Loader:
         random = generator(Stream.UNITS, self.seed, dropout.seed, epoch, self.rank, batch)
         n_units = np.empty(n_windows, np.int64)
         for source, rows, _ in groups:
-            n_units[rows] = source.reader.info.n_units
+            n_units[rows] = source.tokens.info.n_units
         n_keep = dropout.n_keep(random.random(n_windows), n_units)
         keeps: list[np.ndarray | None] = []
         for g, (source, rows, _) in enumerate(groups):
-            width, wanted = source.reader.info.n_units, n_keep[rows]
+            width, wanted = source.tokens.info.n_units, n_keep[rows]
             n_draws = int(np.minimum(wanted, width - wanted).sum())
             draws = random.bit_generator.random_raw(-(-n_draws // 2)).view(np.uint32)
             keep = buffers.array(f"keep{g}", (len(wanted), width), np.bool_)
@@ -468,21 +478,21 @@ class Loader:
             keeps.append(keep)
         return keeps
 
-    def _token_buffers(self, reader: ShardReader, length: np.ndarray, buffers: _Buffers):
+    def _token_buffers(self, name: str, reader: ShardReader, length: np.ndarray, buffers: _Buffers):
         """Flat columns for all windows, offsets or valid flags of the layout, and each window's first row."""
         n_windows = len(length)
         if self.layout == "packed":
-            offset = buffers.array("offset", (n_windows + 1,), np.int64)
+            offset = buffers.array(f"{name}.offset", (n_windows + 1,), np.int64)
             offset[0] = 0
             np.cumsum(length, out=offset[1:])
             total, row, valid = int(offset[-1]), offset[:-1], None
         else:
             width = -(-int(length.max()) // PAD_TO) * PAD_TO
             total, row, offset = n_windows * width, np.arange(n_windows) * width, None
-            valid = buffers.array("valid", (n_windows, width), np.bool_)
+            valid = buffers.array(f"{name}.valid", (n_windows, width), np.bool_)
         columns = {
-            name: buffers.array(f"column.{name}", (total, *item), dtype)
-            for name, (dtype, item) in reader.scheme.outputs(reader.columns, self.sampler.window_ns).items()
+            column: buffers.array(f"{name}.column.{column}", (total, *item), dtype)
+            for column, (dtype, item) in reader.scheme.outputs(reader.columns, self.sampler.window_ns).items()
         }
         return columns, offset, valid, row
 
@@ -497,57 +507,9 @@ class Loader:
             row_bytes = column.reshape(-1).view(np.uint8).reshape(len(length), valid.shape[1] * item_bytes)
             kernels.clear_tails(row_bytes, length * item_bytes)
 
-    def _queries(self, groups, n_windows: int, buffers: _Buffers) -> dict[str, object]:
-        """Query times, targets and weights of all windows: the behaviour's samples inside each, or its bins."""
-        n_components = 0 if self.target is None else len(self.target.components)
-        offset = buffers.array("query_offset", (n_windows + 1,), np.int64)
-        offset[:] = 0
-        ends = [] if self.target is None else [self._query_rows(source, own) for source, _, own in groups]
-        for (_, rows, _), (low, high) in zip(groups, ends, strict=False):
-            offset[rows.start + 1 : rows.stop + 1] = high - low
-        np.cumsum(offset, out=offset)
-        total = int(offset[-1])
-        time, ns = buffers.array("query_time", (total,), np.float32), buffers.array("query_ns", (total,), np.int64)
-        value = buffers.array("target", (total, n_components), np.float32)
-        weight = buffers.array("weight", (total,), np.float32)
-        if self.target is not None:
-            from spiketok.tokens.schemes.kernels import batches as kernels
 
-            for (source, rows, own), (low, high) in zip(groups, ends, strict=True):
-                kernels.fill_queries(
-                    source.query_time_ns,
-                    source.reader.scheme.grid_ns,
-                    source.value,
-                    source.valid,
-                    low,
-                    high,
-                    own.start_ns,
-                    self._mean,
-                    self._std,
-                    offset[rows],
-                    time,
-                    ns,
-                    value,
-                    weight,
-                )
-        return {
-            "query_time": torch.from_numpy(time),
-            "query_offset": torch.from_numpy(offset),
-            "query_ns": ns,
-            "target": torch.from_numpy(value),
-            "weight": torch.from_numpy(weight),
-        }
-
-    @staticmethod
-    def _query_rows(source: _Source, own: Windows) -> tuple[np.ndarray, np.ndarray]:
-        """int64 ``[b]`` twice: the rows of the behaviour that lie in each window."""
-        reader, grid_ns = source.reader, source.reader.scheme.grid_ns
-        if grid_ns > 1:
-            segment = own.segment
-            low = reader.bin_row[segment] + (own.start_ns - reader.segments.start_ns[segment]) // grid_ns
-            return low, low + own.length_ns // grid_ns
-        from spiketok.tokens.schemes.kernels import batches as kernels
-
-        low, high = np.empty(len(own), np.int64), np.empty(len(own), np.int64)
-        kernels.sample_rows(source.query_time_ns, own.start_ns, own.length_ns, low, high)
-        return low, high
+def _once(tokens: SessionTokens, name: str, calibration: Intervals) -> Tokens:
+    """The tokens of an input of the session, as one window."""
+    columns = {key: torch.from_numpy(column) for key, column in tokens.cut_once(name, calibration).items()}
+    n = len(next(iter(columns.values()))) if columns else 0
+    return Tokens(columns, offset=torch.tensor([0, n]))

@@ -14,11 +14,12 @@ Written into the run's folder: ``config.json`` (resolved), ``metrics.jsonl``, ``
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,17 +30,13 @@ from lightning_fabric.strategies import DDPStrategy
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model
-from spiketok.models.batch import TargetSpec
+from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
-from spiketok.recording.nouns import Intervals
 from spiketok.storage.files import atomic_file, clean_leftovers, content_digest, write_json
-from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import (
-    Run,
     TrainedSession,
     checkpoint_digest,
     load_optimizer,
-    load_run,
     optimizer_tensors,
     read_facts,
     read_tensors,
@@ -50,20 +47,20 @@ from spiketok.training.checkpoints import (
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.loader import Loader
 from spiketok.training.optimizers import build_optimizer, set_rates
-from spiketok.training.sampling import RandomWindows, UnitDropout
+from spiketok.training.predict import Answers, score_split
+from spiketok.training.runs import require_inputs
+from spiketok.training.sampling import RandomWindows, SessionTokens, UnitDropout, listing
 from spiketok.training.sessions import (
-    LabelledSession,
+    DividedSession,
+    divide,
     divide_days,
     dropped_by_split,
-    label_session,
     require_window,
     stand_in_line,
 )
-from spiketok.training.tasks.decoding import Prediction, choose_target, fit_target, predict
+from spiketok.training.tasks import TASKS
+from spiketok.training.tasks.base import Score, Task
 
-__all__ = ["Prediction", "Run", "TrainResult", "load_run", "predict", "train"]
-
-R2 = ("r2_variance_weighted", "r2_mean")
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 Event = dict[str, object]
 
@@ -75,8 +72,9 @@ class TrainResult:
     Args:
         run_dir: where it lies.
         step, total_steps: equal, as training ends with its last step.
-        scores: by session id: the scores of the test split (:meth:`Prediction.score` and ``seconds``); empty where the
-            split rule leaves no test time.
+        scores: by session id and task: the scores of the test split, and its ``seconds``; empty where the split rule
+            leaves no test time.
+        answers: by session id and task, the predictions behind the scores.
         resumed_from: the step that an earlier, killed run had reached; 0 for a fresh one; ``total_steps`` where
             nothing was left to train.
         rank: of this process; with several devices only rank 0 has scores, and only it should print.
@@ -85,14 +83,15 @@ class TrainResult:
     run_dir: Path
     step: int
     total_steps: int
-    scores: dict[str, dict[str, object]]
+    scores: dict[str, dict[str, Score]]
     resumed_from: int
     rank: int = 0
+    answers: Mapping[str, Answers] = field(default_factory=dict)
 
 
 def train(
     config: RunConfig,
-    readers: Sequence[ShardReader],
+    sessions: Sequence[SessionTokens],
     run_dir: Path,
     *,
     resume: Literal["auto", "must", "never"] = "auto",
@@ -102,57 +101,75 @@ def train(
 
     Args:
         config: the resolved configuration.
-        readers: one shard a session, of the scheme that the model reads.
+        sessions: the shards of each, by the inputs of the model and its tasks.
         run_dir: the run's folder; made if absent.
         resume: ``"auto"`` continues from a checkpoint that stands in ``run_dir``, ``"must"`` insists on one,
             ``"never"`` removes it and begins anew.
         on_event: called with a dict a step, validation, checkpoint and score; key ``"event"`` says which.
 
     Raises:
-        DataError: no behaviour to decode, or no window fits. UsageError: the checkpoint in ``run_dir`` is of another
+        DataError: nothing to learn, or no window fits. UsageError: the checkpoint in ``run_dir`` is of another
             configuration or of other sessions. ArtefactError: it cannot be read, or ``resume`` is ``"must"`` and there
             is none.
     """
     run_dir = Path(run_dir)
-    sessions, target = prepare(config, readers)
+    asked = {tokens.id for tokens in sessions}
+    divided, tasks = prepare(config, sessions)
     fabric = _launch(config)
     first = fabric.global_rank == 0
     emit = on_event if on_event is not None and first else _silent
-    trained_on = [TrainedSession.of(s.reader) for s in sessions]
+    trained_on = [TrainedSession.of(s.tokens) for s in divided]
     if first:
         _prepare_folder(run_dir, config, resume)
     fabric.barrier()
     start = _load_start(run_dir, config, trained_on, resume)
     if first:
         write_json(run_dir / "config.json", config.to_dict())
-    model = build_model(config, target, sessions)
+    model = build_model(config, tasks, divided)
     if model.closed_form:
         loader, total = None, 1
     else:
-        loader = train_loader(config, sessions, model, target, rank=fabric.global_rank, world=fabric.world_size)
-        total = config.optim.steps or config.optim.epochs * len(loader)
-    other_days = sorted({r.info.id for r in readers} - {s.id for s in sessions})
-    emit(_start_event(config, sessions, target, model, loader, start, total) | {"other_days": other_days})
-    checkpoint = _Checkpointer(run_dir, config, target, trained_on, total, emit if first else None)
+        loader = train_loader(config, divided, model, tasks, rank=fabric.global_rank, world=fabric.world_size)
+        total = config.optim.steps or config.optim.epochs * steps_in_epoch(loader, config)
+    other_days = sorted(asked - {s.id for s in divided})
+    emit(_start_event(config, divided, tasks, model, loader, start, total) | {"other_days": other_days})
+    checkpoint = _Checkpointer(run_dir, config, tasks, trained_on, total, emit if first else None)
     with deterministic(fabric.device):
         if start is not None:
             model.load_state_dict(read_tensors(run_dir, "model.safetensors", start))
+        else:
+            model.fit(_Fitting(divided, "train"))
         if start is not None and start["step"] >= total:
             resumed_from = total
         elif model.closed_form:
             resumed_from = 0
-            model.fit_closed_form({s.id: stretches(s, "train", target) for s in sessions})
             checkpoint(model, None, 1, {})
         else:
             resumed_from = int(start["step"]) if start is not None else 0
-            _fit(fabric, config, model, loader, sessions, target, run_dir, start, total, checkpoint, emit)
+            _fit(fabric, config, model, loader, divided, run_dir, start, total, checkpoint, emit)
         fabric.barrier()
         model.to(fabric.device)
-        scores = score_split(model, sessions, "test", target, config, fabric.device) if first else {}
+        scores, answers = score_split(model, divided, "test", config, fabric.device) if first else ({}, {})
     if first:
-        _write_result(run_dir, config, target, sessions, trained_on, scores, total)
+        _write_result(run_dir, config, tasks, divided, trained_on, scores, total)
     emit({"event": "done", "step": total, "scores": scores})
-    return TrainResult(run_dir, total, total, scores, resumed_from, fabric.global_rank)
+    return TrainResult(run_dir, total, total, scores, resumed_from, fabric.global_rank, answers)
+
+
+class _Fitting(Mapping):
+    """Stretches by session id, cut when a model asks for them: most models fit nothing."""
+
+    def __init__(self, sessions: Sequence[DividedSession], split: str) -> None:
+        self.sessions, self.split = {s.id: s for s in sessions}, split
+
+    def __getitem__(self, session: str) -> list:
+        return self.sessions[session].stretches(self.split)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sessions)
+
+    def __len__(self) -> int:
+        return len(self.sessions)
 
 
 def _launch(config: RunConfig) -> Fabric:
@@ -173,75 +190,101 @@ def _launch(config: RunConfig) -> Fabric:
 # ---- before the loop ------------------------------------------------------------------------------------------------
 
 
-def prepare(config: RunConfig, readers: Sequence[ShardReader]) -> tuple[list[LabelledSession], TargetSpec]:
-    """Choose the target, divide each session's time, and normalise by training time; order by session id.
+def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[DividedSession], list[Task]]:
+    """Resolve the tasks, divide each session's time, and fit the tasks on training time; order by session id.
 
     Raises:
         DataError, UsageError: the data cannot serve the configuration; the message says which session and why.
     """
-    scheme, window_ns = model_class(config.model).scheme, config.data.window_ns
-    if not readers:
+    window_ns = config.data.window_ns
+    if not sessions:
         message = "no session to train on: give at least one"
         raise UsageError(message)
-    for reader in readers:
-        if reader.scheme.name != scheme:
-            message = (
-                f"{reader.info.id}: its shard has scheme '{reader.scheme.name}', model '{config.model}' reads "
-                f"'{scheme}': spiketok tokenize --scheme {scheme}"
-            )
-            raise UsageError(message)
-        require_grid(reader, config)
-    ordered, rule = sorted(readers, key=lambda r: r.info.id), config.split
+    require_inputs(config, sessions)
+    for tokens in sessions:
+        require_grid(tokens, config)
+    ordered, rule = sorted(sessions, key=lambda s: s.id), config.split
     if rule.kind == "day":  # sessions of later days are not trained on: eval-xsession scores them
         day = divide_days(ordered, rule)
-        ordered, rule = [r for r in ordered if day[r.info.id] == "train"], replace(rule, kind="all")
+        ordered, rule = [s for s in ordered if day[s.id] == "train"], replace(rule, kind="all")
         if not ordered:
             message = (
                 f"split.kind=day with split.train={config.split.train:g} leaves no session of {len(day)} to train on"
             )
             raise DataError(message)
     _refuse_unknown_weights(config, ordered)
-    name = choose_target(ordered, dict(config.questions())["decode"] or "auto")
-    sessions = [label_session(r, name, rule) for r in ordered]
-    for session in sessions:
+    tasks = resolve_tasks(config, ordered)
+    divided = [divide(tokens, tasks, rule) for tokens in ordered]
+    for session in divided:
         for split, allowed in session.splits.items():
             if split == "train" or len(allowed):
                 require_window(session.windows(split), split, window_ns)
-    return sessions, fit_target(sessions, name)
+    for task in tasks:
+        task.fit([(s.tokens, s.guarded["train"]) for s in divided if task in s.tasks])
+    return divided, tasks
 
 
-def require_grid(reader: ShardReader, config: RunConfig) -> None:
-    """Raise UsageError where the window is no whole number of the shard's bins."""
-    grid_ns = reader.scheme.grid_ns
-    if config.data.window_ns % grid_ns:
-        message = (
-            f"data.window_ms is {config.data.window_ms:g}, no multiple of the {grid_ns / 1e6:g} ms bins of "
-            f"{reader.info.id}: use --set data.window_ms=... or --set data.bin_ms=..."
-        )
-        raise UsageError(message)
+def resolve_tasks(config: RunConfig, sessions: Sequence[SessionTokens]) -> list[Task]:
+    """The questions of a run on these sessions: those that it names, else the model's own.
+
+    Of the model's own, one that no session can serve is left out. Where several are asked, sessions without any
+    behaviour take part in the others.
+
+    Raises:
+        UsageError: one question is asked twice.
+        DataError: the sessions cannot serve it.
+    """
+    questions = config.questions()
+    found: list[Task] = []
+    for kind, about in questions:
+        chosen = sessions
+        if TASKS[kind].labelled and len(questions) > 1:
+            chosen = [s for s in sessions if s.info.signals] or sessions
+        try:
+            task = TASKS[kind].resolve(about, chosen, config.task_config(kind))
+        except DataError:
+            if config.tasks or len(questions) == 1 or any(s.info.signals for s in sessions):
+                raise
+            continue
+        if any(other.name == task.name for other in found):
+            message = f"'{task.name}' is asked twice"
+            raise UsageError(message)
+        found.append(task)
+    return found
 
 
-def _refuse_unknown_weights(config: RunConfig, readers: Sequence[ShardReader]) -> None:
-    known = [r.info.id for r in readers]
+def require_grid(tokens: SessionTokens, config: RunConfig) -> None:
+    """Raise UsageError where the window is no whole number of the shards' bins."""
+    for grid_ns in (tokens.grid_ns, tokens.length_grid_ns):
+        if config.data.window_ns % grid_ns:
+            message = (
+                f"data.window_ms is {config.data.window_ms:g}, no multiple of the {grid_ns / 1e6:g} ms bins of "
+                f"{tokens.id}: use --set data.window_ms=... or --set data.bin_ms=..."
+            )
+            raise UsageError(message)
+
+
+def _refuse_unknown_weights(config: RunConfig, sessions: Sequence[SessionTokens]) -> None:
+    known = [s.id for s in sessions]
     for session in config.data.session_weights:
         if session not in known:
             message = f"data.session_weights names '{session}', which is not trained on ({', '.join(known[:6])})"
             raise UsageError(message)
 
 
-def build_model(config: RunConfig, target: TargetSpec, sessions: Sequence[LabelledSession]) -> Model:
+def build_model(config: RunConfig, tasks: Sequence[Task], sessions: Sequence[DividedSession]) -> Model:
     """A fresh model with rows for the sessions; the same weights for the same seed and sessions."""
     torch.manual_seed(seed_of(config.seed))
-    model = model_class(config.model)(config.model_config(), target)
-    model.add_sessions([s.reader.info for s in sessions])
+    model = model_class(config.model)(config.model_config(), [task.head() for task in tasks], config.timing)
+    model.add_sessions([s.tokens.info for s in sessions])
     return model
 
 
 def train_loader(
     config: RunConfig,
-    sessions: Sequence[LabelledSession],
+    sessions: Sequence[DividedSession],
     model: Model,
-    target: TargetSpec,
+    tasks: Sequence[Task],
     *,
     rank: int = 0,
     world: int = 1,
@@ -255,8 +298,9 @@ def train_loader(
         windows,
         sampler,
         batch_size=config.data.batch_size,
-        target=target,
-        unit_rows={s.id: model.unit_row(s.reader.info) for s in sessions},
+        tasks=tasks,
+        calibration={s.id: s.calibration for s in sessions},
+        unit_rows={s.id: model.unit_row(s.tokens.info) for s in sessions},
         session_rows={s.id: model.session_row(s.id) for s in sessions},
         unit_dropout=UnitDropout(dropout.min, dropout.mode, dropout.max, dropout.peak) if dropout is not None else None,
         one_session=model.one_session_batches,
@@ -264,6 +308,11 @@ def train_loader(
         rank=rank,
         world=world,
     )
+
+
+def steps_in_epoch(loader: Loader, config: RunConfig) -> int:
+    """Steps of the optimizer in one pass: batches whose gradients are added up make one."""
+    return -(-len(loader) // config.optim.accumulate)
 
 
 def _prepare_folder(run_dir: Path, config: RunConfig, resume: str) -> None:
@@ -289,8 +338,9 @@ def _load_start(run_dir: Path, config: RunConfig, trained_on: list[TrainedSessio
             "--restart to begin anew"
         )
         raise UsageError(message)
-    ours = {s.id: s.shard_digest for s in trained_on}  # which is of the store's digest and the source's too
-    theirs = {s["id"]: s["shard_digest"] for s in facts["sessions"]}
+    # a shard's digest is of the store's and the source's too
+    ours = {s.id: {name: shard["digest"] for name, shard in s.shards.items()} for s in trained_on}
+    theirs = {s["id"]: {name: shard["digest"] for name, shard in s["shards"].items()} for s in facts["sessions"]}
     if ours != theirs:
         changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         message = (
@@ -313,19 +363,19 @@ def _difference(there: RunConfig, here: RunConfig) -> str:
     return ", ".join(f"{k} is {a.get(k)} there and {b.get(k)} here" for k in keys[:4])
 
 
-def _start_event(config, sessions, target, model, loader, start, total) -> Event:
+def _start_event(config, sessions, tasks, model, loader, start, total) -> Event:
     return {
         "event": "start",
         "model": config.model,
         "size": config.size,
         "parameters": model.n_fitted(),
-        "target": target.name,
+        "tasks": [task.name for task in tasks],
         "sessions": [s.id for s in sessions],
-        "units": sum(s.reader.info.n_units for s in sessions),
+        "units": sum(s.tokens.info.n_units for s in sessions),
         "train_s": sum(seconds(s.splits["train"]) for s in sessions),
         "dropped": loader.dropped if loader is not None else dropped_by_split(sessions)["train"],
         "reach": str(sessions[0].reach),
-        "stand_in": stand_in_line([s.id for s in sessions if s.valid_is_test], target.name),
+        "stand_in": stand_in_line([s.id for s in sessions if s.valid_is_test], listing([task.name for task in tasks])),
         "step": int(start["step"]) if start is not None else 0,
         "total_steps": total,
     }
@@ -334,7 +384,7 @@ def _start_event(config, sessions, target, model, loader, start, total) -> Event
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
-def _fit(fabric, config, model, loader, sessions, target, run_dir, start, total, checkpoint, emit) -> None:
+def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpoint, emit) -> None:
     optim = config.optim
     optimizer = build_optimizer(model, optim)
     wrapped, stepper = fabric.setup(model, optimizer)  # moves the model in place
@@ -342,27 +392,30 @@ def _fit(fabric, config, model, loader, sessions, target, run_dir, start, total,
         load_optimizer(model, optimizer, read_tensors(run_dir, "train_state.safetensors", start))
         loader.load_state_dict(start["loader"])
     step = int(start["step"]) if start is not None else 0
+    in_epoch = steps_in_epoch(loader, config)
     wrapped.train()
     metrics = _Metrics(run_dir / "metrics.jsonl", step) if fabric.global_rank == 0 else None
     while step < total:
-        for batch in loader:
-            lr = set_rates(optimizer, step, total, optim, len(loader))
-            torch.manual_seed(seed_of(config.seed, step, fabric.global_rank))
-            batch = batch.to(fabric.device)
-            losses = model.loss(batch, wrapped(batch))
-            fabric.backward(losses["total"])
+        for last, batches in _added(loader, optim.accumulate):
+            lr = set_rates(optimizer, step, total, optim, in_epoch)
+            for k, batch in enumerate(batches):
+                torch.manual_seed(seed_of(config.seed, step, fabric.global_rank, *([k] if k else [])))
+                batch = batch.to(fabric.device)
+                with fabric.no_backward_sync(wrapped, enabled=k < last):
+                    losses = model.loss(batch, wrapped(batch), Progress(step, total))
+                    fabric.backward(losses["total"] / (last + 1))
+                if metrics is not None:
+                    metrics.add(losses, len(batch))
             if optim.clip is not None:
                 fabric.clip_gradients(wrapped, stepper, max_norm=optim.clip, error_if_nonfinite=False)
             stepper.step()
             stepper.zero_grad()
             step += 1
             save = step == total or (optim.checkpoint_every and step % optim.checkpoint_every == 0)
-            if metrics is not None:
-                metrics.add(losses, len(batch))
-                if save or step % LOG_EVERY == 0:
-                    emit(metrics.line(step, total, loader.epoch, lr))
+            if metrics is not None and (save or step % LOG_EVERY == 0):
+                emit(metrics.line(step, total, loader.epoch, lr))
             if optim.validate_every and step % optim.validate_every == 0:
-                scores = score_split(model, sessions, "valid", target, config, fabric.device)
+                scores, _ = score_split(model, sessions, "valid", config, fabric.device)
                 if metrics is not None and scores:
                     emit(metrics.validation(step, scores))
                 wrapped.train()
@@ -370,6 +423,17 @@ def _fit(fabric, config, model, loader, sessions, target, run_dir, start, total,
                 checkpoint(model, optimizer, step, loader.state_dict())
             if step == total:
                 break
+
+
+def _added(loader: Loader, accumulate: int) -> Iterator[tuple[int, Iterator[Batch]]]:
+    """For each step of an epoch the number of its last batch and its batches; those at the end may be fewer."""
+    batches = iter(loader)
+    left = len(loader) - loader.batch
+    while left > 0:
+        n = min(accumulate, left)
+        yield n - 1, itertools.islice(batches, n)
+        left -= n
+    next(batches, None)  # the loader moves to the next epoch
 
 
 @contextlib.contextmanager
@@ -391,9 +455,9 @@ def deterministic(device: torch.device) -> Iterator[None]:
 class _Checkpointer:
     """Writes checkpoints of one training; on ranks other than the first it does nothing."""
 
-    def __init__(self, run_dir, config, target, trained_on, total, emit) -> None:
+    def __init__(self, run_dir, config, tasks, trained_on, total, emit) -> None:
         self.run_dir, self.emit = run_dir, emit
-        self.facts = {"config": config, "target": target, "sessions": trained_on, "total_steps": total}
+        self.facts = {"config": config, "tasks": tasks, "sessions": trained_on, "total_steps": total}
 
     def __call__(self, model, optimizer, step: int, loader_state) -> None:
         if self.emit is None:
@@ -417,17 +481,17 @@ class _Metrics:
 
     def _begin(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
-        self.steps, self.windows, self.since = 0, 0, time.perf_counter()
+        self.batches, self.windows, self.since = 0, 0, time.perf_counter()
 
     def add(self, losses: dict[str, torch.Tensor], windows: int) -> None:
-        """Sum a step's losses where they are, without waiting for the device."""
+        """Sum a batch's losses where they are, without waiting for the device."""
         for name, value in losses.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.steps, self.windows = self.steps + 1, self.windows + windows
+        self.batches, self.windows = self.batches + 1, self.windows + windows
 
     def line(self, step: int, total: int, epoch: int, lr: float) -> Event:
-        losses = {name: float(value) / self.steps for name, value in self.sums.items()}
+        losses = {name: float(value) / self.batches for name, value in self.sums.items()}
         for name, value in losses.items():
             if not math.isfinite(value):
                 message = (
@@ -447,7 +511,7 @@ class _Metrics:
         self._begin()
         return row | {"total_steps": total}
 
-    def validation(self, step: int, scores: dict[str, dict[str, object]]) -> Event:
+    def validation(self, step: int, scores: dict[str, dict[str, Score]]) -> Event:
         row = {"event": "valid", "step": step, "scores": scores}
         self._append(row)
         return row
@@ -467,51 +531,12 @@ def _lines(path: Path) -> list[dict]:
 # ---- after the loop -------------------------------------------------------------------------------------------------
 
 
-def stretches(session: LabelledSession, split: str, target: TargetSpec) -> list[tuple]:
-    """A split's contiguous stretches of whole bins, for closed-form models.
-
-    Returns:
-        for each stretch ``(counts [T, N] uint8, target [T, C] float32 normalised, weight [T] float32)``; the weight is
-        0 in bins that were not observed or have no behaviour.
-    """
-    reader, bin_ns = session.reader, session.reader.scheme.grid_ns
-    columns, first_row = reader.columns, reader.bin_row
-    value, valid = reader.bin_signal(target.name)
-    mean, std = np.array(target.mean), np.array(target.std)
-    found = []
-    for g in range(len(reader.segments)):
-        start_ns, stop_ns = int(reader.segments.start_ns[g]), int(reader.segments.stop_ns[g])
-        own = session.guarded[split].intersect(Intervals(np.array([start_ns]), np.array([stop_ns])))
-        for low, high in zip(own.start_ns.tolist(), own.stop_ns.tolist(), strict=True):
-            row = slice(first_row[g] - (start_ns - low) // bin_ns, first_row[g] + (high - start_ns) // bin_ns)
-            if row.stop > row.start:
-                weight = (valid[row] > 0) & (columns["observed"][row] > 0)
-                normal = ((value[row] - mean) / std).astype(np.float32)
-                normal[~weight] = 0
-                found.append((columns["counts"][row], normal, weight.astype(np.float32)))
-    return found
-
-
-def score_split(
-    model: Model,
-    sessions: Sequence[LabelledSession],
-    split: str,
-    target: TargetSpec,
-    config: RunConfig,
-    device: torch.device | str = "cpu",
-) -> dict[str, dict[str, object]]:
-    """Scores of stitched predictions by session, for the sessions that have such a split."""
-    having = [s for s in sessions if len(s.splits[split])]
-    predictions = predict(model, [s.windows(split) for s in having], target, config, device)
-    return {s.id: predictions[s.id].score() | {"seconds": seconds(s.splits[split])} for s in having}
-
-
-def _write_result(run_dir, config, target, sessions, trained_on, scores, total) -> None:
+def _write_result(run_dir, config, tasks, sessions, trained_on, scores, total) -> None:
     facts = {
         "model": config.model,
         "size": config.size,
         "config_fingerprint": config.fingerprint(),
-        "target": asdict(target),
+        "tasks": [{"name": task.name, "kind": task.kind, "metrics": list(task.metrics)} for task in tasks],
         "sessions": [asdict(s) for s in trained_on],
         "train_s": {s.id: seconds(s.splits["train"]) for s in sessions},
         "split_reach": {s.id: str(s.reach) for s in sessions},
@@ -520,19 +545,20 @@ def _write_result(run_dir, config, target, sessions, trained_on, scores, total) 
         "checkpoint": "last",
         "checkpoint_digest": checkpoint_digest(run_dir),
         "test": scores,
-        "test_mean": mean_scores(scores),
+        "test_mean": mean_scores(tasks, scores),
     }
     facts = json.loads(json.dumps(facts))  # as it will be read: the digest is of that
     write_json(run_dir / "result.json", facts | {"digest": content_digest(facts)})
 
 
-def mean_scores(scores: dict[str, dict[str, object]]) -> dict[str, float]:
-    """The plain mean of each R2 over the sessions that have one; empty where none has."""
-    means = {}
-    for name in R2:
-        values = [s[name] for s in scores.values() if s[name] is not None]
-        if values:
-            means[name] = float(np.mean(values))
+def mean_scores(tasks: Sequence[Task], scores: dict[str, dict[str, Score]]) -> dict[str, dict[str, float]]:
+    """By task, the plain mean of each metric over the sessions that have one; absent where none has."""
+    means: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        for name in task.metrics:
+            values = [s[task.name][name] for s in scores.values() if task.name in s and s[task.name][name] is not None]
+            if values:
+                means.setdefault(task.name, {})[name] = float(np.mean(values))
     return means
 
 

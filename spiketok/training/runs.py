@@ -3,79 +3,235 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
-from spiketok.pipeline.tokenize import shard_path
+from spiketok.models import MODELS
+from spiketok.models.batch import Input
+from spiketok.pipeline.tokenize import shard_path, tokenize
 from spiketok.recording.nouns import FLUORESCENCE
-from spiketok.recording.splits import CONTINUOUS
+from spiketok.recording.splits import CONTINUOUS, recording_day
+from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
 from spiketok.storage.store import read_attributes
 from spiketok.storage.workspace import Workspace, match_sessions
-from spiketok.tokens.schemes import make_scheme
+from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import Run
-from spiketok.training.config import RunConfig, model_class
+from spiketok.training.config import RunConfig, load_config, model_class
+from spiketok.training.sampling import Once, SessionTokens, listing
+from spiketok.training.tasks import TASKS
 
 
-def scheme_of(config: RunConfig):
-    """The scheme, with its fields, that a run's model reads."""
-    name = model_class(config.model).scheme
-    return make_scheme(name, bin_ns=round(config.data.bin_ms * 1e6)) if name == "binned" else make_scheme(name)
-
-
-def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunConfig) -> list[ShardReader]:
-    """The shards of these sessions that fit the run's scheme and segments, made from the store as it is now.
+def run_inputs(config: RunConfig) -> dict[str, Input]:
+    """What a run reads, by name: the inputs of its model, and those that the truth of its tasks is made of.
 
     Raises:
-        DataError: some are not there; the message holds the command that makes them.
+        UsageError: a task needs other tokens under a name that the model has.
     """
-    scheme = scheme_of(config)
-    paths = {s: shard_path(workspace, s, scheme, config.data.segments) for s in session_ids}
-    missing = [s for s, path in paths.items() if not path.exists()]
-    if missing:
-        words = ["spiketok tokenize --scheme", scheme.name]
-        words += ["--bin-ms", f"{config.data.bin_ms:g}"] if scheme.name == "binned" and config.data.bin_ms != 20 else []
-        words += ["--segments", config.data.segments] if config.data.segments != CONTINUOUS else []
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        message = f"no {scheme.name} shard of {shown} for this run: {' '.join(words)}"
-        raise DataError(message)
-    return [ShardReader(path) for path in paths.values()]
+    model = model_class(config.model)
+    kinds = [kind for kind, _ in config.questions()]
+    inputs = model.inputs(config.model_config(), kinds, config.timing)
+    for kind in kinds:
+        for name, wanted in TASKS[kind].inputs(config.timing).items():
+            have = inputs.setdefault(name, wanted)
+            if (have.scheme, dict(have.fields)) != (wanted.scheme, dict(wanted.fields)):
+                message = f"task '{kind}' needs {wanted.scheme} tokens as '{name}', {config.model} reads {have.scheme}"
+                raise UsageError(message)
+    return inputs
 
 
-def open_training_shards(
-    workspace: Workspace, config: RunConfig, sessions: str | None, hold_out: str | None
-) -> tuple[list[ShardReader], list[str]]:
-    """The shards to train on, and a line for each session that was left out without being asked to.
+def scheme_of(wanted: Input) -> Scheme:
+    """The scheme of an input, with all its fields."""
+    return make_scheme(wanted.scheme, **wanted.fields)
 
-    Without ``sessions``, those that have no behaviour (or not the target that the configuration names) are left out;
-    and always those whose recording is part of another chosen (or held out) session: what one scores the other trains.
+
+def tokenize_command(config: RunConfig, scheme: Scheme) -> str:
+    """The command that makes the shards of a scheme for a run, as it is typed in a shell."""
+    words = ["spiketok", "tokenize", "--scheme", scheme.name]
+    for field in fields(scheme):
+        value = getattr(scheme, field.name)
+        if value != field.default and field.name == "bin_ns":
+            words += ["--bin-ms", repr(value / 1e6).removesuffix(".0")]
+        elif value != field.default:
+            words += ["--set", typed(field.name, value)]
+    words += ["--segments", config.data.segments] if config.data.segments != CONTINUOUS else []
+    return shlex.join(words)
+
+
+def require_inputs(config: RunConfig, sessions: Sequence[SessionTokens]) -> None:
+    """Raise UsageError where a session lacks an input of the run, or has it by another scheme or other fields."""
+    inputs = run_inputs(config)
+    for tokens in sessions:
+        have = {
+            "window": {name: reader.scheme for name, reader in tokens.windowed.items()},
+            "session": {name: once.reader.scheme for name, once in tokens.once.items()},
+        }
+        for name, wanted in inputs.items():
+            scheme, found = scheme_of(wanted), have[wanted.per].get(name)
+            if found == scheme:
+                continue
+            shown = "no shard" if found is None else f"a shard of scheme '{found.name}'"
+            reads = f"'{scheme.name}'"
+            if found is not None and found.name == scheme.name:
+                shown, reads = f"a shard by {found}", str(scheme)
+            message = (
+                f"{tokens.id}: input '{name}' has {shown}, model '{config.model}' reads {reads}: "
+                f"{tokenize_command(config, scheme)}"
+            )
+            raise UsageError(message)
+
+
+def missing_shards(
+    workspace: Workspace, session_ids: Sequence[str], config: RunConfig
+) -> list[tuple[Scheme, list[str]]]:
+    """The schemes of which some sessions have no shard for a run, and those sessions."""
+    found = []
+    for scheme in dict.fromkeys(scheme_of(wanted) for wanted in run_inputs(config).values()):
+        absent = [s for s in session_ids if not shard_path(workspace, s, scheme, config.data.segments).exists()]
+        if absent:
+            found.append((scheme, absent))
+    return found
+
+
+def make_shards(
+    workspace: Workspace, session_ids: Sequence[str], config: RunConfig, told: Callable[[str], None]
+) -> None:
+    """Tokenize what a run lacks.
+
+    Args:
+        told: called with one line a scheme.
 
     Raises:
-        DataError: nothing is left, or a shard is missing. UnknownNameError: a pattern matches nothing.
+        SpiketokError: a session could not be tokenized.
+    """
+    for scheme, absent in missing_shards(workspace, session_ids, config):
+        told(f"tokenizing {len(absent)} sessions: {tokenize_command(config, scheme)}")
+        for outcome in tokenize(workspace, absent, [scheme], config.data.segments):
+            if outcome.error is not None:
+                raise outcome.error
+            for done in outcome.result:
+                if done.state in ("failed", "not served"):
+                    message = f"{done.session_id}: {'; '.join(done.notes)}"
+                    raise DataError(message)
+
+
+def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunConfig) -> list[SessionTokens]:
+    """The shards of these sessions that fit the run's inputs and segments, made from the store as it is now.
+
+    Raises:
+        DataError: some are not there; the message holds the commands that make them.
+    """
+    lacking = missing_shards(workspace, session_ids, config)
+    if lacking:
+        scheme, absent = lacking[0]
+        commands = " && ".join(tokenize_command(config, scheme) for scheme, _ in lacking)
+        message = f"no {scheme.name} shard of {listing(absent, 3)} for this run: {commands} (or add --tokenize)"
+        raise DataError(message)
+    return [open_session(workspace, session, config) for session in session_ids]
+
+
+def open_session(workspace: Workspace, session_id: str, config: RunConfig) -> SessionTokens:
+    """The shards of one session by input; two inputs of one scheme share a reader."""
+    readers: dict[Scheme, ShardReader] = {}
+    windowed, once = {}, {}
+    for name, wanted in run_inputs(config).items():
+        scheme = scheme_of(wanted)
+        if scheme not in readers:
+            readers[scheme] = ShardReader(shard_path(workspace, session_id, scheme, config.data.segments))
+        if wanted.per == "session":
+            once[name] = Once(readers[scheme], wanted.most)
+        else:
+            windowed[name] = readers[scheme]
+    return SessionTokens(windowed, once)
+
+
+def default_model(workspace: Workspace, session_ids: Sequence[str]) -> str | None:
+    """The first model of which all these sessions have the shards, as its default configuration reads them."""
+    for name in MODELS:
+        if session_ids and not missing_shards(workspace, session_ids, load_config(name)):
+            return name
+    return None
+
+
+def last_sessions(workspace: Workspace, session_ids: Sequence[str]) -> list[str]:
+    """The last session by day of each subject that has several; of a subject with an undated session none."""
+    days: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for session_id in session_ids:
+        attributes = read_attributes(workspace.store_path(session_id))
+        start = attributes["source"].get("session_start", "")
+        day = recording_day(session_id, start) if start else ""
+        days.setdefault((session_id.split("/")[0], attributes["subject"]), []).append((day, session_id))
+    return sorted(max(held)[1] for held in days.values() if len(held) > 1 and all(day for day, _ in held))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which sessions a command takes.
+
+    Args:
+        sessions: their ids. left_out: a line for each that was left out without being asked to.
+        held_out: those that were held out.
+    """
+
+    sessions: list[str]
+    left_out: list[str]
+    held_out: list[str]
+
+
+def choose_training(
+    workspace: Workspace, config: RunConfig | None, sessions: str | None, hold_out: str | None
+) -> Chosen:
+    """The sessions to train on.
+
+    Without ``sessions``, those that no task can use are left out; and always those whose recording is part of another
+    chosen (or held out) session: what one scores the other trains. Without ``sessions`` and ``hold_out``, the last
+    session of each subject that has several is held out (``hold_out="none"``: none), unless days divide the sessions.
+
+    Raises:
+        DataError: nothing is left. UnknownNameError: a pattern matches nothing.
     """
     chosen = workspace.select(sessions)
-    held = set(match_sessions(chosen, hold_out, "the chosen sessions")) if hold_out else set()
+    named = hold_out if hold_out not in (None, "none") else None
+    held = set(match_sessions(chosen, named, "the chosen sessions")) if named else set()
     whole = _parts_of(workspace, chosen)
     left_out = [f"{s} is part of {whole[s]}" for s in chosen if s not in held and whole.get(s) in chosen]
     chosen = [s for s in chosen if s not in held and whole.get(s) not in chosen]
-    if not sessions:
-        chosen, without = _with_behaviour(workspace, chosen, dict(config.questions())["decode"] or "auto")
+    if not sessions and config is not None:
+        chosen, without = _with_behaviour(workspace, chosen, _signal_needed(config))
         left_out += without
+    if not sessions and hold_out is None and (config is None or config.split.kind != "day"):
+        held = set(last_sessions(workspace, chosen))
+        chosen = [s for s in chosen if s not in held]
     if not chosen:
         message = "no session is left to train on: " + ("; ".join(left_out) or "all are held out")
         raise DataError(message)
-    return open_shards(workspace, chosen, config), left_out
+    return Chosen(chosen, left_out, sorted(held))
+
+
+def _signal_needed(config: RunConfig) -> str | None:
+    """The behaviour without which a session is of no use: its name, ``"auto"`` for any; None where none is needed."""
+    questions = config.questions()
+    if any(kind != "decode" for kind, _ in questions):
+        return None
+    return questions[0][1] or "auto"
 
 
 def open_transfer_shards(
-    workspace: Workspace, run: Run, sessions: str | None, *, within: bool
-) -> tuple[list[ShardReader], list[str], bool]:
+    workspace: Workspace,
+    run: Run,
+    sessions: str | None,
+    *,
+    within: bool,
+    told: Callable[[str], None] | None = None,
+) -> tuple[list[SessionTokens], list[str], bool]:
     """The shards to evaluate a run on, remarks on what was chosen, and whether they are the run's own sessions.
 
     Without ``sessions``: every session that the run was not trained on and that has its target; where there is none,
-    the run's own sessions, with a remark that says so.
+    the run's own sessions, with a remark that says so. With ``told`` missing shards are made, a line each.
 
     Raises:
         UsageError: a session that was asked for is one of the run's own, and ``within`` is not set.
@@ -97,15 +253,26 @@ def open_transfer_shards(
             raise UsageError(message)
     else:
         chosen = [s for s in chosen if within or s not in seen]
-        chosen, left_out = _with_behaviour(workspace, chosen, run.target.name)
+        needed = [task.about for task in run.tasks if task.kind == "decode"]
+        only = needed[0] if needed and len(needed) == len(run.tasks) else None
+        chosen, left_out = _with_behaviour(workspace, chosen, only)
         if not chosen:
             chosen = sorted(trained)
+            asked = listing([task.name for task in run.tasks])
             left_out.append(
-                f"nothing unseen: no other session with '{run.target.name}' is in {workspace.store}, so the scores are "
+                f"nothing unseen: no other session with '{asked}' is in {workspace.store}, so the scores are "
                 "WITHIN the sessions trained on, not across sessions (fetch another, or train with --hold-out GLOB)"
             )
             within = True
-    return open_shards(workspace, chosen, run.config), left_out, within
+    if told is not None:
+        make_shards(workspace, chosen, run.config, told)
+    opened = open_shards(workspace, chosen, run.config)
+    if not sessions:
+        useless = {s.id: run.tasks[0].why_not(s) for s in opened if all(task.why_not(s) for task in run.tasks)}
+        if len(useless) < len(opened):
+            left_out += [f"{session}: {why}" for session, why in useless.items()]
+            opened = [s for s in opened if s.id not in useless]
+    return opened, left_out, within
 
 
 def _parts_of(workspace: Workspace, session_ids: Sequence[str]) -> dict[str, str]:
@@ -114,7 +281,11 @@ def _parts_of(workspace: Workspace, session_ids: Sequence[str]) -> dict[str, str
     return {s: facts["part_of"] for s, facts in info.items() if "part_of" in facts}
 
 
-def _with_behaviour(workspace: Workspace, session_ids: Sequence[str], target: str) -> tuple[list[str], list[str]]:
+def _with_behaviour(
+    workspace: Workspace, session_ids: Sequence[str], target: str | None
+) -> tuple[list[str], list[str]]:
+    if target is None:
+        return list(session_ids), []
     kept, left_out = [], []
     for session_id in session_ids:
         signals = set(read_attributes(workspace.store_path(session_id))["signals"]) - {FLUORESCENCE}
@@ -125,9 +296,9 @@ def _with_behaviour(workspace: Workspace, session_ids: Sequence[str], target: st
     return kept, left_out
 
 
-def run_path(workspace: Workspace, config: RunConfig, readers: Sequence[ShardReader]) -> Path:
+def run_path(workspace: Workspace, config: RunConfig, sessions: Sequence[SessionTokens]) -> Path:
     """The folder of the run of this configuration on these shards: same inputs, same name."""
-    named = {r.info.id: r.manifest["digest"] for r in readers}
+    named = {s.id: sorted(r.digest for r in s.readers) for s in sessions}
     return workspace.runs / f"{config.model}-{fingerprint([config.fingerprint(), named])[:10]}"
 
 
@@ -138,17 +309,23 @@ def device_of(config: RunConfig):
     return Fabric(accelerator=config.optim.accelerator, devices=1).device
 
 
-def find_run(workspace: Workspace, name: str) -> Path:
+def find_run(workspace: Workspace, name: str | None) -> Path:
     """A run's folder from its path, its name in the workspace, or a model's name (the newest finished run of it).
+
+    None is the newest finished run of all.
 
     Raises:
         UnknownNameError: there is no such run.
     """
-    for path in (Path(name), workspace.runs / name):
-        if (path / "config.json").exists():
-            return path
+    if name is not None:
+        for path in (Path(name), workspace.runs / name):
+            if (path / "config.json").exists():
+                return path
     known = {p.parent.name: p for p in workspace.runs.glob("*/result.json")}
-    of_model = [p for run, p in known.items() if json.loads(p.read_text())["model"] == name]
+    of_model = [p for run, p in known.items() if name in (None, json.loads(p.read_text())["model"])]
     if of_model:
         return max(of_model, key=lambda p: p.stat().st_mtime).parent
+    if name is None:
+        message = f"no finished run in {workspace.runs}: spiketok train makes one"
+        raise DataError(message)
     raise UnknownNameError("run", name, known, str(workspace.runs))

@@ -1,5 +1,6 @@
 """Which windows are met, in which order, and with which units: samplers, numpy only.
 
+    SessionTokens      one session's shards, by the names of the inputs that read them
     SessionWindows     where windows of one session may lie: allowed time, inside segments, inside observed time
     RandomWindows      jittered anew each epoch, shuffled, sessions weighted: for training
     SequentialWindows  one behind the other with a last one flush with the end: for evaluation
@@ -14,18 +15,21 @@ Shape letters: B windows in a batch, I intervals, N units, W windows in an epoch
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
 from spiketok.errors import DataError, UsageError
 from spiketok.recording.leakage import Reach, inner
-from spiketok.recording.nouns import Intervals
+from spiketok.recording.nouns import Intervals, SessionInfo, Signal
 from spiketok.tokens.schemes import Scheme
-from spiketok.tokens.schemes.behaviour import REACH_PERIODS
+from spiketok.tokens.schemes.base import Windows, grid_rows
+from spiketok.tokens.schemes.behaviour import REACH_PERIODS, signal_on_bins
 from spiketok.tokens.shards import ShardReader
 
 
@@ -52,19 +56,9 @@ def signal_reach(name: str, stated_ns: tuple[int, int], period_ns: int, bin_ns: 
     return Reach.of(f"'{name}'", back, ahead)
 
 
-def window_reach(reader: ShardReader, target: str | None = None) -> Reach:
-    """How far all that a window of a shard tells of reaches beyond the window.
-
-    Args:
-        reader: the shard: its scheme's history, and the behaviours of which the scheme makes tokens.
-        target: the behaviour that is decoded, if any: the kernels that made it, and its way onto the bins.
-    """
-    reach = scheme_reach(reader.scheme)
-    for name in dict.fromkeys([*([] if target is None else [target]), *reader.scheme.signals_read]):
-        if name in reader.info.signals:
-            period_ns = reader.signal(name).period_ns
-            reach |= signal_reach(name, reader.signal_reach_ns(name), period_ns, reader.scheme.grid_ns)
-    return reach
+def listing(names: Sequence[str], most: int = 6) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def dropped_words(dropped: Mapping[str, int]) -> str:
@@ -78,13 +72,159 @@ def dropped_words(dropped: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class Once:
+    """A shard of which tokens are cut once a session: those inside its calibration time, ``most`` of them at most."""
+
+    reader: ShardReader
+    most: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SessionTokens:
+    """One session's shards, by the names of the inputs that read them.
+
+    Args:
+        windowed: shards of which windows are cut; of the same segments, at least one.
+        once: shards of which tokens are cut once a session.
+
+    Raises:
+        UsageError: there is no windowed shard, or shards are of different sessions or segments.
+    """
+
+    windowed: Mapping[str, ShardReader]
+    once: Mapping[str, Once] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        readers = [*self.windowed.values(), *(o.reader for o in self.once.values())]
+        if not self.windowed:
+            message = "a session needs at least one input that is cut for each window"
+            raise UsageError(message)
+        for other in readers[1:]:
+            same = other.info.id == readers[0].info.id and all(
+                np.array_equal(getattr(other.segments, edge), getattr(readers[0].segments, edge))
+                for edge in ("start_ns", "stop_ns")
+            )
+            if not same:
+                message = (
+                    f"{readers[0].path} and {other.path} are of different sessions or segments: tokenize both with the "
+                    "same --segments"
+                )
+                raise UsageError(message)
+
+    @property
+    def reader(self) -> ShardReader:
+        """The first windowed shard: it speaks for what all shards of a session share."""
+        return next(iter(self.windowed.values()))
+
+    @property
+    def readers(self) -> list[ShardReader]:
+        """Every different shard, once."""
+        found = [*self.windowed.values(), *(o.reader for o in self.once.values())]
+        return list({id(r): r for r in found}.values())
+
+    @property
+    def info(self) -> SessionInfo:
+        return self.reader.info
+
+    @property
+    def id(self) -> str:
+        return self.reader.info.id
+
+    @property
+    def segments(self) -> Intervals:
+        return self.reader.segments
+
+    @property
+    def observed(self) -> Intervals:
+        return self.reader.observed
+
+    @property
+    def splits(self) -> Intervals:
+        return self.reader.splits
+
+    @property
+    def trials(self) -> Intervals:
+        return self.reader.trials
+
+    def signal(self, name: str) -> Signal:
+        return self.reader.signal(name)
+
+    def signal_reach_ns(self, name: str) -> tuple[int, int]:
+        return self.reader.signal_reach_ns(name)
+
+    @cached_property
+    def grid_ns(self) -> int:
+        """Windows start on multiples of this, counted from their segment's start."""
+        return math.lcm(*(r.scheme.grid_ns for r in self.windowed.values()))
+
+    @property
+    def length_grid_ns(self) -> int:
+        """Windows are a multiple of this long."""
+        return math.lcm(*(r.scheme.length_grid_ns for r in self.windowed.values()))
+
+    @cached_property
+    def bin_row(self) -> np.ndarray:
+        """int64 ``[G + 1]``: the first bin (of ``bin_ns``) of each segment."""
+        return grid_rows(self.segments.start_ns, self.segments.stop_ns, self.bin_ns)
+
+    @cached_property
+    def bin_ns(self) -> int:
+        """The bins on which continuous values are asked: the coarsest of the windowed shards'; 1 without bins."""
+        return max(r.scheme.grid_ns for r in self.windowed.values())
+
+    @cached_property
+    def bin_middle_ns(self) -> np.ndarray:
+        """int64 ``[T]``: the middle of each bin."""
+        segment = np.repeat(np.arange(len(self.segments)), np.diff(self.bin_row))
+        index = np.arange(len(segment)) - self.bin_row[segment]
+        return self.segments.start_ns[segment] + index * self.bin_ns + self.bin_ns // 2
+
+    def bin_signal(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A behaviour on the bins: float32 ``[T, C]``, and uint8 ``[T]``, 0 where it was not measured."""
+        kept = self.__dict__.setdefault("_bin_signals", {})
+        if name not in kept:
+            kept[name] = signal_on_bins(self.signal(name), self.segments, self.bin_ns)
+        return kept[name]
+
+    @cached_property
+    def reach(self) -> Reach:
+        """How far the tokens of a window tell of time outside of it: histories, and behaviours among the tokens."""
+        reach = Reach()
+        for reader in self.windowed.values():
+            reach |= scheme_reach(reader.scheme)
+            for name in reader.scheme.signals_read:
+                if name in reader.info.signals:
+                    period_ns = reader.signal(name).period_ns
+                    reach |= signal_reach(name, reader.signal_reach_ns(name), period_ns, reader.scheme.grid_ns)
+        return reach
+
+    def cut_once(self, name: str, calibration: Intervals) -> dict[str, np.ndarray]:
+        """The tokens of an input of the session that lie wholly inside calibration time, the first ``most`` of them."""
+        once = self.once[name]
+        reader, parts = once.reader, []
+        start_grid_ns, grid_ns, segments = reader.scheme.grid_ns, reader.scheme.length_grid_ns, reader.segments
+        for g in range(len(segments)):
+            low, high = int(segments.start_ns[g]), int(segments.stop_ns[g])
+            inside = calibration.intersect(Intervals([low], [high]))
+            for start, stop in zip(inside.start_ns.tolist(), inside.stop_ns.tolist(), strict=True):
+                first = low - (low - start) // start_grid_ns * start_grid_ns
+                length = (stop - first) // grid_ns * grid_ns
+                if length > 0:
+                    windows = Windows(np.array([g]), np.array([first]), length)
+                    parts.append(reader.scheme.cut(reader.columns, windows).columns)
+        items = reader.scheme.outputs(reader.columns, grid_ns)
+        empty = {column: np.zeros((0, *item), dtype) for column, (dtype, item) in items.items()}
+        return {c: np.concatenate([empty[c], *(part[c] for part in parts)])[: once.most] for c in items}
+
+
 class SessionWindows:
     """Where windows of one session may lie: allowed, inside one segment, inside observed time, on the scheme's grid.
 
     Args:
-        reader: the session's shard.
+        tokens: the session's shards; a single shard stands for itself.
         allowed: a split, or any other time that may be used.
-        reach: how far windows reach beyond their ends; that of the shard's scheme by default.
+        reach: how far windows reach beyond their ends; that of the shards' tokens by default.
         within: the time in which a window must stay with its whole reach: a split's territory (see
             ``spiketok.recording.leakage``); what is allowed by default.
 
@@ -97,17 +237,18 @@ class SessionWindows:
 
     def __init__(
         self,
-        reader: ShardReader,
+        tokens: SessionTokens | ShardReader,
         allowed: Intervals,
         *,
         reach: Reach | None = None,
         within: Intervals | None = None,
     ) -> None:
-        self.reader, self.allowed = reader, allowed
-        self.id = reader.info.id
-        self.reach = scheme_reach(reader.scheme) if reach is None else reach
-        segments, grid_ns = reader.segments, reader.scheme.grid_ns
-        observed = allowed.intersect(reader.observed)
+        self.tokens = tokens if isinstance(tokens, SessionTokens) else SessionTokens({"tokens": tokens})
+        self.allowed, self.id = allowed, self.tokens.id
+        self.reach = self.tokens.reach if reach is None else reach
+        self.grid_ns, self.segments = self.tokens.grid_ns, self.tokens.segments
+        segments, grid_ns = self.segments, self.grid_ns
+        observed = allowed.intersect(self.tokens.observed)
         usable = observed.intersect(inner((allowed if within is None else within).union(), self.reach))
         low = np.searchsorted(usable.stop_ns, segments.start_ns, side="right")
         high = np.searchsorted(usable.start_ns, segments.stop_ns, side="left")
@@ -188,11 +329,11 @@ class _Sampler:
 
     def _check_grid(self, name: str, value_ns: int) -> None:
         for session in self.sessions:
-            grid_ns = session.reader.scheme.grid_ns
+            grid_ns = session.grid_ns
             if value_ns <= 0 or value_ns % grid_ns:
                 message = (
                     f"{name} is {value_ns} ns, must be a positive multiple of the {grid_ns} ns grid of {session.id} "
-                    f"({session.reader.scheme})"
+                    f"({', '.join(str(r.scheme) for r in session.tokens.windowed.values())})"
                 )
                 raise UsageError(message)
 
@@ -276,7 +417,7 @@ class RandomWindows(_Sampler):
 
     def _pass(self, session: SessionWindows, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Segment and start of the windows of one pass over a session, in order of interval."""
-        window_ns, grid_ns = self.window_ns, session.reader.scheme.grid_ns
+        window_ns, grid_ns = self.window_ns, session.grid_ns
         length = session.stop_ns - session.start_ns
         each = length // window_ns
         offset = random.integers(0, window_ns // grid_ns, size=len(length)) * grid_ns
@@ -342,7 +483,7 @@ class TrialWindows(_Sampler):
     def _common_length(sessions: Sequence[SessionWindows]) -> int:
         lengths: set[int] = set()
         for session in sessions:
-            segments, grid_ns = session.reader.segments, session.reader.scheme.grid_ns
+            segments, grid_ns = session.segments, session.grid_ns
             lengths.update(np.unique((segments.stop_ns - segments.start_ns) // grid_ns * grid_ns).tolist())
         if len(lengths) != 1:
             found = f"{min(lengths)} to {max(lengths)} ns" if lengths else "none"
@@ -356,7 +497,7 @@ class TrialWindows(_Sampler):
     @property
     def dropped(self) -> dict[str, int]:
         total = super().dropped
-        segments = sum(len(session.reader.segments) for session in self.sessions)
+        segments = sum(len(session.segments) for session in self.sessions)
         return total | {"trials": segments - len(self.plan(0))}
 
     def describe(self) -> dict[str, object]:
@@ -366,7 +507,7 @@ class TrialWindows(_Sampler):
         """The windows of an epoch: a pure function of (seed, epoch) and of the sessions."""
         session_of, segment, start = [], [], []
         for k, session in enumerate(self.sessions):
-            origin = session.reader.segments.start_ns[session.segment]
+            origin = session.segments.start_ns[session.segment]
             whole = (session.start_ns == origin) & (session.stop_ns - origin >= self.window_ns)
             session_of.append(np.full(int(whole.sum()), k))
             segment.append(session.segment[whole])

@@ -1,6 +1,6 @@
 """Sessions as training and transfer use them: which of their time is usable, and how it is divided.
 
-Usable time is where something was recorded *and* the behaviour was measured; splits are made inside it.
+Usable time is where something was recorded *and* some task of the run has something to ask; splits are made inside it.
 """
 
 from __future__ import annotations
@@ -10,101 +10,154 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from spiketok.errors import DataError
-from spiketok.recording.intervals import labelled_intervals
+from spiketok.models.batch import Stretch
 from spiketok.recording.leakage import Reach, guarded, territories
-from spiketok.recording.nouns import Intervals, Signal
+from spiketok.recording.nouns import Intervals
 from spiketok.recording.splits import SplitRule, assign_days, recording_day, resolve_splits, valid_is_test
-from spiketok.tokens.shards import ShardReader
-from spiketok.training.sampling import SessionWindows, window_reach
+from spiketok.training.sampling import SessionTokens, SessionWindows, listing
+from spiketok.training.tasks.base import Task
+
+CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledSession:
-    """A session with the behaviour that is decoded.
+class DividedSession:
+    """A session with what is asked of it, and the division of its time.
 
     Args:
-        reader: its shard.
-        signal: the behaviour.
-        domain: usable time: observed, inside a baked segment, behaviour measured.
-        splits: the domain's division into ``train``, ``valid`` and ``test``.
-        target: the behaviour's name, by which its processing is known; None where it is no signal of the shard.
+        tokens: its shards. tasks: those that it can serve.
+        domain: usable time: observed, inside a baked segment, of use to a task.
+        splits: the domain's division: ``train``, ``valid`` and ``test``; or ``calibration`` and ``test`` in transfer.
         valid_is_test: the stored test time cannot be used, and the stored valid time stands for it.
     """
 
-    reader: ShardReader
-    signal: Signal
+    tokens: SessionTokens
+    tasks: tuple[Task, ...]
     domain: Intervals
     splits: Mapping[str, Intervals]
-    target: str | None = None
     valid_is_test: bool = False
 
     @property
     def id(self) -> str:
-        return self.reader.info.id
+        return self.tokens.id
 
     @cached_property
     def reach(self) -> Reach:
-        """How far a window's tokens and targets reach beyond it."""
-        return window_reach(self.reader, self.target)
+        """How far all that a window tells of reaches beyond it: its tokens, and what is asked."""
+        reach = self.tokens.reach
+        for task in self.tasks:
+            reach |= task.reach(self.tokens)
+        return reach
 
     @cached_property
     def guarded(self) -> dict[str, Intervals]:
         """The splits without the time in which windows would reach into what another split's windows touch."""
         return guarded(self.splits, self.reach)
 
+    @property
+    def calibration(self) -> Intervals:
+        """The time of which the inputs of the session are cut: calibration in transfer, else the training time."""
+        return self.guarded[CALIBRATION if CALIBRATION in self.splits else "train"]
+
     def windows(self, split: str) -> SessionWindows:
         """Where windows of a split may lie: nothing that they reach is touched by windows of another split."""
         own = territories(self.splits, self.reach)[split]
-        return SessionWindows(self.reader, self.splits[split], reach=self.reach, within=own)
+        return SessionWindows(self.tokens, self.splits[split], reach=self.reach, within=own)
+
+    def stretches(self, split: str) -> list[Stretch]:
+        """A split's contiguous stretches of whole bins, for what is fitted and not trained.
+
+        Columns are those with one row a bin; a task's weight is 0 in bins that were not observed or have no truth.
+        """
+        tokens, bin_ns = self.tokens, self.tokens.bin_ns
+        truths = [(task, task.truth(tokens)) for task in self.tasks]
+        truths = [(task, truth) for task, truth in truths if truth is not None and truth.bin_row is not None]
+        n_bins = int(tokens.bin_row[-1])
+        columns = {
+            name: {key: c for key, c in reader.columns.items() if len(c) == n_bins and not key.startswith("segment.")}
+            for name, reader in tokens.windowed.items()
+            if reader.scheme.grid_ns == bin_ns
+        }
+        found = []
+        for g in range(len(tokens.segments)):
+            start_ns, stop_ns = int(tokens.segments.start_ns[g]), int(tokens.segments.stop_ns[g])
+            inside = self.guarded[split].intersect(Intervals([start_ns], [stop_ns]))
+            for low, high in zip(inside.start_ns.tolist(), inside.stop_ns.tolist(), strict=True):
+                first = int(tokens.bin_row[g])
+                row = slice(first - (start_ns - low) // bin_ns, first + (high - start_ns) // bin_ns)
+                if row.stop > row.start:
+                    found.append(_stretch(columns, truths, row))
+        return found
 
 
-def label_session(reader: ShardReader, target: str, rule: SplitRule) -> LabelledSession:
+def _stretch(columns, truths, row: slice) -> Stretch:
+    cut = {name: {key: c[row] for key, c in part.items()} for name, part in columns.items()}
+    observed = next((part["observed"] > 0 for part in cut.values() if "observed" in part), None)
+    target, weight = {}, {}
+    for task, truth in truths:
+        known = truth.weight[row].copy()
+        if observed is not None:
+            known *= observed
+        target[task.name] = task.normalised(truth.value[row])
+        target[task.name][known <= 0] = 0
+        weight[task.name] = known
+    return Stretch(cut, target, weight)
+
+
+def divide(tokens: SessionTokens, tasks: Sequence[Task], rule: SplitRule) -> DividedSession:
     """Find a session's usable time and divide it.
 
     Args:
+        tasks: of the run; those that the session cannot serve are left out.
         rule: one that divides the time of a session; :func:`divide_days` turns ``"day"`` into such a one.
 
     Raises:
         DataError: no time is usable, or the rule does not fit.
     """
-    signal = reader.signal(target)
-    domain = labelled_intervals(signal).intersect(reader.observed).intersect(reader.segments)
+    served = tuple(task for task in tasks if not task.why_not(tokens))
+    usable = Intervals.empty()
+    for task in served:
+        part = task.usable(tokens)
+        usable = Intervals([*usable.start_ns, *part.start_ns], [*usable.stop_ns, *part.stop_ns]).union()
+    domain = usable.intersect(tokens.observed).intersect(tokens.segments)
     if len(domain) == 0:
-        message = f"{reader.info.id}: no time has both spikes observed and '{target}' measured"
+        why = "; ".join(task.why_not(tokens) for task in tasks if task not in served)
+        asked = " or ".join(f"'{task.name}'" for task in tasks)
+        message = f"{tokens.id}: no time has both spikes observed and {asked} measured{f' ({why})' if why else ''}"
         raise DataError(message)
     try:
-        splits = resolve_splits(reader.splits, domain, rule, reader.trials, reader.info.id)
+        splits = resolve_splits(tokens.splits, domain, rule, tokens.trials, tokens.id)
     except DataError as error:
-        message = f"{reader.info.id}: {error}"
+        message = f"{tokens.id}: {error}"
         raise DataError(message) from error
-    return LabelledSession(reader, signal, domain, splits, target, valid_is_test(reader.splits, splits, rule))
+    return DividedSession(tokens, served, domain, splits, valid_is_test(tokens.splits, splits, rule))
 
 
-def stand_in_line(sessions: Sequence[str], target: str) -> str:
+def stand_in_line(sessions: Sequence[str], asked: str) -> str:
     """Says for which sessions valid time is scored as the test; empty for none."""
     if not sessions:
         return ""
-    return f"the stored test time has no '{target}': the valid time is scored in its place, in {_listing(sessions)}"
+    return f"the stored test time has no '{asked}': the valid time is scored in its place, in {listing(sessions)}"
 
 
-def divide_days(readers: Sequence[ShardReader], rule: SplitRule) -> dict[str, str]:
+def divide_days(sessions: Sequence[SessionTokens], rule: SplitRule) -> dict[str, str]:
     """The split of each session by its day of recording (:func:`spiketok.recording.splits.assign_days`)."""
     days = {}
-    for reader in readers:
-        info = reader.info
-        days[info.id] = info.subject, recording_day(info.id, reader.manifest["source"].get("session_start", ""))
+    for session in sessions:
+        start = session.reader.manifest["source"].get("session_start", "")
+        days[session.id] = session.info.subject, recording_day(session.id, start)
     return assign_days(days, rule)
 
 
-def dropped_by_split(sessions: Sequence[LabelledSession]) -> dict[str, dict[str, int]]:
+def dropped_by_split(sessions: Sequence[DividedSession]) -> dict[str, dict[str, int]]:
     """Time of each split that no window can use, in ns by reason, summed over sessions; only what is not zero."""
     total: dict[str, dict[str, int]] = {}
     for session in sessions:
         for split in session.splits:
-            own = total.setdefault(split, {})
+            reasons = total.setdefault(split, {})
             for reason, value in session.windows(split).dropped.items():
                 if value:
-                    own[reason] = own.get(reason, 0) + value
+                    reasons[reason] = reasons.get(reason, 0) + value
     return total
 
 
@@ -120,7 +173,3 @@ def require_window(windows: SessionWindows, part: str, window_ns: int) -> None:
         if border_ns:
             message += f" ({border_ns / 1e9:g} s lie too near to another split: windows reach {windows.reach})"
         raise DataError(message)
-
-
-def _listing(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -101,8 +101,10 @@ def workspace(tmp_path_factory, nwb) -> Path:
 
 def test_the_main_job_writes_a_report(workspace):
     done = spiketok(workspace, "eval-xsession", "poyo", "--calibration-s", "20", "--set", "transfer.full_steps=4")
-    assert "identity_only" in done.stdout
-    assert "floor" in done.stdout.lower() or "linear" in done.stdout
+    header, *rows = [line.split("\t") for line in done.stdout.splitlines()[:-1]]
+    assert header == ["protocol", "session", "r2_variance_weighted", "r2_mean", "sd", "n"]
+    assert [row[0] for row in rows[::2]] == ["linear", "zero_shot", "identity_only", "full"]
+    assert [row[1] for row in rows[1::2]] == ["mean over sessions"] * 4
     report = Path(done.stdout.strip().splitlines()[-1].split(maxsplit=1)[1])
     page = report.read_text()
     assert "day02" in page
@@ -116,6 +118,22 @@ def test_a_session_that_was_trained_on_is_refused(workspace):
     done = spiketok(workspace, "eval-xsession", "poyo", "--sessions", "*day01*", code=2)
     assert "trained on" in done.stderr
     assert "--within" in done.stderr
+
+
+def test_the_last_session_of_a_subject_is_held_out_unless_told(workspace, tmp_path):
+    few = ["--model", "linear", "--task", "decode:cursor_vel"]
+    done = spiketok(workspace, "train", *few, "--json")
+    told, last = json.loads(done.stdout), "local/sub-S01_ses-CO-day02_behavior+ecephys"
+    assert told["held_out"] == [last]
+    assert [row["session"] for row in told["test"]] == ["local/sub-S01_ses-CO-day01_behavior+ecephys"]
+    assert f"held out for eval-xsession: {last} (the last session of each subject" in done.stderr
+    every = json.loads(spiketok(workspace, "train", *few, "--hold-out", "none", "--json").stdout)
+    assert every["held_out"] == []
+    assert len(every["test"]) == 2
+    named = json.loads(spiketok(workspace, "train", *few, "--sessions", "*", "--json").stdout)
+    assert len(named["test"]) == 2  # who names the sessions has chosen
+    for run in (every["run"], told["run"]):
+        shutil.rmtree(run)
 
 
 def test_results_are_json_on_request_and_plain_lines_in_a_pipe(workspace):
@@ -292,8 +310,9 @@ def test_help_names_what_exists():
     from spiketok.models import MODELS
     from spiketok.tokens.schemes import SCHEMES
 
-    for command, names in (("train", MODELS), ("tokenize", SCHEMES)):
-        text = spiketok(Path("."), command, "--help").stdout
+    assert "spiketok models" in " ".join(spiketok(Path("."), "train", "--help").stdout.split())
+    for words, names in ((["models"], MODELS), (["tokenize", "--help"], SCHEMES)):
+        text = spiketok(Path("."), *words).stdout
         for name in names:
             assert name in text
 

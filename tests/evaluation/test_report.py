@@ -11,15 +11,17 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from spiketok.evaluation.report import R2_NAMES, TRACE_S, bar_plot, trace_plot, write_report
+from spiketok.evaluation.report import TRACE_S, bar_plot, trace_plot, write_report
 from spiketok.evaluation.results import Cell, summarize
 from spiketok.evaluation.transfer import evaluate_transfer
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config
 from spiketok.training.loop import train
+from spiketok.training.sampling import SessionTokens
 from tests.decodable import SMALL_POYO, bake, decodable_session
 
 VOID = {"meta", "img", "br"}
+TASK = "decode:hand_vel"
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +29,19 @@ def result(tmp_path_factory):
     """Transfer of a small poyo to two sessions, one of them with a name that must be escaped."""
     folder = tmp_path_factory.mktemp("work")
     names = ["day0", "new<0>", "new1"]
-    shards = [bake(folder / "shards", decodable_session(n, k)) for k, n in enumerate(names)]
-    train(load_config("poyo", None, [*SMALL_POYO, "tasks=decode:hand_vel"]), shards[:1], folder / "run")
+    made = {m.id: m for m in (decodable_session(n, k) for k, n in enumerate(names))}
+    shards = [SessionTokens({"spikes": bake(folder / "shards", m)}) for m in made.values()]
+    train(load_config("poyo", None, SMALL_POYO, [TASK]), shards[:1], folder / "run")
     protocols = ["zero_shot", "zero_gradient", "identity_only", "full"]
-    return evaluate_transfer(load_run(folder / "run"), shards[1:], protocols=protocols, calibration_s=5)
+    run = load_run(folder / "run")
+    return evaluate_transfer(run, shards[1:], protocols=protocols, calibration_s=5, stored=made.get)
+
+
+@pytest.fixture(scope="module")
+def decode(result):
+    """The one task of that run."""
+    (task,) = result.tasks
+    return task
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,7 @@ def test_every_score_and_every_reason_stands_in_the_page(page, result):
             assert f"{cell.score['r2_variance_weighted']:.3f}" in text
             assert f"{cell.score['r2_mean']:.3f}" in text
     for facts in [*result.run.trained_on, *(f.session for f in result.sessions)]:
-        assert facts.shard_digest[:12] in text
+        assert [shard["digest"][:12] in text for shard in facts.shards.values()] == [True]
     assert result.run.digest[:12] in text
     assert "labelled" in text
     assert "5 s" in text
@@ -98,8 +109,15 @@ def test_the_json_says_the_same(page, result):
     assert written["checkpoint_digest"] == result.run.digest
     assert written["config"] == result.run.config.to_dict()
     assert written["calibration_s"] == 5.0
-    assert written["calibration_labelled"] is True
-    assert [s["shard_digest"] for s in written["sessions"]] == [f.session.shard_digest for f in result.sessions]
+    assert written["calibration"] == {
+        "linear": "labelled",
+        "zero_shot": "none",
+        "zero_gradient": "unlabelled",
+        "identity_only": "labelled",
+        "full": "labelled",
+    }
+    assert [t["name"] for t in written["tasks"]] == [TASK]
+    assert [s["shards"] for s in written["sessions"]] == [f.session.shards for f in result.sessions]
     assert len(written["scores"]) == len(result.cells) == 10
     assert written["summary"] == json.loads(json.dumps(result.summary))
     assert written["trained_on"][0]["source_sha256"] == result.run.trained_on[0].source_sha256
@@ -108,14 +126,16 @@ def test_the_json_says_the_same(page, result):
 
 def test_the_rows_are_the_table(page, result):
     report, _, _ = page
-    assert len(report.rows) == 5 * 3  # protocols and the floor, times two sessions and their mean
-    for row in report.rows:
-        assert set(row) == set(report.columns)
-    mean = next(r for r in report.rows if r["protocol"] == "full" and r["session"] == "mean over sessions")
-    scores = [result.cell(f.session.id, "full").score["r2_mean"] for f in result.sessions]
+    ((title, columns, rows),) = report.tables
+    assert title == "poyo (tiny): decode:hand_vel in 2 sessions"
+    assert len(rows) == 5 * 3  # protocols and the floor, times two sessions and their mean
+    for row in rows:
+        assert set(row) == set(columns)
+    mean = next(r for r in rows if r["protocol"] == "full" and r["session"] == "mean over sessions")
+    scores = [result.cell(f.session.id, "full", TASK).score["r2_mean"] for f in result.sessions]
     assert mean["r2_mean"] == pytest.approx(np.mean(scores))
     assert mean["n"] == 2
-    empty = [r for r in report.rows if r["protocol"] == "zero_gradient"]
+    empty = [r for r in rows if r["protocol"] == "zero_gradient"]
     assert all(r["r2_mean"] is None and r["n"] == 0 for r in empty)
     assert any("zero_gradient is empty for made/new1, made/new<0>: " in line for line in report.remarks)
 
@@ -127,31 +147,42 @@ def test_the_same_result_gives_the_same_files(result, page, tmp_path):
     assert str(result.run.path) not in page[1] + json.dumps(page[2])
 
 
-def test_the_bars_are_the_means_and_the_points_the_sessions(result):
-    figure = bar_plot(result)
-    for axes, name in zip(figure.axes, R2_NAMES, strict=True):
-        means = [s[name]["mean"] for s in result.summary.values() if s[name]["mean"] is not None]
+def test_the_bars_are_the_means_and_the_points_the_sessions(result, decode):
+    figure = bar_plot(result, decode)
+    for axes, name in zip(figure.axes, decode.metrics, strict=True):
+        means = [s[name]["mean"] for s in result.summary[TASK].values() if s[name]["mean"] is not None]
         np.testing.assert_allclose([p.get_height() for p in axes.patches], means)
         drawn = np.concatenate([c.get_offsets()[:, 1] for c in axes.collections])
         assert len(drawn) == 2 * len(means)
 
 
-def test_a_score_far_below_is_cut_off_and_its_number_shown(result):
+def with_summary(result, cells):
+    """The result with other cells."""
+    summary = {
+        task.name: {
+            p: summarize([c for c in cells if (c.protocol, c.task) == (p, task.name)], task.metrics)
+            for p in result.protocols
+        }
+        for task in result.tasks
+    }
+    return replace(result, cells=tuple(cells), summary=summary)
+
+
+def test_a_score_far_below_is_cut_off_and_its_number_shown(result, decode):
     bad = {"r2_variance_weighted": -40.0, "r2_mean": -40.0, "r2_per_component": {"x": -40.0, "y": -40.0}}
     cells = [replace(c, score=c.score | bad) if c.protocol == "zero_shot" else c for c in result.cells]
-    summary = result.summary | {"zero_shot": summarize([c for c in cells if c.protocol == "zero_shot"])}
-    figure = bar_plot(replace(result, cells=tuple(cells), summary=summary))
+    figure = bar_plot(with_summary(result, cells), decode)
     low, _ = figure.axes[0].get_ylim()
     assert -1 < low < -0.5
     assert "-40.00" in [t.get_text() for t in figure.axes[0].texts]
 
 
-def test_traces_are_the_first_seconds_of_the_test_time(result):
+def test_traces_are_the_first_seconds_of_the_test_time(result, decode):
     session = result.sessions[1].session.id
-    figure = trace_plot(result, session)
-    shown = [p for p in result.protocols if result.cell(session, p).prediction is not None]
+    figure = trace_plot(result, decode, session)
+    shown = [p for p in result.protocols if result.cell(session, p, TASK).answer is not None]
     assert len(figure.axes) == 2 * len(shown)
-    prediction = result.cell(session, shown[-1]).prediction
+    prediction = result.cell(session, shown[-1], TASK).answer
     true, predicted = figure.axes[-1].lines
     inside = prediction.time_ns < result.sessions[1].test.start_ns[0] + TRACE_S * 1e9
     np.testing.assert_allclose(predicted.get_ydata(), prediction.predicted[inside, 1])
@@ -161,23 +192,23 @@ def test_traces_are_the_first_seconds_of_the_test_time(result):
     assert "(s)" in figure.axes[-1].get_xlabel()
 
 
-def test_a_trace_does_not_bridge_a_gap(result):
+def test_a_trace_does_not_bridge_a_gap(result, decode):
     session = result.sessions[0].session.id
-    cell = result.cell(session, "full")
-    keep = np.ones(len(cell.prediction.time_ns), bool)
+    cell = result.cell(session, "full", TASK)
+    keep = np.ones(len(cell.answer.time_ns), bool)
     keep[100:200] = False
-    whole = cell.prediction
-    cut = replace(whole, **{k: getattr(whole, k)[keep] for k in ("time_ns", "predicted", "true", "valid", "windows")})
-    cells = tuple(replace(c, prediction=cut) if c is cell else c for c in result.cells)
-    figure = trace_plot(replace(result, cells=cells), session)
+    whole = cell.answer
+    cut = replace(whole, **{k: getattr(whole, k)[keep] for k in ("time_ns", "predicted", "true", "weight", "windows")})
+    cells = tuple(replace(c, answer=cut) if c is cell else c for c in result.cells)
+    figure = trace_plot(replace(result, cells=cells), decode, session)
     line = figure.axes[-1].lines[1]
     assert np.isnan(line.get_ydata()[100])
     assert np.isfinite(np.delete(line.get_ydata(), 100)).all()
 
 
 def test_without_any_score_there_is_still_a_report(result, tmp_path):
-    cells = tuple(Cell(c.session, c.protocol, None, "nothing worked") for c in result.cells)
-    summary = {p: summarize([c for c in cells if c.protocol == p]) for p in result.protocols}
-    report = write_report(replace(result, cells=cells, summary=summary), tmp_path)
+    cells = tuple(Cell(c.session, c.protocol, c.task, None, "nothing worked") for c in result.cells)
+    report = write_report(with_summary(result, cells), tmp_path)
     assert "nothing worked" in (tmp_path / "report.html").read_text()
-    assert all(row["r2_mean"] is None for row in report.rows)
+    ((_, _, rows),) = report.tables
+    assert all(row["r2_mean"] is None for row in rows)

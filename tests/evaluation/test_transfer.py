@@ -14,28 +14,43 @@ from hypothesis import strategies as st
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.evaluation import transfer
-from spiketok.evaluation.floor import session_of
+from spiketok.evaluation.floor import floor_config
 from spiketok.evaluation.results import Cell, summarize
 from spiketok.evaluation.transfer import evaluate_transfer
+from spiketok.models.batch import Input
 from spiketok.models.linear import Linear
 from spiketok.recording.intervals import first_of, grown, values_in, without
 from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config
-from spiketok.training.loop import stretches, train
-from spiketok.training.tasks.decoding import predict
+from spiketok.training.loop import train
+from spiketok.training.predict import predict
+from spiketok.training.sampling import SessionTokens
 from tests.decodable import SMALL_POYO, bake, decodable_session
 
 MS, SECOND = 1_000_000, 1_000_000_000
+SMALL_NDT1 = [
+    *("model.dim=16", "model.layers=1", "model.heads=2", "model.hidden=16", "data.window_ms=500", "optim.steps=4"),
+    *("transfer.identity_steps=3", "transfer.full_steps=3", "transfer.unfreeze_after=1"),
+]
 IDS = ["made/day0", "made/day1", "made/new0", "made/new1"]
+INPUT = {"per-spike": "spikes", "binned": "counts"}  # the input under which a model reads the scheme
+DECODE = "decode:hand_vel"
+R2 = ("r2_variance_weighted", "r2_mean")
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    """Four sessions as per-spike and binned shards, by scheme and id."""
-    folder = tmp_path_factory.mktemp("shards")
+def stored():
+    """The four sessions by id, as a store would give them."""
     made = [decodable_session(i.split("/")[1], k, n_units=9 + k) for k, i in enumerate(IDS)]
-    return {s: {m.id: bake(folder, m, s) for m in made} for s in ("per-spike", "binned")}
+    return {m.id: m for m in made}
+
+
+@pytest.fixture(scope="module")
+def shards(stored, tmp_path_factory):
+    """The sessions' per-spike and binned shards, by scheme and id."""
+    folder = tmp_path_factory.mktemp("shards")
+    return {s: {m.id: SessionTokens({INPUT[s]: bake(folder, m, s)}) for m in stored.values()} for s in INPUT}
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +62,9 @@ def poyo(shards, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def result(poyo, shards):
+def result(poyo, shards, stored):
     """Its transfer to the two others, on 5 s of calibration."""
-    return evaluate_transfer(poyo, [shards["per-spike"][i] for i in IDS[2:]], calibration_s=5)
+    return evaluate_transfer(poyo, [shards["per-spike"][i] for i in IDS[2:]], calibration_s=5, stored=stored.get)
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------
@@ -126,9 +141,12 @@ def test_a_request_that_cannot_be_met_is_one_clear_line(poyo, shards, arguments,
 
 
 def test_sessions_that_do_not_fit_the_model_are_refused(poyo, shards, tmp_path):
-    with pytest.raises(UsageError, match="scheme 'binned', the model reads 'per-spike'"):
+    with pytest.raises(UsageError, match="made/new0: input 'spikes' has no shard, model 'poyo' reads 'per-spike'"):
         evaluate_transfer(poyo, [shards["binned"][IDS[2]]], calibration_s=5)
-    other = bake(tmp_path, decodable_session("other", 9, signals=("eye",)))
+    swapped = SessionTokens({"spikes": shards["binned"][IDS[2]].reader})
+    with pytest.raises(UsageError, match="a shard of scheme 'binned', model 'poyo' reads 'per-spike'"):
+        evaluate_transfer(poyo, [swapped], calibration_s=5)
+    other = SessionTokens({"spikes": bake(tmp_path, decodable_session("other", 9, signals=("eye",)))})
     with pytest.raises(DataError, match=r"made/other: it has no signal 'hand_vel'.*it has eye"):
         evaluate_transfer(poyo, [other], calibration_s=5)
     with pytest.raises(UsageError, match="no session to evaluate"):
@@ -153,24 +171,25 @@ def test_trained_sessions_are_refused_or_scored_as_within(poyo, shards):
     alone = evaluate_transfer(poyo, both[:1], calibration_s=5, within=True)
     assert alone.protocols == ("within", "linear")
     scores = json.loads((poyo.path / "result.json").read_text())["test"]
-    assert alone.cell("made/day0", "within").score["r2_mean"] == pytest.approx(scores["made/day0"]["r2_mean"])
+    said = alone.cell("made/day0", "within", DECODE).score["r2_mean"]
+    assert said == pytest.approx(scores["made/day0"][DECODE]["r2_mean"])
 
 
 def test_a_trained_recording_under_another_name_is_refused(poyo, shards, tmp_path):
     session = decodable_session("day0", 0, n_units=9)
-    renamed = bake(tmp_path, replace(session, id="other/name"))
+    renamed = SessionTokens({"spikes": bake(tmp_path, replace(session, id="other/name"))})
     for within in (False, True):
         with pytest.raises(UsageError, match="other/name was made from the same file as made/day0"):
             evaluate_transfer(poyo, [renamed], calibration_s=5, within=within)
 
 
-def test_no_result_depends_on_the_other_sessions_or_on_what_ran_before(poyo, shards, result):
+def test_no_result_depends_on_the_other_sessions_or_on_what_ran_before(poyo, shards, stored, result):
     torch.rand(11)
-    alone = evaluate_transfer(poyo, [shards["per-spike"][IDS[3]]], calibration_s=5)
+    alone = evaluate_transfer(poyo, [shards["per-spike"][IDS[3]]], calibration_s=5, stored=stored.get)
     for protocol in result.protocols:
-        assert alone.cell(IDS[3], protocol).score == result.cell(IDS[3], protocol).score
+        assert alone.cell(IDS[3], protocol, DECODE).score == result.cell(IDS[3], protocol, DECODE).score
     other = evaluate_transfer(poyo, [shards["per-spike"][IDS[3]]], calibration_s=5, seed=1)
-    assert other.cell(IDS[3], "identity_only").score != result.cell(IDS[3], "identity_only").score
+    assert other.cell(IDS[3], "identity_only", DECODE).score != result.cell(IDS[3], "identity_only", DECODE).score
 
 
 def test_the_run_itself_is_not_changed(poyo, shards):
@@ -185,15 +204,17 @@ def test_the_run_itself_is_not_changed(poyo, shards):
 # ---- which parameters -----------------------------------------------------------------------------------------------
 
 
+def unseen(run, tokens):
+    """One session as transfer adapts to it."""
+    session = transfer._transfer_session(run, tokens, 5)
+    return transfer._Unseen(run, session, run.config.transfer, 3, torch.device("cpu"), lambda event: None)
+
+
 def adapted(poyo, shards, protocol):
     """The state before and after a protocol, and the identity's size."""
-    from spiketok.evaluation.results import _Task
-    from spiketok.evaluation.transfer import _adapt, _transfer_session
-
-    session = _transfer_session(poyo, shards["per-spike"][IDS[2]], 5)
-    task = _Task(poyo, session, poyo.config.transfer, 3, torch.device("cpu"), lambda event: None)
-    before, model = task.model(), task.model()
-    trained = _adapt(task, model, protocol)
+    one = unseen(poyo, shards["per-spike"][IDS[2]])
+    before, model = one.model(), one.model()
+    trained = transfer._adapt(one, model, protocol, one.session.tasks)
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before.state_dict()[k])}
     names = {id(p): n for n, p in model.named_parameters()}
     identity = {names[id(p)] for p in model.identity_parameters([IDS[2]])}
@@ -225,113 +246,123 @@ def test_a_model_whose_identity_leaks_is_caught(poyo, shards, monkeypatch):
 
 
 def test_every_protocol_starts_from_the_same_new_rows(poyo, shards):
-    from spiketok.evaluation.results import _Task
-    from spiketok.evaluation.transfer import _transfer_session
-
-    session = _transfer_session(poyo, shards["per-spike"][IDS[2]], 5)
-    task = _Task(poyo, session, poyo.config.transfer, 3, torch.device("cpu"), lambda event: None)
-    a, b = task.model(), task.model()
+    one = unseen(poyo, shards["per-spike"][IDS[2]])
+    a, b = one.model(), one.model()
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 def test_cells_that_cannot_be_filled_say_why(poyo, shards, tmp_path):
     zero = evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], protocols=["zero_gradient"], calibration_s=5)
-    cell = zero.cell(IDS[2], "zero_gradient")
+    cell = zero.cell(IDS[2], "zero_gradient", DECODE)
     assert cell.score is None
     assert "parameters of its own" in cell.reason
-    assert zero.summary["zero_gradient"]["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
+    assert zero.summary[DECODE]["zero_gradient"]["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
 
     train(load_config("linear"), [shards["binned"][i] for i in IDS[:2]], tmp_path)
-    linear = evaluate_transfer(load_run(tmp_path), [shards["binned"][IDS[2]]], calibration_s=10)
-    for protocol in ("zero_shot", "identity_only", "full"):
-        assert linear.cell(IDS[2], protocol).score is None
-        assert "closed form" in linear.cell(IDS[2], protocol).reason
-    assert linear.cell(IDS[2], "linear").score["r2_variance_weighted"] > 0.4
+    every = ["zero_shot", "identity_only", "full"]
+    linear = evaluate_transfer(load_run(tmp_path), [shards["binned"][IDS[2]]], protocols=every, calibration_s=10)
+    for protocol in every:
+        assert linear.cell(IDS[2], protocol, DECODE).score is None
+        assert "closed form" in linear.cell(IDS[2], protocol, DECODE).reason
+    assert linear.cell(IDS[2], "linear", DECODE).score["r2_variance_weighted"] > 0.4
 
 
 def test_a_read_in_that_nothing_trained_has_no_zero_shot(shards, tmp_path):
-    small = ["model.dim=16", "model.layers=1", "model.heads=2", "model.hidden=16", "data.window_ms=500"]
-    steps = ["optim.steps=4", "transfer.identity_steps=3", "transfer.full_steps=3", "transfer.unfreeze_after=1"]
-    train(load_config("ndt1", None, [*small, *steps]), [shards["binned"][i] for i in IDS[:2]], tmp_path)
+    train(load_config("ndt1", None, SMALL_NDT1), [shards["binned"][i] for i in IDS[:2]], tmp_path)
     found = evaluate_transfer(load_run(tmp_path), [shards["binned"][IDS[2]]], calibration_s=5)
-    assert "read-in" in found.cell(IDS[2], "zero_shot").reason
-    assert found.cell(IDS[2], "identity_only").score is not None
-    assert found.cell(IDS[2], "full").score is not None
+    assert {c.task for c in found.cells} == {DECODE, "population"}
+    for task in (DECODE, "population"):
+        assert "read-in" in found.cell(IDS[2], "zero_shot", task).reason
+        for protocol in ("identity_unlabelled", "identity_only", "full"):
+            assert found.cell(IDS[2], protocol, task).score is not None, (protocol, task)
+    assert "a ridge has no answer to 'population'" in found.cell(IDS[2], "linear", "population").reason
+    assert found.cell(IDS[2], "linear", DECODE).score is not None
+
+
+def test_unlabelled_calibration_cuts_no_label(shards, tmp_path, monkeypatch):
+    """What ``identity_unlabelled`` trains on asks the population alone; ``identity_only`` asks the behaviour too."""
+    train(load_config("ndt1", None, SMALL_NDT1), [shards["binned"][i] for i in IDS[:2]], tmp_path)
+    run, asked = load_run(tmp_path), {}
+
+    def noting(one, model, parameters, protocol, tasks, *rest):
+        asked.setdefault(protocol, []).append({task.name for task in tasks})
+        return plain(one, model, parameters, protocol, tasks, *rest)
+
+    plain = transfer._train
+    monkeypatch.setattr(transfer, "_train", noting)
+    evaluate_transfer(run, [shards["binned"][IDS[2]]], calibration_s=5)
+    both = {"population", DECODE}
+    assert asked == {"identity_unlabelled": [{"population"}], "identity_only": [both], "full": [both, both]}
 
 
 # ---- the floor ------------------------------------------------------------------------------------------------------
 
 
 def test_the_floor_is_the_linear_model_on_the_binned_shard(poyo, shards, result):
-    """The counts are cut from the per-spike shard; a binned shard of the same session must give the same score."""
-    from spiketok.evaluation.floor import _floor_config
-    from spiketok.evaluation.transfer import _transfer_session
-    from spiketok.training.sessions import LabelledSession
-
-    spikes = _transfer_session(poyo, shards["per-spike"][IDS[2]], 5)
-    config = _floor_config(poyo.config, spikes.reader)
-    reader = shards["binned"][IDS[2]]
-    binned = LabelledSession(reader, spikes.signal, spikes.domain, spikes.splits)
-    model = Linear(config.model_config(), poyo.target)
-    model.add_sessions([reader.info])
-    model.fit_closed_form({IDS[2]: stretches(binned, "calibration", poyo.target)})
-    expected = predict(model, [binned.windows("test")], poyo.target, config)[IDS[2]]
-    found = result.cell(IDS[2], "linear")
-    np.testing.assert_array_equal(found.prediction.predicted, expected.predicted)
+    """The counts are made of the stored session; a binned shard of the same session must give the same score."""
+    spikes = transfer._transfer_session(poyo, shards["per-spike"][IDS[2]], 5)
+    config = floor_config(poyo.config, spikes.tokens)
+    assert Linear.inputs(None, [], config.timing) == {"counts": Input("binned", {"bin_ns": 20 * MS})}
+    binned = replace(spikes, tokens=shards["binned"][IDS[2]])
+    model = Linear(config.model_config(), [task.head() for task in poyo.tasks], config.timing)
+    model.add_sessions([binned.tokens.info])
+    model.fit({IDS[2]: binned.stretches("calibration")})
+    expected = predict(model, binned, "test", config)[DECODE]
+    found = result.cell(IDS[2], "linear", DECODE)
+    np.testing.assert_array_equal(found.answer.predicted, expected.predicted)
     assert found.score == expected.score()
     assert found.score["r2_variance_weighted"] > 0.3
 
 
 def test_the_floor_reaches_further_back_under_longer_windows(shards):
-    from spiketok.evaluation.floor import _floor_config
-
-    reader = shards["per-spike"][IDS[2]]
+    tokens = shards["per-spike"][IDS[2]]
     for window_ms, bin_ms in ((500, 20), (1000, 20), (4000, 80), (1999, 39)):
-        config = _floor_config(load_config("poyo", None, [f"data.window_ms={window_ms}"]), reader)
+        config = floor_config(load_config("poyo", None, [f"data.window_ms={window_ms}"]), tokens)
         assert config.data.bin_ms == bin_ms
         assert config.data.window_ms % bin_ms == 0
         assert window_ms - bin_ms < config.data.window_ms <= window_ms
-    config = _floor_config(load_config("ndt1", None, ["data.window_ms=4000"]), shards["binned"][IDS[2]])
+    config = floor_config(load_config("ndt1", None, ["data.window_ms=4000"]), shards["binned"][IDS[2]])
     assert config.data.bin_ms == 20
 
 
-def test_a_per_spike_shard_gives_back_its_spikes_once(tmp_path):
-    session = decodable_session("whole", 4, seconds=6)
-    overlapping = Intervals(np.array([0, 1, 3, 2]) * SECOND, np.array([2, 3, 6, 4]) * SECOND)
-    back = session_of(bake(tmp_path, session, segments=overlapping))
-    np.testing.assert_array_equal(back.spikes.time_ns, session.spikes.time_ns)
-    np.testing.assert_array_equal(back.spikes.unit, session.spikes.unit)
-    np.testing.assert_array_equal(back.signals["hand_vel"].value, session.signals["hand_vel"].value)
+def test_without_the_store_the_floor_says_what_it_lacks(poyo, shards):
+    one = [shards["per-spike"][IDS[2]]]
+    for stored in (None, lambda session: None):
+        cells = evaluate_transfer(poyo, one, protocols=["zero_shot"], calibration_s=5, stored=stored).cells
+        (floor,) = [c for c in cells if c.protocol == "linear"]
+        assert floor.score is None
+        assert floor.reason == "made/new0 is not in the store, of which the floor counts its bins"
 
 
 def test_scored_truth_is_the_behaviour_in_its_own_measure(poyo, shards, result):
-    cell = result.cell(IDS[2], "zero_shot")
+    cell = result.cell(IDS[2], "zero_shot", DECODE)
     signal = shards["per-spike"][IDS[2]].signal("hand_vel")
     time_ns, value = values_in(signal, result.sessions[0].test)
-    np.testing.assert_array_equal(cell.prediction.time_ns, time_ns)
-    np.testing.assert_allclose(cell.prediction.true, value, rtol=1e-5, atol=1e-3)
-    assert cell.prediction.measure == "mm/s"
+    np.testing.assert_array_equal(cell.answer.time_ns, time_ns)
+    np.testing.assert_allclose(cell.answer.true, value, rtol=1e-5, atol=1e-3)
+    assert cell.answer.measure == "mm/s"
 
 
 # ---- over sessions --------------------------------------------------------------------------------------------------
 
 
 def cells(*values):
-    made = [Cell(f"a/{k}", "full", {"r2_variance_weighted": v, "r2_mean": v}) for k, v in enumerate(values)]
-    return [*made, Cell("a/none", "full", None, "no score"), Cell("a/c", "full", dict.fromkeys(transfer.R2))]
+    made = [Cell(f"a/{k}", "full", DECODE, {"r2_variance_weighted": v, "r2_mean": v}) for k, v in enumerate(values)]
+    none = Cell("a/none", "full", DECODE, None, "no score")
+    return [*made, none, Cell("a/c", "full", DECODE, dict.fromkeys(R2))]
 
 
 def test_the_summary_counts_scores_only():
-    over = summarize(cells(0.2, 0.4))["r2_mean"]
+    over = summarize(cells(0.2, 0.4), R2)["r2_mean"]
     assert over == {"n": 2, "mean": pytest.approx(0.3), "sd": pytest.approx(np.sqrt(0.02)), "ci95": None}
-    assert summarize(cells(0.5))["r2_mean"] == {"n": 1, "mean": 0.5, "sd": None, "ci95": None}
-    assert summarize(cells())["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
+    assert summarize(cells(0.5), R2)["r2_mean"] == {"n": 1, "mean": 0.5, "sd": None, "ci95": None}
+    assert summarize(cells(), R2)["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
 
 
 def test_the_interval_is_of_the_mean_over_sessions():
     values = np.random.default_rng(5).normal(0.5, 0.1, 30)
-    low, high = summarize(cells(*values))["r2_mean"]["ci95"]
+    low, high = summarize(cells(*values), R2)["r2_mean"]["ci95"]
     standard_error = values.std(ddof=1) / np.sqrt(len(values))
     assert low == pytest.approx(values.mean() - 1.96 * standard_error, abs=0.3 * standard_error)
     assert high == pytest.approx(values.mean() + 1.96 * standard_error, abs=0.3 * standard_error)
-    assert summarize(cells(*values))["r2_mean"]["ci95"] == [low, high]
+    assert summarize(cells(*values), R2)["r2_mean"]["ci95"] == [low, high]

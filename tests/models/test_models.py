@@ -13,21 +13,33 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models import MODELS  # noqa: E402
-from spiketok.models.batch import TargetSpec, TokenBatch  # noqa: E402
+from spiketok.models.base import PROTOCOLS  # noqa: E402
+from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, Tokens  # noqa: E402
 from spiketok.models.linear import Linear, LinearConfig  # noqa: E402
-from spiketok.models.ndt1 import Ndt1, Ndt1Config  # noqa: E402
 from spiketok.models.poyo import Poyo, PoyoConfig  # noqa: E402
 from spiketok.recording.nouns import SessionInfo  # noqa: E402
+from spiketok.tokens.schemes import make_scheme  # noqa: E402
+from spiketok.training.tasks import TASKS  # noqa: E402
 
 BIN_NS, N_BINS = 20_000_000, 25
 WINDOW_NS = BIN_NS * N_BINS
-TARGET = TargetSpec("hand_vel", ("x", "y"), "mm/s", (0.0, 0.0), (1.0, 1.0))
+TIMING, HALF = Timing(WINDOW_NS, BIN_NS), Progress(1, 2)
+TASK = "decode:hand_vel"
+VELOCITY = Head(TASK, "decode", "values", 2, ("x", "y"))
+POPULATION = Head("population", "population", "counts", input="counts")
 ALL = pytest.mark.parametrize("name", MODELS)
 TRAINED = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.closed_form])
+WITH_IDENTITY = pytest.mark.parametrize(
+    "name", [n for n, model in MODELS.items() if "identity_only" in model.protocols]
+)
 QUICK = {
     "linear": {"lags": 4, "folds": 3},
     "ndt1": {"dim": 16, "heads": 2, "hidden": 24, "dropout": 0.0, "dropout_rates": 0.0, "dropout_embedding": 0.0},
     "poyo": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
+    "spint": {
+        **{"dim": 16, "heads": 2, "hidden": 24, "history_bins": 5, "calibration_length": 8, "calibration_trials": 3},
+        "unit_dropout_high": 0.0,
+    },
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -56,14 +68,36 @@ def toy(name: str, n_units: int, seed: int = 0, n_bins: int = 1500) -> Toy:
     return Toy(info, time_ns[order], unit[order].astype(np.int32), slow.astype(np.float32))
 
 
-def window_tokens(model, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
+def counts_of(session: Toy) -> np.ndarray:
+    """uint8 ``[T, N]``: the spikes of each bin of a session."""
+    counts = np.zeros((len(session.velocity), session.info.n_units), np.uint8)
+    np.add.at(counts, (session.time_ns // BIN_NS, session.unit), 1)
+    return counts
+
+
+def histories(model, session: Toy, start_bin: int, history_bins: int) -> dict[str, np.ndarray]:
+    """A token for each bin of a window and each unit: its counts up to that bin."""
+    n = session.info.n_units
+    before = np.concatenate([np.zeros((history_bins - 1, n), np.uint8), counts_of(session)])
+    series = np.concatenate([before[t : t + history_bins].T for t in range(start_bin, start_bin + N_BINS)])
+    return {
+        "series": series,
+        "observed": np.ones_like(series),
+        "unit": np.tile(model.unit_row(session.info), N_BINS).astype(np.int32),
+        "time": np.repeat(np.arange(N_BINS), n).astype(np.int32),
+    }
+
+
+def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
+    """The columns of one window by an input, made by hand."""
     start = start_bin * BIN_NS
+    if wanted.scheme == "binned":
+        counts = counts_of(session)[start_bin : start_bin + N_BINS]
+        return {"counts": counts, "observed": np.ones(N_BINS, np.uint8)}
+    if wanted.scheme == "neuron":
+        return histories(model, session, start_bin, wanted.fields["history_bins"])
     inside = (session.time_ns >= start) & (session.time_ns < start + WINDOW_NS)
     time, unit, n = session.time_ns[inside] - start, session.unit[inside], session.info.n_units
-    if model.scheme == "binned":
-        counts = np.zeros((N_BINS, n), np.uint8)
-        np.add.at(counts, (time // BIN_NS, unit), 1)
-        return {"counts": counts, "observed": np.ones(N_BINS, np.uint8)}
     rows = model.unit_row(session.info)
     return {
         "unit": np.concatenate([np.repeat(rows, 2), rows[unit]]).astype(np.int32),
@@ -72,21 +106,22 @@ def window_tokens(model, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, queries=None) -> TokenBatch:
-    """A batch of windows (session, first bin); ``queries``: number of query times of each window."""
-    tokens = [window_tokens(model, s, b) for s, b in windows]
-    length = [len(next(iter(t.values()))) for t in tokens]
-    queries = [N_BINS] * len(windows) if queries is None else queries
-    bins = [b + (np.arange(q) * N_BINS) // max(q, 1) for (_, b), q in zip(windows, queries, strict=True)]
-    query_ns = np.concatenate([b * BIN_NS + BIN_NS // 2 for b in bins]).astype(np.int64)
-    start_ns = np.array([b * BIN_NS for _, b in windows], np.int64)
-    target = np.concatenate([s.velocity[b] for (s, _), b in zip(windows, bins, strict=True)])
+def session_tokens(wanted: Input, session: Toy) -> Tokens:
+    """Calibration trials, one behind the other from the session's start."""
+    length, trials = wanted.fields["length"], wanted.most
+    matrix = counts_of(session)[: length * trials].reshape(trials, length, -1).astype(np.float32)
+    return Tokens({"matrix": torch.from_numpy(matrix)}, torch.tensor([0, trials]))
+
+
+def put_together(cuts: list[dict[str, np.ndarray]], padded: bool) -> Tokens:
+    """The tokens of windows as one batch holds them."""
+    length = [len(next(iter(cut.values()))) for cut in cuts]
     columns, offset, valid = {}, torch.tensor(np.cumsum([0, *length])), None
     if padded:
         top = max(length) + 3
         valid, offset = torch.arange(top) < torch.tensor(length)[:, None], None
-    for name in tokens[0]:
-        parts = [torch.from_numpy(t[name]) for t in tokens]
+    for name in cuts[0]:
+        parts = [torch.from_numpy(cut[name]) for cut in cuts]
         if padded:
             column = torch.zeros(len(parts), top, *parts[0].shape[1:], dtype=parts[0].dtype)
             for row, part in zip(column, parts, strict=True):
@@ -94,30 +129,86 @@ def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, q
             columns[name] = column
         else:
             columns[name] = torch.cat(parts)
-    return TokenBatch(
-        columns=columns,
-        offset=offset,
-        valid_BL=valid,
+    return Tokens(columns, offset, valid)
+
+
+def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, queries=None) -> Batch:
+    """A batch of windows (session, first bin); ``queries``: number of query times of each window.
+
+    The behaviour is asked, and of a model of the spikes all counts.
+    """
+    inputs = inputs_of(model)
+    queries = [N_BINS] * len(windows) if queries is None else queries
+    bins = [b + (np.arange(q) * N_BINS) // max(q, 1) for (_, b), q in zip(windows, queries, strict=True)]
+    query_ns = np.concatenate([b * BIN_NS + BIN_NS // 2 for b in bins]).astype(np.int64)
+    start_ns = np.array([b * BIN_NS for _, b in windows], np.int64)
+    target = np.concatenate([s.velocity[b] for (s, _), b in zip(windows, bins, strict=True)])
+    present = list({s.info.id: s for s, _ in windows}.values())
+    ids = [s.info.id for s in present]
+    asked = {
+        TASK: Asked(
+            time=torch.from_numpy((query_ns - np.repeat(start_ns, queries)).astype(np.float32) / 1e9),
+            offset=torch.tensor(np.cumsum([0, *queries])),
+            ns=query_ns,
+            target=torch.from_numpy(target.astype(np.float32)),
+            weight=torch.ones(len(query_ns)),
+        )
+    }
+    if "population" in model.heads:
+        every = np.arange(N_BINS)
+        counts = torch.from_numpy(np.concatenate([counts_of(s)[b + every] for s, b in windows]))
+        asked["population"] = Asked(
+            time=torch.from_numpy(np.tile((every + 0.5) * BIN_NS / 1e9, len(windows)).astype(np.float32)),
+            offset=torch.arange(len(windows) + 1) * N_BINS,
+            ns=np.repeat(start_ns, N_BINS) + np.tile(every * BIN_NS + BIN_NS // 2, len(windows)),
+            target=counts,
+            weight=torch.ones_like(counts, dtype=torch.bool),
+        )
+    return Batch(
+        inputs={
+            name: put_together([window_tokens(model, wanted, s, b) for s, b in windows], padded)
+            for name, wanted in inputs.items()
+            if wanted.per == "window"
+        },
+        session_inputs={
+            name: [session_tokens(wanted, s) for s in present]
+            for name, wanted in inputs.items()
+            if wanted.per == "session"
+        },
         window_ns=WINDOW_NS,
         session_B=torch.tensor([model.session_row(s.info.id) for s, _ in windows]),
         sessions=[s.info.id for s, _ in windows],
         start_ns=start_ns,
-        query_time=torch.from_numpy((query_ns - np.repeat(start_ns, queries)).astype(np.float32) / 1e9),
-        query_offset=torch.tensor(np.cumsum([0, *queries])),
-        query_ns=query_ns,
-        target=torch.from_numpy(target.astype(np.float32)),
-        weight=torch.ones(len(query_ns)),
+        asked=asked,
+        present=ids,
+        present_B=torch.tensor([ids.index(s.info.id) for s, _ in windows]),
     )
+
+
+def without_tokens(tokens: Tokens) -> Tokens:
+    """The same without those of the first window."""
+    n = int(tokens.offset[1])
+    return Tokens({key: c[n:] for key, c in tokens.columns.items()}, (tokens.offset - n).clamp_min(0))
 
 
 A, B, C = toy("a.1", 6, 0), toy("b", 9, 1), toy("c", 5, 2)
 
 
 def stretches(session: Toy) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    counts = np.zeros((len(session.velocity), session.info.n_units))
-    np.add.at(counts, (session.time_ns // BIN_NS, session.unit), 1)
+    """Counts, velocity and weight of each half of a session."""
+    counts = counts_of(session).astype(np.float64)
     half = len(counts) // 2
     return [(counts[p], session.velocity[p], np.ones(half)) for p in (slice(0, half), slice(half, 2 * half))]
+
+
+def fit(model, pieces: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]) -> None:
+    """Fit on such stretches, by session."""
+    model.fit(
+        {
+            session: [Stretch({"counts": {"counts": c}}, {TASK: target}, {TASK: weight}) for c, target, weight in own]
+            for session, own in pieces.items()
+        }
+    )
 
 
 def config_of(name: str):
@@ -126,10 +217,19 @@ def config_of(name: str):
     return model.Config(**(model.sizes[size] | QUICK[name]))
 
 
+def heads_of(name: str) -> list[Head]:
+    """What a run of this model asks by default."""
+    return [VELOCITY, *([POPULATION] if "population" in MODELS[name].default_tasks else [])]
+
+
+def inputs_of(model) -> dict[str, Input]:
+    return model.inputs(model.config, [head.kind for head in model.heads.values()], TIMING)
+
+
 def build(name: str, sessions=(A, B), seed: int = 0):
     """A model of toy size that knows the sessions; one in closed form is fitted, others stand at their start."""
     torch.manual_seed(seed)
-    model = MODELS[name](config_of(name), TARGET)
+    model = MODELS[name](config_of(name), heads_of(name), TIMING)
     add(model, sessions)
     return model.eval()
 
@@ -137,7 +237,7 @@ def build(name: str, sessions=(A, B), seed: int = 0):
 def add(model, sessions) -> None:
     model.add_sessions([s.info for s in sessions])
     if model.closed_form:
-        model.fit_closed_form({s.info.id: stretches(s) for s in sessions})
+        fit(model, {s.info.id: stretches(s) for s in sessions})
 
 
 def windows_of(model, session: Toy = A, n: int = 4) -> list[tuple[Toy, int]]:
@@ -146,15 +246,25 @@ def windows_of(model, session: Toy = A, n: int = 4) -> list[tuple[Toy, int]]:
     return [((session, other)[i % 2], 40 * i + 3) for i in range(n)]
 
 
-def predict(model, batch: TokenBatch) -> torch.Tensor:
+def predict(model, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return model(batch)["prediction"]
+        return model(batch)[TASK]
 
 
-def made(model, batch: TokenBatch) -> torch.Tensor:
+def past_bins(model) -> int:
+    """Bins at a window's start for which the model makes no prediction, because their past lies outside of it."""
+    return model.config.lags - 1 if model.partial else 0
+
+
+def made(model, batch: Batch) -> torch.Tensor:
     """bool [Q]: queries for which the model makes a prediction at all."""
-    bins = torch.from_numpy((batch.query_ns - np.repeat(batch.start_ns, batch.query_offset.diff())) // BIN_NS)
-    return bins >= model.history_bins
+    asked = batch.asked[TASK]
+    bins = torch.from_numpy((asked.ns - np.repeat(batch.start_ns, asked.offset.diff())) // BIN_NS)
+    return bins >= past_bins(model)
+
+
+def losses(model, batch: Batch) -> dict[str, torch.Tensor]:
+    return model.loss(batch, model(batch), HALF)
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -166,16 +276,16 @@ def train(model, batches, steps: int, parameters=None, lr: float = 1e-2, weight_
         model.parameters() if parameters is None else parameters, lr, weight_decay=weight_decay
     )
     model.train()
-    losses = []
+    totals = []
     for step in range(steps):
         batch = batches[step % len(batches)]
         optimizer.zero_grad()
-        loss = model.loss(batch, model(batch))["total"]
+        loss = losses(model, batch)["total"]
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        totals.append(loss.item())
     model.eval()
-    return losses
+    return totals
 
 
 # ---- the contract ---------------------------------------------------------------------------------------------------
@@ -185,11 +295,17 @@ def train(model, batches, steps: int, parameters=None, lr: float = 1e-2, weight_
 def test_names_and_presets(name):
     model = MODELS[name]
     assert model.name == name
-    assert model.scheme in ("binned", "per-spike")
+    assert set(model.default_tasks) <= set(model.tasks) <= set(TASKS)
+    assert set(model.protocols) <= set(PROTOCOLS)
     assert model.sizes
     for size, values in model.sizes.items():
         config = model.Config(**values)
         assert model.Config(**dataclasses.asdict(config)) == config, size
+        inputs = model.inputs(config, model.tasks, TIMING)
+        assert any(wanted.per == "window" for wanted in inputs.values())
+        for wanted in inputs.values():
+            scheme = make_scheme(wanted.scheme, **wanted.fields)  # every field exists and has a value that can be
+            assert wanted.per == "session" or WINDOW_NS % scheme.length_grid_ns == 0
         with pytest.raises(dataclasses.FrozenInstanceError):
             config.any_field = 1
 
@@ -200,9 +316,10 @@ def test_shapes_and_losses(name):
     queries = [3, 0, N_BINS, 7]
     batch = make_batch(model, windows_of(model), queries=queries)
     output = model(batch)
-    assert output["prediction"].shape == (sum(queries), 2)
-    assert torch.equal(output["prediction"].isfinite().all(-1), made(model, batch))
-    terms = model.loss(batch, output)
+    assert output[TASK].shape == (sum(queries), 2)
+    assert torch.equal(output[TASK].isfinite().all(-1), made(model, batch))
+    assert {"total", *batch.asked} == set(model.loss(batch, output, HALF))
+    terms = model.loss(batch, output, HALF)
     assert terms["total"].shape == ()
     assert all(term.isfinite() for term in terms.values())
 
@@ -221,12 +338,12 @@ def test_training_is_reproducible_and_lowers_the_loss(name):
     for _ in range(2):
         model = build(name)
         batches = [make_batch(model, windows_of(model, session)) for session in (A, B)]
-        before = float(sum(model.loss(b, model(b))["total"] for b in batches).detach())
+        before = float(sum(losses(model, b)["total"] for b in batches).detach())
         torch.manual_seed(7)
-        losses = train(model, batches, 60, weight_decay=0.0)
-        after = float(sum(model.loss(b, model(b))["total"] for b in batches).detach())
+        totals = train(model, batches, 60, weight_decay=0.0)
+        after = float(sum(losses(model, b)["total"] for b in batches).detach())
         assert after < 0.6 * before
-        finals.append(losses[-1])
+        finals.append(totals[-1])
     assert finals[0] == finals[1]
 
 
@@ -242,7 +359,7 @@ def test_a_new_session_leaves_old_outputs_as_they_are(name):
     assert model.sessions() == [A.info.id, B.info.id, C.info.id]
     assert [model.session_row(s) for s in model.sessions()] == [0, 1, 2]
     new = predict(model, make_batch(model, [(C, 10)]))
-    assert new[model.history_bins :].isfinite().all()
+    assert new[past_bins(model) :].isfinite().all()
 
 
 @ALL
@@ -273,7 +390,7 @@ def test_state_rebuilds_the_model(name):
         train(model, [make_batch(model, windows_of(model))], 2)
     state, weights = json.loads(json.dumps(model.extra_state())), copy.deepcopy(model.state_dict())
     torch.manual_seed(99)
-    other = MODELS[name](type(model.config)(**dataclasses.asdict(model.config)), TARGET)
+    other = MODELS[name](type(model.config)(**dataclasses.asdict(model.config)), heads_of(name), TIMING)
     other.load_extra_state(state)
     other.load_state_dict(weights)
     other.eval()
@@ -285,7 +402,7 @@ def test_state_rebuilds_the_model(name):
         assert same(predict(other, batch), predict(model, batch))
 
 
-@TRAINED
+@WITH_IDENTITY
 def test_identity_parameters_are_what_identity_only_changes(name):
     """Under an optimizer with momentum and weight decay nothing but the new session's parameters changes, by a bit."""
     model = build(name)
@@ -316,13 +433,23 @@ def test_closed_form_has_no_identity_parameters():
 
 
 @ALL
+def test_a_row_of_the_transfer_table_is_there_or_has_a_reason(name):
+    model = build(name)
+    for protocol in PROTOCOLS:
+        why = model.why_not(protocol, A.info.id)
+        assert (why == "") == (protocol in model.protocols), (protocol, why)
+        assert "\n" not in why
+    assert bool(model.identity_parameters([A.info.id])) == ("identity_only" in model.protocols)
+
+
+@ALL
 def test_padded_is_packed(name):
     model = build(name)
     windows = windows_of(model)
     packed, padded = make_batch(model, windows), make_batch(model, windows, padded=True)
     assert same(predict(model, packed), predict(model, padded))
-    for key, term in model.loss(packed, model(packed)).items():
-        assert torch.equal(term, model.loss(padded, model(padded))[key]), key
+    for key, term in losses(model, packed).items():
+        assert torch.equal(term, losses(model, padded)[key]), key
 
 
 @ALL
@@ -339,14 +466,23 @@ def test_a_window_does_not_see_its_batch(name):
 def test_what_has_no_weight_has_no_influence(name):
     model = build(name)
     batch = make_batch(model, windows_of(model))
-    batch.weight = (torch.arange(len(batch.weight)) % 3 > 0).float()
-    spoilt = copy.copy(batch)
-    spoilt.target = torch.where(batch.weight[:, None] > 0, batch.target, torch.nan)
-    for key, term in model.loss(batch, model(batch)).items():
-        assert torch.equal(term, model.loss(spoilt, model(spoilt))[key]), key
-    batch.weight = torch.zeros_like(batch.weight)
-    terms = model.loss(batch, model(batch))
-    assert terms["mse"] == 0
+
+    def weighed(weight_of, spoil: bool = False) -> Batch:
+        """The batch with other weights, and what has none spoilt."""
+        asked = {}
+        for task, a in batch.asked.items():
+            weight = weight_of(torch.arange(a.weight.numel()).reshape(a.weight.shape)).to(a.weight.dtype)
+            nonsense = torch.nan if a.target.is_floating_point() else 255
+            kept = weight if weight.ndim == 2 else weight[:, None]
+            target = torch.where(kept > 0, a.target, nonsense).to(a.target.dtype) if spoil else a.target
+            asked[task] = dataclasses.replace(a, weight=weight, target=target)
+        return dataclasses.replace(batch, asked=asked)
+
+    some, spoilt = weighed(lambda row: row % 3 > 0), weighed(lambda row: row % 3 > 0, spoil=True)
+    for key, term in losses(model, some).items():
+        assert torch.equal(term, losses(model, spoilt)[key]), key
+    terms = losses(model, weighed(torch.zeros_like))
+    assert all(terms[task] == 0 for task in batch.asked)
     if not model.closed_form:
         terms["total"].backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -359,15 +495,13 @@ def test_silence_gives_numbers(name):
     silent = dataclasses.replace(A, time_ns=A.time_ns[:0], unit=A.unit[:0])
     batch = make_batch(model, [(silent, 5), (A, 5)])
     output = model(batch)
-    assert output["prediction"][made(model, batch)].isfinite().all()
-    if model.scheme == "per-spike":
-        n = int(batch.offset[1])
-        batch.columns = {key: column[n:] for key, column in batch.columns.items()}
-        batch.offset = (batch.offset - n).clamp_min(0)
+    assert output[TASK][made(model, batch)].isfinite().all()
+    if inputs_of(model) == {"spikes": Input("per-spike")}:
+        batch.inputs["spikes"] = without_tokens(batch.inputs["spikes"])
         output = model(batch)
-        assert output["prediction"].isfinite().all()
+        assert output[TASK].isfinite().all()
     if not model.closed_form:
-        model.loss(batch, output)["total"].backward()
+        model.loss(batch, output, HALF)["total"].backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -376,8 +510,8 @@ def test_a_batch_without_queries(name):
     model = build(name)
     batch = make_batch(model, windows_of(model), queries=[0] * 4)
     output = model(batch)
-    assert output["prediction"].shape == (0, 2)
-    assert model.loss(batch, output)["mse"] == 0
+    assert output[TASK].shape == (0, 2)
+    assert model.loss(batch, output, HALF)[TASK] == 0
 
 
 @TRAINED
@@ -387,10 +521,10 @@ def test_in_half_precision(name):
     exact = predict(model, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(batch)
-        total = model.loss(batch, output)["total"]
+        total = model.loss(batch, output, HALF)["total"]
     total.backward()
     assert total.isfinite()
-    torch.testing.assert_close(output["prediction"].float(), exact, rtol=0.1, atol=0.05)
+    torch.testing.assert_close(output[TASK].float(), exact, rtol=0.1, atol=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -403,9 +537,9 @@ def test_on_a_gpu_as_on_the_cpu(name, dtype, tolerance):
     output = here(batch)
     with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
         other = there(batch.to("cuda"))
-        there.loss(batch.to("cuda"), other)["total"].backward()
-    here.loss(batch, output)["total"].backward()
-    torch.testing.assert_close(other["prediction"].float().cpu(), output["prediction"], rtol=tolerance, atol=tolerance)
+        there.loss(batch.to("cuda"), other, HALF)["total"].backward()
+    here.loss(batch, output, HALF)["total"].backward()
+    torch.testing.assert_close(other[TASK].float().cpu(), output[TASK], rtol=tolerance, atol=tolerance)
     for (key, a), b in zip(here.named_parameters(), there.parameters(), strict=True):
         if a.grad is not None:
             scale = a.grad.abs().max().clamp_min(1e-3)
@@ -418,7 +552,7 @@ def test_on_a_gpu_as_on_the_cpu(name, dtype, tolerance):
 def test_poyo_published_sizes():
     """Parameters without the tables of units and sessions: 1.3M and 11.8M, as the names say."""
     for size, expected in (("1.3M", 1.3e6), ("11.8M", 11.8e6)):
-        model = Poyo(PoyoConfig(**Poyo.sizes[size]), TARGET)
+        model = Poyo(PoyoConfig(**Poyo.sizes[size]), [VELOCITY], TIMING)
         assert sum(p.numel() for p in model.parameters()) == pytest.approx(expected, rel=0.05), size
 
 
@@ -448,9 +582,8 @@ def test_poyo_reads_time_and_type():
     batch = make_batch(model, [(A, 5)])
     expected = predict(model, batch)
     for column, change in (("time", 1e-3), ("type", 1)):
-        moved = copy.copy(batch)
-        moved.columns = {key: c.clone() for key, c in batch.columns.items()}
-        moved.columns[column][-1] += change
+        moved = batch.clone()
+        moved.inputs["spikes"].columns[column][-1] += change
         assert (predict(model, moved) - expected).abs().max() > 1e-5, column
 
 
@@ -459,126 +592,7 @@ def test_poyo_reads_time_and_type():
 )
 def test_poyo_refuses(key, value):
     with pytest.raises(UsageError, match=key):
-        Poyo(PoyoConfig(**{key: value}), TARGET)
-
-
-# ---- ndt1 -----------------------------------------------------------------------------------------------------------
-
-
-def ndt1(sessions=(A,), seed: int = 0, **changes) -> Ndt1:
-    torch.manual_seed(seed)
-    model = Ndt1(dataclasses.replace(config_of("ndt1"), **changes), TARGET)
-    model.add_sessions([s.info for s in sessions])
-    return model
-
-
-def test_ndt1_as_in_the_reference_is_as_wide_as_its_units():
-    torch.manual_seed(0)
-    model = Ndt1(Ndt1Config(**Ndt1.sizes["nlb"]), TARGET)
-    model.add_sessions([A.info])
-    assert model.dim == 6
-    assert len(model.read_in) == 0
-    batch = make_batch(model, [(A, 5), (A, 50)])
-    model.loss(batch, model(batch))["total"].backward()
-    other = Ndt1(model.config, TARGET)
-    other.load_extra_state(model.extra_state())
-    other.load_state_dict(model.state_dict())
-    assert same(predict(model.eval(), batch), predict(other.eval(), batch))
-    with pytest.raises(UsageError, match=r"holds one session, toy/a\.1, not toy/c too"):
-        model.add_sessions([C.info])
-    with pytest.raises(UsageError, match="9 units, which 2 heads do not divide: use --set model.embed=linear"):
-        Ndt1(model.config, TARGET).add_sessions([B.info])
-
-
-def test_ndt1_decoding_alone_can_leave_the_encoder_to_the_spikes():
-    for joint in (False, True):
-        model = ndt1(decode_joint=joint)
-        batch = make_batch(model, [(A, 5)])
-        model.loss(batch, model(batch))["mse"].backward()
-        assert model.decoder.weight.grad.abs().sum() > 0
-        reached = [p for p in model.layers.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
-        assert bool(reached) == joint
-
-
-def test_ndt1_hides_in_training_only():
-    model = ndt1(mask_ratio=0.5)
-    batch = make_batch(model, [(A, 5), (A, 50)])
-    batch.columns["observed"][:10] = 0
-    model.train()
-    torch.manual_seed(1)
-    output = model(batch)
-    hidden = output["scored"]
-    assert 0 < hidden[10:].float().mean() < 1
-    assert not hidden[:10].any()
-    torch.manual_seed(1)
-    again = model(batch)
-    assert torch.equal(again["scored"], hidden)
-    assert torch.equal(again["log_rate"], output["log_rate"])
-    model.eval()
-    output = model(batch)
-    assert torch.equal(output["scored"], batch.columns["observed"].bool())
-    rates, counts = output["log_rate"][10:], batch.columns["counts"][10:].float()
-    expected = torch.nn.PoissonNLLLoss(log_input=True, full=False)(rates, counts)
-    torch.testing.assert_close(model.loss(batch, output)["poisson"], expected)
-
-
-def test_ndt1_does_not_see_what_it_hides():
-    """With every hidden count set to 0, another count in a hidden bin changes no rate; in a seen bin it does."""
-    model = ndt1(mask_ratio=0.5, mask_zero_ratio=1.0).train()
-    batch = make_batch(model, [(A, 5), (A, 50)])
-
-    def rates(row: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        changed = copy.copy(batch)
-        changed.columns = {key: column.clone() for key, column in batch.columns.items()}
-        if row is not None:
-            changed.columns["counts"][row] += 5
-        torch.manual_seed(2)
-        output = model(changed)
-        return output["log_rate"], output["scored"]
-
-    expected, hidden = rates(None)
-    assert torch.equal(rates(int(hidden.nonzero()[0]))[0], expected)
-    assert not torch.equal(rates(int((~hidden).nonzero()[0]))[0], expected)
-
-
-def test_ndt1_attends_to_its_band():
-    model = ndt1(context_forward=1, context_backward=2, layers=1).eval()
-    batch = make_batch(model, [(A, 5)])
-    expected = model(batch)["log_rate"]
-    batch.columns["counts"][10] += 3
-    changed = (model(batch)["log_rate"] - expected).abs().amax(1) > 0
-    assert changed.nonzero().flatten().tolist() == [9, 10, 11, 12]
-
-
-def test_ndt1_spans_follow_the_batches_seen():
-    model = ndt1(mask_max_span=4, span_ramp_start=1, span_ramp_end=2, mask_ratio=0.2).train()
-    batch = make_batch(model, [(A, 5)])
-    for _ in range(3):
-        model(batch)
-    assert model.batches_seen == 3
-    assert model.state_dict()["batches_seen"] == 3
-    model.eval()(batch)
-    assert model.batches_seen == 3
-
-
-def test_ndt1_refuses():
-    with pytest.raises(UsageError, match="model.dim is 15, which 2 heads"):
-        Ndt1Config(embed="linear", dim=15)
-    with pytest.raises(UsageError, match=r"mask_ratio is 1\.5"):
-        Ndt1Config(mask_ratio=1.5)
-    model = ndt1((A, B), max_bins=N_BINS - 1)
-    with pytest.raises(DataError, match="25 bins and model.max_bins is 24"):
-        model(make_batch(model, [(A, 5)]))
-    mixed = make_batch(ndt1((A, A)), [(A, 5), (A, 6)])
-    mixed.sessions = [A.info.id, B.info.id]
-    with pytest.raises(DataError, match=r"one session.*toy/a\.1, toy/b"):
-        ndt1((A, B))(mixed)
-
-
-def test_ndt1_sinusoidal_positions():
-    model = ndt1(position="sinusoidal").eval()
-    assert not any("position" in key for key in model.state_dict())
-    assert predict(model, make_batch(model, [(A, 5)])).isfinite().all()
+        Poyo(PoyoConfig(**{key: value}), [VELOCITY], TIMING)
 
 
 # ---- linear ---------------------------------------------------------------------------------------------------------
@@ -593,9 +607,9 @@ def test_linear_is_scikit_learns_ridge():
     sklearn = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
     rng = np.random.default_rng(0)
     data = [(c, y, rng.uniform(0, 2, len(w)) * (rng.random(len(w)) > 0.2)) for c, y, w in stretches(A)]
-    model = Linear(LinearConfig(lags=4, alphas=(3.0,)), TARGET)
+    model = Linear(LinearConfig(lags=4, alphas=(3.0,)), [VELOCITY], TIMING)
     model.add_sessions([A.info])
-    model.fit_closed_form({A.info.id: data})
+    fit(model, {A.info.id: data})
     x = np.concatenate([lagged(np.sqrt(c), 4) for c, _, _ in data])
     y, weight = (np.concatenate([part[i][3:] for part in data]) for i in (1, 2))
     ridge = sklearn.Ridge(alpha=3.0).fit(x, y, sample_weight=weight)
@@ -612,7 +626,7 @@ def test_linear_predicts_what_its_weights_say():
     ridge = model._ridge(A.info.id)
     weight = ridge.weight.numpy().transpose(2, 1, 0).reshape(-1, 2)
     for row, (session, start) in zip(got, windows, strict=True):
-        counts = window_tokens(model, session, start)["counts"].astype(float)
+        counts = counts_of(session)[start : start + N_BINS].astype(float)
         expected = lagged(np.sqrt(counts), 4) @ weight + ridge.intercept.numpy()
         np.testing.assert_allclose(row[3:], expected, rtol=1e-4, atol=1e-5)
         assert row[:3].isnan().all()
@@ -631,9 +645,9 @@ def test_linear_chooses_the_penalty_by_blocks_of_time():
         train_x, train_y = (np.concatenate([block[i] for block in rest]) for i in (0, 1))
         for i, alpha in enumerate(alphas):
             error[i] += ((sklearn.Ridge(alpha=alpha).fit(train_x, train_y).predict(x) - y) ** 2).sum()
-    model = Linear(LinearConfig(lags=4, folds=3, alphas=alphas), TARGET)
+    model = Linear(LinearConfig(lags=4, folds=3, alphas=alphas), [VELOCITY], TIMING)
     model.add_sessions([A.info])
-    model.fit_closed_form({A.info.id: [(counts, target, np.ones(120))]})
+    fit(model, {A.info.id: [(counts, target, np.ones(120))]})
     assert model.alpha(A.info.id) == alphas[int(np.argmin(error))]
     assert 0 < int(np.argmin(error)) < len(alphas) - 1  # a choice, not an end of the list
 
@@ -643,9 +657,9 @@ def test_linear_fit_does_not_reach_over_borders():
     first, second = stretches(A)
     weights = []
     for data in ([first, second], [second, first], [tuple(np.concatenate(p) for p in zip(first, second, strict=True))]):
-        model = Linear(LinearConfig(lags=4, alphas=(10.0,)), TARGET)
+        model = Linear(LinearConfig(lags=4, alphas=(10.0,)), [VELOCITY], TIMING)
         model.add_sessions([A.info])
-        model.fit_closed_form({A.info.id: data})
+        fit(model, {A.info.id: data})
         weights.append(model._ridge(A.info.id).weight.clone())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-7)
     assert not torch.allclose(weights[0], weights[2], rtol=1e-5, atol=1e-7)
@@ -654,15 +668,15 @@ def test_linear_fit_does_not_reach_over_borders():
 def test_linear_decodes():
     model = build("linear")
     batch = make_batch(model, [(A, b) for b in range(0, 1000, N_BINS)])
-    mse = model.loss(batch, model(batch))["mse"]
-    assert mse < 0.5 * batch.target.var()
+    mse = losses(model, batch)[TASK]
+    assert mse < 0.5 * batch.asked[TASK].target.var()
 
 
 def test_linear_makes_no_prediction_over_a_gap():
     model = build("linear")
     batch = make_batch(model, [(A, 5)])
     expected = predict(model, batch)
-    batch.columns["observed"][10] = 0
+    batch.inputs["counts"].columns["observed"][10] = 0
     got = predict(model, batch)
     assert got.isnan().any(1).nonzero().flatten().tolist() == [0, 1, 2, 10, 11, 12, 13]
     kept = got.isfinite()
@@ -670,20 +684,20 @@ def test_linear_makes_no_prediction_over_a_gap():
 
 
 def test_linear_refuses():
-    model = Linear(LinearConfig(lags=4), TARGET)
+    model = Linear(LinearConfig(lags=4), [VELOCITY], TIMING)
     model.add_sessions([A.info, B.info])
     with pytest.raises(DataError, match=r"no weights for session 'toy/a\.1'"):
         predict(model, make_batch(model, [(A, 5)]))
     counts, target, weight = stretches(A)[0]
     with pytest.raises(DataError, match=r"toy/b: .*\(750, 6\).*\(750, 9\)"):
-        model.fit_closed_form({B.info.id: [(counts, target, weight)]})
+        fit(model, {B.info.id: [(counts, target, weight)]})
     with pytest.raises(DataError, match="0 labelled bins with a history of 4 bins in 0 bins are too few"):
-        model.fit_closed_form({A.info.id: []})
+        fit(model, {A.info.id: []})
     with pytest.raises(DataError, match="0 labelled bins with a history of 4 bins in 12 bins are too few"):
-        model.fit_closed_form({A.info.id: [(counts[:12], target[:12], weight[:12])]})
+        fit(model, {A.info.id: [(counts[:12], target[:12], weight[:12])]})
     with pytest.raises(DataError, match="not finite"):
-        model.fit_closed_form({A.info.id: [(counts, np.where(np.arange(750)[:, None] == 9, np.nan, target), weight)]})
-    long = Linear(LinearConfig(lags=N_BINS + 1), TARGET)
+        fit(model, {A.info.id: [(counts, np.where(np.arange(750)[:, None] == 9, np.nan, target), weight)]})
+    long = Linear(LinearConfig(lags=N_BINS + 1), [VELOCITY], TIMING)
     add(long, [A])
     with pytest.raises(DataError, match="25 bins is shorter than model.lags, 26"):
         predict(long, make_batch(long, [(A, 5)]))
@@ -696,6 +710,6 @@ def test_linear_refuses():
 def test_queries_outside_of_their_window_are_refused():
     model = build("linear")
     batch = make_batch(model, [(A, 5)])
-    batch.query_ns = batch.query_ns + WINDOW_NS
+    batch.asked[TASK].ns = batch.asked[TASK].ns + WINDOW_NS
     with pytest.raises(DataError, match="610000000 ns is not in its window 100000000..600000000 ns"):
         predict(model, batch)

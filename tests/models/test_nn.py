@@ -15,11 +15,17 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models import masking  # noqa: E402
-from spiketok.models.losses import poisson_log_rate, weighted_mse  # noqa: E402
+from spiketok.models.losses import (  # noqa: E402
+    poisson_log_rate,
+    poisson_rate,
+    weighted_cross_entropy,
+    weighted_mse,
+)
 from spiketok.models.nn import (  # noqa: E402
     ATTENTION,
     EncoderBlock,
     RotaryTime,
+    ScaleNorm,
     Vocabulary,
     attention,
     band_mask,
@@ -190,10 +196,14 @@ def test_sinusoidal_positions():
 # ---- encoder block --------------------------------------------------------------------------------------------------
 
 
-def test_encoder_block_is_torchs():
+@pytest.mark.parametrize("pre_norm", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_encoder_block_is_torchs(pre_norm, activation):
     torch.manual_seed(0)
-    ours = EncoderBlock(12, 3, 20).eval()
-    theirs = torch.nn.TransformerEncoderLayer(12, 3, 20, 0.0, batch_first=True, norm_first=True).eval()
+    ours = EncoderBlock(12, 3, 20, pre_norm=pre_norm, activation=activation).eval()
+    theirs = torch.nn.TransformerEncoderLayer(
+        12, 3, 20, 0.0, activation=activation, batch_first=True, norm_first=pre_norm
+    ).eval()
     with torch.no_grad():
         for p in ours.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -221,6 +231,20 @@ def test_encoder_block_is_torchs():
 def test_band_mask():
     expected = [[-2 <= key - query <= 1 for key in range(5)] for query in range(5)]
     assert band_mask(5, 1, 2).tolist() == expected
+    assert band_mask(5, -1, 2).tolist() == band_mask(5, 99, 2).tolist()
+    assert band_mask(5, 1, -1).tolist() == band_mask(5, 1, 99).tolist()
+    assert band_mask(5, 0, 0).tolist() == torch.eye(5, dtype=torch.bool).tolist()
+    assert band_mask(5, -1, -1) is None
+
+
+def test_scale_norm_leaves_the_direction():
+    norm = ScaleNorm(4)
+    x = torch.tensor([[3.0, 0.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    out = norm(x)
+    torch.testing.assert_close(out[0], 2.0 * x[0] / 5.0)
+    out.sum().backward()
+    assert (out[1] == 0).all()
+    assert x.grad.isfinite().all()
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -316,6 +340,40 @@ def test_poisson_loss():
     assert poisson_log_rate(torch.zeros(2, 2), count, row) == expected == 1.0
 
 
+def test_the_largest_terms_alone():
+    z, count = torch.tensor([[0.0, 1.0], [2.0, 9.0]]), torch.zeros(2, 2)
+    scored = torch.tensor([[True, True], [True, False]])
+    assert poisson_log_rate(z, count, scored, top=0.5) == pytest.approx(math.exp(2) / 3)  # int(1.5) of 3
+    assert poisson_log_rate(z, count, scored, top=0.1) == 0
+    assert poisson_log_rate(z, count, torch.zeros(2, 2, dtype=torch.bool), top=0.5) == 0
+
+
+def test_poisson_of_rates_is_torchs():
+    rate = torch.tensor([[0.5, 0.0], [2.0, -torch.inf]], requires_grad=True)
+    count, scored = torch.tensor([[1, 0], [3, 5]]), torch.tensor([[True, True], [True, False]])
+    loss = poisson_rate(rate, count, scored)
+    loss.backward()
+    theirs = torch.nn.PoissonNLLLoss(log_input=False, full=False, eps=1e-8)(rate[scored], count[scored].float())
+    torch.testing.assert_close(loss, theirs)
+    assert rate.grad.isfinite().all()
+    assert rate.grad[1, 1] == 0
+    assert poisson_rate(rate.detach(), count, scored, top=0.5) == pytest.approx((0.5 - math.log(0.5)) / 3)
+
+
+def test_weighted_cross_entropy():
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    logits[3] = torch.nan
+    logits.requires_grad_()
+    label, weight = torch.tensor([0, 2, 1, -1]), torch.tensor([1.0, 2.0, 0.5, 0.0])
+    each = torch.nn.functional.cross_entropy(logits[:3], label[:3], reduction="none")
+    loss = weighted_cross_entropy(logits, label, weight)
+    torch.testing.assert_close(loss, (each * weight[:3]).sum() / 3.5)
+    loss.backward()
+    assert (logits.grad[3] == 0).all()
+    assert weighted_cross_entropy(logits, label, torch.zeros(4)) == 0
+    assert weighted_cross_entropy(logits[:0], label[:0], weight[:0]) == 0
+
+
 # ---- masks ----------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +396,26 @@ def test_share_of_hidden_bins():
     assert masking.hide_timesteps(2, 0, 0.25, 3).shape == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("mode", "shape"),
+    [("timestep", (4, 6, 1)), ("shared_timestep", (1, 6, 1)), ("element", (4, 6, 3)), ("unit", (4, 1, 3))],
+)
+def test_what_a_draw_hides(mode, shape):
+    generator = torch.Generator().manual_seed(0)
+    assert masking.hide(mode, (4, 6, 3), 0.5, generator=generator).shape == shape
+    share = masking.hide(mode, (400, 600, 30), 0.25, generator=generator).float().mean()
+    assert share == pytest.approx(0.25, abs=0.06)
+    assert masking.hide(mode, (4, 6, 3), 1.0).all()
+    assert not masking.hide(mode, (4, 6, 3), 0.0).any()
+
+
+def test_what_a_draw_cannot_hide():
+    with pytest.raises(UsageError, match="'unit' and span 3"):
+        masking.hide("unit", (4, 6, 3), 0.5, 3)
+    with pytest.raises(UsageError, match="'neuron' and span 1: modes are timestep, shared_timestep, element, unit"):
+        masking.hide("neuron", (4, 6, 3), 0.5)
+
+
 def test_corruption_of_hidden_elements():
     counts = torch.full((40, 50, 20), 7.0)
     hidden = torch.zeros(40, 50, 1, dtype=torch.bool)
@@ -349,6 +427,9 @@ def test_corruption_of_hidden_elements():
     assert (there == 7).float().mean() == pytest.approx(0.4 * 0.5, abs=0.02)
     assert (there == 0).float().mean() == pytest.approx(0.6 + 0.4 * 0.5 / 7, abs=0.02)
     assert (masking.corrupt(counts, hidden, 1.0, 0.5)[:, ::2] == 0).all()
+    loud = torch.where(hidden, 200.0, counts)  # what became 0 does not set the range of the random counts
+    seen = masking.corrupt(loud, hidden, 1.0, 1.0, torch.Generator().manual_seed(0))
+    assert seen.max() == 7
     assert masking.corrupt(torch.zeros(2, 3, 4), hidden[:2, :3], 0.0, 1.0).abs().sum() == 0
 
 

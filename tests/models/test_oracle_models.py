@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from spiketok.models.batch import TargetSpec, TokenBatch
+from spiketok.models.batch import Asked, Batch, Head, Timing, Tokens
 from spiketok.models.poyo import Poyo, PoyoConfig
 from spiketok.recording.nouns import SessionInfo
 
 pytestmark = pytest.mark.oracle
 
+TASK = "decode:v"
 SHAPES = {
     "tiny": ({**Poyo.sizes["tiny"]}, 1.0),
     "1.3M": ({**Poyo.sizes["1.3M"]}, 1.0),
@@ -105,10 +106,11 @@ def tokens(rng, infos, ours: Poyo, window_s: float):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_poyo_is_torch_brains(shape):
     values, window_s = SHAPES[shape]
-    config, target = PoyoConfig(**values), TargetSpec("v", ("x", "y"), "mm/s", (0.0, 0.0), (1.0, 1.0))
+    config, head = PoyoConfig(**values), Head(TASK, "decode", "values", 2, ("x", "y"))
+    timing = Timing(round(window_s * 1e9), 20_000_000)
     infos = [info("a", 5), info("b", 9)]
     torch.manual_seed(3)
-    theirs, ours = reference(config, window_s, infos, 2), Poyo(config, target).eval()
+    theirs, ours = reference(config, window_s, infos, 2), Poyo(config, [head], timing).eval()
     ours.add_sessions(infos)
     parameters = pairs(theirs, ours)
     with torch.no_grad():
@@ -141,25 +143,30 @@ def test_poyo_is_torch_brains(shape):
     ).flatten(0, 1)
 
     n_query = [len(w[4]) for w in windows]
-    batch = TokenBatch(
-        columns={
+    spikes = Tokens(
+        {
             "unit": torch.from_numpy(np.concatenate([w[1] for w in windows]).astype(np.int32)),
             "type": torch.from_numpy(np.concatenate([w[2] for w in windows]).astype(np.uint8)),
             "time": torch.from_numpy(np.concatenate([w[3] for w in windows])),
         },
         offset=torch.tensor(np.cumsum([0] + [len(w[1]) for w in windows])),
-        valid_BL=None,
-        window_ns=round(window_s * 1e9),
-        session_B=torch.tensor([ours.session_row(infos[w[0]].id) for w in windows]),
-        sessions=[infos[w[0]].id for w in windows],
-        start_ns=np.zeros(len(windows), np.int64),
-        query_time=torch.from_numpy(np.concatenate([w[4] for w in windows])),
-        query_offset=torch.tensor(np.cumsum([0, *n_query])),
-        query_ns=np.concatenate([(w[4] * 1e9).astype(np.int64) for w in windows]),
+    )
+    asked = Asked(
+        time=torch.from_numpy(np.concatenate([w[4] for w in windows])),
+        offset=torch.tensor(np.cumsum([0, *n_query])),
+        ns=np.concatenate([(w[4] * 1e9).astype(np.int64) for w in windows]),
         target=torch.zeros(sum(n_query), 2),
         weight=torch.ones(sum(n_query)),
     )
-    got = ours(batch)["prediction"]
+    batch = Batch(
+        inputs={"spikes": spikes},
+        window_ns=timing.window_ns,
+        session_B=torch.tensor([ours.session_row(infos[w[0]].id) for w in windows]),
+        sessions=[infos[w[0]].id for w in windows],
+        start_ns=np.zeros(len(windows), np.int64),
+        asked={TASK: asked},
+    )
+    got = ours(batch)[TASK]
     assert expected.unflatten(0, (len(windows), -1)).std(1).mean() > 0.05  # it does depend on the query's time
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 

@@ -307,7 +307,7 @@ def test_every_key_is_explained(name, size):
         assert told[f"optim.{f.name}"] == plain(getattr(config.optim, f.name))
     for f in fields(MODELS[name].Config):
         assert told[f"model.{f.name}"] == plain(getattr(config.model_config(), f.name))
-    assert told["size"] == size and told["tasks"] == ["decode"]
+    assert told["size"] == size and told["tasks"] == list(MODELS[name].default_tasks)
     assert {row.source.split(" of ")[0] for row in rows} <= {"default", "recipe", "model preset"}
 
 

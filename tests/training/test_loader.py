@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,17 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.batch import TargetSpec, TokenBatch
+from spiketok.models.batch import Asked, Batch, Tokens
 from spiketok.recording.nouns import Intervals, Session, Spikes, UnitTable
 from spiketok.tokens.schemes import Binned, PerSpike
 from spiketok.tokens.schemes.base import Windows
 from spiketok.training.loader import Loader
-from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionWindows, TrialWindows, UnitDropout
+from spiketok.training.sampling import (
+    Once,
+    RandomWindows,
+    SequentialWindows,
+    SessionTokens,
+    SessionWindows,
+    TrialWindows,
+    UnitDropout,
+)
+from spiketok.training.tasks.decode import Decode, DecodeConfig, TargetSpec
 from tests import reference
 from tests.made import MS, SECOND, random_session, shard, whole
 from tests.strategies import SOURCE
 
 TARGET = TargetSpec("vel", ("x", "y"), "mm/s", (0.25, -0.5), (2.0, 0.5))
+VEL = Decode("vel", DecodeConfig(), TARGET)
 SPLIT = Intervals([100 * MS, 4_500 * MS], [4_000 * MS, 5_900 * MS])
 
 
@@ -50,15 +61,25 @@ def where(readers) -> list[SessionWindows]:
 
 def random_loader(readers, **options) -> Loader:
     sessions = where(readers)
-    options = {"batch_size": 4, "target": TARGET, "seed": 3} | options
+    options = {"batch_size": 4, "tasks": [VEL], "seed": 3} | options
     return Loader(sessions, RandomWindows(sessions, 400 * MS, seed=7), **options)
 
 
-def content(batch: TokenBatch) -> list:
+def content(batch: Batch) -> list:
     """All that a batch holds, to compare by equality."""
-    tensors = {**batch.columns, **{k: v for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}}
-    held = {name: (str(t.dtype), tuple(t.shape), t.numpy().tobytes()) for name, t in tensors.items()}
-    return [held, batch.sessions, batch.start_ns.tolist(), batch.query_ns.tolist(), batch.window_ns]
+
+    def held(value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+        if isinstance(value, np.ndarray):
+            return str(value.dtype), value.tolist()
+        if isinstance(value, dict):
+            return {name: held(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [held(item) for item in value]
+        return {name: held(item) for name, item in vars(value).items()} if isinstance(value, Tokens | Asked) else value
+
+    return [(f.name, held(getattr(batch, f.name))) for f in fields(batch) if f.name != "facts"]
 
 
 def met(loader: Loader) -> list[tuple[str, int]]:
@@ -233,9 +254,10 @@ def test_kept_units_are_uniform_and_as_many_as_drawn(spike_shards, n_keep):
     pairs, n_windows = np.zeros((12, 12)), 0
     for _ in range(30):
         for batch in loader:
-            start = batch.columns["type"] == 1
-            for low, high in zip(batch.offset[:-1], batch.offset[1:], strict=True):
-                units = batch.columns["unit"][low:high][start[low:high]].numpy()
+            tokens = batch.tokens()
+            start = tokens.columns["type"] == 1
+            for low, high in zip(tokens.offset[:-1], tokens.offset[1:], strict=True):
+                units = tokens.columns["unit"][low:high][start[low:high]].numpy()
                 assert len(units) == n_keep
                 pairs[np.ix_(units, units)] += 1
                 n_windows += 1
@@ -248,27 +270,30 @@ def test_kept_units_are_uniform_and_as_many_as_drawn(spike_shards, n_keep):
 # ---- a batch is exactly its windows ---------------------------------------------------------------------------------
 
 
-def check_batch(batch: TokenBatch, readers, unit_rows, keep_seen: bool) -> None:
+def check_batch(batch: Batch, readers, unit_rows, keep_seen: bool, skip: str = "") -> None:
     """Each window's tokens and queries, from the scheme's cut and the reference."""
     by_id = {reader.info.id: reader for reader in readers}
+    tokens, asked = batch.tokens(), batch.asked["decode:vel"]
     for b, (name, start) in enumerate(zip(batch.sessions, batch.start_ns.tolist(), strict=True)):
+        if name == skip:
+            continue
         reader = by_id[name]
         window = Windows(np.array([0]), np.array([start]), batch.window_ns)
-        rows = slice(batch.offset[b], batch.offset[b + 1])
-        own = {k: c[rows].numpy() for k, c in batch.columns.items()}
+        rows = slice(tokens.offset[b], tokens.offset[b + 1])
+        own = {k: c[rows].numpy() for k, c in tokens.columns.items()}
         keep = None
         if keep_seen:  # which units were kept can be read off the START tokens
             keep = np.isin(unit_rows[name], own["unit"][own["type"] == 1])[None]
         wanted = reader.scheme.cut(reader.columns, window, keep, unit_rows[name])
         for k, column in wanted.columns.items():
             np.testing.assert_array_equal(own[k], column)
-        queries = slice(batch.query_offset[b], batch.query_offset[b + 1])
+        queries = slice(asked.offset[b], asked.offset[b + 1])
         found = list(
             zip(
-                batch.query_ns[queries].tolist(),
-                batch.query_time[queries].tolist(),
-                batch.target[queries].tolist(),
-                batch.weight[queries].tolist(),
+                asked.ns[queries].tolist(),
+                asked.time[queries].tolist(),
+                asked.target[queries].tolist(),
+                asked.weight[queries].tolist(),
                 strict=True,
             )
         )
@@ -301,8 +326,10 @@ def test_per_spike_batches_hold_their_windows(spike_shards, dropout):
         check_batch(batch, spike_shards, rows, dropout is not None)
         assert batch.sessions == sorted(batch.sessions)  # session by session, so that each is cut in one go
         assert batch.session_B.tolist() == [session_rows[name] for name in batch.sessions]
+        assert [batch.present[k] for k in batch.present_B.tolist()] == batch.sessions
+        assert batch.present == sorted(set(batch.sessions))
         n_windows += len(batch)
-        weight += float(batch.weight.sum())
+        weight += float(batch.asked["decode:vel"].weight.sum())
     assert n_windows == sum(((s.stop_ns - s.start_ns) // (400 * MS)).sum() for s in where(spike_shards))
     assert 0 < weight < n_windows * 40  # some samples were not valid, and none of these weighs anything
 
@@ -316,22 +343,66 @@ def test_binned_batches_hold_their_windows(bin_shards):
 
 def test_dtypes_and_shapes(spike_shards):
     batch = next(iter(random_loader(spike_shards)))
-    total, queries = int(batch.offset[-1]), int(batch.query_offset[-1])
+    tokens, asked = batch.tokens(), batch.asked["decode:vel"]
+    total, queries = int(tokens.offset[-1]), int(asked.offset[-1])
     shapes = {"time": torch.float32, "unit": torch.int32, "type": torch.uint8}
-    assert {k: (c.dtype, c.shape) for k, c in batch.columns.items()} == {
+    assert {k: (c.dtype, c.shape) for k, c in tokens.columns.items()} == {
         k: (dtype, torch.Size([total])) for k, dtype in shapes.items()
     }
-    assert (batch.offset.dtype, batch.session_B.dtype, batch.query_offset.dtype) == (torch.int64,) * 3
-    assert (batch.query_time.dtype, batch.target.dtype, batch.weight.dtype) == (torch.float32,) * 3
-    assert batch.target.shape == (queries, 2)
-    assert batch.valid_BL is None
-    assert batch.query_ns.dtype == np.int64
+    assert (tokens.offset.dtype, batch.session_B.dtype, asked.offset.dtype) == (torch.int64,) * 3
+    assert (asked.time.dtype, asked.target.dtype, asked.weight.dtype) == (torch.float32,) * 3
+    assert asked.target.shape == (queries, 2)
+    assert tokens.valid_BL is None
+    assert asked.ns.dtype == np.int64
+    assert (batch.hidden, batch.session_inputs) == ({}, {})
+    assert set(batch.facts) == {"made/a", "made/b", "made/c"}
 
 
-def test_without_a_target_there_are_no_queries(spike_shards):
-    batch = next(iter(random_loader(spike_shards, target=None)))
-    assert batch.query_offset.tolist() == [0] * (len(batch) + 1)
-    assert batch.target.shape == (0, 0)
+def test_without_a_task_there_are_no_queries(spike_shards):
+    batch = next(iter(random_loader(spike_shards, tasks=())))
+    assert batch.asked == {}
+
+
+def test_a_session_without_the_truth_has_no_query_in_a_batch(spike_shards, tmp_path):
+    """Nor has it tokens less; the sessions beside it are asked as ever."""
+    mute = replace(random_session("m", 9), signals={})
+    readers = [spike_shards[0], shard(tmp_path, mute, PerSpike())]
+    asked = dict.fromkeys(("made/a", "made/m"), 0)
+    for batch in random_loader(readers):
+        check_batch(batch, readers[:1], {"made/a": np.arange(5, dtype=np.int32)}, False, skip="made/m")
+        for name, n in zip(batch.sessions, torch.diff(batch.asked["decode:vel"].offset).tolist(), strict=True):
+            asked[name] += n
+    assert asked == {"made/a": 12 * 40, "made/m": 0}
+
+
+def test_inputs_of_the_session_are_cut_once_from_calibration_time(spike_shards, bin_shards):
+    """Whole bins inside it, the first ``most`` of them; each session has its own, in order of ``present``."""
+    most, calibration = 30, Intervals([210 * MS, 1_000 * MS], [590 * MS, 2_000 * MS])
+    tokens = [
+        SessionTokens({"spikes": spikes}, {"trials": Once(bins, most)})
+        for spikes, bins in zip(spike_shards, bin_shards, strict=True)
+    ]
+    sessions = [SessionWindows(t, SPLIT) for t in tokens]
+    options = {"batch_size": 4, "calibration": {"made/a": calibration, "made/b": calibration}, "prefetch": 0}
+    seen = set()
+    for batch in Loader(sessions, RandomWindows(sessions, 400 * MS), **options):
+        assert list(batch.inputs) == ["spikes"]
+        for name, held in zip(batch.present, batch.session_inputs["trials"], strict=True):
+            reader = bin_shards[["made/a", "made/b", "made/c"].index(name)]
+            rows = [*range(11, 29), *range(50, 100)][:most] if name != "made/c" else []
+            np.testing.assert_array_equal(held.columns["counts"].numpy(), reader.columns["counts"][rows])
+            assert held.offset.tolist() == [0, len(rows)]
+            seen.add(name)
+    assert seen == {"made/a", "made/b", "made/c"}
+
+
+def test_shards_of_other_segments_are_no_one_session(spike_shards, bin_shards, tmp_path):
+    other = shard(tmp_path, random_session("a", 1), Binned(), Intervals([0], [3 * SECOND]))
+    for windowed, once in ({"x": bin_shards[1]}, {}), ({"x": other}, {}), ({}, {"x": Once(other)}):
+        with pytest.raises(UsageError, match="different sessions or segments"):
+            SessionTokens({"spikes": spike_shards[0], **windowed}, once)
+    with pytest.raises(UsageError, match="at least one input"):
+        SessionTokens({}, {"x": Once(other)})
 
 
 @pytest.mark.parametrize("kind", ["spike", "bin"])
@@ -340,15 +411,19 @@ def test_padded_layout_is_the_packed_one_in_rows(request, kind):
     readers = request.getfixturevalue(f"{kind}_shards")
     options = {"one_session": kind == "bin", "unit_dropout": UnitDropout(1, 2, 4)}
     packed, padded = random_loader(readers, **options), random_loader(readers, layout="padded", **options)
-    for a, b in zip(packed, padded, strict=True):
+    for batch, other in zip(packed, padded, strict=True):
+        a, b = batch.tokens(), other.tokens()
         length = torch.diff(a.offset)
         assert b.offset is None
-        assert b.valid_BL.shape == (len(a), -(-int(length.max()) // 8) * 8)
+        assert b.valid_BL.shape == (len(batch), -(-int(length.max()) // 8) * 8)
         assert b.valid_BL.sum(dim=1).tolist() == length.tolist()
         for name, column in b.columns.items():
             assert torch.equal(column[b.valid_BL], a.columns[name])
             assert not column[~b.valid_BL].any()
-        assert torch.equal(a.target, b.target)
+        again, lengths = b.packed()
+        assert lengths == length.tolist()
+        assert all(torch.equal(again[name], column) for name, column in a.columns.items())
+        assert torch.equal(batch.asked["decode:vel"].target, other.asked["decode:vel"].target)
 
 
 # ---- the same batches, whatever happens -----------------------------------------------------------------------------
@@ -428,7 +503,7 @@ def test_units_are_dropped_anew_in_each_batch_epoch_and_rank(spike_shards):
             prefetch=0,
         )
         loader.set_epoch(epoch)
-        return [b.columns["unit"][: 2 * 6 : 2].tolist() for b in loader]
+        return [b.tokens().columns["unit"][: 2 * 6 : 2].tolist() for b in loader]
 
     batches = [tuple(units) for epoch in range(2) for rank in range(2) for units in kept(epoch, rank)]
     assert len(batches) == 4 * 4
@@ -450,7 +525,7 @@ def test_the_last_two_batches_stay_valid(spike_shards, prefetch):
     before, seen, addresses = None, None, set()
     for _ in range(2):
         for batch in loader:
-            addresses.add(batch.columns["type"].data_ptr())
+            addresses.add(batch.tokens().columns["type"].data_ptr())
             if before is not None:
                 assert content(before) == seen
             before, seen = batch, content(batch)
@@ -490,8 +565,8 @@ def test_no_thread_outlives_its_iteration(spike_shards):
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_a_shuffled_epoch(spike_shards, one_session, world):
     """Equally many batches each, no window twice, and those that are left out are counted."""
-    alone = random_loader(spike_shards, one_session=one_session, target=None)
-    options = {"one_session": one_session, "target": None, "world": world}
+    alone = random_loader(spike_shards, one_session=one_session, tasks=())
+    options = {"one_session": one_session, "tasks": (), "world": world}
     ranks = [random_loader(spike_shards, rank=r, **options) for r in range(world)]
     assert len({len(loader) for loader in ranks}) == 1
     dropped = [loader.dropped["windows_rank"] for loader in ranks]
@@ -524,7 +599,7 @@ def test_ranks_together_meet_every_window_of_an_unshuffled_epoch(spike_shards, o
 
 @pytest.mark.parametrize("one_session", [False, True])
 def test_drop_last(spike_shards, one_session):
-    options = {"one_session": one_session, "target": None}
+    options = {"one_session": one_session, "tasks": ()}
     everything = len(met(random_loader(spike_shards, **options)))
     loader = random_loader(spike_shards, drop_last=True, **options)
     assert {len(batch) for batch in loader} == {4}
@@ -537,12 +612,6 @@ def test_drop_last(spike_shards, one_session):
 def test_what_does_not_go_together_is_refused(spike_shards, bin_shards, tmp_path):
     with pytest.raises(UsageError, match=r"5 units and made/b 12.*one_session=True"):
         random_loader(bin_shards)
-    with pytest.raises(DataError, match=r"made/a has vel.*the target is 'pos'"):
-        random_loader(spike_shards, target=TargetSpec("pos", ("x",), "", (0.0,), (1.0,)))
-    with pytest.raises(UsageError, match="1 means and 2 stds"):
-        random_loader(spike_shards, target=TargetSpec("vel", ("x", "y"), "", (0.0,), (1.0, 1.0)))
-    with pytest.raises(UsageError, match="must be above 0"):
-        random_loader(spike_shards, target=TargetSpec("vel", ("x", "y"), "", (0.0, 0.0), (1.0, 0.0)))
     with pytest.raises(UsageError, match="unit_rows lacks session made/b"):
         random_loader(spike_shards, unit_rows={"made/a": np.arange(5)})
     with pytest.raises(UsageError, match=r"shape \(4,\), the session has 5 units"):
@@ -585,13 +654,14 @@ def test_a_session_without_spikes_and_one_without_units(tmp_path, scheme, option
     for batch in random_loader(readers, one_session=True, **options):
         (name,) = set(batch.sessions)
         seen.add(name)
-        count = torch.diff(batch.offset) if batch.offset is not None else batch.valid_BL.sum(dim=1)
+        tokens = batch.tokens()
+        count = torch.diff(tokens.offset) if tokens.offset is not None else tokens.valid_BL.sum(dim=1)
         if scheme.name == "binned":
             assert set(count.tolist()) == {20}
-            assert batch.columns["counts"].shape[-1] == (2 if name == "made/silent" else 0)
-            assert not batch.columns["counts"].any()
+            assert tokens.columns["counts"].shape[-1] == (2 if name == "made/silent" else 0)
+            assert not tokens.columns["counts"].any()
         else:
             kept = 1 if "unit_dropout" in options else 2
-            tokens = 2 * kept if name == "made/silent" and scheme.start_end else 0
-            assert set(count.tolist()) == {tokens}
+            n_tokens = 2 * kept if name == "made/silent" and scheme.start_end else 0
+            assert set(count.tolist()) == {n_tokens}
     assert seen == {"made/silent", "made/empty"}

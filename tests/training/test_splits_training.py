@@ -10,17 +10,17 @@ import pytest
 
 from spiketok.cli.console import training_table
 from spiketok.errors import DataError
-from spiketok.evaluation.floor import session_of
+from spiketok.evaluation.floor import binned_tokens
 from spiketok.evaluation.report import remarks
 from spiketok.evaluation.transfer import evaluate_transfer
 from spiketok.recording.leakage import with_stated_reach
 from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config
-from spiketok.training.loop import prepare, stretches, train
+from spiketok.training.loop import prepare, train
 from spiketok.training.sampling import RandomWindows, SequentialWindows
 from spiketok.training.sessions import dropped_by_split
-from tests.decodable import bake, decodable_session
+from tests.decodable import bake_tokens, decodable_session
 from tests.reference.leakage import touched
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -41,7 +41,7 @@ def smoothed(name: str, seed: int = 0):
 def test_windows_of_a_smoothed_target_keep_their_kernel_inside_their_split(tmp_path, scheme):
     model = {"per-spike": "poyo", "binned": "linear"}[scheme]
     config = load_config(model, sets=["data.window_ms=200", "split.valid=0.2", "split.train=0.6"])
-    sessions, _ = prepare(config, [bake(tmp_path, smoothed("a"), scheme)])
+    sessions, _ = prepare(config, [bake_tokens(tmp_path, smoothed("a"), scheme)])
     (session,) = sessions
     reached = {}
     for split in session.splits:
@@ -57,20 +57,22 @@ def test_windows_of_a_smoothed_target_keep_their_kernel_inside_their_split(tmp_p
 
 
 def test_what_the_floor_reads_has_the_kernel_too(tmp_path):
-    reader = bake(tmp_path, smoothed("a"))
-    assert session_of(reader).info == with_stated_reach({}, "hand_vel", BACK, AHEAD)
+    with binned_tokens(bake_tokens(tmp_path, smoothed("a")), load_config("linear"), smoothed("a")) as floor:
+        assert floor.signal_reach_ns("hand_vel") == (BACK, AHEAD)
+        assert floor.reader.scheme.name == "binned"
     config = load_config("linear", sets=["data.window_ms=200"])
     plain, guarded = (
-        prepare(config, [bake(tmp_path, s, "binned")]) for s in (on_day("b", "2020-01-01"), smoothed("c"))
+        prepare(config, [bake_tokens(tmp_path, s, "binned")])[0] for s in (on_day("b", "2020-01-01"), smoothed("c"))
     )
-    bins = [sum(len(w) for _, _, w in stretches(sessions[0], "train", target)) for sessions, target in (plain, guarded)]
+    name = "decode:hand_vel"
+    bins = [sum(len(part.weight[name]) for part in sessions[0].stretches("train")) for sessions in (plain, guarded)]
     assert bins[0] - bins[1] == AHEAD // (20 * MS)
-    assert plain[0][0].guarded["train"].total_ns == plain[0][0].splits["train"].total_ns
-    assert dropped_by_split(plain[0]) == {"train": {}, "valid": {}, "test": {}}
+    assert plain[0].guarded["train"].total_ns == plain[0].splits["train"].total_ns
+    assert dropped_by_split(plain) == {"train": {}, "valid": {}, "test": {}}
 
 
 def test_later_days_are_left_for_transfer(tmp_path, capsys):
-    readers = [bake(tmp_path, on_day(f"day{k}", f"2020-01-0{k + 1}", k), "binned") for k in range(3)]
+    readers = [bake_tokens(tmp_path, on_day(f"day{k}", f"2020-01-0{k + 1}", k), "binned") for k in range(3)]
     config = load_config("linear", sets=["split.kind=day"])
     with training_table() as listen:
         done = train(config, readers, tmp_path / "run", on_event=listen)
@@ -81,8 +83,8 @@ def test_later_days_are_left_for_transfer(tmp_path, capsys):
     result = evaluate_transfer(run, readers[2:], calibration_s=5)
     (facts,) = result.sessions
     assert facts.test.start_ns[0] > facts.calibration.stop_ns[-1] + SECOND
-    assert result.cell("made/day2", "linear").score["r2_mean"] > 0
-    undated = bake(tmp_path, on_day("none", ""), "binned")
+    assert result.cell("made/day2", "linear", "decode:hand_vel").score["r2_mean"] > 0
+    undated = bake_tokens(tmp_path, on_day("none", ""), "binned")
     with pytest.raises(DataError, match="made/none: .*its source states no start"):
         prepare(config, [undated])
     with pytest.raises(DataError, match="leaves no session of 3"):
@@ -94,14 +96,14 @@ def test_trials_divide_training_and_what_is_dropped_is_written(tmp_path):
     trials = Intervals(start, start + 1500 * MS, {"side": np.array(["l", "r"] * 10)})
     session = replace(smoothed("a"), intervals={"trials": trials})
     sets = ["split.kind=trial", "split.stratify=side", "split.between=train", "data.window_ms=500"]
-    train(load_config("linear", sets=sets), [bake(tmp_path, session, "binned")], tmp_path / "run")
+    train(load_config("linear", sets=sets), [bake_tokens(tmp_path, session, "binned")], tmp_path / "run")
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["train_s"]["made/a"] == pytest.approx(40 - 0.3 * 20 * 1.5)  # 6 of 20 trials are valid or test
-    assert result["test"]["made/a"]["seconds"] == pytest.approx(4 * 1.5)
+    assert result["test"]["made/a"]["decode:hand_vel"]["seconds"] == pytest.approx(4 * 1.5)
     assert result["split_reach"] == {"made/a": "'hand_vel' 80 ms back and 40 ms ahead"}
     assert result["dropped"]["test"]["split_border_ns"] == 4 * (BACK + AHEAD)
     unseen = replace(smoothed("b", 1), intervals={"trials": trials})
-    told = evaluate_transfer(load_run(tmp_path / "run"), [bake(tmp_path, unseen, "binned")], calibration_s=5)
+    told = evaluate_transfer(load_run(tmp_path / "run"), [bake_tokens(tmp_path, unseen, "binned")], calibration_s=5)
     (facts,) = told.sessions
     assert "split_border_ns" not in facts.dropped["test"]  # a whole window lies between it and the calibration
     short = replace(told, sessions=(replace(facts, dropped={"test": {"split_border_ns": 300 * MS}}),))

@@ -23,27 +23,30 @@ from spiketok.recording.nouns import Intervals, Session, Signal
 from spiketok.recording.splits import SplitRule
 from spiketok.training.checkpoints import load_run, read_facts, seed_of
 from spiketok.training.config import OptimConfig, load_config
-from spiketok.training.loop import prepare, score_split, stretches, train
+from spiketok.training.loop import build_model, prepare, train
 from spiketok.training.optimizers import Lamb, build_optimizer, lr_at
-from spiketok.training.sessions import label_session
-from spiketok.training.tasks.decoding import choose_target, predict
-from tests.decodable import SMALL_POYO, bake, decodable_session
+from spiketok.training.predict import predict, score_split
+from spiketok.training.sampling import SessionTokens
+from spiketok.training.sessions import divide
+from spiketok.training.tasks.decode import Decode, DecodeConfig, choose_target
+from tests.decodable import SMALL_POYO, bake_tokens, decodable_session
+from tests.toys import Toy
 
 MS = 1_000_000
 
 
 @pytest.fixture(scope="module")
 def spikes(tmp_path_factory):
-    """Two per-spike shards."""
+    """Two sessions, each a per-spike shard."""
     folder = tmp_path_factory.mktemp("shards")
-    return [bake(folder, decodable_session(f"day{k}", k, n_units=10 + k)) for k in range(2)]
+    return [bake_tokens(folder, decodable_session(f"day{k}", k, n_units=10 + k)) for k in range(2)]
 
 
 @pytest.fixture(scope="module")
 def bins(tmp_path_factory):
     """The same two sessions, binned."""
     folder = tmp_path_factory.mktemp("shards")
-    return [bake(folder, decodable_session(f"day{k}", k, n_units=10 + k), "binned") for k in range(2)]
+    return [bake_tokens(folder, decodable_session(f"day{k}", k, n_units=10 + k), "binned") for k in range(2)]
 
 
 def small(*sets: str):
@@ -100,10 +103,8 @@ def test_sparse_lamb_leaves_rows_without_gradient_and_their_moments_alone():
 
 def test_adamw_decays_matrices_only(spikes):
     config = small()
-    sessions, target = prepare(config, spikes)
-    from spiketok.training.loop import build_model
-
-    model = build_model(config, target, sessions)
+    sessions, tasks = prepare(config, spikes)
+    model = build_model(config, tasks, sessions)
     optimizer = build_optimizer(model, config.optim)
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert set(decay) == {id(p) for p in model.parameters()}
@@ -133,9 +134,10 @@ def test_schedules():
 
 
 class Named:
-    """What choose_target needs of a reader."""
+    """What choose_target needs of a session."""
 
     def __init__(self, session: str, **signals):
+        self.id = session
         self.info = type("Info", (), {"id": session, "signals": signals})()
 
 
@@ -211,7 +213,8 @@ def test_splits_lie_inside_time_that_is_observed_and_measured(tmp_path):
             "signals": {"hand_vel": Signal(vel.time_ns, vel.value, vel.components, "mm/s", valid, 100.0)},
         }
     )
-    labelled = label_session(bake(tmp_path, gappy), "hand_vel", SplitRule(kind="block"))
+    tokens = bake_tokens(tmp_path, gappy)
+    labelled = divide(tokens, [Decode.resolve("hand_vel", [tokens], DecodeConfig())], SplitRule(kind="block"))
     expected = Intervals([2_000 * MS, 7_000 * MS, 12_000 * MS], [5_000 * MS, 10_000 * MS, 29_000 * MS])
     assert labelled.domain.start_ns.tolist() == expected.start_ns.tolist()
     assert labelled.domain.stop_ns.tolist() == expected.stop_ns.tolist()
@@ -219,8 +222,11 @@ def test_splits_lie_inside_time_that_is_observed_and_measured(tmp_path):
 
 
 def test_the_target_is_normalised_by_training_time_of_all_sessions(spikes):
-    sessions, target = prepare(small(), spikes)
-    value = np.concatenate([values_in(s.signal, s.splits["train"])[1] for s in sessions]).astype(np.float64)
+    sessions, (task,) = prepare(small(), spikes)
+    target = task.target
+    signals = [s.tokens.signal("hand_vel") for s in sessions]
+    value = [values_in(v, s.splits["train"])[1] for v, s in zip(signals, sessions, strict=True)]
+    value = np.concatenate(value).astype(np.float64)
     assert len(value) == sum(round(s.splits["train"].total_ns / 1e7) for s in sessions)
     np.testing.assert_allclose(target.mean, value.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(target.std, value.std(axis=0), rtol=1e-12)
@@ -243,8 +249,13 @@ def test_data_that_cannot_serve_is_one_clear_line(spikes, tmp_path, sets, error,
 
 
 def test_the_wrong_shards_are_refused(spikes, bins, tmp_path):
-    with pytest.raises(UsageError, match="scheme 'binned', model 'poyo' reads 'per-spike'"):
+    with pytest.raises(
+        UsageError, match="made/day0: input 'spikes' has no shard, model 'poyo' reads 'per-spike': spiketok tokenize"
+    ):
         train(small(), bins, tmp_path)
+    named = [SessionTokens({"spikes": s.reader}) for s in bins]
+    with pytest.raises(UsageError, match="input 'spikes' has a shard of scheme 'binned', model 'poyo' reads"):
+        train(small(), named, tmp_path)
     with pytest.raises(UsageError, match="no session to train on"):
         train(small(), [], tmp_path)
     with pytest.raises(UsageError, match="data.window_ms is 510, no multiple of the 20 ms bins"):
@@ -258,7 +269,10 @@ def test_linear_decodes_and_writes_a_whole_run(bins, tmp_path):
     events = []
     result = train(load_config("linear"), bins, tmp_path / "run", on_event=events.append)
     assert set(result.scores) == {"made/day0", "made/day1"}
-    assert all(s["r2_variance_weighted"] > 0.7 and s["r2_mean"] > 0.7 for s in result.scores.values())
+    for by_task in result.scores.values():
+        score = by_task["decode:hand_vel"]
+        assert score["r2_variance_weighted"] > 0.7
+        assert score["r2_mean"] > 0.7
     written = json.loads((tmp_path / "run" / "result.json").read_text())
     assert written["test"] == result.scores
     assert [e["event"] for e in events] == ["start", "checkpoint", "done"]
@@ -266,18 +280,21 @@ def test_linear_decodes_and_writes_a_whole_run(bins, tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == facts["config"]
     assert facts["config"] == load_config("linear").to_dict()
     assert [s["id"] for s in facts["sessions"]] == ["made/day0", "made/day1"]
-    assert facts["sessions"][0]["shard_digest"] == bins[0].digest
-    assert facts["sessions"][0]["source_sha256"] == bins[0].manifest["source"]["sha256"]
+    assert facts["sessions"][0]["shards"]["counts"]["digest"] == bins[0].reader.digest
+    assert facts["sessions"][0]["source_sha256"] == bins[0].reader.manifest["source"]["sha256"]
     assert str(tmp_path) not in json.dumps(facts)
 
 
 def test_stretches_are_the_bins_of_the_split(bins):
-    sessions, target = prepare(load_config("linear"), bins)
-    (counts, normal, weight), *more = stretches(sessions[0], "test", target)
+    sessions, (task,) = prepare(load_config("linear"), bins)
+    stretch, *more = sessions[0].stretches("test")
     assert not more
+    counts, target = stretch.columns["counts"]["counts"], task.target
+    normal, weight = stretch.target[task.name], stretch.weight[task.name]
     first = int(sessions[0].splits["test"].start_ns[0]) // (20 * MS)
-    np.testing.assert_array_equal(counts, bins[0].columns["counts"][first : first + len(counts)])
-    value = bins[0].bin_signal("hand_vel")[0][first : first + len(counts)]
+    np.testing.assert_array_equal(counts, bins[0].reader.columns["counts"][first : first + len(counts)])
+    signal = decodable_session("day0", 0, n_units=10).signals["hand_vel"]  # two samples in each bin
+    value = signal.value.reshape(-1, 2, 2).mean(axis=1)[first : first + len(counts)]
     np.testing.assert_allclose(normal * target.std + target.mean, value, rtol=1e-4, atol=1e-3)
     assert (weight == 1).all()
     assert len(counts) * 20 * MS == sessions[0].splits["test"].total_ns
@@ -295,7 +312,7 @@ def test_the_loss_falls(spikes, tmp_path):
     train(small("optim.steps=80", "optim.checkpoint_every=0", "optim.lr=0.01"), spikes, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(10, 81, 10))
-    assert lines[-1]["loss"]["mse"] < 0.7 * lines[0]["loss"]["mse"]
+    assert lines[-1]["loss"]["decode:hand_vel"] < 0.7 * lines[0]["loss"]["decode:hand_vel"]
 
 
 def test_the_same_run_gives_the_same_bytes(spikes, whole_run, tmp_path):
@@ -312,8 +329,9 @@ def test_mixed_precision_trains_and_keeps_weights_in_full(spikes, whole_run, tmp
     run = load_run(tmp_path)
     assert all(p.dtype == torch.float32 for p in run.model.parameters())
     for session, scores in result.scores.items():
-        assert scores["r2_mean"] == pytest.approx(whole_run[1].scores[session]["r2_mean"], abs=0.2)
-        assert scores != whole_run[1].scores[session]
+        score, whole = scores["decode:hand_vel"], whole_run[1].scores[session]["decode:hand_vel"]
+        assert score["r2_mean"] == pytest.approx(whole["r2_mean"], abs=0.2)
+        assert score != whole
 
 
 class Stopped(Exception):
@@ -356,7 +374,7 @@ KILLED = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from tests.decodable import SMALL_POYO
+    from tests.decodable import SMALL_POYO, tokens_of
     import torch
     from spiketok.training.config import load_config
     from spiketok.tokens.shards import ShardReader
@@ -365,8 +383,8 @@ KILLED = textwrap.dedent("""
     def listen(event):
         if event["event"] == "step" and event["step"] == 10:
             os.kill(os.getpid(), signal.SIGKILL)
-    readers = [ShardReader(Path(p)) for p in {paths!r}]
-    train(load_config("poyo", None, SMALL_POYO), readers, Path({run!r}), on_event=listen)
+    sessions = [tokens_of(ShardReader(Path(p))) for p in {paths!r}]
+    train(load_config("poyo", None, SMALL_POYO), sessions, Path({run!r}), on_event=listen)
 """)
 
 
@@ -374,7 +392,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(spikes, whole_run, tmp_path)
     code = KILLED.format(
         tests=str(Path(__file__).parents[2]),
         threads=torch.get_num_threads(),
-        paths=[str(r.path) for r in spikes],
+        paths=[str(s.reader.path) for s in spikes],
         run=str(tmp_path),
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -417,9 +435,9 @@ def test_a_loaded_run_predicts_what_was_scored(spikes, whole_run):
     run = load_run(whole_run[0])
     assert run.finished
     assert [s.id for s in run.trained_on] == ["made/day0", "made/day1"]
-    sessions, target = prepare(run.config, spikes)
-    assert run.target == target
-    assert score_split(run.model, sessions, "test", target, run.config) == whole_run[1].scores
+    sessions, (task,) = prepare(run.config, spikes)
+    assert [t.target for t in run.tasks] == [task.target]
+    assert score_split(run.model, sessions, "test", run.config)[0] == whole_run[1].scores
     assert load_run(whole_run[0] / "checkpoint").digest == run.digest
 
 
@@ -460,42 +478,33 @@ def test_another_version_is_refused(spikes, whole_run, tmp_path):
     (tmp_path / "checkpoint").mkdir()
     facts = json.loads((whole_run[0] / "checkpoint" / "checkpoint.json").read_text())
     (tmp_path / "checkpoint" / "checkpoint.json").write_text(json.dumps(facts | {"version": 99}))
-    with pytest.raises(ArtefactError, match="version 99, this spiketok reads 'spiketok-checkpoint' version 1"):
+    with pytest.raises(ArtefactError, match="version 99, this spiketok reads 'spiketok-checkpoint' version 2"):
         load_run(tmp_path)
 
 
 # ---- prediction -----------------------------------------------------------------------------------------------------
 
 
-class Recorder(nn.Module):
-    """Stands in for a model: predicts, at each query, the number of the window that asks (counted from 1)."""
+class Recorder(Toy):
+    """Predicts, at each query, the number of the window that asks (counted from 1)."""
 
-    one_session_batches, history_bins = False, 0
-
-    def __init__(self):
+    def __init__(self, task: str) -> None:
         super().__init__()
-        self.windows = []
-
-    def unit_row(self, info):
-        return np.arange(info.n_units, dtype=np.int32)
-
-    def session_row(self, session_id):
-        return 0
+        self.task, self.windows = task, []
 
     def forward(self, batch):
-        number = len(self.windows) + 1 + torch.arange(len(batch))
+        number, asked = len(self.windows) + 1 + torch.arange(len(batch)), batch.asked[self.task]
         for b in range(len(batch)):
-            low, high = batch.query_offset[b : b + 2].tolist()
-            self.windows.append((int(batch.start_ns[b]), batch.query_ns[low:high].copy()))
-        repeats = batch.query_offset.diff()
-        return {"prediction": number.repeat_interleave(repeats)[:, None].repeat(1, 2).float()}
+            low, high = asked.offset[b : b + 2].tolist()
+            self.windows.append((int(batch.start_ns[b]), asked.ns[low:high].copy()))
+        return {self.task: number.repeat_interleave(asked.offset.diff())[:, None].repeat(1, 2).float()}
 
 
 def test_stitching_is_the_mean_over_all_windows_that_hold_a_time(spikes):
     config = small("data.window_ms=700", "data.eval_step_ms=300", "data.batch_size=5")
-    sessions, target = prepare(config, spikes)
-    recorder = Recorder().train()
-    found = predict(recorder, [sessions[0].windows("test")], target, config)["made/day0"]
+    sessions, (task,) = prepare(config, spikes)
+    target, recorder = task.target, Recorder(task.name).train()
+    found = predict(recorder, sessions[0], "test", config)[task.name]
     assert recorder.training
     told: dict[int, list[int]] = {}
     for k, (start, query_ns) in enumerate(recorder.windows):
@@ -503,7 +512,7 @@ def test_stitching_is_the_mean_over_all_windows_that_hold_a_time(spikes):
         assert (query_ns < start + 700 * MS).all()
         for t in query_ns.tolist():
             told.setdefault(t, []).append(k + 1)
-    expected_ns, true = values_in(sessions[0].signal, sessions[0].splits["test"])
+    expected_ns, true = values_in(sessions[0].tokens.signal("hand_vel"), sessions[0].splits["test"])
     np.testing.assert_array_equal(found.time_ns, expected_ns)  # every sample of the split, once
     np.testing.assert_allclose(found.true, true, rtol=1e-5, atol=1e-4)
     normal = np.array([np.mean(told[t]) for t in found.time_ns.tolist()])

@@ -43,18 +43,19 @@ def sample_rows(time_ns, start_ns, length_ns, low, high):
 
 @njit(cache=True, nogil=True)
 def fill_queries(
-    time_ns, step_ns, value, valid, low, high, start_ns, mean, std, row, out_time, out_ns, out_target, out_weight
+    time_ns, step_ns, value, known, low, high, start_ns, mean, std, row, out_time, out_ns, out_target, out_weight
 ):
-    """Queries of each window: time, normalised behaviour and weight; zero and zero where the behaviour is not valid.
+    """Queries of each window: time, normalised value and weight; zero and zero where the value is not known.
 
     Args:
         time_ns: int64 ``[T]``, the samples' times; or no rows where sample k of window b lies at
             ``start_ns[b] + k * step_ns + step_ns // 2`` (bins).
-        value: float32 ``[T, C]``. valid: uint8 ``[T]``. low, high, start_ns, row: int64 ``[B]``.
+        value: float32 ``[T, C]``. known: float32 ``[T]``, the weight of each sample, 0 where it was not measured.
+        low, high, start_ns, row: int64 ``[B]``.
         mean, std: float64 ``[C]``.
     """
     for b in range(low.size):
-        v, ok = value[low[b] : high[b]], valid[low[b] : high[b]]
+        v, ok = value[low[b] : high[b]], known[low[b] : high[b]]
         size = ok.size
         seconds, ns = out_time[row[b] : row[b] + size], out_ns[row[b] : row[b] + size]
         target, weight = out_target[row[b] : row[b] + size], out_weight[row[b] : row[b] + size]
@@ -66,9 +67,9 @@ def fill_queries(
             ns[:] = time_ns[low[b] : high[b]]
         for k in range(size):
             seconds[k] = np.float32(np.float64(ns[k] - origin) * SECONDS)
-            weight[k] = 1.0 if ok[k] else 0.0
+            weight[k] = ok[k]
             for c in range(mean.size):
-                target[k, c] = np.float32((np.float64(v[k, c]) - mean[c]) / std[c]) if ok[k] else np.float32(0.0)
+                target[k, c] = np.float32((np.float64(v[k, c]) - mean[c]) / std[c]) if ok[k] > 0 else np.float32(0.0)
 
 
 @njit(cache=True, nogil=True)
