@@ -5,4 +5,6 @@ from __future__ import annotations
 from spiketok.models.linear import Linear
 from spiketok.models.ndt1 import Ndt1
 from spiketok.models.poyo import Poyo
+from spiketok.models.spint import Spint
 
+MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint)}
