@@ -1,0 +1,20 @@
+"""Our models against the original code of each: weights, inputs and outputs in files, and how to replay them.
+
+A golden file (``.npz``) holds the original's weights (``w/``), inputs (``in/``), outputs (``out/``), losses
+(``loss/``), gradients (``grad/``, or their norms in ``mid/grad_norm/``) and ``meta``, a JSON text with the original's
+configuration. A module of this package says by ``replay(golden, meta) -> dict`` what our code gives for it, under the
+same keys; ``LEFT_OUT`` there names the keys that ours cannot give, each with a reason, and ``NO_EFFECT``, where it is
+needed, the weights that change nothing in the original.
+
+``python -m tests.references FOLDER`` replays every file below a folder.
+"""
+
+from __future__ import annotations
+
+# The beginning of a file's name -> the module that replays it; the longest that fits counts.
+REPLAYS = {
+    "ndt1": "tests.references.ndt1",
+    "poyo_tiny": "tests.references.poyo",
+    "sparse_lamb_onecycle": "tests.references.optimizer",
+    "spint": "tests.references.spint",
+}
