@@ -11,11 +11,9 @@ import typer
 
 from spiketok.cli.console import say
 
-HELD_OUT = "*day04*"
-
 
 def demo_commands(root: Path, *, quick: bool) -> list[list[str]]:
-    """Words of each command: two subjects, four days each, the last day of each held out.
+    """Words of each command: two subjects, four days each, the last day of each held out, as the commands do alone.
 
     Args:
         root: the demo's workspace.
@@ -25,15 +23,13 @@ def demo_commands(root: Path, *, quick: bool) -> list[list[str]]:
     size = ["--duration-s", "90", "--units", "40"] if quick else []
     steps = ["--set", "optim.steps=60", "--set", "transfer.identity_steps=20", "--set", "transfer.full_steps=20",
              "--set", "transfer.unfreeze_after=5"] if quick else []  # fmt: skip
-    hold_out = ["--hold-out", HELD_OUT]
     return [
-        ["simulate", "--subjects", "2", "--sessions-per-subject", "4", *size, *here],
+        ["simulate", *size, *here],
         ["verify", *here],
-        ["tokenize", "--scheme", "binned", *here],
-        ["tokenize", "--scheme", "per-spike", *here],
-        ["train", "--model", "linear", *hold_out, *here],
-        ["train", "--model", "poyo", *hold_out, *steps, *here],
-        ["eval-xsession", "poyo", *here],
+        ["tokenize", *here],
+        ["train", "--model", "linear", "--tokenize", *here],
+        ["train", *steps, *here],
+        ["eval-xsession", *here],
     ]
 
 

@@ -16,6 +16,7 @@ from spiketok.cli.console import complain, progress, say, show_json, show_rows
 from spiketok.cli.data import Metrics, MinRate, Process, Quality, ingest_paths, wanted_settings
 from spiketok.cli.options import Json, Root, Sessions, print_rows
 from spiketok.errors import ArtefactError, FetchError, UsageError
+from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ SHOWN = 20  # lines of what was tried for a file that failed, and of what a limi
 
 def fetch(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Dataset, dandiset id, dandi://, zenodo:ID, NWB URL, path.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...",
+            help="Dataset, dandiset id, dandi://, zenodo:ID, NWB URL, path; none lists what can be fetched by name.",
+        ),
+    ] = None,
     download_only: Annotated[bool, typer.Option("--download-only", help="Do not normalize into the store.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files, bytes, licence and citation; write nothing.")
@@ -67,6 +72,9 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download recordings from DANDI or Zenodo (or take local files) and normalize them into the store."""
+    if not names:
+        _show_choice(as_json)
+        return
     from spiketok.sources.archives.plans import check_policy
     from spiketok.sources.catalogue import LocalRequest, Selection, plan_fetch, resolve
     from spiketok.storage.files import parse_bytes
@@ -107,6 +115,25 @@ def fetch(
     for plan in plans:
         paths += _download(workspace, plan, jobs, policy, failures, whole_sessions=not download_only)
     _finish(workspace, paths, failures, None if download_only else wanted, as_json)
+
+
+def _show_choice(as_json: bool) -> None:
+    """What can be fetched by name, smallest first, each with the command to type."""
+    from spiketok.sources.catalogue import DATASETS
+
+    known = sorted(DATASETS.values(), key=lambda d: (d.bytes is None, d.bytes or 0, d.name))
+    rows = [
+        {
+            "type": f"spiketok fetch {d.name}",
+            "size": "not stated" if d.bytes is None else human_bytes(d.bytes),
+            "files": d.files,
+            "what": d.title,
+        }
+        for d in known
+    ]
+    print_rows("what can be fetched, smallest first", rows, as_json)
+    if not as_json:
+        say("any other dandiset by its number; about one: spiketok datasets NAME; without data: spiketok simulate")
 
 
 def _download(

@@ -27,13 +27,14 @@ from spiketok.storage.workspace import Workspace
 
 def tokenize(
     scheme: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--scheme",
             help="binned, patch, quantized, per-spike, event-pair, neuron, calibration, fluorescence, fine-time; "
             "several with commas, or all.",
+            show_default="per-spike",
         ),
-    ],
+    ] = None,
     bin_ms: Annotated[
         float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
     ] = None,
@@ -65,6 +66,9 @@ def tokenize(
     from spiketok.storage.files import parse_bytes
 
     workspace = Workspace.locate(root, store)
+    if scheme is None:
+        scheme = "per-spike"
+        say(_who_reads())
     every = scheme.strip() == "all"
     if bin_compat is not None:
         settings = [*(settings or []), f"binned.compat={bin_compat}"]
@@ -102,6 +106,24 @@ def tokenize(
     if failed:
         say(f"{failed} of {len(chosen) * len(schemes)} shards could not be made, {len(rows)} stand")
         raise typer.Exit(1)
+
+
+def _who_reads() -> str:
+    """Which scheme is taken where none is named, and which models read which."""
+    from spiketok.errors import MissingExtraError
+
+    chosen = "scheme per-spike (otherwise: --scheme NAME,... or all)"
+    try:
+        from spiketok.models import MODELS
+        from spiketok.training.config import load_config
+        from spiketok.training.runs import run_inputs
+    except (MissingExtraError, ModuleNotFoundError):
+        return chosen  # without torch there is no model to ask
+    each = [
+        f"{name} reads {', '.join(dict.fromkeys(i.scheme for i in run_inputs(load_config(name)).values()))}"
+        for name in MODELS
+    ]
+    return f"{chosen}; {'; '.join(each)}"
 
 
 def _schemes(names: str, bin_ms: float | None, settings: list[str]) -> list:
