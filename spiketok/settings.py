@@ -103,15 +103,17 @@ def parse_assignment(text: str, option: str) -> dict[str, object]:
     return value
 
 
-def typed(key: str, value: object) -> str:
-    """``KEY=VALUE`` as :func:`parse_assignment` reads it back: numbers, booleans and text; lists of these in brackets.
+def typed(value: object) -> str:
+    """A value as :func:`read_value` reads it back: a number, true, text, a list of these; ``off`` for None.
 
-    >>> typed("start_end", False), typed("order", "time"), typed("covariates", ("hand vel", "x"))
-    ('start_end=false', 'order=time', 'covariates=["hand vel", "x"]')
+    >>> typed(False), typed(5e-05), typed("time"), typed("hand vel"), typed(("a", "b"))
+    ('false', '5e-05', 'time', '"hand vel"', '["a", "b"]')
     """
-    if isinstance(value, str) and _BARE_WORD.fullmatch(value) and read_value(value, key) == value:
-        return f"{key}={value}"
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    if value is None:
+        return NO_VALUE[0]
+    if isinstance(value, str) and _BARE_WORD.fullmatch(value) and read_value(value, "") == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:

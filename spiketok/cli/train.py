@@ -135,9 +135,9 @@ def models(
     """List the models: what they read, what they answer, which transfer they have; one with all its settings."""
     require("torch", "train", "the models")
     import inspect as code
-    import json
 
     from spiketok.models import MODELS
+    from spiketok.settings import typed
     from spiketok.training.config import default_size, explain, load_config, model_class
     from spiketok.training.runs import run_inputs, scheme_of
 
@@ -156,16 +156,7 @@ def models(
                 "transfer": ", ".join(cls.protocols) or "none (its refit is the floor)",
                 "sizes": ", ".join(cls.sizes),
                 "inputs": inputs,
-                "settings": [
-                    {
-                        "key": s.key,
-                        "type": s.type,
-                        "default": "off" if s.default is None else json.dumps(s.default),
-                        "source": s.source,
-                    }
-                    for s in explain(each, size or default_size(each))
-                    if s.type != "a table" or "." in s.key
-                ],
+                "settings": [setting._asdict() for setting in explain(each, size or default_size(each))],
             }
         )
     if as_json:
@@ -181,7 +172,13 @@ def models(
     for key, scheme in about["inputs"].items():
         print(f"{'input ' + key:<18}{scheme}")
     print()
-    show_rows("settings, as --set takes them", ["key", "type", "default", "source"], about["settings"])
+    keys = [setting["key"] for setting in about["settings"]]
+    shown = [
+        setting | {"default": typed(setting["default"])}
+        for setting in about["settings"]
+        if setting["default"] is None or not any(key.startswith(f"{setting['key']}.") for key in keys)
+    ]
+    show_rows("settings, as --set takes them", ["key", "type", "default", "source"], shown)
     print()
     print(code.cleandoc(model_class(name).Config.__doc__))
 

@@ -57,7 +57,7 @@ def tokenize_command(config: RunConfig, scheme: Scheme) -> str:
         if value != field.default and field.name == "bin_ns":
             words += ["--bin-ms", repr(value / 1e6).removesuffix(".0")]
         elif value != field.default:
-            words += ["--set", typed(field.name, value)]
+            words += ["--set", f"{field.name}={typed(value)}"]
     words += ["--segments", config.data.segments] if config.data.segments != CONTINUOUS else []
     return shlex.join(words)
 

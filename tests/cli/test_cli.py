@@ -302,6 +302,18 @@ def test_a_full_disk_leaves_nothing_half_written(nwb, tmp_path, words, written):
     assert [p for p in (tmp_path / written).rglob("*") if p.is_file() and p.name not in whole]
 
 
+def test_a_model_is_told_with_every_setting():
+    lines = spiketok(Path("."), "models", "ndt1", "--size", "nlb").stdout.splitlines()
+    assert "model.mask_ratio\tfloat\t0.25\tdefault" in lines
+    assert "optim.epochs\tint or off\t500\trecipe of size nlb" in lines
+    assert "optim.weight_decay\tfloat\t5e-05\trecipe of size nlb" in lines
+    assert "data.unit_dropout\ta table or off\toff\tdefault" in lines
+    assert not any(line.startswith("optim\t") for line in lines)  # its keys stand there one by one
+    told = json.loads(spiketok(Path("."), "models", "poyo", "--json").stdout)
+    assert {"key": "model.depth", "type": "int", "default": 2, "source": "model preset"} in told["settings"]
+    assert "unknown model 'poyoo'" in spiketok(Path("."), "models", "poyoo", code=2).stderr
+
+
 def test_version_needs_no_command():
     assert spiketok(Path("."), "--version").stdout == f"spiketok {__version__}\n"
 
