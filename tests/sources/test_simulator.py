@@ -15,7 +15,16 @@ from spiketok.errors import UnknownNameError, UsageError
 from spiketok.recording.nouns import Source
 from spiketok.sources import simulator
 from spiketok.sources.formats.nwb import read_nwb
-from spiketok.sources.simulator import CLOCK_HZ, SimulationConfig, latent_names, simulate
+from spiketok.sources.simulator import CLOCK_HZ, TASKS, SimulationConfig, latent_names, simulate
+from spiketok.sources.simulator.imaging import (
+    CALCIUM_DECAY_S,
+    CALCIUM_NOISE,
+    CALCIUM_PEAK,
+    CALCIUM_RISE_S,
+    FRAMES_DROPPED_S,
+)
+from spiketok.sources.simulator.kernels import compiled
+from spiketok.sources.simulator.population import MAX_RATE_HZ, VELOCITY_SCALE_MM_S
 from spiketok.storage import files
 
 SMALL = SimulationConfig(n_subjects=1, sessions_per_subject=1, duration_s=20, n_units=8)
@@ -113,7 +122,7 @@ def test_more_days_and_subjects_change_no_other_session(tmp_path):
     assert few.items() <= many.items()
 
 
-@pytest.mark.parametrize("task", simulator.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_longer_session_begins_with_the_shorter(tmp_path, task):
     config = replace(SMALL, task=task)
     short = read(simulate(config, tmp_path / "short")[0])
@@ -188,11 +197,11 @@ def test_record_gives_the_settings_and_the_counts(tmp_path):
     assert (record["n_units"], record["n_trials"]) == (8, len(data["trials"]["start_time"]))
 
 
-@pytest.mark.parametrize("task", simulator.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_nwb_tables(tmp_path, task):
     config = replace(SMALL, task=task, duration_s=60, failure_fraction=0.4)
     data = read(simulate(config, tmp_path)[0])
-    assert (data["subject"], data["session_id"]) == ("S01", f"{simulator.TASKS[task]}-day01")
+    assert (data["subject"], data["session_id"]) == ("S01", f"{TASKS[task]}-day01")
     assert data["unit_id"] == list(range(8))
     assert data["resolution"] == 1 / CLOCK_HZ
     assert set(data["location"]) == {"M1", "PMd"}
@@ -254,7 +263,7 @@ def test_no_neuron_fires_within_its_refractory_period(days):
 @pytest.mark.parametrize(("refractory_ms", "recovery_ms"), [(0.0, 0.0), (2.0, 0.0), (1.5, 4.0), (2.01, 3.0)])
 def test_intervals_follow_the_stated_process(refractory_ms, recovery_ms):
     """At a constant rate: after time rescaling with the stated recovery, intervals are exponential with mean 1."""
-    spike = simulator._kernels().spike
+    spike = compiled().spike
     rate_hz, refractory = 80.0, int(np.ceil(refractory_ms * TICKS_PER_MS))
     rng = np.random.default_rng(3)
     ticks = spike(np.full(200_000, rate_hz), rng.standard_exponential(20_000), refractory, recovery_ms * TICKS_PER_MS)
@@ -275,7 +284,7 @@ def counts_and_expectation(config, folder):
     truth, data = truth_of(path), read(path)
     assert truth["latent"].shape == (20_000, len(truth["latent_name"]))
     assert list(truth["latent_name"]) == latent_names(config)
-    intensity = np.minimum(np.exp(truth["baseline"] + truth["latent"] @ truth["loading"].T), simulator.MAX_RATE_HZ)
+    intensity = np.minimum(np.exp(truth["baseline"] + truth["latent"] @ truth["loading"].T), MAX_RATE_HZ)
     counts = np.array([np.bincount(t // CLOCK_HZ, minlength=200) for t in data["ticks"]]).T
     return counts, intensity.reshape(200, 100, -1).mean(1)
 
@@ -297,7 +306,7 @@ def test_counts_follow_the_true_intensity(tmp_path):
 def test_latent_state_leads_the_cursor(tmp_path):
     [path] = simulate(replace(SMALL, lag_ms=150), tmp_path)
     latent = truth_of(path)["latent"]
-    velocity = read(path)["signals"]["cursor_vel"][0] / simulator.VELOCITY_SCALE_MM_S
+    velocity = read(path)["signals"]["cursor_vel"][0] / VELOCITY_SCALE_MM_S
     assert np.abs(latent[:-15, :2] - velocity[15:]).max() < 1e-4
 
 
@@ -344,7 +353,7 @@ def test_frames_jitter_and_leave_out_the_gap_and_the_dropped_stretch(imaged):
     signal = imaged[2].signals["fluorescence"]
     assert (signal.components, signal.measure, signal.rate_hz) == (tuple(imaged[2].units.id), "dF/F", None)
     seconds = signal.time_ns / 1e9
-    for start, stop in (simulator.FRAMES_DROPPED_S, (18, 22)):
+    for start, stop in (FRAMES_DROPPED_S, (18, 22)):
         assert not ((seconds >= start) & (seconds < stop)).any()
     steps = np.diff(seconds)
     steady = steps[steps < 0.1]
@@ -358,7 +367,7 @@ def test_frames_jitter_and_leave_out_the_gap_and_the_dropped_stretch(imaged):
 def test_frames_are_the_spikes_through_the_stated_kernel_and_noise(imaged):
     """What is left of dF/F without the sum over the spikes, written out here, is white noise of the stated size."""
     ticks, signal = imaged[1]["ticks"], imaged[2].signals["fluorescence"]
-    decay, rise = simulator.CALCIUM_DECAY_S, simulator.CALCIUM_RISE_S
+    decay, rise = CALCIUM_DECAY_S, CALCIUM_RISE_S
     fine = np.arange(0, 1, 1e-5)
     kernel = np.exp(-fine / decay) - np.exp(-fine / rise)
     assert fine[kernel.argmax()] == pytest.approx(0.045, abs=0.001)
@@ -366,10 +375,10 @@ def test_frames_are_the_spikes_through_the_stated_kernel_and_noise(imaged):
     for unit, own in enumerate(ticks):
         since = past - own[None, :] / CLOCK_HZ
         since = np.where(since >= 0, since, np.inf)
-        clean = (np.exp(-since / decay) - np.exp(-since / rise)).sum(axis=1) * simulator.CALCIUM_PEAK / kernel.max()
+        clean = (np.exp(-since / decay) - np.exp(-since / rise)).sum(axis=1) * CALCIUM_PEAK / kernel.max()
         noise = signal.value[:, unit] - clean
-        assert noise.std() == pytest.approx(simulator.CALCIUM_NOISE, rel=0.1)
-        assert abs(noise.mean()) < 4 * simulator.CALCIUM_NOISE / np.sqrt(len(noise))
+        assert noise.std() == pytest.approx(CALCIUM_NOISE, rel=0.1)
+        assert abs(noise.mean()) < 4 * CALCIUM_NOISE / np.sqrt(len(noise))
         assert clean.max() > 0.15
 
 
@@ -465,7 +474,7 @@ def r2(true, predicted):
     return 1 - ((true - predicted) ** 2).sum() / ((true - true.mean(0)) ** 2).sum()
 
 
-@pytest.mark.parametrize("task", simulator.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_velocity_decodes_within_a_day_and_not_across(tmp_path, task):
     linear_model = pytest.importorskip("sklearn.linear_model", reason="needs the extra 'train'")
     config = SimulationConfig(task=task, n_subjects=1, sessions_per_subject=2, duration_s=240, missed_fraction=0)

@@ -1,0 +1,37 @@
+"""One simulated session in memory, and its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spiketok.sources.simulator.behaviour import Behaviour, behave
+from spiketok.sources.simulator.config import TASKS, SimulationConfig
+from spiketok.sources.simulator.population import Population, latent_state, populate, spike_ticks
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """One session in memory."""
+
+    config: SimulationConfig
+    subject: int
+    day: int
+    behaviour: Behaviour
+    latent: np.ndarray
+    population: Population
+    ticks: list[np.ndarray]
+
+
+def simulate_session(config: SimulationConfig, subject: int, day: int) -> Simulated:
+    key = (subject, day, list(TASKS).index(config.task))
+    behaviour = behave(config, key)
+    latent = latent_state(config, behaviour, key)
+    population = populate(config, subject, day)
+    ticks = spike_ticks(config, population, latent, key)
+    return Simulated(config, subject, day, behaviour, latent, population, ticks)
+
+
+def session_name(config: SimulationConfig, subject: int, day: int) -> str:
+    return f"sub-S{subject + 1:02d}_ses-{TASKS[config.task]}-day{day + 1:02d}"
