@@ -1,0 +1,99 @@
+"""Compare a session with the NWB file that it came from, through pynwb.
+
+The session is what the store gives back; nothing here knows how it is stored. What is unusual: this is a second,
+independent reading of the source. It shares no code with the h5py reader in ``spiketok.sources.formats.nwb``, states
+the rules of the repairs once more, and holds every deviation from the source against them: a spike, interval or sample
+that is missing must be one that a rule removes, and a finding of the session must say so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import h5py
+
+from spiketok.errors import SourceError
+from spiketok.pipeline.source_check.differences import Verification
+from spiketok.pipeline.source_check.series import compare_events, compare_signals
+from spiketok.pipeline.source_check.source_file import walk_file
+from spiketok.pipeline.source_check.tables import compare_splits, compare_tables
+from spiketok.pipeline.source_check.units import compare_observed, compare_spikes, compare_unit_columns
+from spiketok.pipeline.source_check.units_of_series import COUNTS, IMAGED, compare_counts, compare_imaged
+from spiketok.recording.nouns import Session
+
+
+def verify_session(session: Session, path: Path) -> list[str]:
+    """Every difference between a session and its source file; empty where they are equal.
+
+    Args:
+        session: as the store gives it back.
+        path: the NWB file.
+
+    Raises:
+        SourceError: pynwb cannot read the file.
+    """
+    return compare_with_source(session, path).differences
+
+
+def compare_with_source(session: Session, path: Path) -> Verification:
+    """Compare all spikes, unit columns, observed time, interval tables and series of a session with its source file.
+
+    Args:
+        session: as the store gives it back.
+        path: the NWB file.
+
+    Returns:
+        the differences, and how much was compared.
+
+    Raises:
+        SourceError: pynwb cannot read the file.
+    """
+    from hdmf.build.errors import ConstructError
+    from pynwb import NWBHDF5IO
+
+    if Path(path).is_dir():  # zarr arrays: by way of a file that pynwb writes of them
+        from spiketok.sources.formats.nwb.zarr_folder import as_hdf5
+
+        with as_hdf5(Path(path)) as file:
+            return compare_with_source(session, file)
+    out = Verification()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what pynwb says of old or odd files is no difference
+            with NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
+                nwb = io.read()
+                with h5py.File(path, "r") as raw:
+                    _compare(session, nwb, raw, out)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, ConstructError) as error:
+        reason = " ".join(str(error).split())[:200]
+        message = f"{Path(path).name}: cannot be read through pynwb ({type(error).__name__}: {reason}): fetch it again"
+        raise SourceError(message) from error
+    return out
+
+
+def _compare(session: Session, nwb, raw: h5py.File, out: Verification) -> None:
+    units = nwb.units
+    tables, series = walk_file(nwb)
+    counts = [s for s in series if s.parts[-1] in COUNTS] if units is None or not len(units.id) else []
+    if len(counts) == 1:
+        series.remove(counts[0])
+        compare_counts(session, counts[0], out)
+    elif IMAGED in session.signals and session.observed_source == "frames":
+        session = compare_imaged(session, series, raw, out)
+        units = None
+    elif units is None:
+        out.differences.append(f"units: {len(session.units)} in the session, no units table in the source")
+        return
+    subject = nwb.subject.subject_id if nwb.subject is not None else None
+    out.expect("subject", session.subject, (subject or "").strip())
+    if not counts and units is not None and out.expect("units", len(session.units), len(units.id)):
+        compare_spikes(session, units, out)
+        compare_unit_columns(session, units, raw, out)
+        compare_observed(session, units, out)
+    matched = compare_tables(session, tables, raw, out)
+    matched |= compare_events(session, [s for s in series if s.is_event], out)
+    for name in sorted(set(session.intervals) - matched):
+        out.differences.append(f"intervals '{name}': {len(session.intervals[name])} rows, no such table in the source")
+    compare_signals(session, [s for s in series if not s.is_event], out)
+    compare_splits(session, nwb, out)

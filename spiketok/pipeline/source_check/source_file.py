@@ -1,0 +1,138 @@
+"""What a source file has, as pynwb gives it: interval tables and series with their paths, and their times in ns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from spiketok.recording.nouns import NS_PER_S, Session
+
+LIMIT_S = 9.2e9  # |seconds| beyond this have no int64 ns
+DAY_NS = 86_400 * NS_PER_S
+NOT_TAKEN = (
+    *("ElectricalSeries", "ImageSeries", "IndexSeries", "PatchClampSeries"),
+    *("DecompositionSeries", "OptogeneticSeries", "ImageMaskSeries", "OnePhotonSeries", "TwoPhotonSeries"),
+)
+EVENTS = (
+    "BehavioralEvents",
+    "BehavioralEpochs",
+    "AnnotationSeries",
+    "IntervalSeries",
+    "Events",
+    "LabeledEvents",
+    "TTLs",
+)
+
+# ---- objects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    """An object of the source with its path, as ``("processing", "behavior", "Position", "cursor")``."""
+
+    parts: tuple[str, ...]
+    item: object
+    is_event: bool = False
+
+    @property
+    def path(self) -> str:
+        return "/".join(self.parts)
+
+    def names(self) -> list[str]:
+        """Under what names the session may have it, the shortest first."""
+        return list(dict.fromkeys([self.parts[-1], ".".join(self.parts[-2:]), ".".join(self.parts)]))
+
+
+def type_names(item: object) -> set[str]:
+    return {kind.__name__ for kind in type(item).__mro__}
+
+
+def walk_file(nwb) -> tuple[list[Found], list[Found]]:
+    """All interval tables and all series, of the places that a session is made from."""
+    from hdmf.common import DynamicTable
+    from pynwb import TimeSeries
+    from pynwb.epoch import TimeIntervals
+
+    main = [nwb.trials, nwb.epochs, nwb.invalid_times, *(nwb.intervals or {}).values()]
+    tables = {table.name: Found(("intervals", table.name), table) for table in main if table is not None}
+    events = [Found(("events", table.name), table) for table in (getattr(nwb, "events", None) or {}).values()]
+    below, series = [], []
+
+    def walk(item: object, parts: tuple[str, ...], in_events: bool) -> None:
+        kinds = type_names(item)
+        is_event = in_events or bool(kinds & set(EVENTS))
+        if isinstance(item, TimeIntervals) or (isinstance(item, DynamicTable) and "timestamp" in item.colnames):
+            below.append(Found(parts, item))
+        elif isinstance(item, TimeSeries) or hasattr(item, "timestamps"):
+            if not kinds & set(NOT_TAKEN):
+                series.append(Found(parts, item, is_event))
+        elif not isinstance(item, DynamicTable):
+            for child in item.children:
+                walk(child, (*parts, child.name), is_event)
+
+    for module in nwb.processing.values():
+        for item in module.data_interfaces.values():
+            walk(item, ("processing", module.name, item.name), False)
+    for item in nwb.acquisition.values():
+        walk(item, ("acquisition", item.name), False)
+    for item in nwb.analysis.values():
+        walk(item, ("analysis", item.name), False)
+    for item in nwb.stimulus.values():
+        walk(item, ("stimulus", "presentation", item.name), False)
+    return [*tables.values(), *events, *below], series
+
+
+def pick(found: Found, candidates: Iterable[str], matched: set[str]) -> str | None:
+    free = [name for name in found.names() if name in candidates and name not in matched]
+    return free[-1] if free else None
+
+
+# ---- times ----------------------------------------------------------------------------------------------------------
+
+
+def is_time(seconds: np.ndarray) -> np.ndarray:
+    return np.isfinite(seconds) & (seconds > -LIMIT_S) & (seconds < LIMIT_S)
+
+
+def to_ns(seconds: np.ndarray) -> np.ndarray:
+    return np.round(np.asarray(seconds, dtype=np.float64) * 1e9).astype(np.int64)
+
+
+def in_reach(session: Session, time_ns: np.ndarray) -> np.ndarray:
+    return (time_ns >= session.start_ns - DAY_NS) & (time_ns <= session.stop_ns + DAY_NS)
+
+
+def series_seconds(item, n_samples: int) -> np.ndarray | None:
+    """The seconds of a series' samples; None where it states neither stamps nor a rate."""
+    stamps = getattr(item, "timestamps", None)
+    if stamps is not None:
+        return np.asarray(stamps[:], dtype=np.float64)
+    rate_hz = getattr(item, "rate", None)
+    if rate_hz is None or not 0 < rate_hz < 1e9:
+        return None
+    return (item.starting_time or 0.0) + np.arange(n_samples) / rate_hz
+
+
+def merged(pairs_ns: np.ndarray) -> list[tuple[int, int]]:
+    """Sorted disjoint intervals; what overlaps or touches is one."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted((int(a), int(b)) for a, b in pairs_ns if b > a):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+# ---- what the session says was repaired -----------------------------------------------------------------------------
+
+
+def stated(session: Session, finding: str, place: str = "") -> int:
+    """The count that the session's repairs state under this id (of this place, which begins their text)."""
+    return sum(f.count for f in session.repairs if f.id == finding and f.text.startswith(place))
+
+
+def stated_in(session: Session, finding: str, found: Found) -> int:
+    return stated(session, finding, f"{found.path}:")

@@ -1,0 +1,119 @@
+"""The units of a session against the units table: their ids, spikes, columns and observed time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import h5py
+import numpy as np
+
+from spiketok.pipeline.source_check.columns import as_values, compare_columns, is_wide, source_columns
+from spiketok.pipeline.source_check.differences import Verification
+from spiketok.pipeline.source_check.source_file import is_time, merged, stated, to_ns
+from spiketok.recording.nouns import Column, Ragged, Session
+
+ACRONYMS = (  # columns that stand for a location or region that is not there
+    *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
+    *("allen_location", "cosmos_location"),
+)
+
+
+def _cell(column, row: int) -> np.ndarray:
+    """One row of a table's column as an array, ragged or not."""
+    return np.atleast_1d(np.asarray(column[row]))
+
+
+def compare_spikes(session: Session, units, out: Verification) -> None:
+    n_units = len(units.id)
+    ids = [str(i) for i in np.asarray(units.id[:]).tolist()]
+    uses = Counter(ids)
+    named = [f"{name}.row{row}" if uses[name] > 1 else name for row, name in enumerate(ids)]
+    for row, (stored, source) in enumerate(zip(session.units.id.tolist(), named, strict=True)):
+        out.expect(f"id of unit row {row}", stored, source)
+    if "spike_times" not in units.colnames:
+        out.differences.append(f"spikes: {len(session.spikes)} in the session, no column spike_times in the source")
+        return
+    order = np.argsort(session.spikes.unit, kind="stable")
+    stop = np.cumsum(np.bincount(session.spikes.unit, minlength=n_units))
+    column, n_removed = units["spike_times"], 0
+    for row, stored in enumerate(np.split(session.spikes.time_ns[order], stop[:-1])):
+        seconds = _cell(column, row).astype(np.float64)
+        good = is_time(seconds)
+        n_removed += int((~good).sum())
+        source = np.sort(to_ns(seconds[good]))
+        if out.expect(f"spikes of unit '{ids[row]}' (row {row})", stored.size, source.size):
+            out.expect_array(f"spike times in ns of unit '{ids[row]}' (row {row})", stored, source)
+        out.n_units += 1
+        out.n_spikes += source.size
+    out.expect("spikes removed because they are no time", stated(session, "spikes-not-finite"), n_removed)
+
+
+def compare_unit_columns(session: Session, units, raw: h5py.File, out: Verification) -> None:
+    elsewhere = {"spike_times", "obs_intervals", "electrodes", "electrode_group"}
+    renamed = {"heldout": "held_out"}
+    expected = {}
+    for name, column in source_columns(units, raw, "units"):
+        if name not in elsewhere and not is_wide(column, len(units.id)):
+            flag = name in ("heldout", "held_out") and isinstance(column, np.ndarray) and column.dtype.kind in "biu"
+            expected[renamed.get(name, name) if flag else name] = column.astype(bool) if flag else column
+    derived = _electrode_columns(units)
+    for name, column in derived.items():
+        expected[f"electrode_{name}" if name in expected else name] = column
+    if "region" not in expected and isinstance(expected.get("location"), np.ndarray):
+        places = expected["location"].tolist()
+        inside = [p.split("brain_region:")[1].split(";")[0].strip() if "brain_region:" in p else p for p in places]
+        expected["region"] = np.array(inside, dtype=np.str_)
+    for name in ACRONYMS:
+        named = expected.get(name)
+        if "region" not in expected and isinstance(named, np.ndarray) and named.dtype.kind == "U":
+            expected["region"] = named
+    compare_columns("units", session.units.columns, expected, out)
+
+
+def _electrode_columns(units) -> dict[str, Column]:
+    """Channel, group and location of each unit as the electrodes table has them."""
+    if "electrodes" not in units.colnames or len(units["electrodes"]) == 0:
+        own = units["electrode_group"][:] if "electrode_group" in units.colnames else []
+        return {"group": np.array([group.name for group in own], dtype=np.str_)} if len(own) else {}
+    column = units["electrodes"]
+    region = getattr(column, "target", column)
+    row = np.asarray(region.data[:]).astype(np.int64)
+    end = np.asarray(column.data[:]).astype(np.int64) if region is not column else np.arange(1, row.size + 1)
+    offset = np.concatenate([[0], end])
+    table = region.table
+    if row.size and not (row.min() >= 0 and row.max() < len(table.id)):
+        return {}
+    ids = np.asarray(table.id[:]).astype(np.int64)
+    columns: dict[str, Column] = {"channel": ids[row] if (np.diff(offset) == 1).all() else Ragged(ids[row], offset)}
+    placed = next((name for name in ("location", *ACRONYMS) if name in table.colnames), "location")
+    for name, source in (("group", "group_name"), ("location", placed)):
+        if source in table.colnames:
+            words = as_values(table[source].data[:]).tolist()
+            own = [[words[i] for i in rows] for rows in np.split(row, offset[1:-1])]
+            texts = [",".join(sorted(set(w), key=w.index)) for w in own]
+            columns[name] = np.array(texts, dtype=np.str_)
+    return columns
+
+
+def compare_observed(session: Session, units, out: Verification) -> None:
+    n_units, pairs = len(units.id), []
+    if "obs_intervals" in units.colnames:
+        for row in range(n_units):
+            seconds = np.asarray(units["obs_intervals"][row], dtype=np.float64).reshape(-1, 2)
+            good = is_time(seconds).all(axis=1)
+            good &= seconds[:, 0] <= seconds[:, 1]
+            pairs.append(to_ns(seconds[good]))
+    together = merged(np.concatenate(pairs)) if pairs else []
+    stored = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
+    if not together:
+        out.expect("source of the observed time", session.observed_source, "assumed")
+        out.expect("assumed observed time in ns", stored, [(session.start_ns, session.stop_ns)])
+        return
+    out.expect("source of the observed time", session.observed_source, "obs_intervals")
+    out.expect("observed time in ns", stored, together)
+    for row in range(n_units):
+        own = merged(pairs[row]) if len(pairs[row]) else together
+        kept = stored
+        if session.unit_observed is not None:
+            kept = [(int(a), int(b)) for a, b in session.unit_observed[row]]
+        out.expect(f"observed time in ns of unit row {row}", kept, own)
