@@ -34,7 +34,6 @@ LEAVES = {
     "training.tasks": {"base"},
 }
 LONG = 600
-STILL_LONG = {"tokens.compare"}  # to be split: nothing may be added
 HEAVY = ("torch", "numba", "pynwb", "dandi", "spikeinterface", "numpy", "zarr", "fsspec", "pydantic")
 SHOWN = " / ".join(", ".join(row) for row in ROWS)
 
@@ -98,9 +97,8 @@ def test_torch_is_imported_only_where_something_is_learned(name):
 
 def test_no_module_is_long():
     lines = {name_of(p): len(p.read_text().splitlines()) for p in PACKAGE.rglob("*.py")}
-    long = {name for name, n in lines.items() if n > LONG}
-    assert long <= STILL_LONG, f"over {LONG} lines, to be split by what they do: {sorted(long - STILL_LONG)}"
-    assert long >= STILL_LONG, f"no longer over {LONG} lines, take out of STILL_LONG: {sorted(STILL_LONG - long)}"
+    long = sorted(name for name, n in lines.items() if n > LONG)
+    assert not long, f"over {LONG} lines, to be split by what they do: {long}"
 
 
 @pytest.mark.parametrize(

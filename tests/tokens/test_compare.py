@@ -14,16 +14,9 @@ from hypothesis import strategies as st
 
 from spiketok.errors import DataError, UsageError
 from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes, UnitTable
-from spiketok.tokens.compare import (
-    ATTENTION,
-    Lengths,
-    _lay_windows,
-    _with_units,
-    attention_flops,
-    compare,
-    match_spikes,
-    plot_comparison,
-)
+from spiketok.tokens.compare import ATTENTION, Lengths, attention_flops, compare, match_spikes, plot_comparison
+from spiketok.tokens.compare.growth import _with_units
+from spiketok.tokens.compare.windows import lay_windows
 from spiketok.tokens.schemes import SCHEMES, Binned, Calibration, EventPair, Fluorescence, Patch, PerSpike
 from tests.made import MS, SECOND, golden_session, random_session
 
@@ -149,12 +142,12 @@ def test_spikes_are_paired_with_those_of_their_own_unit():
 
 def test_stretches_are_the_same_for_all_schemes_and_lie_on_their_grids():
     session, stretches = random_session("laid", 2), np.array([SECOND, 4 * SECOND])
-    assert _lay_windows(Binned(20 * MS), session, stretches, SECOND).start_ns.tolist() == stretches.tolist()
-    off = _lay_windows(Binned(30 * MS), session, stretches, SECOND)
+    assert lay_windows(Binned(20 * MS), session, stretches, SECOND).start_ns.tolist() == stretches.tolist()
+    off = lay_windows(Binned(30 * MS), session, stretches, SECOND)
     assert (off.start_ns.tolist(), off.length_ns) == ([1020 * MS, 4020 * MS], 990 * MS)
-    pairs = _lay_windows(EventPair(), session, stretches, SECOND)
+    pairs = lay_windows(EventPair(), session, stretches, SECOND)
     assert (len(pairs), pairs.start_ns[0], pairs.start_ns[-1], pairs.length_ns) == (40, SECOND, 4950 * MS, 50 * MS)
-    trials = _lay_windows(Calibration(), session, stretches, SECOND)
+    trials = lay_windows(Calibration(), session, stretches, SECOND)
     assert (trials.start_ns.tolist(), trials.length_ns) == ([0], 6 * SECOND)
 
 
