@@ -24,7 +24,7 @@ import numpy as np
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.recording.draws import NAMES
 from spiketok.recording.intervals import without
-from spiketok.recording.leakage import Reach, inner, territories
+from spiketok.recording.leakage import Reach, guarded
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session
 from spiketok.settings import build, parse_assignment
 
@@ -245,9 +245,7 @@ def _with_margin(splits: Mapping[str, Intervals], rule: SplitRule) -> dict[str, 
     """The splits without the margin on both sides of each border between two of them."""
     if not rule.margin_ns:
         return dict(splits)
-    reach = Reach.of("margin", rule.margin_ns, rule.margin_ns)
-    own = territories(splits, reach)
-    return {name: part.intersect(inner(own[name], reach)) for name, part in splits.items()}
+    return guarded(splits, Reach.of("margin", rule.margin_ns, rule.margin_ns))
 
 
 # ---- trials and blocks ----------------------------------------------------------------------------------------------

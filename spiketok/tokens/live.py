@@ -23,7 +23,7 @@ import numpy as np
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session, Signal, Spikes
 from spiketok.tokens.schemes.base import Scheme, Tokens, Windows
-from spiketok.tokens.schemes.behaviour import REACH_PERIODS
+from spiketok.tokens.schemes.behaviour import REACH_PERIODS, takes_line
 
 FIRST_ROOM = 4096  # rows that a buffer has at first; it doubles when the stretch that must be kept outgrows it
 
@@ -338,7 +338,7 @@ class _SignalStream:
     def __init__(self, plan: Session, name: str, grid_ns: int) -> None:
         self.plan, self.name = plan.signals[name], name
         period_ns = _planned_period_ns(plan.id, name, self.plan) if grid_ns > 1 else 0
-        on_line = grid_ns > 1 and 2 * period_ns > grid_ns  # the rule of behaviour.signal_on_bins
+        on_line = grid_ns > 1 and takes_line(period_ns, grid_ns)
         self.reach_ns = int(np.ceil(REACH_PERIODS * period_ns)) if on_line else 0
         self.now_ns: int | None = None
         self._period_ns = period_ns

@@ -12,6 +12,11 @@ from spiketok.tokens.schemes.base import grid_rows
 REACH_PERIODS = 2.5
 
 
+def takes_line(period_ns: float, bin_ns: int) -> bool:
+    """Whether bins are too short for two samples of this period, so that each has its value from a line."""
+    return 2 * period_ns > bin_ns
+
+
 def signal_on_bins(signal: Signal, segments: Intervals, bin_ns: int) -> tuple[np.ndarray, np.ndarray]:
     """A behaviour on the bins of the segments.
 
@@ -27,7 +32,7 @@ def signal_on_bins(signal: Signal, segments: Intervals, bin_ns: int) -> tuple[np
     value = np.zeros((int(row[-1]), len(signal.components)), np.float32)
     valid = np.zeros(int(row[-1]), np.uint8)
     time_ns, sample = signal.time_ns[signal.valid], signal.value[signal.valid].astype(np.float64)
-    lay = _means if 2 * signal.period_ns <= bin_ns else _on_line
+    lay = _on_line if takes_line(signal.period_ns, bin_ns) else _means
     for g in range(len(segments)):
         bins = slice(row[g], row[g + 1])
         start_ns, stop_ns = int(segments.start_ns[g]), int(segments.stop_ns[g])
