@@ -43,7 +43,7 @@ Metrics = Annotated[
 def wanted_settings(
     process: list[str] | None, min_rate: float | None, quality: str | None, metrics: bool
 ) -> dict[str, object]:
-    """What the user wants of normalizing, as it stands in a store's settings; only what was asked for.
+    """What the user wants of normalizing, as it is in a store's settings; only what was asked for.
 
     Raises:
         UsageError: a step or a rule cannot be read.

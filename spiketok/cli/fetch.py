@@ -204,7 +204,7 @@ def _report(rows: list[dict], failures: list[dict], title: str, as_json: bool) -
         raise typer.Exit(1)
 
 
-# ---- read where it lies ---------------------------------------------------------------------------------------------
+# ---- read where it is -----------------------------------------------------------------------------------------------
 
 
 def _stream(

@@ -228,7 +228,7 @@ def _show_leaks(divisions: Sequence[Division], reaches: dict[str, Reach], rows: 
         elif not leaking:
             say(f"{where}: nothing can leak over its {len(own)} borders; windows reach {reach}")
         elif reach.back_ns >= FAR_NS:
-            say(f"{where}: the scheme's tokens tell of the whole session: what is in one split is seen in the others")
+            say(f"{where}: the scheme's tokens depend on the whole session: what is in one split is seen in the others")
         else:
             most = max(r["leak_ms"] for r in leaking)
             margin_ms = (reach.back_ns + reach.ahead_ns) / 2e6  # on both sides: the gap then holds the reach of both

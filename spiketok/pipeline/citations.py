@@ -134,7 +134,7 @@ def _read(file: Path) -> dict:
 
 
 def _of_entry(session_id: str, recorded: Mapping | None, workspace: Workspace) -> list[Citation]:
-    """A session as a run or report names it: by its record of the source; one of before has none, the store may."""
+    """A session as a run or report names it: by its record of the source; an older one has none, the store may."""
     if recorded:
         return _of_source(Source.from_dict(recorded), session_id, _info_of(session_id, workspace))
     return _of_session(session_id, workspace)

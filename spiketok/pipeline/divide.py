@@ -1,6 +1,6 @@
 """What a division of a session is, for people: its timeline, its counts, what leaks; and storing one that a rule made.
 
-A stored division stands in the session's splits under the name of its set, and its rule in the store's settings under
+A stored division is in the session's splits under the name of its set, and its rule in the store's settings under
 ``splits``, so that ``verify`` and a new ingest make it again.
 """
 
@@ -76,7 +76,7 @@ def _words(rule: SplitRule) -> str:
 
 
 def describe(session: Session, name: str, splits: Mapping[str, Intervals]) -> Division:
-    """Count what lies in each split and what lies in none.
+    """Count what is in each split and what is in none.
 
     Raises:
         DataError: splits overlap.
@@ -124,7 +124,7 @@ def _joined(parts: Sequence[Intervals]) -> Intervals:
 
 
 def _wholly_in(trials: Intervals, part: Intervals) -> np.ndarray:
-    """bool ``[I]``: trials of some length that lie inside one stretch."""
+    """bool ``[I]``: trials of some length that are inside one stretch."""
     whole = part.union()
     if len(whole) == 0:
         return np.zeros(len(trials), np.bool_)

@@ -2,7 +2,7 @@
 
     files -> groups (the files of one session) -> normalize: read, adjust, join, filter, process -> store
 
-What is unusual: all that shapes a session besides the bytes of its files stands in its *settings*, a JSON object in the
+What is unusual: all that shapes a session besides the bytes of its files is in its *settings*, a JSON object in the
 store that is part of the session's digest. The same bytes under the same settings are not read again, and ``verify``
 makes the session once more from both and expects the same digest.
 """
@@ -271,7 +271,7 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
 def _make_isolated(
     group: Group, files: Sequence[Path], sources: Sequence[Source], settings: Mapping[str, object], folder: Path
 ) -> None:
-    """Make a session and write it to a folder, in a process that may die of what stands in the files."""
+    """Make a session and write it to a folder, in a process that may die of what is in the files."""
     from spiketok.sources.formats.nwb.hdf5 import read_memory
 
     _warm_up()
@@ -350,7 +350,7 @@ def _ingested(state: str, group: Group, attributes: dict) -> Ingested:
     )
 
 
-# ---- where the sources lie ------------------------------------------------------------------------------------------
+# ---- where the sources are ------------------------------------------------------------------------------------------
 
 
 def _source_index(workspace: Workspace) -> Path:

@@ -104,8 +104,8 @@ def _stream_group(
     settings = with_stored_splits(target, settings_of(group, wanted) | STREAMED)
     total = sum(asset.size for asset in assets)
     plain = {key: value for key, value in settings.items() if key not in STREAMED}
-    for stands in (settings, plain):  # one that was made of verified files is not made worse
-        done = stored_from(target, group, digests, stands)
+    for recorded in (settings, plain):  # one that was made of verified files is not made worse
+        done = stored_from(target, group, digests, recorded)
         if done is not None:
             return Streamed(done, 0, total)
     state = "replaced" if target.exists() else "new"

@@ -94,7 +94,7 @@ def _bound(memory_bytes: int, cpu_s: int) -> None:
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent's child must not write on
     faulthandler.disable()  # a crash is reported by the parent in one line
-    with contextlib.suppress(OSError, ValueError):  # a lower limit stands already
+    with contextlib.suppress(OSError, ValueError):  # a lower limit is set already
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
         resource.setrlimit(resource.RLIMIT_AS, (_address_space() + memory_bytes,) * 2)

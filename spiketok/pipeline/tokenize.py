@@ -1,4 +1,4 @@
-"""The stage behind the store: tokenize (store -> a session's context and its token shards).
+"""The stage after the store: tokenize (store -> a session's context and its token shards).
 
 It is plan -> jobs -> finished artefacts. Stages meet only on disk: every artefact is written whole, is not made again
 while its inputs and settings are the same, and names what it was made from by digest.
@@ -60,7 +60,7 @@ class Tokenized:
 
 
 def shard_path(workspace: Workspace, session_id: str, scheme: Scheme, segments_rule: str) -> Path:
-    """Where the shard of a session lies for this scheme, segments and the store as it is now."""
+    """Where the shard of a session is for this scheme, segments and the store as it is now."""
     from spiketok.tokens.shards import shard_fingerprint
 
     store_digest = read_attributes(workspace.store_path(session_id))["digest"]
@@ -68,7 +68,7 @@ def shard_path(workspace: Workspace, session_id: str, scheme: Scheme, segments_r
 
 
 def context_path(workspace: Workspace, session_id: str) -> Path:
-    """Where the context of a session lies for the store as it is now."""
+    """Where the context of a session is for the store as it is now."""
     from spiketok.tokens.context import context_fingerprint
 
     store_digest = read_attributes(workspace.store_path(session_id))["digest"]
@@ -93,14 +93,14 @@ def plan_session(
         info, segments = session_info(session), resolve_segments(session, segments_rule)
     plans = []
     for scheme in schemes:
-        stands = shard_path(workspace, session_id, scheme, segments_rule).exists()
+        made = shard_path(workspace, session_id, scheme, segments_rule).exists()
         try:
             _require_spikes(info, scheme)
             nbytes = plan_bytes(scheme, info, segments)
         except NotServedError as error:
             plans.append(Planned(session_id, scheme.name, "not served", 0, str(error)))
         else:
-            plans.append(Planned(session_id, scheme.name, "already" if stands else "new", nbytes))
+            plans.append(Planned(session_id, scheme.name, "already" if made else "new", nbytes))
     if any(p.state != "not served" for p in plans):
         state = "already" if context_path(workspace, session_id).exists() else "new"
         plans.insert(0, Planned(session_id, CONTEXT, state, _context_bytes(workspace, session_id)))
@@ -186,7 +186,7 @@ def tokenize(
 def tokenize_session(
     workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str
 ) -> list[Tokenized]:
-    """Bake one session by each scheme whose shard does not stand already; the session is read at most once.
+    """Bake one session by each scheme whose shard is not there already; the session is read at most once.
 
     Its context is written before the first of its shards, and again where it is gone and a shard needs it.
     """

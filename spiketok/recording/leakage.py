@@ -1,6 +1,6 @@
 """What keeps windows, and all that they reach, inside their own split.
 
-A window of a split tells of more time than it spans: a scheme's history lies before it, a smoothed target was made of
+A window of a split depends on more time than it spans: a scheme's history lies before it, a smoothed target was made of
 samples around it. The rule here: *no moment is touched by windows of two splits*. Each split owns a territory: its own
 time, and of the gap to the next split the share that it needs; a window must lie in the territory with its whole reach.
 Where two splits touch, nothing reaches over the border; where the gap between them has room for the reach of both,
@@ -27,7 +27,7 @@ class Reach:
     """How far a window's content reaches over its two ends.
 
     Args:
-        parts: (reason, back_ns, ahead_ns), each from 0; they stand beside each other, so the largest counts.
+        parts: (reason, back_ns, ahead_ns), each from 0; they do not add up, so the largest counts.
     """
 
     parts: tuple[tuple[str, int, int], ...] = ()
@@ -57,7 +57,7 @@ class Reach:
         return ", ".join(each) or "nothing beyond the window"
 
 
-REACH_INFO = "reach_ns:"  # in a session's info: how far a signal's samples tell of others, as "BACK AHEAD"
+REACH_INFO = "reach_ns:"  # in a session's info: how far away a signal's samples depend on others, as "BACK AHEAD"
 
 
 def with_stated_reach(info: Mapping[str, str], name: str, back_ns: int, ahead_ns: int) -> dict[str, str]:
@@ -111,7 +111,7 @@ def check_leakage(splits: Mapping[str, Intervals], reach: Reach) -> list[Border]
 def territories(splits: Mapping[str, Intervals], reach: Reach) -> dict[str, Intervals]:
     """For each split the time that its windows may touch: disjoint, and together everything.
 
-    The gap between two splits is divided as their windows reach into it: the one before ahead, the one behind back.
+    The gap between two splits is divided as their windows reach into it: the earlier's ahead, the later's back.
     """
     stretches = _in_order(splits)
     if not stretches:

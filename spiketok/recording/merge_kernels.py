@@ -48,7 +48,7 @@ def merge_trains(time_ns, low, high, tile_bits, unit_bits, out_time, out_unit):
 
 @njit(cache=True, nogil=True)
 def order_by_unit(unit, place, out):
-    """``out`` becomes the positions of the spikes unit behind unit, in order within each.
+    """``out`` becomes the positions of the spikes unit after unit, in order within each.
 
     Args:
         unit: int32 ``[S]``.

@@ -19,7 +19,7 @@ def merge_units(
     """Merge the units' spike times into one stream: what a stable sort by time gives, several times sooner.
 
     Args:
-        time_ns: int64 ``[S]``, unit behind unit. A unit whose times are not in order is sorted first, in a copy.
+        time_ns: int64 ``[S]``, unit after unit. A unit whose times are not in order is sorted first, in a copy.
         offset: int64 ``[N + 1]``; unit n has the times ``offset[n]:offset[n + 1]``.
         threads: how many work on it; the result is the same for any number.
         out: int64 ``[S]`` and int32 ``[S]`` that take the stream; fresh arrays where not given.
@@ -54,7 +54,7 @@ def merge_units(
     unit_bits = max(1, (len(trains) - 1).bit_length())
     tile_ns = (last - first + 1) * TILE_SPIKES // time_ns.size
     tile_bits = min(max(1, tile_ns.bit_length() - 1), 64 - unit_bits)
-    # parts of the time, one behind the other in the stream: equal times never fall into two of them
+    # parts of the time, one after the other in the stream: equal times never fall into two of them
     parts = 1 if threads == 1 else threads * PARTS_PER_THREAD
     edges = np.array([first + (last - first) * k // parts for k in range(1, parts)], np.int64)
     cut = np.empty((parts + 1, len(trains)), np.int64)

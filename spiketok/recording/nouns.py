@@ -51,7 +51,7 @@ class Ragged:
     """Rows of unequal length: row i is ``value[offset[i]:offset[i + 1]]``.
 
     Args:
-        value: ``[V, *item]`` all rows, one behind the other.
+        value: ``[V, *item]`` all rows, one after the other.
         offset: int64 ``[I + 1]``, from 0 to V, non-decreasing.
     """
 
@@ -307,7 +307,7 @@ class Source:
         return cls(**{**facts, "joined": tuple(cls.from_dict(part) for part in facts.get("joined", ()))})
 
     def to_dict(self) -> dict[str, object]:
-        """As it stands in stores and shards; ``joined`` only where there is something."""
+        """As stores and shards hold it; ``joined`` only where there is something."""
         facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "joined"}
         return facts | ({"joined": [part.to_dict() for part in self.joined]} if self.joined else {})
 

@@ -153,7 +153,7 @@ def _leave(session: Session, keep: np.ndarray, missing: np.ndarray, name: str, w
 
 
 class _Analysed:
-    """What spikeinterface's metrics of spike times ask of a sorting analyzer, without a recording behind it.
+    """What spikeinterface's metrics of spike times ask of a sorting analyzer, without a recording.
 
     Args:
         sorting: a spikeinterface sorting of one segment.

@@ -5,7 +5,7 @@ period; every function works on each block as if there were no other, so that tw
 What cannot be known inside a block (the derivative of a single sample) becomes not valid; samples that are not valid
 hold 0. Computed in float64, kept as float32.
 
-How a function is asked for on the command line, and stands in a store's settings, is in ``steps``.
+How a function is asked for on the command line, and recorded in a store's settings, is in ``steps``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def sampling_period_ns(signal: Signal) -> float:
 
 
 def _runs(time_ns: np.ndarray, good: np.ndarray, period_ns: float) -> tuple[np.ndarray, np.ndarray]:
-    """First row and row behind the last of each run of good samples whose steps are near the period."""
+    """First row, and the row after the last, of each run of good samples whose steps are near the period."""
     step = np.diff(time_ns)
     near = np.abs(step - period_ns) <= TOLERANCE * period_ns
     linked = good[1:] & good[:-1] & near
@@ -170,7 +170,7 @@ def _filtered_at(value: np.ndarray, position: np.ndarray, cutoff: float) -> np.n
 
 
 def _at_stride(around: np.ndarray, weight: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """``sum_t weight[t] * around[base + t]`` for bases that mostly stand at one distance from each other."""
+    """``sum_t weight[t] * around[base + t]`` for bases that are mostly one distance apart."""
     from scipy.signal import upfirdn
 
     out = np.empty((base.size, around.shape[1]))
@@ -189,7 +189,7 @@ def _at_stride(around: np.ndarray, weight: np.ndarray, base: np.ndarray) -> np.n
 def _regular(time_ns: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, float]:
     """A block's values at equal distances from its first to its last sample, and that distance in ns.
 
-    Where stamps lie off such a grid by more than a hundredth of it, values are taken from the lines between samples.
+    If stamps are off such a grid by more than a hundredth of it, values are taken from the lines between samples.
     """
     if time_ns.size == 1:
         return value, 1.0

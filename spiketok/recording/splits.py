@@ -494,7 +494,7 @@ def without_sets(stored: Intervals, names: Iterable[str]) -> Intervals:
 
 
 def _with_rows(stored: Intervals, name: str, splits: Mapping[str, Intervals]) -> Intervals:
-    """The stored rows and behind them those of one more set, in order of time."""
+    """The stored rows and those of one more set, in order of time."""
     start = np.concatenate([part.start_ns for part in splits.values()])
     stop = np.concatenate([part.stop_ns for part in splits.values()])
     split = np.repeat(np.array(list(splits)), [len(part) for part in splits.values()])

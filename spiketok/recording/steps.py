@@ -94,7 +94,7 @@ class _Step:
 
 @cache
 def _arguments(function: str) -> type:
-    """The arguments of a function behind the signal, as a dataclass of them."""
+    """The arguments of a function after the signal, as a dataclass of them."""
     hints, spec = get_type_hints(FUNCTIONS[function]), []
     for name, parameter in list(inspect.signature(FUNCTIONS[function]).parameters.items())[1:]:
         required = parameter.default is inspect.Parameter.empty

@@ -47,7 +47,7 @@ def canonical_json(value: object) -> str:
 
 
 def content_digest(facts: Mapping[str, object]) -> str:
-    """The sha256 of all that a JSON-able mapping says, but for its own key ``digest``, where this is to stand.
+    """The sha256 of all that a JSON-able mapping says, but for its own key ``digest``, where this will be written.
 
     >>> content_digest({"a": 1, "digest": "anything"}) == content_digest({"a": 1})
     True
@@ -131,7 +131,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _machine() -> str:
-    """This machine's name, as it can stand in a temporary name."""
+    """This machine's name, in letters that a temporary name may have."""
     return "".join(c if c.isalnum() else "." for c in platform.node())[:40]
 
 
@@ -248,7 +248,7 @@ def _sync_below(folder: Path) -> None:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``target`` when the block ends well, and vanishes when it does not.
 
-    A folder that already stands at ``target`` is replaced.
+    A folder that is already at ``target`` is replaced.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +267,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def _take_place(wip: Path, target: Path) -> None:
-    """Rename a finished folder to its target, moving aside what stands there, however many writers do so at once."""
+    """Rename a finished folder to its target, moving aside what is there, however many writers do so at once."""
     old = _wip_path(target.parent / f"{OLD}{target.name}")
     with _in_progress(old):
         while True:

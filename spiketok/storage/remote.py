@@ -39,7 +39,7 @@ def local_copy(path: Path | RemotePath, folder: Path | None = None) -> Iterator[
 
     Args:
         path: a file or folder.
-        folder: where the copy lies; the system's folder for temporary files without it.
+        folder: where the copy is made; by default the system's folder for temporary files.
 
     Raises:
         FileNotFoundError: there is nothing behind the URL. FetchError: it cannot be read.
@@ -121,7 +121,7 @@ class RemotePath:
                 return ""
 
     def iterdir(self) -> list[RemotePath]:
-        """What lies directly in a folder; nothing where there is none."""
+        """What is directly in a folder; nothing if there is none."""
         with self._reaching() as (system, path):
             try:
                 found = system.ls(path, detail=False)

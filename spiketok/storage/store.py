@@ -2,7 +2,7 @@
 
 The format is specified in docs/store-format.md. What is unusual:
 
-- spike times stand on disk as ticks of the recording's clock where every one of them lies exactly on it, else as
+- spike times are kept on disk as ticks of the recording's clock if every one of them is exactly on it, else as
   nanoseconds, both delta-filtered integers; the reader gives the same int64 ns either way;
 - a digest over the content (values, not compressed bytes) is written last and checked by every full read, because
   zarr reads a missing chunk as zeros without a word;
@@ -60,7 +60,7 @@ CLOCKS_HZ = (Fraction(1_000), Fraction(10_000), Fraction(390_625, 16), Fraction(
 
 
 def ticks_from_ns(time_ns: np.ndarray, period_ns: Fraction) -> np.ndarray | None:
-    """Ticks of a clock, or None where a time does not lie exactly on one.
+    """Ticks of a clock, or None if a time is not exactly on one.
 
     Args:
         time_ns: int64 ``[S]``.
@@ -82,14 +82,14 @@ def ns_from_ticks(tick: np.ndarray, period_ns: Fraction) -> np.ndarray:
 
 
 def find_clock(time_ns: np.ndarray, declared_hz: float | None = None) -> tuple[Fraction, np.ndarray]:
-    """The coarsest clock that all times lie on exactly, and their ticks; period 1 ns where there is none."""
+    """The coarsest clock that all times are exactly on, and their ticks; period 1 ns if there is none."""
     period_ns = find_period(time_ns, declared_hz)
     tick = ticks_from_ns(time_ns, period_ns)
     return period_ns, time_ns if tick is None else tick
 
 
 def find_period(time_ns: np.ndarray, declared_hz: float | None = None) -> Fraction:
-    """The period in ns of the coarsest clock that all times lie on exactly; 1 where there is none."""
+    """The period in ns of the coarsest clock that all times are exactly on; 1 if there is none."""
     clocks = set(CLOCKS_HZ)
     if declared_hz is not None and np.isfinite(declared_hz) and declared_hz > 0:
         clocks.add(Fraction(declared_hz).limit_denominator(1_000_000))
@@ -303,7 +303,7 @@ def session_place(target: Path | RemotePath) -> Iterator[Path]:
 
 
 def write_session(session: Session, target: Path | RemotePath, settings: Mapping[str, object] | None = None) -> str:
-    """Write a session as a store group, replacing one that stands there.
+    """Write a session as a store group, replacing one that is there.
 
     Args:
         session: what to write.

@@ -201,7 +201,7 @@ class _Column:
         return self._decode(number, low, high)
 
     def _decode(self, number: int, low: int, high: int) -> np.ndarray:
-        """Some values of a chunk as they stand before its filters are undone."""
+        """Some values of a chunk before its filters are undone."""
         with self._guard(number) as packed:
             values = np.frombuffer(self._codec.decode_partial(packed, low, high - low), self.dtype)
         if values.size != high - low:

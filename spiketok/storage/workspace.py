@@ -1,11 +1,11 @@
-"""The one folder that every command works in, and where things lie in it.
+"""The one folder that every command works in, and where things are in it.
 
     <root>/raw/      source files as they came (fetch), <root>/simulated/ the simulator's
     <root>/store/    <dataset>/<session>/            one zarr group a session
     <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/, and context/... for what these share of a session
     <root>/runs/     <model>-<fingerprint>/          checkpoints, metrics, transfer reports
 
-The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``. The store may lie elsewhere, also
+The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``. The store may be elsewhere, also
 behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``.
 """
 
@@ -44,12 +44,12 @@ class Workspace:
 
     @classmethod
     def around(cls, path: Path) -> Workspace | None:
-        """The workspace that a run, a report or a shard lies in, told by the names of its folders; None for others."""
+        """The workspace that a run, a report or a shard is in, by the names of its folders; None for others."""
         home = next((p.parent for p in path.resolve().parents if p.name in ("runs", "shards")), None)
         return cls(home) if home is not None and (home / "shards").is_dir() else None
 
     def absolute(self) -> Workspace:
-        """The same for a worker that stands in another folder."""
+        """The same for a worker that runs in another folder."""
         store = self.store_place.absolute() if self.store_place is not None else None
         return replace(self, root=self.root.absolute(), store_place=store)
 

@@ -1,7 +1,7 @@
-"""Named columns in one file beside a manifest: how shards and contexts lie on disk.
+"""Named columns in one file beside a manifest: how shards and contexts are kept on disk.
 
 An artefact is a folder of two files. ``columns.bin`` holds every column, raw little-endian values in order of name,
-each at a multiple of 64 bytes; ``manifest.json`` says where each lies and what it must be, and is written last. The
+each at a multiple of 64 bytes; ``manifest.json`` says where each is and what it must be, and is written last. The
 format is specified in ``docs/shard-format.md``.
 
 What is unusual: the file is mapped by the C library's own ``mmap``. What Python maps (``mmap``, ``np.memmap``) keeps a
@@ -94,7 +94,7 @@ def file_bytes(entries: Mapping[str, dict]) -> int:
 
 
 def write_folder(target: Path, facts: Mapping[str, object], columns: Mapping[str, np.ndarray]) -> dict:
-    """Write an artefact, whole or not at all; one that stands there is replaced.
+    """Write an artefact, whole or not at all; one that is there is replaced.
 
     Returns:
         The manifest: the facts with ``columns`` and ``digest``.
@@ -120,7 +120,7 @@ def _signed(facts: Mapping[str, object], entries: Mapping[str, dict]) -> dict:
 
 
 def _plain(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns as they lie on disk, in order of name: little-endian, in C order, bools as uint8."""
+    """The columns as they are on disk, in order of name: little-endian, in C order, bools as uint8."""
     plain = {}
     for name in sorted(columns):
         array = columns[name]
@@ -171,7 +171,7 @@ class _Map:
         self._address: int | None = None
         handle = os.open(file, os.O_RDONLY)
         try:
-            if os.fstat(handle).st_size < size:  # what lies behind the end of a file kills the process that reads it
+            if os.fstat(handle).st_size < size:  # reading a map past the end of its file kills the process
                 raise OSError(0, f"fewer than {size} bytes")
             address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
             if address == _FAILED:

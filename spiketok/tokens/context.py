@@ -40,7 +40,7 @@ def write_context(target: Path, session: Session, *, store_digest: str) -> dict:
     """Write a session's context, whole or not at all.
 
     Args:
-        target: the context's folder; one that stands there is replaced.
+        target: the context's folder; one that is there is replaced.
         store_digest: the digest of the store that the session was read from.
 
     Returns:
@@ -50,10 +50,10 @@ def write_context(target: Path, session: Session, *, store_digest: str) -> dict:
 
 
 def ensure_context(target: Path, session: Session, *, store_digest: str) -> Context:
-    """The context at ``target``, which is written where none stands.
+    """The context at ``target``, which is written if there is none.
 
     Raises:
-        ArtefactError: what stands there is damaged. UsageError: it is of another session or store.
+        ArtefactError: what is there is damaged. UsageError: it is of another session or store.
     """
     if not (target / MANIFEST).exists():
         write_context(target, session, store_digest=store_digest)
@@ -67,7 +67,7 @@ def ensure_context(target: Path, session: Session, *, store_digest: str) -> Cont
 
 
 def context_beside(folder: Path, session: Session, *, store_digest: str) -> Path:
-    """Where the context of a shard in ``folder`` lies that was given no other place: its name tells its content."""
+    """Where the context of a shard in ``folder`` is by default: its name says its content."""
     return folder / f"{CONTEXT}-{manifest_of(*_contents(session, store_digest))['digest'][:16]}"
 
 
@@ -136,7 +136,7 @@ def _words(known: list[str], row: np.ndarray) -> np.ndarray:
 
 
 def _reach_fact(session: Session, name: str) -> dict[str, list[int]]:
-    """``reach_ns`` of a behaviour whose samples tell of others, by the processing that made it; else nothing."""
+    """``reach_ns`` of a behaviour whose samples depend on others, by the processing that made it; else nothing."""
     reach = stated_reach_ns(session.info, name)
     return {"reach_ns": list(reach)} if any(reach) else {}
 
@@ -239,7 +239,7 @@ class Context:
         return found
 
     def signal_reach_ns(self, name: str) -> tuple[int, int]:
-        """How far before and behind its time a sample of a behaviour tells of, by the processing that made it."""
+        """How far before and after its time a sample of a behaviour depends on, by the processing that made it."""
         self.require_signal(name)
         back, ahead = self.manifest["session"]["signals"][name].get("reach_ns", (0, 0))
         return int(back), int(ahead)

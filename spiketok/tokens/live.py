@@ -6,7 +6,7 @@ there is one definition of the tokens: law 7 of ``schemes/base.py``.
 
 Known beforehand, because the recording was planned: the units, where the stream begins, the trials, and which time is
 observed. Whether a bin is observed is therefore never a question of what arrived: a live window says the same as the
-shard. Unknown until :meth:`Streamer.finish` is where the stream ends; windows lie wholly inside the stream, so that a
+shard. Unknown until :meth:`Streamer.finish` is where the stream ends; windows are wholly inside the stream, so that a
 last bin that reaches over its end is in none of them.
 
 Shape letters: S spikes of a piece, T samples of a piece, C components.
@@ -106,7 +106,7 @@ class Streamer:
     Windows of ``length_ns`` begin at ``start_ns`` and then every ``step_ns``. One is complete when everything before
     its stop has come: a spike at or after it, or :meth:`advance` or ``now_ns`` that says so; with right-closed bins,
     which hold a spike at their very end, everything up to its stop. Where the scheme lays a behaviour on bins that are
-    shorter than two of its samples, the window also waits for the line to its neighbours behind the stop: 2.5 sampling
+    shorter than two of its samples, the window also waits for the line to its neighbours after the stop: 2.5 sampling
     periods.
 
     Args:
@@ -234,7 +234,7 @@ class Streamer:
 
     @property
     def n_outside(self) -> int:
-        """Spikes that came and stand in no window that was given: they wait for one, or lie behind or between them."""
+        """Spikes that came and are in no window that was given: they wait for one, or are after or between them."""
         return self.n_spikes - self._n_inside
 
     # ---- what comes -------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ class ReplayResult:
     """What a replay did, and how long each window's tokens took.
 
     Args:
-        n_spikes: all that were pushed; ``n_outside`` of them lie in no window (behind the last one, or between them).
+        n_spikes: all that were pushed; ``n_outside`` of them are in no window (after the last one, or between them).
         wall_s: how long the replay took. recording_s: how much time of the recording it went through.
         latency_us: from the call that brought a window's last piece to its tokens: ``p50``, ``p90``, ``p99``, ``max``.
         late_ms: in real time, by how much the calls came after their moment, same keys; empty at full speed.

@@ -1,7 +1,7 @@
 """One picture a scheme: the tokens of one window, as a person understands them at a glance.
 
 Each function draws on the axis it is given (x: seconds in the window; y: unit unless it sets another label) and returns
-the line that stands above: what the tokens are, how many, and how many spikes they hold.
+the line above: what the tokens are, how many, and how many spikes they hold.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def picture_binned(axis, reader, tokens, length_ns: int) -> str:
 
 
 def picture_per_spike(axis, reader, tokens, length_ns: int) -> str:
-    """With chunks, their edges are drawn and a blank stands at its chunk's middle, below the units."""
+    """With chunks, their edges are drawn and a blank is put at its chunk's middle, below the units."""
     scheme, seconds = reader.scheme, length_ns / NS_PER_S
     time, unit, kind = (tokens.columns[k] for k in ("time", "unit", "type"))
     if scheme.chunk_ns:
@@ -65,7 +65,7 @@ def picture_per_spike(axis, reader, tokens, length_ns: int) -> str:
 
 
 def picture_event_pair(axis, reader, tokens, length_ns: int) -> str:
-    """Each spike a cell of one step and unit, darker where it stands there more than once; history left of 0."""
+    """Each spike a cell of one step and unit, darker if it is there more than once; history left of 0."""
     scheme, columns, n_units = reader.scheme, tokens.columns, reader.info.n_units
     n_history, n_current = scheme.history_ns // scheme.step_ns, scheme.current_ns // scheme.step_ns
     spike, history = columns["type"] == 0, columns["stream"] == 0
@@ -215,7 +215,7 @@ def picture_fluorescence(axis, reader, tokens, length_ns: int) -> str:
 def picture_neuron(axis, reader, tokens, length_ns: int) -> str:
     """One row a unit: its series as counts; bins that were not observed shaded, units without a token crossed out.
 
-    Of histories, those that end with the window's last bin; a line stands where the window begins.
+    Of histories, those that end with the window's last bin; a line is drawn where the window begins.
     """
     scheme, n_units, seconds = reader.scheme, reader.info.n_units, length_ns / NS_PER_S
     series, observed, unit, time = (tokens.columns[name] for name in ("series", "observed", "unit", "time"))
@@ -260,7 +260,7 @@ def picture_neuron(axis, reader, tokens, length_ns: int) -> str:
 
 
 def picture_calibration(axis, reader, tokens, length_ns: int) -> str:
-    """Each trial where it lies in time, drawn over its T points: grey where spikes are, blue where cubics overshoot."""
+    """Each trial where it is in time, drawn over its T points: grey where spikes are, blue where cubics overshoot."""
     scheme, matrix = reader.scheme, tokens.columns["matrix"]
     start_s, stop_s = tokens.columns["start_ns"] / NS_PER_S, tokens.columns["stop_ns"] / NS_PER_S
     high, low = float(matrix.max(initial=0.0)), float(matrix.min(initial=0.0))

@@ -2,7 +2,7 @@
 
 A shard is a folder of two files (``spiketok.tokens.columns``): a window is a slice of mapped memory and costs
 microseconds. It holds tokens only. What else training needs of the session, its behaviours, splits, trials, observed
-time and units, stands once in the session's context (``spiketok.tokens.context``), which the shard names by digest and
+time and units, is kept once in the session's context (``spiketok.tokens.context``), which the shard names by digest and
 by its place from its own folder, so that shards can be moved as a whole and the store can be elsewhere.
 
 Nothing in a shard depends on a model, a vocabulary or another session; it holds no dates, and the same session,
@@ -64,11 +64,11 @@ def write_shard(
     """Bake a session and write its shard, whole or not at all.
 
     Args:
-        target: the shard's folder; one that stands there is replaced.
+        target: the shard's folder; one that is there is replaced.
         segments: the stretches to bake; they may overlap and reach over the session's ends.
         segments_rule: how they were made, as ``"continuous"``.
         store_digest: the digest of the store that the session was read from.
-        context: the folder of the session's context, which is written where none stands; beside the shard by default.
+        context: the folder of the session's context, which is written if there is none; beside the shard by default.
 
     Returns:
         The manifest.
@@ -150,7 +150,7 @@ class ShardReader:
 
     @cached_property
     def bin_row(self) -> np.ndarray:
-        """int64 ``[G + 1]``: the first row of each segment where its bins stand one behind the other."""
+        """int64 ``[G + 1]``: the first row of each segment where its bins follow one after the other."""
         return grid_rows(self.segments.start_ns, self.segments.stop_ns, self.scheme.grid_ns)
 
     def bin_signal(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -211,7 +211,7 @@ class ShardReader:
         return self.context.signal(name)
 
     def signal_reach_ns(self, name: str) -> tuple[int, int]:
-        """How far before and behind its time a sample of a behaviour tells of, by the processing that made it."""
+        """How far before and after its time a sample of a behaviour depends on, by the processing that made it."""
         return self.context.signal_reach_ns(name)
 
     def require_signal(self, name: str) -> None:

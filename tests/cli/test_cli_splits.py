@@ -154,7 +154,7 @@ def test_a_check_says_what_leaks_and_ends_with_1(root):
     assert spiketok(root, "splits", "one", *gap, "--check", "--scheme", "event-pair", "--lag-ms", "50").returncode == 0
     assert "by up to 150 ms" in spiketok(root, "splits", "one", "--check", "--scheme", "event-pair", code=1).stderr
     assert (
-        "tell of the whole session"
+        "depend on the whole session"
         in spiketok(root, "splits", "one", "--check", "--scheme", "calibration", code=1).stderr
     )
     smooth = session("smooth", info=with_stated_reach({}, "vel", 80 * MS, 40 * MS))

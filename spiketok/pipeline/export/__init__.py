@@ -52,11 +52,11 @@ def export_session(
         session: as the store gives it. digest: of the store, which the file names as its origin.
         name: of :data:`EXPORTERS`.
         folder: the file is ``<dataset>/<session><ending>`` below it.
-        overwrite: replace a file that stands there.
+        overwrite: replace a file that is there.
         sources: the files that it was made of, where they are at hand.
 
     Raises:
-        UsageError: a file stands there. UnknownNameError: there is no such format. DataError: the format cannot hold
+        UsageError: a file is there. UnknownNameError: there is no such format. DataError: the format cannot hold
             this session at all.
     """
     target = export_path(session.id, name, folder)

@@ -124,7 +124,7 @@ def bin_edges(end: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
         width: of a bin, in the same measure.
 
     Returns:
-        edges ``[K + 1]`` and bool ``[K]``, T of which are True: what lies between a gap's bins is counted apart.
+        edges ``[K + 1]`` and bool ``[K]``, T of which are True: what is between a gap's bins is counted apart.
     """
     step = np.diff(end)
     if end.dtype.kind == "f":
@@ -204,7 +204,7 @@ def _seconds(session: Session, task: str) -> _Seconds:
 
 
 def _source_seconds(session: Session, task: str, source: Path) -> _Seconds:
-    """The seconds as they stand in the NWB file; each must round to the session's nanoseconds."""
+    """The seconds as they are in the NWB file; each must round to the session's nanoseconds."""
     from spiketok.sources.formats.nwb.hdf5 import Hdf5
     from spiketok.sources.formats.nwb.tables import Findings
     from spiketok.sources.formats.nwb.units import find_units, spike_seconds
@@ -293,7 +293,7 @@ def _b1_changes(session: Session, n_samples: int, reading: Reading) -> np.ndarra
     """The sample at each trial's stop; the reference finds it by its estimate of the rate, and loses a few by one.
 
     Raises:
-        DataError: it lies after the last sample, where the reference fails.
+        DataError: it is after the last sample, where the reference fails.
     """
     clock_hz = session.clock_hz
     start, stop = (np.rint(t * clock_hz / NS_PER_S) for t in (session.trials.start_ns, session.trials.stop_ns))
@@ -322,7 +322,7 @@ def smooth_causal(counts: np.ndarray, tau_ms: float = TAU_MS, bin_ms: float = 20
             reference's decoders, 3 in the original).
 
     Returns:
-        float64 ``[T, N]``; what lies before the first bin counts as zero.
+        float64 ``[T, N]``; what is before the first bin counts as zero.
     """
     counts = np.asarray(counts)
     if counts.ndim != 2:
@@ -356,7 +356,7 @@ def write_falcon(
 
     Args:
         session, source, reading: see :func:`falcon_tensors`.
-        out: the file, which is replaced; H2's targets are ``targets`` behind one another and ``targets_offset``.
+        out: the file, which is replaced; H2's targets are ``targets`` one after another and ``targets_offset``.
 
     Raises:
         UsageError: another ending. DataError: see :func:`falcon_tensors`.

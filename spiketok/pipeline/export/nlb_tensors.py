@@ -147,7 +147,7 @@ def eval_target(
 
 
 def trial_rows(session: Session, split: str, dataset: str = "") -> np.ndarray:
-    """The rows of the session's trial table behind the first axis of the tensors, int64 ``[R]``."""
+    """The rows of the session's trial table that the tensors' first axis holds, int64 ``[R]``."""
     return _Cut(session, dataset, BIN_MS, "first").rows(split, jitter_seed=0).source_row
 
 
@@ -271,7 +271,7 @@ class _Cut:
         return _Window(first, n_bins, usable)
 
     def _bound(self, rows: _Rows, low_ms: int, start_ns: np.ndarray | None = None) -> np.ndarray:
-        """The last instant of each row's window: before the next window, or the trial behind it, begins."""
+        """The last instant of each row's window: before the next window, or the trial after it, begins."""
         following = np.append(self.start_ns[1:], np.iinfo(np.int64).max).astype(np.float64)[rows.chosen]
         own = rows.chosen_align + low_ms * NS_PER_MS if start_ns is None else start_ns
         begin = np.fmin(following, own)

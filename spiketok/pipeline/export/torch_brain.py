@@ -12,7 +12,7 @@ are named in ``_unicode_keys``, times are float64 seconds and are named in ``tim
 of each whole second of its domain in ``timestamp_indices_1s``. It is written with h5py; torch_brain is not imported.
 
 What is unusual: ``domain`` is the observed time, from which its samplers draw; the domain of the spikes is the whole
-session, because torch_brain's lazy slices lose what lies before a domain's start. Time columns of tables are those
+session, because torch_brain's lazy slices lose what is before a domain's start. Time columns of tables are those
 whose name ends in ``_time``: they move with a slice, as start and end do.
 """
 
@@ -209,7 +209,7 @@ def _write_series(group: h5py.Group, time_ns: np.ndarray, columns: Mapping[str, 
 
 
 def _near(session: Session, name: str, signal: Signal, remarks: list[str]) -> Signal:
-    """A signal without the samples that lie over a day outside of the session."""
+    """A signal without the samples over a day outside of the session."""
     keep = (signal.time_ns >= session.start_ns - DAY_NS) & (signal.time_ns < session.stop_ns + DAY_NS)
     lost = int((~keep).sum())
     if not lost:
@@ -219,7 +219,7 @@ def _near(session: Session, name: str, signal: Signal, remarks: list[str]) -> Si
 
 
 def _write_signal(file: h5py.File, key: str, name: str, signal: Signal, remarks: list[str]) -> None:
-    """A signal; what torch_brain has no place for (measure, names of components) stands in attributes of its group."""
+    """A signal; what torch_brain has no place for (measure, names of components) is in attributes of its group."""
     if not len(signal.time_ns):
         remarks.append(f"signal '{name}' has no sample: left out")
         return

@@ -1,4 +1,4 @@
-"""Series of the source, which a session has as signals or, where they are events, as intervals."""
+"""Series of the source, which a session has as signals or, if they are events, as intervals."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _is_imaged(series: object) -> bool:
 
 
 def _is_turned(series: object, shape: tuple[int, ...], n_samples: int) -> bool:
-    """Whether a series stands components first: its second dimension fits its times, and its first is narrow."""
+    """Whether a series is stored components first: its second dimension fits its times, and its first is narrow."""
     fits = len(shape) == 2 and shape[0] != n_samples == shape[1]
     return fits and (shape[0] <= MOST_COMPONENTS or _is_imaged(series))
 
@@ -142,8 +142,8 @@ def _kept_rows(
 ) -> np.ndarray | None:
     """The rows of the source that a signal's samples are, or None with a difference noted.
 
-    A row may be missing only where it has no time, a time far outside the recording (stamps only), or one that does not
-    lie between those of the rows that are kept before and after it.
+    A row may be missing only if it has no time, a time far outside the recording (stamps only), or one that is not
+    between those of the rows that are kept before and after it.
     """
     if np.array_equal(signal.time_ns, time_ns) and is_time(seconds).all():
         return np.arange(seconds.size)

@@ -102,7 +102,7 @@ class Asset:
         sha256: 64 hex digits, empty where not announced. etag: the DANDI digest (MD5 of the parts' MD5s), or empty.
         md5: 32 hex digits, as Zenodo announces; or empty.
         state: ``here``: there, and its digest agrees. ``differs``: a file with other bytes (or with bytes that nothing
-            vouches for) stands there. ``partial``: ``partial_bytes`` of it wait for the rest.
+            vouches for) is there. ``partial``: ``partial_bytes`` of it wait for the rest.
         problem: why it cannot be fetched (its metadata are refused, say); empty if it can.
         asset_id, modified: the archive's. url: of a plain address, or of a record's file.
     """

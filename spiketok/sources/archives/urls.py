@@ -75,7 +75,7 @@ def plan_urls(request: UrlRequest, raw: Path, *, selection: Selection = EVERYTHI
 
 
 def _asset(file: Path, url: str, entry: dict) -> Asset:
-    """One file as it stands; without a record nothing vouches for a file that is there."""
+    """One file as it is; without a record nothing vouches for a file that is there."""
     if not entry:
         there = file.exists() or file.is_symlink()
         return Asset(file.name, None, state="differs" if there else "missing", url=url)

@@ -359,7 +359,7 @@ def _with_version(request: Request, version: str, *, pinned: bool) -> Request:
 
 
 def _page_request(address: str) -> DandiRequest | None:
-    """A dandiset's page in the archive's web interface, as it stands in a browser."""
+    """A dandiset's page in the archive's web interface, as a browser shows it."""
     parts = urlsplit(address.replace("/#/", "/", 1))
     instance = _HOSTS.get(parts.hostname or "")
     match = _PAGE.fullmatch(parts.path) if instance else None

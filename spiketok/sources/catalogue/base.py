@@ -125,7 +125,7 @@ class Rules:
     """What a benchmark's or a dataset's conventions make of its files.
 
     Args:
-        name: as it stands in the store's settings and after ``--rules``.
+        name: as in the store's settings and after ``--rules``.
         version: another version, another session: a store made by an older one is made again by ``ingest``.
         adjust: one file as it was read, and its path, to what the rules want of it: splits, mended metadata ... Each
             change is a repair or a note of the session, with the quirk's id.

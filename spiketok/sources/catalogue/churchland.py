@@ -2,7 +2,7 @@
 
 What is unusual: the clock restarts inside some files. Trials, time stamps and each unit's spikes then step back, in the
 order of the file; the generic reader can only sort spikes and drop samples. Here the file is read once more and its
-blocks are laid one behind the other, 60 s apart, as torch_brain's pipeline ``churchland_shenoy_neural_2012`` (0.2.1)
+blocks are laid one after the other, 60 s apart, as torch_brain's pipeline ``churchland_shenoy_neural_2012`` (0.2.1)
 does. That pipeline silently drops units whose spikes do not fall into as many rising runs as there are blocks, and two
 overlapping trials; here both are kept, marked and counted.
 """
@@ -95,7 +95,7 @@ CHURCHLAND = Dataset(
 
 
 def adjust(session: Session, path: Path) -> Session:
-    """Blocks laid one behind the other, derivatives, valid trials, phases with weights, the division ``churchland``."""
+    """Blocks laid one after the other, derivatives, valid trials, phases with weights, the division ``churchland``."""
     trials = session.trials
     if trials is None or not len(trials):
         text = "no trials: clock blocks cannot be told, no division is made"

@@ -2,7 +2,7 @@
 
 MATLAB v7.3 files, which are HDF5. What is unusual:
 
-- Cells are references to datasets, and all arrays stand transposed: ``spikes`` is ``[units, channels]``.
+- Cells are references to datasets, and all arrays are transposed: ``spikes`` is ``[units, channels]``.
 - Row 0 of ``spikes`` holds what was left of a channel's threshold crossings after sorting; the rows below are sorted
   units. Both are kept, told apart by the column ``quality``.
 - An empty cell refers to a dataset with the cell's dimensions, which would pass for two spikes at 0 and 1 s; it is
@@ -222,7 +222,7 @@ class _Mat:
             return item[()]
 
     def references(self, name: str) -> np.ndarray:
-        """A cell array's references as they stand, ``[rows, columns]``."""
+        """A cell array's references as they are, ``[rows, columns]``."""
         cells = self.values(self.item(name), name)
         if h5py.check_ref_dtype(cells.dtype) is not h5py.Reference or cells.ndim != 2:
             fact = f"'{name}' is {cells.dtype} of shape {cells.shape}, expected references in two dimensions"

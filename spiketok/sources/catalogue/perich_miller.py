@@ -2,7 +2,7 @@
 
 The rules are those of torch_brain's pipeline ``perich_miller_population_2018`` (0.2.1), with which POYO was trained:
 which trials count, what the animal does when, what a sample weighs in the loss, and the seeded division of trials. They
-were read there and are checked against it; the loss weights stand in POYO's example configurations.
+were read there and are checked against it; the loss weights are in POYO's example configurations.
 
 What is unusual: ``train`` is all time of the cursor that is a second or more away from valid and test trials, so it
 holds failures, pauses and outliers too; a center-out trial lasts from the onset of its target to that of the next.
@@ -24,7 +24,7 @@ from spiketok.sources.catalogue.base import Dataset, Quirk, Rules
 SET = "perich_miller"
 SEED = 42
 AWAY_NS = NS_PER_S  # of train from valid and test
-LONGEST_GAP_S = 1.0  # added behind a trial whose successor has no target onset
+LONGEST_GAP_S = 1.0  # added after a trial whose successor has no target onset
 
 CENTER_OUT_S, RANDOM_TARGET_S = (0.5, 6.0), (2.0, 10.0)  # a valid trial lasts longer and shorter than these
 N_TARGETS = 4  # that a valid random-target trial attempts

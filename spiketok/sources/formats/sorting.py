@@ -5,7 +5,7 @@ is looked at first, and anything but plain assignments of numbers and texts is r
 lists, which the extractor drops, are counted and told.
 
 A spike in sample k is at ``start_s + k / sampling frequency`` seconds, in integers where the frequency is a fraction
-with small terms. Sorter output does not say how long the recording was: observed is what lies up to the last spike.
+with small terms. Sorter output does not say how long the recording was: observed is the time up to the last spike.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def simulate(
 ) -> list[Path]:
     """Write the sessions of a simulation; those that are there already, whole and from the same settings, stay.
 
-    Beside each NWB file stands ``<session>_truth.npz`` (``numpy.load``, no pickle) with, for N units in the order of
+    Beside each NWB file is ``<session>_truth.npz`` (``numpy.load``, no pickle) with, for N units in the order of
     the units table, T samples at 100 Hz and D latent dimensions:
 
     - ``latent`` float32 ``[T, D]``, ``latent_name`` ``[D]``, ``baseline`` ``[N]``, ``loading`` ``[N, D]``: unit n has
@@ -62,7 +62,7 @@ def simulate(
 
     Args:
         config: the settings.
-        folder: where the files go; made where it does not exist.
+        folder: where the files go; made if it does not exist.
         progress: called as ``progress(done, total, session)`` after each session.
 
     Returns:
@@ -120,7 +120,7 @@ def _write_session(config: SimulationConfig, subject: int, day: int, folder: Pat
 
 
 def _is_whole(record: Path, fingerprint: str, *paths: Path) -> bool:
-    """Whether a record of this fingerprint stands there and the files have the digests that it names."""
+    """Whether there is a record of this fingerprint and the files have the digests that it names."""
     if not record.is_file() or not all(path.is_file() for path in paths):
         return False
     try:

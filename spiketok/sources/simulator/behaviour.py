@@ -30,7 +30,7 @@ class _Reach:
     start_s: float
     length_s: float
     shift: complex  # end minus start
-    bend: complex  # how far the middle of the path lies off the straight line
+    bend: complex  # how far the middle of the path is off the straight line
 
     def add_to(self, position: np.ndarray) -> None:
         """Add the movement to positions sampled at ``SAMPLE_HZ`` from time zero; after its end the shift stays."""

@@ -88,7 +88,7 @@ class SimulationConfig:
 
     @property
     def gap_ms(self) -> tuple[int, int]:
-        """Where the gap lies, half-open; empty (equal ends) without one."""
+        """Where the gap is, half-open; empty (equal ends) without one."""
         length = round(self.gap_s * SAMPLE_HZ)
         start = (self.n_samples - length) // 2
         return start * MS_PER_SAMPLE, (start + length) * MS_PER_SAMPLE

@@ -46,7 +46,7 @@ def compiled() -> Kernels:
         """Ticks at which one neuron fires.
 
         The intensity, u ticks after the end of the absolute refractory period, is rate * (1 - exp(-u / recovery)).
-        Its integral has a closed form where the rate is constant, so spikes lie in continuous time, not on the grid.
+        Its integral has a closed form while the rate is constant, so spikes are in continuous time, not on the grid.
 
         Args:
             rate_hz: float64 ``[M]`` intensity without refractoriness in each millisecond.

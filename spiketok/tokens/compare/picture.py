@@ -72,7 +72,7 @@ def plot_comparison(comparison: Comparison, out: Path) -> None:
 
 
 def _labels(comparison: Comparison, results: list[SchemeResult]) -> list[str]:
-    """Names with the length of their windows where that is another one; what stands more than once gets a number."""
+    """Names with the length of their windows if that is another one; a name that occurs twice gets a number."""
     labels = []
     for result in results:
         window_s = result.mean("window_s")

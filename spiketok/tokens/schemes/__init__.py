@@ -51,7 +51,7 @@ SCHEMES: dict[str, type[Scheme]] = {
 
 
 def make_scheme(name: str, **values: object) -> Scheme:
-    """A scheme by name, with its fields, as they are typed or stand in JSON.
+    """A scheme by name, with its fields, as they are typed or written in JSON.
 
     Raises:
         UnknownNameError: no such scheme, or it has no such field. UsageError: a field's value cannot be.

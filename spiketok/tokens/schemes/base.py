@@ -123,7 +123,7 @@ class Scheme(ABC):
 
     @property
     def lookahead_ns(self) -> int:
-        """How far behind its stop a window's tokens reach for spikes."""
+        """How far past its stop a window's tokens reach for spikes."""
         return 0
 
     @property
@@ -143,7 +143,7 @@ class Scheme(ABC):
 
     @property
     def whole_session(self) -> bool:
-        """Whether tokens tell of the session as a whole: a window only says which of them lie inside it."""
+        """Whether tokens depend on the session as a whole: a window only says which of them lie inside it."""
         return False
 
     @abstractmethod
@@ -197,7 +197,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def empty(self, tokens: Tokens) -> np.ndarray:
-        """bool ``[L]``: tokens that tell of no spike."""
+        """bool ``[L]``: tokens that hold no spike."""
 
     @abstractmethod
     def detokenize(self, tokens: Tokens, windows: Windows) -> list[Spikes]:
@@ -218,7 +218,7 @@ class Scheme(ABC):
 
 
 def grid_rows(start_ns: np.ndarray, stop_ns: np.ndarray, grid_ns: int) -> np.ndarray:
-    """int64 ``[G + 1]``: the first bin of each segment where segments stand one behind the other.
+    """int64 ``[G + 1]``: the first bin of each segment where segments follow one after the other.
 
     A segment whose length is no multiple of the bin ends with a bin that reaches over its end.
     """
@@ -239,7 +239,7 @@ def segment_plan(segments: Intervals) -> dict[str, ColumnSpec]:
 
 
 def spikes_outside(spikes: Spikes, segments: Intervals) -> int:
-    """Spikes that stand in none of the segments."""
+    """Spikes that are in none of the segments."""
     covered = segments.union()
     first = np.searchsorted(spikes.time_ns, covered.start_ns)
     stop = np.searchsorted(spikes.time_ns, covered.stop_ns)
@@ -247,7 +247,7 @@ def spikes_outside(spikes: Spikes, segments: Intervals) -> int:
 
 
 def depth(segments: Intervals) -> int:
-    """The largest number of segments that hold one moment: how often a spike can stand in the columns."""
+    """The largest number of segments that hold one moment: how often a spike can be in the columns."""
     edges = np.concatenate([segments.stop_ns, segments.start_ns])  # stops first: segments that touch share none
     change = np.repeat([-1, 1], len(segments))
     return int(np.cumsum(change[np.argsort(edges, kind="stable")]).max(initial=0))
@@ -264,7 +264,7 @@ def unit_rows(unit_row: np.ndarray | None, n_units: int) -> np.ndarray:
     """int32 ``[N]``: what is written for each unit; its own row where nothing is given.
 
     Raises:
-        UsageError: another dtype or length, behind which a kernel would read.
+        UsageError: another dtype or length, past which a kernel would read.
     """
     if unit_row is None:
         return np.arange(n_units, dtype=np.int32)
@@ -277,7 +277,7 @@ def unit_rows(unit_row: np.ndarray | None, n_units: int) -> np.ndarray:
 def check_cut(scheme: Scheme, columns: Columns, windows: Windows, keep: np.ndarray | None, n_units: int) -> None:
     """Raise UsageError unless each window lies inside its segment and on the scheme's grid, and ``keep`` fits.
 
-    Kernels trust what they are given: behind this check nothing else keeps them inside their arrays.
+    Kernels trust what they are given: after this check nothing else keeps them inside their arrays.
     """
     if keep is not None and (keep.dtype != np.bool_ or keep.shape != (len(windows), n_units)):
         message = f"keep is {keep.dtype} {keep.shape}, must be bool {(len(windows), n_units)}: windows by units"

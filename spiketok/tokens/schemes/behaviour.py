@@ -22,7 +22,7 @@ def signal_on_bins(signal: Signal, segments: Intervals, bin_ns: int) -> tuple[np
 
     Where at least two samples are expected in a bin (median period at most half of it), the bin has the mean of the
     valid samples in it; else the value at its middle (``start + bin_ns // 2``) on the line between valid neighbours, if
-    these are at most 2.5 median periods apart. A bin without either is not valid. Samples and middles behind the
+    these are at most 2.5 median periods apart. A bin without either is not valid. Samples and middles after the
     segment's end do not count.
 
     Returns:

@@ -13,9 +13,9 @@ float64 seconds, here ``float64(ns) / 1e9``; which bins were observed stays by w
 segment's in every mode, so that a spike only ever moves to a neighbouring bin, or out: ``Baked.lost["compat"]``.
 
 - ``torch_brain``: ``floor((t - start) * (1 / bin))``, ``bin_spikes`` of torch_brain 0.2 (``utils/binning.py``). It
-  puts some spikes that stand on an edge one bin early. Differs from it in keeping a partial last bin, where it cuts
-  off the time before the first or behind the last whole bin.
-- ``falcon-end`` and ``falcon-start``: ``numpy.histogram`` between time stamps of samples that stand at the ends (sets
+  puts some spikes that are on an edge one bin early. Differs from it in keeping a partial last bin, where it cuts
+  off the time before the first or after the last whole bin.
+- ``falcon-end`` and ``falcon-start``: ``numpy.histogram`` between time stamps of samples that are at the ends (sets
   H1 and M1) or the starts (M2) of their bins, ``bin_units`` of falcon_challenge (``dataloaders.py``). Stamps are
   ``first + k * bin`` in float64, as H1's are; the two differ in where rounding falls. To have the counts of FALCON's
   sample k in row k, begin the segment one bin before the first stamp (end), or at it (start). Differs from it in

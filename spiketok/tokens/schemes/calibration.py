@@ -66,9 +66,9 @@ ALL_RECORDED.flags.writeable = False
 class Calibration(Scheme):
     """M trials of N units at T points; a token is one trial of the whole population.
 
-    The cut of a window gives those of the chosen trials that lie wholly inside it, in order of time: with the whole
+    The cut of a window gives those of the chosen trials that are wholly inside it, in order of time: with the whole
     session as window, all that are held, ``[M, T, N]`` (:meth:`by_unit` shows it as ``[M, N, T]``). R rows stand for
-    the chosen trials, segment behind segment; where segments overlap, a trial stands in each that it lies in.
+    the chosen trials, segment after segment; where segments overlap, a trial is in each that holds it.
 
     Columns: ``matrix`` float32 ``[R, T, N]``; ``start_ns``, ``stop_ns`` int64 ``[R]``; the counts that were resampled,
     ``counts`` uint8 ``[S, N]``, one row a scored bin, with ``counts.row`` int64 ``[R + 1]``, each trial's first, and
@@ -77,7 +77,7 @@ class Calibration(Scheme):
     have too few scored bins; ``unit_observed`` uint8 ``[R, N]`` where units were not all recorded at the same times: 1
     where the unit was recorded in every scored bin of the trial.
 
-    A cut gives ``matrix`` float32 ``[T, N]``, ``counts`` uint8 ``[K, N]`` and ``bin`` int32 ``[K]`` (0 and -1 behind
+    A cut gives ``matrix`` float32 ``[T, N]``, ``counts`` uint8 ``[K, N]`` and ``bin`` int32 ``[K]`` (0 and -1 after
     the last scored bin), ``start_ns`` and ``stop_ns`` int64 from the window's start, and ``unit_observed`` uint8
     ``[N]`` where the shard has it. A dropped unit has zeros. ``unit_row`` has no effect: a unit is a position, not a
     token.
@@ -254,7 +254,7 @@ class Calibration(Scheme):
             **self._unit_observed(session, [bin_start[i] for i in rows]),
             **segment_columns(segments, _offsets(np.array([len(own) for own in held], np.int64))),
         }
-        # each trial once, though it stands in every segment that it lies in
+        # each trial once, though it is in every segment that holds it
         outside, outside_trials = spikes_outside(spikes, segments), spikes_outside(spikes, trials.take(np.unique(rows)))
         in_bins = sum(dict(zip(rows.tolist(), inside, strict=True)).values())
         lost = {
@@ -304,7 +304,7 @@ class Calibration(Scheme):
 
     @staticmethod
     def _inside(columns: Columns, windows: Windows) -> np.ndarray:
-        """bool ``[B, R]``: the trials that lie wholly inside each window."""
+        """bool ``[B, R]``: the trials that are wholly inside each window."""
         from spiketok.tokens.schemes.kernels import resample as kernels
 
         row, segment = columns["segment.row"], windows.segment

@@ -1,8 +1,8 @@
 """One token a spike: which unit, and in which step of its window; as Neuroformer reads them (Antoniades et al., ICLR
 2024, arXiv 2311.00136; a-antoniades/Neuroformer, ``neuroformer/data_utils.py``).
 
-Spikes stand in order of step (10 ms) and, in a step, of unit: not in the order in which they were fired. A unit that
-fires twice in a step stands there twice. ``dt`` counts steps from the start of the stream's own window, it is not the
+Spikes are in order of step (10 ms) and, in a step, of unit: not in the order in which they were fired. A unit that
+fires twice in a step is there twice. ``dt`` counts steps from the start of the stream's own window, it is not the
 time since the spike before. A window has two streams: what came before (150 ms in the configuration V1AL, 50 ms in
 Visnav) and the current window (50 ms), each ``SOS, spikes, EOS`` and PAD up to a fixed length (100 and 100 in V1AL,
 ``id`` 100 and ``prev`` 700 in Visnav). Where there are more spikes than fit, the last ones stay.
@@ -10,7 +10,7 @@ Visnav) and the current window (50 ms), each ``SOS, spikes, EOS`` and PAD up to 
 What the reference does otherwise:
 - Its sequence is one longer and that last token is always PAD; the model's input is all but the last token and its
   target all but the first. Here the tokens are the input; the target is the same moved by one, with a PAD at the end.
-- Where spikes do not fit it cuts the ids but not the dts, so that each dt stands beside another spike's id and SOS
+- Where spikes do not fit it cuts the ids but not the dts, so that each dt is beside another spike's id and SOS
   loses its dt. Here both are cut.
 - Near the start of a recording it counts the dt of the clipped history from the recording's start. Here dt always
   counts from ``history_ns`` before the current window: one dt, one distance to the present.
@@ -61,15 +61,15 @@ class EventPair(Scheme):
     A window is the current one, ``[start, start + current_ns)``; its history is ``[start - history_ns, start)``, as far
     as the segment reaches back.
 
-    Columns: ``unit`` int32, the spikes segment behind segment, each in order of step and unit; where segments overlap,
-    a spike stands in each of them. ``step.row`` int64 is the row at which each step begins (and, last, the number of
+    Columns: ``unit`` int32, the spikes segment after segment, each in order of step and unit; where segments overlap,
+    a spike is in each of them. ``step.row`` int64 is the row at which each step begins (and, last, the number of
     rows), ``step.first`` int64 ``[G + 1]`` where in it each segment begins; ``unit.n_spikes`` int64 ``[N]``.
 
     A cut gives the history's tokens and then the current window's, ``max_history + max_current`` of them (without
     ``pad``, as many as there are):
 
     - ``unit`` int32: the unit, or SOS = N, EOS = N + 1, PAD = N + 2. With ``unit_row`` its rows, and the three stand
-      behind the largest of them. In a vocabulary of several sessions these may be other sessions' rows: tell them apart
+      after the largest of them. In a vocabulary of several sessions these may be other sessions' rows: tell them apart
       by ``type``.
     - ``dt`` int16: the step in the stream's window; 0 for SOS, ``n_steps + 2`` for EOS and ``n_steps + 3`` for PAD,
       ``n_steps`` being those of the longer window.
@@ -140,7 +140,7 @@ class EventPair(Scheme):
 
     @property
     def end_dt(self) -> int:
-        """The dt of EOS: behind the steps, the end of the last one and a row that the reference keeps for SOS."""
+        """The dt of EOS: after the steps, the end of the last one and a row that the reference keeps for SOS."""
         return self.n_steps + 2
 
     @property
@@ -300,7 +300,7 @@ class EventPair(Scheme):
         """The spikes that a model wrote for the current window at ``start_ns``, each at the middle of its step.
 
         Args:
-            unit, dt: whole numbers ``[L]``, what was written behind SOS; what stands behind the first EOS does not
+            unit, dt: whole numbers ``[L]``, what was written after SOS; what comes after the first EOS does not
                 count. Steps may come in any order.
             n_units: N, which tells units from SOS, EOS and PAD.
 

@@ -222,7 +222,7 @@ def whole_intervals(n: int, total: int, cv: np.float32) -> list[int]:
         return []
     if total == 0:
         return [0] * n
-    # the sums of squares that have this float32 lie in a row, because rounding and root keep order
+    # the sums of squares that have this float32 are in a row, because rounding and root keep order
     variances = range((n - 1) * total * total + 1)
     low = bisect.bisect_left(variances, cv, key=lambda v: _variation(v, total))
     high = bisect.bisect_right(variances, cv, key=lambda v: _variation(v, total)) - 1

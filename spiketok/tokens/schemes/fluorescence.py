@@ -7,7 +7,7 @@ Unusual here:
 - Frames keep their own times. A dropped stretch, a jitter or another rate is in the times; nothing is laid on a grid
   or filled up. Frames whose signal is not valid (NaN in the source) leave no tokens.
 - The spikes of the session, where it has some, are not in these tokens: ``Baked.lost["not_in_fluorescence"]`` counts
-  them, once for each segment that they lie in.
+  them, once for each segment that they are in.
 - No START and END: a unit that was imaged has a token in every frame.
 
 Differs from the paper's summaries as its code does (torch_brain:torch_brain/models/capoyo.py at the branch of that
@@ -49,7 +49,7 @@ class Fluorescence(Scheme):
     """dF/F of each unit in each frame.
 
     Columns: ``time_ns`` int64 ``[F]``, ``value`` float32 ``[F, N]``, ``valid`` uint8 ``[F]``, the frames of segment
-    behind segment; where segments overlap, a frame stands in each of them.
+    after segment; where segments overlap, a frame is in each of them.
 
     A cut gives, frame by frame and unit by unit, ``value`` float32, ``time`` float32 (seconds from the window's start)
     and ``unit`` int32 (rows of ``unit_row`` where given). Frames that are not valid and units that are dropped leave no
@@ -134,7 +134,7 @@ class Fluorescence(Scheme):
         return 0
 
     def _rows(self, columns: Columns, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-        """int64 ``[B]`` twice: the first row of each window's frames, and the one behind the last."""
+        """int64 ``[B]`` twice: the first row of each window's frames, and the one after the last."""
         from spiketok.tokens.schemes.kernels import frames as kernels
 
         low, high = np.empty(len(windows), np.int64), np.empty(len(windows), np.int64)
@@ -185,7 +185,7 @@ class Fluorescence(Scheme):
         )
 
     def empty(self, tokens: Tokens) -> np.ndarray:
-        """None: a value tells of its unit's activity in every frame."""
+        """None: a value reports its unit's activity in every frame."""
         return np.zeros(len(tokens.columns["unit"]), np.bool_)
 
     def detokenize(self, tokens: Tokens, windows: Windows) -> list[Signal]:
@@ -227,7 +227,7 @@ def _seconds(ns: int) -> np.float32:
 def _whole_ns(time: np.ndarray, length_ns: int) -> np.ndarray:
     """int64: rising whole nanoseconds below ``length_ns`` with these float32 seconds.
 
-    Each is the nearest to its time; frames that share one float32 stand one nanosecond apart, for which there is room
+    Each is the nearest to its time; frames that share one float32 are put one nanosecond apart, for which there is room
     because the original times had it.
     """
     nearest = np.minimum(np.rint(time.astype(np.float64) * 1e9).astype(np.int64), length_ns - 1)

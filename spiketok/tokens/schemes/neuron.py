@@ -6,14 +6,14 @@ Three views of the same unit-major counts:
   arXiv 2206.04727; trungle93/STNDT), which reads 5 ms bins of whole trials.
 - ``history``: for every bin of the window, each unit's ``history_bins`` bins that end with it, one token a unit and
   bin. A window of one bin is one sample of SPINT (Le et al., NeurIPS 2025, arXiv 2507.08402): 20 ms bins, histories of
-  100 (FALCON M1), 50 (M2) and 700 (H1) bins. Zeros stand before a segment's start.
+  100 (FALCON M1), 50 (M2) and 700 (H1) bins. There are zeros before a segment's start.
 - ``patch``: each unit's consecutive patches of ``patch_bins`` bins, one token a patch; units without a spike in the
   window have none. NuCLR (Arora et al., NeurIPS 2025, arXiv 2512.01199): 20 ms bins, patches of 50, windows of 10 s.
 
 Unusual here:
 - Counts are kept unit by unit with the leading zeros in place, so that every token is one contiguous copy, and spikes
   are counted into that layout directly: nothing is turned over.
-- ``observed`` stands beside every series. The leading zeros, the gaps of a recording and a unit that was not recorded
+- ``observed`` goes with every series. The leading zeros, the gaps of a recording and a unit that was not recorded
   are zeros that are not silence.
 
 Differs from the references: SPINT's data module only has histories that end with an evaluated bin, which here is the
@@ -58,7 +58,7 @@ class Neuron(Scheme):
     """Counts of one unit in successive bins of ``bin_ns``.
 
     Columns: ``counts`` uint8 ``[N, T]``, and ``observed`` uint8 ``[T]``, or ``unit_observed`` uint8 ``[N, T]`` where
-    the session's units were not all recorded at the same times. Segments stand one behind the other, each with
+    the session's units were not all recorded at the same times. Segments follow one after the other, each with
     ``history_bins - 1`` columns of zeros before it in the view ``history``; ``segment.row`` is the first of each.
 
     A cut gives ``series`` uint8 ``[item]`` and ``observed`` uint8 ``[item]`` (1 where the bin was recorded from its
@@ -151,7 +151,7 @@ class Neuron(Scheme):
     def _observed(
         self, session: Session, segments: Intervals, padded: Intervals, row: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Which bins were recorded from their first to their last nanosecond, as ``counts`` stands."""
+        """Which bins were recorded from their first to their last nanosecond, in the layout of ``counts``."""
         start_ns, size = bin_starts(padded, row, self.bin_ns), np.diff(row)
         whole = start_ns >= np.repeat(segments.start_ns, size)
         whole &= start_ns + self.bin_ns <= np.repeat(segments.stop_ns, size)

@@ -2,19 +2,19 @@
 NeurIPS 2025, arXiv 2506.05320).
 
 A window's tokens are START and END for each unit, unit by unit, then the spikes in order of time (ties by unit): the
-order of torch_brain's ``POYO.tokenize``, which is not sorted by time as a whole. START stands at 0 and END at the
+order of torch_brain's ``POYO.tokenize``, which is not sorted by time as a whole. START is at 0 and END at the
 window's length for every unit, silent ones too: they tell the model which units were there to be heard. A unit that
 is dropped leaves neither.
 
 With ``chunk_ns`` (POSSM: 50 ms) the window is cut into half-open chunks, times count from their chunk's start, there
 is no START and END, and a chunk without a spike has one blank token, so that attention over it has a key. In
-torch_brain's ``POSSM.tokenize`` the last chunk reaches 1e-6 s behind the window's end, because its float seconds may
+torch_brain's ``POSSM.tokenize`` the last chunk reaches 1e-6 s past the window's end, because its float seconds may
 put a spike there by rounding; whole nanoseconds need no such allowance, and a spike at the very end belongs to the next
 window. Its blank has type 0, as a spike has; here it has a type of its own, 3, the row of POYO's table that nothing
 else uses.
 
-With ``order="unit"`` the spikes of each unit stand together, in order of time: what pooling over a unit's spike times
-needs. START stands before and END behind the unit's own spikes, so that a silent unit has something to pool over, too.
+With ``order="unit"`` the spikes of each unit are together, in order of time: what pooling over a unit's spike times
+needs. START is before and END after the unit's own spikes, so that a silent unit has something to pool over, too.
 
 Unusual here:
 - The shard knows no vocabulary: rows of a model's unit table are put in by the cut.
@@ -60,8 +60,8 @@ ORDERS = ("time", "unit")
 class PerSpike(Scheme):
     """Time, unit and type of each spike.
 
-    Columns: ``time_ns`` int64 and ``unit`` int32, segment behind segment, each in order of time and unit; where
-    segments overlap, a spike stands in each of them. ``coarse.row`` and ``coarse.first`` are the look-up table,
+    Columns: ``time_ns`` int64 and ``unit`` int32, segment after segment, each in order of time and unit; where
+    segments overlap, a spike is in each of them. ``coarse.row`` and ``coarse.first`` are the look-up table,
     ``unit.n_spikes`` int64 ``[N]`` counts the rows of each unit.
 
     A cut gives ``time`` float32 (seconds from the window's or the chunk's start), ``unit`` int32 (rows of ``unit_row``
@@ -150,7 +150,7 @@ class PerSpike(Scheme):
         return Baked(freeze(columns), {"outside_segments": spikes_outside(spikes, segments)})
 
     def _rows(self, columns: Columns, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-        """int64 ``[B]`` twice: the first row of each window's spikes, and the one behind the last."""
+        """int64 ``[B]`` twice: the first row of each window's spikes, and the one after the last."""
         from spiketok.tokens.schemes.kernels import spikes as kernels
 
         low, high = np.empty(len(windows), np.int64), np.empty(len(windows), np.int64)
@@ -290,7 +290,7 @@ class PerSpike(Scheme):
 
 
 def _offsets(tokens: Tokens, group: np.ndarray, n_groups: int) -> np.ndarray:
-    """int64 ``[B, n_groups + 1]``: where each window's groups begin, whose tokens stand in order of group."""
+    """int64 ``[B, n_groups + 1]``: where each window's groups begin, whose tokens are in order of group."""
     n_windows = len(tokens.offset) - 1
     window = np.repeat(np.arange(n_windows) * n_groups, np.diff(tokens.offset))
     size = np.bincount(window + group, minlength=n_windows * n_groups)
@@ -301,7 +301,7 @@ def _offsets(tokens: Tokens, group: np.ndarray, n_groups: int) -> np.ndarray:
 def _coarse_first(segments: Intervals) -> np.ndarray:
     """int64 ``[G + 1]``: where each segment's part of the look-up table begins.
 
-    One entry for each step that begins inside the segment or at its end, and one behind.
+    One entry for each step that begins inside the segment or at its end, and one after.
     """
     entries = (segments.stop_ns - segments.start_ns) // COARSE_NS + 2
     return np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)

@@ -56,7 +56,7 @@ FORGOTTEN = {"clip": "clipped", "edges": "merged"}  # what ``lost`` calls spikes
 BEHAVIOUR_CLASSES = 512
 BEHAVIOUR_BOUND = 1.001
 SCALE_QUANTILE = 0.999
-MOST_CELLS = 65_536  # of a table that lies well in a core's cache
+MOST_CELLS = 65_536  # of a table that fits well into a core's cache
 UINT8, INT16, FLOAT32 = np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.float32)
 BLOCK = 1 << 20  # cells that are looked at together where a wider copy of them is needed
 
@@ -301,7 +301,7 @@ def behaviour_edges() -> np.ndarray:
 def behaviour_scale(signal: Signal) -> np.ndarray:
     """float32 ``[C]``: the 99.9 % quantile of each component's size over the valid samples; 1 where that is 0 or none.
 
-    The quantile between two samples lies on the line between them (``torch.quantile`` and ``numpy.quantile``).
+    The quantile between two samples is on the line between them (``torch.quantile`` and ``numpy.quantile``).
     """
     if not signal.valid.any():
         return np.ones(len(signal.components), np.float32)
@@ -345,7 +345,7 @@ def behaviour_centres(category: np.ndarray, scale: np.ndarray | float = 1.0) -> 
 def poisson_targets(n_classes: int) -> np.ndarray:
     """float64 ``[C, C]``: soft targets for classes that are counts; row y sums to 1.
 
-    Row y is the probability of each class under a Poisson distribution of mean y, cut off behind the last class and
+    Row y is the probability of each class under a Poisson distribution of mean y, cut off after the last class and
     scaled up again; row 0 is one-hot. Differs from NDT2 and NDT3 (``PoissonCrossEntropyLoss``): their loop stops before
     the last row, which stays zero, so that a bin with the largest count costs nothing and is never learned.
 
@@ -369,8 +369,8 @@ def poisson_targets(n_classes: int) -> np.ndarray:
 def bucketize(value: np.ndarray, edges: np.ndarray, right: bool = False, out: np.ndarray | None = None) -> np.ndarray:
     """The bucket of each value: what ``torch.bucketize(value, edges, right=right)`` gives, faster.
 
-    A table says how many edges lie before the value's cell; where no cell has more than one edge (quantiles of most
-    distributions), one comparison is left to do, else a binary search among the cell's own. NaN is behind all edges.
+    A table says how many edges are before the value's cell; where no cell has more than one edge (quantiles of most
+    distributions), one comparison is left to do, else a binary search among the cell's own. NaN is above all edges.
 
     Args:
         value: float32 of any shape. edges: float32 ``[E]``, sorted, no NaN; equal ones and infinities are allowed.

@@ -10,7 +10,7 @@ What is unusual: what was written is read again by :func:`spiketok.sources.forma
 its name. Spikes that do not come back to the nanosecond are an error; whatever else does not come back becomes a
 remark.
 
-What NWB cannot hold as it is: unit ids that are no whole numbers (they stand in the column ``unit_name``); splits other
+What NWB cannot hold as it is: unit ids that are no whole numbers (they are in the column ``unit_name``); splits other
 than as a table; values of samples that are not valid; names with ``/`` or ``:``. The same session gives the same bytes.
 """
 
@@ -355,7 +355,7 @@ def _add_signals(nwb: NWBFile, signals: Mapping[str, Signal], remarks: list[str]
 
 
 def _timing(name: str, signal: Signal) -> dict[str, object]:
-    """A rate where the samples lie on it to the nanosecond, else a time stamp for each."""
+    """A rate if the samples are on it to the nanosecond, else a time stamp for each."""
     seconds = _seconds(signal.time_ns, f"signal '{name}'")
     rate_hz = signal.rate_hz
     if rate_hz is not None and rate_hz > 0:

@@ -55,7 +55,7 @@ def download_dandi(
         plan: from :func:`plan_dandi`. raw: the same folder.
         jobs: files at a time.
         policy: one of :data:`spiketok.sources.archives.plans.POLICIES`.
-        progress: told of bytes as they come.
+        progress: called with the bytes as they come.
 
     Returns:
         One result an asset, in the plan's order. A failure is that asset's alone; what came of it stays for the next

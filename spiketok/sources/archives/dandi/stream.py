@@ -1,4 +1,4 @@
-"""An asset that is read where it lies: byte ranges through remfile, only of what the reader touches.
+"""An asset that is read where it is: byte ranges through remfile, only of what the reader touches.
 
 remfile decides which ranges (it reads ahead where reads are in order, and keeps what came); every request goes through
 :class:`_Ranges`, which has what remfile lacks: deadlines, ``Retry-After``, one renewal of a signed address that has
@@ -168,7 +168,7 @@ def warm_up() -> None:
 
 @contextmanager
 def open_remote(plan: Plan) -> Iterator[Callable[[Asset], RemoteFile]]:
-    """Yield a function that opens assets of a plan where they lie.
+    """Yield a function that opens assets of a plan where they are.
 
     Raises:
         FetchError: the archive cannot be reached; from the function, or from reading: an asset cannot be had.
@@ -193,7 +193,7 @@ def open_remote(plan: Plan) -> Iterator[Callable[[Asset], RemoteFile]]:
 
 
 def _address_of(client: Any, archive: Archive, asset: Asset) -> str:
-    """Where the archive says that an asset lies now; its token goes to the archive alone."""
+    """Where the archive says that an asset is now; its token goes to the archive alone."""
     import requests
 
     url = client.get_url(f"/assets/{asset.asset_id}/download/")

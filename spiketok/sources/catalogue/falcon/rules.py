@@ -25,7 +25,7 @@ _ROLE = re.compile(r"[-_](?:(held)[-_](in|out)[-_])?(calib|minival)(?=$|[-_./])"
 _PUBLIC = re.compile(r"sub-(?P<subject>.+?)_ses-(?P<tag>[A-Za-z0-9-]+)")
 _DAY = re.compile(r"(?P<year>\d{4})[-.]?(?P<month>\d{2})[-.]?(?P<day>\d{2})(?:-(?P<run>Run\d+))?")
 
-# H1's file stamps are dates shifted to 1925; behind each: the day's number, then the times of its sets in order
+# H1's file stamps are dates shifted to 1925; with each: the day's number, then the times of its sets in order
 _H1_DAYS = {
     "19250101": (0, "111740 112404"),
     "19250108": (1, "110520 111022 111455"),
@@ -278,7 +278,7 @@ def _join_components(session: Session, container: str, path: Path) -> Session:
 
 
 def _note_stamps(session: Session) -> Session:
-    """M2: say that stamps stand on the last ms of their bins."""
+    """M2: say that stamps are on the last ms of their bins."""
     signal = session.signals.get("finger_vel")
     if signal is None or (int(signal.time_ns[0]) + 1_000_000) % BIN_NS:
         return session
@@ -377,7 +377,7 @@ def _frequency_names(column: np.ndarray | Ragged | None, n_components: int) -> t
 
 
 def _apply_mask(session: Session, name: str) -> Session:
-    """Samples that stand at the mask's times and where it is False are marked as not valid; values stay."""
+    """Samples at the mask's times at which it is False are marked as not valid; values stay."""
     mask = session.signals.get(name)
     if mask is None:
         return session

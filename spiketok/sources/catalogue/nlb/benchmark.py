@@ -14,13 +14,13 @@ class Benchmark:
         lag_ms: so much later than the spikes the behaviour is taken; None for columns.
         align: the trial time that windows are laid around; window_ms: from, to.
         overlap, eval_overlap: False: a window ends where the next one begins.
-        eval_span: trial times between which the evaluation's spikes lie, at the window's end; empty: the window.
+        eval_span: trial times between which the evaluation's spikes are, at the window's end; empty: the window.
         conditions: trial columns whose combinations are the PSTH's conditions; empty: it has none.
         kernel_sd_ms: of the PSTH's Gaussian.
         decoders: a bool trial column: one decoder for each of its values.
         jitter_ms: windows are moved later by a random time below this and below 1500 ms minus ``tp``; 0: not.
         outliers: an int trial column: where it is 1, behaviour is nan and the trial no part of a PSTH.
-        forward_ms: the length of the forward prediction behind the window.
+        forward_ms: the length of the forward prediction after the window.
     """
 
     behaviour: str | tuple[str, ...]

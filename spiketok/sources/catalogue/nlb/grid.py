@@ -2,7 +2,7 @@
 
 Facts read in nlb_tools 0.0.4 (``nwb_interface.py``): whole milliseconds from zero to the last observed one; a spike at
 t is in millisecond ``int(round(t * 1000, 6))``; an unobserved millisecond is nan, and which ones are, the first unit of
-the held-in (of the held-out) units decides for all of them; files are laid one behind the other in order of their
+the held-in (of the held-out) units decides for all of them; files are laid one after the other in order of their
 names, so the test file comes first; a larger bin is the sum of its milliseconds, nan where its first one is.
 
 What is unusual: the axis is never made. Counts come from the sorted spikes, window by window, in integers; a whole
@@ -19,12 +19,12 @@ from spiketok.errors import DataError
 from spiketok.recording.nouns import NS_PER_MS, Intervals, Ragged, Session, Signal
 
 FILES = "files"  # the interval table in which the rules keep what each file became
-GAP_MS = 50  # at least so much lies between two files ...
+GAP_MS = 50  # at least so much is between two files ...
 STEP_MS = 100  # ... and the later one begins on such a multiple
 
 
 def following_ms(n_ms: int) -> int:
-    """Where the next file begins behind one of ``n_ms`` milliseconds, the last of which is ``n_ms - 1``.
+    """Where the next file begins after one of ``n_ms`` milliseconds, the last of which is ``n_ms - 1``.
 
     >>> following_ms(79_900)
     80000
@@ -34,11 +34,11 @@ def following_ms(n_ms: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the files of a session lie on the benchmark's axis.
+    """Where the files of a session are on the benchmark's axis.
 
     Args:
         start_ns: int64 ``[P]``, the session time of each file's zero, in the order of the session.
-        first_ms: int64 ``[P]``, the millisecond of the axis on which it lies.
+        first_ms: int64 ``[P]``, the millisecond of the axis on which it begins.
         n_ms: int64 ``[P]``, the file's length.
     """
 

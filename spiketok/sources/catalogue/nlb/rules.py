@@ -1,9 +1,9 @@
 """What the benchmark's conventions make of its files: one session of the train and the test file.
 
-The test file is laid behind the train file: its time zero comes to the first multiple of 100 ms that lies 50 ms or more
-behind the train file's last millisecond (the gap of nlb_tools 0.0.4, ``nwb_interface.py``, which lays the train file
-behind the test file; the tensors undo the order, see ``grid``). Held-out units have no observed time in the test part.
-The interval table ``files`` says where each file lies, the trial column ``file`` of which one a trial is.
+The test file is laid after the train file: its time zero comes to the first multiple of 100 ms that is 50 ms or more
+after the train file's last millisecond (the gap of nlb_tools 0.0.4, ``nwb_interface.py``, which lays the train file
+after the test file; the tensors undo the order, see ``grid``). Held-out units have no observed time in the test part.
+The interval table ``files`` says where each file is, the trial column ``file`` of which one a trial is.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def _stack(
 
 
 def _stacked(early: Column | None, late: Column | None, n_early: int, n_late: int) -> Column:
-    """One column of both; where a file has none, whole numbers and truths become float64 so that nan can stand."""
+    """One column of both; where a file has none, whole numbers and truths become float64 so that nan can be written."""
     known = early if early is not None else late
     if isinstance(known, Ragged):
         early = early if early is not None else Ragged(known.value[:0], np.zeros(n_early + 1, np.int64))

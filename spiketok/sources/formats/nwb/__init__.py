@@ -4,18 +4,18 @@ Reads with h5py, one flat read a dataset: ragged access through pynwb costs one 
 link for an empty array and a wrong index column for fewer spikes. pynwb is the second, independent reader: see
 ``spiketok.pipeline.source_check``. Layout: the NWB schema 2.0 to 2.11 (nwb-schema.readthedocs.io).
 
-What is unusual: nothing is dropped without a word. What had to be mended stands in ``Session.repairs``, what was
+What is unusual: nothing is dropped without a word. What had to be mended is listed in ``Session.repairs``, what was
 found and left as it is, or left out, in ``Session.notes``. The repairs:
 
     spikes-not-finite           spike times that are NaN, infinite or beyond int64 ns are removed
     spikes-unsorted             spike times that step back are put in order
-    unit-ids-duplicate          an id that several units share gets the row behind it
+    unit-ids-duplicate          an id that several units share gets its row appended
     obs-intervals-invalid       observation intervals that are NaN or stop before they start are removed
     interval-start-missing      rows with no start are left out
     interval-stop-missing       a stop that is missing becomes the next start, the last one the session's end
     interval-stop-before-start  such a stop is replaced in the same way
     signal-length               a series and its time stamps differ in length: both are cut to the shorter
-    signal-transposed           a series that stands components first is turned
+    signal-transposed           a series stored components first is turned
     signal-conversion           a conversion that is NaN or zero is taken as 1
     signal-times                samples whose stamp is missing, over a day outside the recording or out of order go
 
@@ -137,7 +137,7 @@ def _check_version(h5: Hdf5) -> None:
 def _read_series(
     h5: Hdf5, series: Sequence[Series], reach: Reach, left_out: list[str], found: Findings
 ) -> tuple[list[tuple[Series, Signal]], list[tuple[tuple[str, ...], Intervals]]]:
-    """Signals and events with where they stand; what is neither is added to ``left_out`` with the reason."""
+    """Signals and events with their places; what is neither is added to ``left_out`` with the reason."""
     signals, events = [], []
     for one in series:
         read = read_events(h5, one, reach, found) if one.is_event else read_signal(h5, one, reach, found)
@@ -189,7 +189,7 @@ def _note_assumed(spikes: Spikes, tables: Sequence[Table], start_ns: int, stop_n
 
 
 def _text(h5: Hdf5, group: h5py.Group | None, name: str) -> str:
-    """A text (or several, joined) that stands in a dataset; empty where there is none."""
+    """The text of a dataset (or several, joined); empty if there is none."""
     item = h5.child(group, name) if group is not None else None
     if not isinstance(item, h5py.Dataset) or h5py.check_string_dtype(h5.dtype(item)) is None:
         return ""

@@ -1,7 +1,7 @@
 """An HDF5 file that others wrote, open for reading: every touch of h5py is in this class.
 
 h5py raises OSError, RuntimeError, KeyError, ValueError or TypeError in odd places on a damaged file, says that a member
-behind a broken link is not there, waits for ever on a pipe, and asks for as much memory as a dataset declares. Here all
+whose link is broken is not there, waits for ever on a pipe, and asks for as much memory as a dataset declares. Here all
 of that becomes a SourceError of one line.
 
 What all datasets of a file may take in memory is bounded by the file's size: a dataset of constant values is a thousand
@@ -33,7 +33,7 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, Attribute
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP_SIGNATURE = b"GCOL\x01\x00\x00\x00"
 SCAN_BYTES = 2**30  # larger files are opened without the look at their heaps, which reads them whole
-MAX_FILL_BYTES = 2**24  # a constant column may stand in the file as its fill value alone, but not a large one
+MAX_FILL_BYTES = 2**24  # a constant column may be in the file as its fill value alone, but not a large one
 MAX_COMPRESSION = 2000  # deflate cannot reach a factor of 1100: beyond this, chunks were never written
 READ_MEMORY = "SPIKETOK_READ_MEMORY"  # the environment's word on how much the values of one file may take
 FREE_BYTES = 2 * 10**8  # what any file may take
@@ -90,7 +90,7 @@ class Hdf5:
 
     Args:
         path: the file, or one that is open for reading: with a ``name``, a ``size`` in bytes, and a ``failure`` that is
-            an error once its bytes could not be had. Such a file stands alone: links into other files are refused.
+            an error once its bytes could not be had. Such a file is read alone: links into other files are refused.
 
     Raises:
         SourceError: on entering, no such file, no regular file, not HDF5 or truncated; later, whatever is damaged.
@@ -306,7 +306,7 @@ class Hdf5:
 
         Args:
             dataset: what to read.
-            stored: the values must stand in the file: fill values in place of what was never written are an error.
+            stored: the values must be in the file: fill values in place of what was never written are an error.
                 Without it they are one only in masses.
             narrow: texts are to become an array of str, in which each takes as much as the longest.
         """
@@ -327,7 +327,7 @@ class Hdf5:
     def blocks(self, dataset: h5py.Dataset, nbytes: int) -> Iterator[tuple[int, np.ndarray]]:
         """All values of a dataset in turn, as (first row, rows of at most ``nbytes`` together); at least one row each.
 
-        Nothing of it may stand in the file as a fill value alone.
+        Nothing of it may be in the file as a fill value alone.
         """
         shape, dtype = self.shape(dataset), self.dtype(dataset)
         if not math.prod(shape):

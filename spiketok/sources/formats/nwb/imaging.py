@@ -22,7 +22,7 @@ from spiketok.sources.formats.nwb.intervals import Reach
 from spiketok.sources.formats.nwb.series import Series, read_signal, roi_table, series_seconds
 from spiketok.sources.formats.nwb.tables import Findings, is_time, listed, ns_from_seconds, read_columns
 
-# what a group of single series must be called, or lie in, to be taken for neurons
+# what a group of single series must be called, or be in, to be taken for neurons
 NEURON_WORDS = re.compile(r"neuron|cell|roi|calcium|fluor|dff|df_?f|df_over_f|delta_?f|gcamp", re.IGNORECASE)
 MAX_COLUMN_VALUES = 16  # masks and outlines of ROIs are no columns of units
 
@@ -62,7 +62,7 @@ def find_imaged(h5: Hdf5, series: Sequence[Series]) -> list[Series]:
 
 
 def _words(name: str) -> list[str]:
-    """A name in digits and the rest, so that neuron 10 comes behind neuron 2."""
+    """A name in digits and the rest, so that neuron 10 comes after neuron 2."""
     return re.findall(r"[0-9]+|[^0-9]+", name)
 
 
@@ -93,7 +93,7 @@ def read_imaged(h5: Hdf5, series: Sequence[Series], every: Sequence[Series], fou
         found: takes the notes.
 
     Raises:
-        SourceError: the series cannot be placed in time, or single series do not stand on one clock.
+        SourceError: the series cannot be placed in time, or single series are not on one clock.
     """
     again = "its fluorescence cannot be read: ask its authors or fetch it again"
     parts: list[Signal] = []

@@ -39,7 +39,7 @@ def steps_back(time_ns, offset):
     """How often times fall within a unit, in how many units, and the largest fall in ns.
 
     Args:
-        time_ns: int64 ``[S]``, unit behind unit.
+        time_ns: int64 ``[S]``, unit after unit.
         offset: int64 ``[N + 1]``.
     """
     n_back, n_units, most = 0, 0, 0.0

@@ -20,7 +20,7 @@ from spiketok.sources.formats.nwb.tables import BROKEN, Findings, is_time, misfi
 
 PLACES = (("processing",), ("acquisition",), ("analysis",), ("stimulus", "presentation"))
 MAX_COMPONENTS = 64
-MAX_DEPTH = 32  # groups within groups: NWB's own stand at most five deep
+MAX_DEPTH = 32  # groups within groups: NWB's own are at most five deep
 SCALED_VALUES = 10**6  # scaled at a time
 MAX_VALUES = 10**8  # more is raw data: 1 kHz and three components reach it after 9 hours
 MAX_IMAGED_VALUES = 2 * 10**9  # of imaged ROIs: 5,000 of them at 30 Hz reach it after 4 hours
@@ -61,7 +61,7 @@ class Series:
 
 @dataclass
 class Found:
-    """What stands below ``PLACES``."""
+    """What is below ``PLACES``."""
 
     series: list[Series]
     tables: list[Table]
@@ -203,7 +203,7 @@ def _scaled(
             h5.refuse(f"{channel.name} has shape {factor.shape} for data of shape {raw.shape}", BROKEN)
         scale = scale * factor.astype(np.float64)
     if series.is_imaged and raw.dtype == np.float32 and np.all(scale == 1.0) and not shift:
-        return raw  # a large matrix, and it stands in the file as it is to be
+        return raw  # a large matrix, and the file already has it as it is to be
     out, rows = np.empty(raw.shape, dtype), max(1, SCALED_VALUES // max(1, math.prod(raw.shape[1:])))
     shift = shift if shift is not None and math.isfinite(shift) else 0.0
     for low in range(0, len(raw), rows):  # piece by piece: float64 of the whole may be eight times what was read

@@ -118,7 +118,7 @@ def ragged_offset(h5: Hdf5, index: h5py.Dataset, n_rows: int, n_values: int) -> 
 
 
 def _declared(h5: Hdf5, table: h5py.Group, found: Findings) -> tuple[list[str], list[str]]:
-    """The columns that a table declares and has, in its order; and what else stands in it."""
+    """The columns that a table declares and has, in its order; and what else is in it."""
     members = [name for name in h5.names(table) if name != "id"]
     value = h5.attr(table, "colnames")
     if value is None or isinstance(value, h5py.Empty):

@@ -29,7 +29,7 @@ from spiketok.sources.formats.nwb.tables import (
 )
 
 MAX_UNIT_VALUES = 16  # a column with more values a unit is a waveform or the like
-# where regions stand as acronyms (IBL, Allen), for files without a column region or location; the first one is taken
+# columns of regions as acronyms (IBL, Allen), for files without a column region or location; the first one is taken
 REGION_COLUMNS = (
     *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
     *("allen_location", "cosmos_location"),
@@ -60,7 +60,7 @@ def read_unit_ids(h5: Hdf5, units: h5py.Group, found: Findings) -> np.ndarray:
 
 
 def spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[np.ndarray, np.ndarray]:
-    """Spike times in seconds (float64 ``[S]``), unit behind unit as the file has them, and the units' offsets."""
+    """Spike times in seconds (float64 ``[S]``), unit after unit as the file has them, and the units' offsets."""
     data = h5.dataset(units, "spike_times")
     if data is None:
         h5.refuse(f"has a units table of {n_units} rows without 'spike_times'", "take the file with spike times")
@@ -129,7 +129,7 @@ def note_spikes(spikes: Spikes, n_units: int, end_ns: int | None, found: Finding
     if not len(spikes):  # imaged, not heard
         return
     per_unit = np.zeros(n_units, np.int64)
-    # equal times of one unit are neighbours in the stream, because ties stand in order of unit
+    # equal times of one unit are neighbours in the stream, because ties are in order of unit
     twice = kernels.count_stream(spikes.time_ns, spikes.unit, per_unit)
     silent = int((per_unit == 0).sum())
     found.note("units-silent", silent, f"{silent} of {n_units} units have no spikes")
@@ -307,7 +307,7 @@ def _own_intervals(span_ns: np.ndarray, count: np.ndarray, observed: Intervals) 
 
 
 def count_unobserved(spikes: Spikes, observed: Intervals, unit_observed: Ragged | None) -> int:
-    """The number of spikes that lie outside of their unit's observed intervals."""
+    """The number of spikes outside of their unit's observed intervals."""
     if unit_observed is None:
         count = np.searchsorted(spikes.time_ns, observed.stop_ns) - np.searchsorted(spikes.time_ns, observed.start_ns)
         return len(spikes) - int(count.sum())

@@ -47,7 +47,7 @@ def copy_categories(source, first, n_rows, keep, row, out):
 def cell_of(value, low, scale, n_cells):
     """The cell of a value: never falling where values rise, which is all that the table needs of it.
 
-    ``n_cells`` is the cell of values behind the last edge, and of NaN.
+    ``n_cells`` is the cell of values above the last edge, and of NaN.
     """
     x = (value - low) * scale
     if x < np.float32(n_cells):  # False for NaN
@@ -77,7 +77,7 @@ def buckets_by_compare(value, edges, right, below, low, scale, out):
     """The bucket of each value where no cell has more than one edge: one look-up, one comparison, no branch.
 
     Args:
-        value: float32, flat. edges: float32, the sorted edges and NaN behind them, which is above and below nothing.
+        value: float32, flat. edges: float32, the sorted edges and NaN after them, which is above and below nothing.
         right: whether a value on an edge is in the bucket that begins there.
         below: uint16 or int32 ``[n_cells + 1]``, the edges in cells before each.
         out: any integers, as many as values.

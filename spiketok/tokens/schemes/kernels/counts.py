@@ -7,7 +7,7 @@ from numba import njit
 
 from spiketok.tokens.schemes.kernels.windows import first_not_before
 
-TILE_BYTES = 1 << 18  # of counts, zeroed and filled while they lie in the cache
+TILE_BYTES = 1 << 18  # of counts, zeroed and filled while they are in the cache
 BLOCK = 2048  # spikes whose cells are computed together: eight at once where the processor can
 HALF = 128  # of the 256 spikes in one bin that it takes for a count to pass 255
 EXACT_NS = 1 << 50  # up to here (t + 0.5) * (1 / bin) in float64 is never rounded over a whole number
@@ -48,7 +48,7 @@ def count_pieces(time_ns, unit, low, high, start_ns, first, stop, bin_ns, count)
 def _count_tile(time_ns, unit, begin_ns, bin_ns, per_ns, n_units, cells, tile):
     """Count without a look at the limit where no bin has spikes enough to reach it, else with one.
 
-    A bin of 256 spikes holds two that stand a multiple of 128 from the tile's first one and 127 behind that.
+    A bin of 256 spikes holds two that are a multiple of 128 from the tile's first one and 127 after that.
     """
     crowded = False
     for k in range(0, time_ns.size - HALF + 1, HALF):
@@ -83,7 +83,7 @@ def _cells(time_ns, unit, begin_ns, per_ns, n_units, cells):
 
 @njit(cache=True, nogil=True)
 def flag_observed(start_ns, bin_ns, whole, own, offset, flag):
-    """``flag[k, n]``: bin k is whole and lies inside the time that unit n's intervals cover together.
+    """``flag[k, n]``: bin k is whole and is inside the time that unit n's intervals cover together.
 
     Args:
         start_ns: int64 ``[T]``; where each bin begins. whole: bool ``[T]``.

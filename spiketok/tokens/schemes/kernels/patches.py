@@ -14,7 +14,7 @@ def lay_patches(counts, run_unit, run_slot, run_size, max_count, out):
 
     Args:
         counts: uint8 ``[T, N]``.
-        run_unit, run_slot, run_size: int64 ``[R]``, stretches of units that stand in as many slots side by side; by
+        run_unit, run_slot, run_size: int64 ``[R]``, stretches of units that are in as many slots side by side; by
             rising slot.
         max_count: uint8.
         out: uint8 ``[T, P * K]``; slots of no unit become 0.
@@ -180,7 +180,7 @@ def fill_behaviour(
     out_n_real,
     out_unit_observed,
 ):
-    """Write the tokens before and behind each bin's patches, and what these patches say in the columns of behaviour.
+    """Write the tokens before and after each bin's patches, and what these patches say in the columns of behaviour.
 
     Args:
         constraint: float32 ``[T, C, 3]``; constraint_valid: uint8 ``[T]``; change: uint8 ``[T, C]``.
@@ -195,21 +195,21 @@ def fill_behaviour(
             low = patches
             for c in range(n_constraints):
                 low -= 1 if t == 0 else np.int64(change[source, c])
-            behind = patches + n_patches
-            high = behind + n_returns + n_covariates
+            after = patches + n_patches
+            high = after + n_returns + n_covariates
             kind, time, value = out_kind[low:high], out_time[low:high], out_value[low:high]
             for i in range(kind.size):
                 at = low + i
                 if at < patches:
                     kind[i] = CONSTRAINT
-                elif at < behind:
+                elif at < after:
                     kind[i] = SPIKES
                 else:
-                    kind[i] = RETURN if at < behind + n_returns else COVARIATE
+                    kind[i] = RETURN if at < after + n_returns else COVARIATE
                 time[i] = t
                 value[i] = 0
             _blank(low, patches, out_patch, out_unit, out_n_real, out_unit_observed)
-            _blank(behind, high, out_patch, out_unit, out_n_real, out_unit_observed)
+            _blank(after, high, out_patch, out_unit, out_n_real, out_unit_observed)
             if out_constraint.shape[0] > 0:
                 out_constraint[patches:high] = 0
             at = low
@@ -220,11 +220,11 @@ def fill_behaviour(
                     out_constraint[at] = constraint[source, c]
                     at += 1
             for r in range(n_returns):
-                out_space[behind + r] = spaces[RETURN] + r
-                out_observed[behind + r] = return_valid[source, r]
-                out_value[behind + r] = returns[source, r]
+                out_space[after + r] = spaces[RETURN] + r
+                out_observed[after + r] = return_valid[source, r]
+                out_value[after + r] = returns[source, r]
             for d in range(n_covariates):
-                at = behind + n_returns + d
+                at = after + n_returns + d
                 out_space[at] = spaces[COVARIATE] + d
                 out_observed[at] = covariate_valid[source, d]
                 out_value[at] = covariate[source, d]

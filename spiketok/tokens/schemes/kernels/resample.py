@@ -12,7 +12,7 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def count_bins(time_ns, unit, start_ns, bin_ns, counts):
-    """Add spikes to the bins that begin at ``start_ns``, up to 255; returns how many spikes stand in one of them.
+    """Add spikes to the bins that begin at ``start_ns``, up to 255; returns how many spikes are in one of them.
 
     Args:
         time_ns, unit: ``[S]`` in order of time. start_ns: int64 ``[T]``, rising by ``bin_ns`` or more.
@@ -176,7 +176,7 @@ def copy_kept(source, keep, b, out):
 
 @njit(cache=True, nogil=True)
 def trials_inside(start_ns, stop_ns, low, high, window_start, length_ns, inside):
-    """Mark which trials of ``low[b]:high[b]`` lie wholly inside window b.
+    """Mark which trials of ``low[b]:high[b]`` are wholly inside window b.
 
     Args:
         start_ns, stop_ns: int64 ``[R]``. low, high, window_start: int64 ``[B]``. inside: bool ``[B, R]``.
@@ -199,7 +199,7 @@ def fill_trials(
         inside: bool ``[B, R]``, from :func:`trials_inside`. row: int64 ``[B]``.
         keep: bool ``[B, N]``, or no rows for all.
         out_matrix: float32 ``[L, points, N]``. out_counts: uint8 ``[L, K, N]``; out_bins: int32 ``[L, K]``, zero and -1
-            behind a trial's last bin. out_unit: uint8 ``[L, N]`` for ``unit_observed``.
+            after a trial's last bin. out_unit: uint8 ``[L, N]`` for ``unit_observed``.
     """
     for b in range(row.size):
         at = row[b]

@@ -14,7 +14,7 @@ def spike_rows(time_ns, coarse_row, coarse_first, coarse_ns, segment_start, segm
 
     Args:
         time_ns: ``[S]``, ordered inside each segment.
-        coarse_row: int64; the rows at which each step of ``coarse_ns`` begins, segment behind segment.
+        coarse_row: int64; the rows at which each step of ``coarse_ns`` begins, segment after segment.
         coarse_first: int64 ``[G + 1]``; where in ``coarse_row`` each segment begins.
         segment, start_ns: int64 ``[B]``.
     """
@@ -88,7 +88,7 @@ def fill_spikes(
             for n in range(unit_row.size):
                 row_and_flag[n] = 2 * np.int64(unit_row[n]) + np.int64(keep[b, n])
             # every spike is written, and the place moves on only if its unit is kept: no branch to mispredict, and no
-            # write behind the window's own rows because the loop ends with the last kept spike
+            # write past the window's own rows because the loop ends with the last kept spike
             stop = np.uint64(times.size)
             for i in range(t.size):
                 if at == stop:
@@ -185,7 +185,7 @@ def fill_by_unit(
 ):
     """Write each window's kept units one after the other: START, the unit's spikes in order of time, END.
 
-    A counting sort: the spikes stand in order of time already and are dealt out to their units' rows.
+    A counting sort: the spikes are in order of time already and are dealt out to their units' rows.
 
     Args:
         length: int64 ``[B]``, from :func:`spike_lengths`. unit_row: int32 ``[N]``. row: int64 ``[B]``.

@@ -1,4 +1,4 @@
-"""Where windows lie: the loops that every scheme needs."""
+"""Where windows are: the loops that every scheme needs."""
 
 from __future__ import annotations
 
