@@ -263,13 +263,13 @@ def trial_window_rows(division: Division, windows: Intervals, at_ns: np.ndarray,
             time in no split are left out.
     """
     rows = []
-    for name, own in territories(division.splits, reach).items():
+    for name, territory in territories(division.splits, reach).items():
         part = division.splits[name].union()
         row = np.searchsorted(part.start_ns, at_ns, side="right") - 1
         inside = (
             (row >= 0) & (at_ns < part.stop_ns[np.maximum(row, 0)]) if len(part) else np.zeros(len(at_ns), np.bool_)
         )
-        over = outside_ns(windows.take(np.flatnonzero(inside)), own, reach)
+        over = outside_ns(windows.take(np.flatnonzero(inside)), territory, reach)
         rows.append(
             {
                 "session": division.session_id,

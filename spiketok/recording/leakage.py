@@ -153,8 +153,8 @@ def _time_before(part: Intervals, time_ns: np.ndarray) -> np.ndarray:
 
 def guarded(splits: Mapping[str, Intervals], reach: Reach) -> dict[str, Intervals]:
     """The splits without the time in which a window would touch what windows of another split may touch."""
-    own = territories(splits, reach)
-    return {name: part.intersect(inner(own[name], reach)) for name, part in splits.items()}
+    territory = territories(splits, reach)
+    return {name: part.intersect(inner(territory[name], reach)) for name, part in splits.items()}
 
 
 def _in_order(splits: Mapping[str, Intervals]) -> list[tuple[str, int, int]]:

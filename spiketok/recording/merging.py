@@ -64,8 +64,8 @@ def merge_units(
     row = (cut - offset[:-1]).sum(axis=1).tolist()
 
     def merge(part: int) -> None:
-        own = slice(row[part], row[part + 1])
-        kernels.merge_trains(time_ns, cut[part], cut[part + 1], tile_bits, unit_bits, out_time[own], out_unit[own])
+        rows = slice(row[part], row[part + 1])
+        kernels.merge_trains(time_ns, cut[part], cut[part + 1], tile_bits, unit_bits, out_time[rows], out_unit[rows])
 
     if threads == 1:
         merge(0)

@@ -158,8 +158,8 @@ def _filtered_at(value: np.ndarray, position: np.ndarray, cutoff: float) -> np.n
     out = np.empty((position.size, value.shape[1]))
     if phases.size <= MOST_PHASES:  # the grid is in a simple ratio to the samples
         for row, weight in enumerate(_weights(phases, offset, cutoff)):
-            own = np.flatnonzero(which == row)
-            out[own] = _at_stride(around, weight, base[own])
+            rows_of_phase = np.flatnonzero(which == row)
+            out[rows_of_phase] = _at_stride(around, weight, base[rows_of_phase])
         return out
     rows = max(1, CHUNK_VALUES // offset.size)
     for low in range(0, position.size, rows):
@@ -224,16 +224,16 @@ def resample(signal: Signal, rate_hz: float) -> Signal:
     ratio = rate_hz * period_ns / NS_PER_S
     cutoff = CUTOFF * ratio if ratio < 1 - 1e-9 else 1.0
     times, values, valids = [], [], []
-    there = np.ones(signal.time_ns.size, np.bool_)
-    for begin, end in zip(*_runs(signal.time_ns, there, period_ns), strict=True):
+    every = np.ones(signal.time_ns.size, np.bool_)
+    for begin, end in zip(*_runs(signal.time_ns, every, period_ns), strict=True):
         time_ns, valid = signal.time_ns[begin:end], signal.valid[begin:end]
         grid = grid_ns(int(time_ns[0]), int(time_ns[-1]), rate_hz)
         value, known = np.zeros((grid.size, signal.value.shape[1])), np.zeros(grid.size, np.bool_)
         for first, stop in zip(*_runs(time_ns, valid, period_ns), strict=True):
-            own = time_ns[first:stop]
-            low, high = np.searchsorted(grid, own[0]), np.searchsorted(grid, own[-1], side="right")
-            block, step = _regular(own, signal.value[begin + first : begin + stop].astype(np.float64))
-            position = np.minimum((grid[low:high] - own[0]) / step, own.size - 1)
+            block_ns = time_ns[first:stop]
+            low, high = np.searchsorted(grid, block_ns[0]), np.searchsorted(grid, block_ns[-1], side="right")
+            block, step = _regular(block_ns, signal.value[begin + first : begin + stop].astype(np.float64))
+            position = np.minimum((grid[low:high] - block_ns[0]) / step, block_ns.size - 1)
             value[low:high], known[low:high] = _filtered_at(block, position, cutoff), True
         times.append(grid)
         values.append(value)

@@ -350,8 +350,8 @@ def _by_chance(items: Intervals, label: np.ndarray, rule: SplitRule, session_id:
     for stratum in np.unique(label):
         rows = np.flatnonzero(label == stratum)
         rows = rows[np.argsort(rank[rows], kind="stable")]
-        given, owed = allot(len(rows), rule.shares, owed)
-        names[rows] = np.repeat(np.array(NAMES), given)
+        counts, owed = allot(len(rows), rule.shares, owed)
+        names[rows] = np.repeat(np.array(NAMES), counts)
     return names
 
 
@@ -397,11 +397,11 @@ def assign_days(days: Mapping[str, tuple[str, str]], rule: SplitRule) -> dict[st
     """
     assigned = {}
     for subject in sorted({subject for subject, _ in days.values()}):
-        own = {session: day for session, (whose, day) in days.items() if whose == subject}
-        ordered = sorted(set(own.values()))
-        given, _ = allot(len(ordered), rule.shares)
-        split_of = dict(zip(ordered, np.repeat(np.array(NAMES), given).tolist(), strict=True))
-        assigned |= {session: split_of[day] for session, day in own.items()}
+        day_of = {session: day for session, (whose, day) in days.items() if whose == subject}
+        ordered = sorted(set(day_of.values()))
+        counts, _ = allot(len(ordered), rule.shares)
+        split_of = dict(zip(ordered, np.repeat(np.array(NAMES), counts).tolist(), strict=True))
+        assigned |= {session: split_of[day] for session, day in day_of.items()}
     return {session: assigned[session] for session in days}
 
 
@@ -415,8 +415,8 @@ def stored_sets(stored: Intervals) -> list[str]:
 
 def _set_of(stored: Intervals) -> np.ndarray:
     """str ``[I]``: the set that each row belongs to."""
-    own = stored.columns.get("set")
-    return np.full(len(stored), SOURCE_SET) if own is None else np.where(own == "", SOURCE_SET, own)
+    named = stored.columns.get("set")
+    return np.full(len(stored), SOURCE_SET) if named is None else np.where(named == "", SOURCE_SET, named)
 
 
 def set_splits(stored: Intervals, name: str) -> dict[str, Intervals]:

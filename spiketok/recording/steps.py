@@ -200,10 +200,10 @@ def reach_ns(steps: Iterable[Mapping[str, object]], name: str, period_ns: int) -
         arguments = step["arguments"]
         match step["function"]:
             case "resample":
-                own = NS_PER_S / float(arguments["rate_hz"])
-                cutoff = CUTOFF * period / own if period < own * (1 - 1e-9) else 1.0
+                new_period = NS_PER_S / float(arguments["rate_hz"])
+                cutoff = CUTOFF * period / new_period if period < new_period * (1 - 1e-9) else 1.0
                 wide = math.ceil((math.ceil(ZERO_CROSSINGS / cutoff) + 1) * period)
-                back, ahead, period = back + wide, ahead + wide, own
+                back, ahead, period = back + wide, ahead + wide, new_period
             case "derivative":
                 wide = math.ceil(int(arguments.get("order", 1)) * period)
                 back, ahead = back + wide, ahead + wide

@@ -44,12 +44,12 @@ def take_units(session: Session, keep: np.ndarray) -> Session:
     keep = np.asarray(keep, np.bool_)
     rows = np.flatnonzero(keep)
     new_row = np.cumsum(keep, dtype=np.int32) - np.int32(1)
-    spikes, own = session.spikes, session.unit_observed
-    there = keep[spikes.unit] if len(spikes) else np.zeros(0, np.bool_)
+    spikes, unit_observed = session.spikes, session.unit_observed
+    kept = keep[spikes.unit] if len(spikes) else np.zeros(0, np.bool_)
     observed = session.observed
-    if own is not None:
-        own = column_rows(own, rows)
-        observed = Intervals(own.value[:, 0], own.value[:, 1]).union()
+    if unit_observed is not None:
+        unit_observed = column_rows(unit_observed, rows)
+        observed = Intervals(unit_observed.value[:, 0], unit_observed.value[:, 1]).union()
     signals = dict(session.signals)
     imaged = signals.get(FLUORESCENCE)
     if imaged is not None and len(imaged.components) == keep.size:
@@ -60,9 +60,9 @@ def take_units(session: Session, keep: np.ndarray) -> Session:
         units=UnitTable(
             session.units.id[rows], {name: column_rows(c, rows) for name, c in session.units.columns.items()}
         ),
-        spikes=Spikes(spikes.time_ns[there], new_row[spikes.unit[there]]),
+        spikes=Spikes(spikes.time_ns[kept], new_row[spikes.unit[kept]]),
         observed=observed,
-        unit_observed=own,
+        unit_observed=unit_observed,
         signals=signals,
     )
 
@@ -80,9 +80,10 @@ def observed_spikes(session: Session) -> tuple[np.ndarray, np.ndarray]:
     begins = np.searchsorted(spikes.unit[order], np.arange(n_units + 1))
     for row in range(n_units):
         pairs = session.unit_observed[row]
-        own = Intervals(pairs[:, 0], pairs[:, 1]).union()
+        observed = Intervals(pairs[:, 0], pairs[:, 1]).union()
         time_ns = spikes.time_ns[order[begins[row] : begins[row + 1]]]
-        count[row], seconds[row] = _inside(time_ns, own.start_ns, own.stop_ns).sum(), own.total_ns / NS_PER_S
+        count[row] = _inside(time_ns, observed.start_ns, observed.stop_ns).sum()
+        seconds[row] = observed.total_ns / NS_PER_S
     return count, seconds
 
 

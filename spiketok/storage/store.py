@@ -200,8 +200,8 @@ def _column_arrays(prefix: str, columns: Mapping[str, Column]) -> dict[str, np.n
 
 
 def _interval_arrays(prefix: str, intervals: Intervals) -> dict[str, np.ndarray]:
-    own = {f"{prefix}/start_ns": intervals.start_ns, f"{prefix}/stop_ns": intervals.stop_ns}
-    return own | _column_arrays(f"{prefix}/columns", intervals.columns)
+    edges = {f"{prefix}/start_ns": intervals.start_ns, f"{prefix}/stop_ns": intervals.stop_ns}
+    return edges | _column_arrays(f"{prefix}/columns", intervals.columns)
 
 
 def _order_by_unit(unit: np.ndarray, n_units: int) -> tuple[np.ndarray, np.ndarray]:

@@ -86,6 +86,6 @@ def compare_splits(session: Session, nwb, out: Verification) -> None:
     for name, known in SPLIT_WORDS.items():
         rows = [row for row, word in enumerate(words.tolist()) if word.strip().lower() in known]
         source = merged([(trials.start_ns[row], trials.stop_ns[row]) for row in rows])
-        own = np.flatnonzero(names == name)
-        stored = [(int(session.splits.start_ns[row]), int(session.splits.stop_ns[row])) for row in own]
+        split_rows = np.flatnonzero(names == name)
+        stored = [(int(session.splits.start_ns[row]), int(session.splits.stop_ns[row])) for row in split_rows]
         out.expect(f"split '{name}' in ns", stored, source)

@@ -112,8 +112,8 @@ def compare_observed(session: Session, units, out: Verification) -> None:
     out.expect("source of the observed time", session.observed_source, "obs_intervals")
     out.expect("observed time in ns", stored, together)
     for row in range(n_units):
-        own = merged(pairs[row]) if len(pairs[row]) else together
+        of_unit = merged(pairs[row]) if len(pairs[row]) else together
         kept = stored
         if session.unit_observed is not None:
             kept = [(int(a), int(b)) for a, b in session.unit_observed[row]]
-        out.expect(f"observed time in ns of unit row {row}", kept, own)
+        out.expect(f"observed time in ns of unit row {row}", kept, of_unit)

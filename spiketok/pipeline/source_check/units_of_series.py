@@ -36,10 +36,10 @@ def compare_counts(session: Session, found: Found, out: Verification) -> None:
         out.n_units += 1
         out.n_spikes += source.size
     width_ns = int(np.rint(np.median(np.diff(start_ns))))
-    there = merged([(t, t + width_ns + width_ns // 2) for t in start_ns])  # half a bin more bridges uneven stamps
-    there = [(start, stop - width_ns // 2) for start, stop in there]
+    observed = merged([(t, t + width_ns + width_ns // 2) for t in start_ns])  # half a bin more bridges uneven stamps
+    observed = [(start, stop - width_ns // 2) for start, stop in observed]
     stored = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
-    out.expect("observed time in ns", stored, there)
+    out.expect("observed time in ns", stored, observed)
 
 
 def compare_imaged(session: Session, series: list[Found], raw: h5py.File, out: Verification) -> Session:
@@ -77,13 +77,13 @@ def _compare_neurons(session: Session, signal: Signal, series: list[Found], out:
     """Fluorescence that the source has as one series a neuron, named as the unit."""
     groups = {s.parts[:-1] for s in series}
     names = session.units.id.tolist()
-    own = [{s.parts[-1]: s for s in series if s.parts[:-1] == group} for group in sorted(groups)]
-    own = [members for members in own if set(members) == set(names)]
-    if not out.expect("groups of one series a unit", len(own[:1]), 1):
+    complete = [{s.parts[-1]: s for s in series if s.parts[:-1] == group} for group in sorted(groups)]
+    complete = [members for members in complete if set(members) == set(names)]
+    if not out.expect("groups of one series a unit", len(complete[:1]), 1):
         return
     valid = np.ones(signal.valid.size, np.bool_)
     for column, name in enumerate(names):
-        found = own[0][name]
+        found = complete[0][name]
         series.remove(found)
         value = in_units(found.item, np.asarray(found.item.data[:]).reshape(-1)).astype(np.float32)
         seconds = series_seconds(found.item, value.size)

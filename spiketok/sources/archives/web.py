@@ -131,9 +131,9 @@ class Watch:
             TooSlowError: its connections brought next to nothing ``MOST_BROKEN`` times.
         """
         with self._lock:
-            at = self._open.setdefault(threading.get_ident(), _Connection())
-            at.response, at.since = response, time.monotonic()
-            broken = at.broken
+            connection = self._open.setdefault(threading.get_ident(), _Connection())
+            connection.response, connection.since = response, time.monotonic()
+            broken = connection.broken
         if broken >= MOST_BROKEN:
             response.close()
             message = f"too slow: less than {PIECE_BYTES // 1024} kB in {PROGRESS_S:g} s, {broken} times"
@@ -142,9 +142,9 @@ class Watch:
     def moved(self) -> None:
         """A piece came to this thread."""
         with self._lock:
-            at = self._open.get(threading.get_ident())
-            if at is not None:
-                at.since, at.broken = time.monotonic(), 0
+            connection = self._open.get(threading.get_ident())
+            if connection is not None:
+                connection.since, connection.broken = time.monotonic(), 0
 
     def done(self) -> None:
         """This thread has read its answer, or starts anew."""
@@ -154,19 +154,19 @@ class Watch:
     def paused(self) -> None:
         """This thread waits for nothing now, and its count goes on."""
         with self._lock:
-            at = self._open.get(threading.get_ident())
-            if at is not None:
-                at.response = None
+            connection = self._open.get(threading.get_ident())
+            if connection is not None:
+                connection.response = None
 
     def _look(self) -> None:
         while not self._end.wait(min(PROGRESS_S / 4, 1.0)):
             with self._lock:
                 now = time.monotonic()
-                late = [at for at in self._open.values() if at.response is not None and now - at.since > PROGRESS_S]
-                for at in late:
-                    at.broken += 1
-                    _break_off(at.response)
-                    at.response = None
+                late = [c for c in self._open.values() if c.response is not None and now - c.since > PROGRESS_S]
+                for connection in late:
+                    connection.broken += 1
+                    _break_off(connection.response)
+                    connection.response = None
 
 
 def _break_off(response: Any) -> None:

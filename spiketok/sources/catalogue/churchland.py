@@ -162,9 +162,9 @@ def _find_blocks(trials: Intervals, overlaps: np.ndarray) -> Blocks:
     of_trial = np.cumsum(restart)
     rows = [np.flatnonzero(of_trial == block) for block in range(of_trial[-1] + 1)]
     # A block is bounded by trials that do not overlap, as the reference bounds it, where there are such.
-    sound = [own[~overlaps[own]] if (~overlaps[own]).any() else own for own in rows]
-    first = np.array([trials.start_ns[own[0]] for own in sound])
-    last = np.array([trials.stop_ns[own[-1]] for own in sound])
+    sound = [block[~overlaps[block]] if (~overlaps[block]).any() else block for block in rows]
+    first = np.array([trials.start_ns[block[0]] for block in sound])
+    last = np.array([trials.stop_ns[block[-1]] for block in sound])
     shift, end = np.zeros(len(rows), np.int64), last[0]
     for block in range(1, len(rows)):
         shift[block] = end + BETWEEN_NS - first[block]
@@ -178,8 +178,8 @@ def _unit_times(file: h5py.File, n_units: int) -> Iterator[np.ndarray]:
     index = file.get("units/spike_times_index")
     stop = np.arange(1, n_units + 1) if index is None else index[:].astype(np.int64)
     for low, high in zip([0, *stop[:-1].tolist()], stop.tolist(), strict=True):
-        own = seconds[low:high]
-        yield ns_of(own[np.abs(own) < LATEST_S])  # NaN compares False
+        unit_s = seconds[low:high]
+        yield ns_of(unit_s[np.abs(unit_s) < LATEST_S])  # NaN compares False
 
 
 def _moved(time_ns: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, bool]:
@@ -205,8 +205,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 def _moved_spikes(file: h5py.File, blocks: Blocks, n_units: int) -> tuple[Spikes, np.ndarray]:
     """All spikes on the new time, and which units fit; unit by unit, so that hundreds of millions fit in memory."""
     time_ns, offset, matched = np.empty(file["units/spike_times"].size, np.int64), [0], []
-    for own in _unit_times(file, n_units):
-        moved, fits = _moved(own, blocks)
+    for unit_ns in _unit_times(file, n_units):
+        moved, fits = _moved(unit_ns, blocks)
         time_ns[offset[-1] : offset[-1] + moved.size] = moved
         offset.append(offset[-1] + moved.size)
         matched.append(fits)
@@ -281,9 +281,9 @@ def _respaced_signals(
 def _respaced_observed(session: Session, file: h5py.File, trials: Intervals) -> tuple[Intervals, tuple[Finding, ...]]:
     """Observed time: the trials, which the units' obs_intervals repeat row for row."""
     stated = file["units/obs_intervals"][:] if "obs_intervals" in file["units"] else np.zeros((0, 2))
-    own = np.stack([file["intervals/trials/start_time"][:], file["intervals/trials/stop_time"][:]], axis=1)
-    repeats = stated.shape == (len(session.units) * len(own), 2) and np.allclose(
-        stated.reshape(-1, *own.shape), own[None], rtol=0, atol=1e-6
+    trial_s = np.stack([file["intervals/trials/start_time"][:], file["intervals/trials/stop_time"][:]], axis=1)
+    repeats = stated.shape == (len(session.units) * len(trial_s), 2) and np.allclose(
+        stated.reshape(-1, *trial_s.shape), trial_s[None], rtol=0, atol=1e-6
     )
     if repeats:
         return trials.union(), ()

@@ -79,17 +79,17 @@ def compare(
     measured: list[list[Measured]] = [[] for _ in schemes]
     for session in sessions:
         stretches = choose_stretches(session, window_ns, n_windows, seed)
-        for scheme, own in zip(schemes, measured, strict=True):
+        for scheme, of_scheme in zip(schemes, measured, strict=True):
             try:
-                own.append(_measure(scheme, session, stretches, window_ns, seed, rounds))
+                of_scheme.append(_measure(scheme, session, stretches, window_ns, seed, rounds))
             except (NotServedError, TooShortError) as refusal:
-                own.append(Measured(session.id, {}, {}, str(refusal)))
+                of_scheme.append(Measured(session.id, {}, {}, str(refusal)))
     if not schemes or not measured[0]:
         message = (
             f"{len(schemes)} schemes on {len(measured[0]) if schemes else 0} sessions: there is nothing to compare"
         )
         raise UsageError(message)
-    results = [SchemeResult(scheme, own) for scheme, own in zip(schemes, measured, strict=True)]
+    results = [SchemeResult(scheme, of_scheme) for scheme, of_scheme in zip(schemes, measured, strict=True)]
     return Comparison(window_ns, n_windows, seed, results)
 
 

@@ -38,18 +38,23 @@ class Attention:
     multiply_adds: Callable[[Lengths], np.ndarray]
 
 
-def _nuclr(own: Lengths) -> np.ndarray:
+def _nuclr(lengths: Lengths) -> np.ndarray:
     """Each unit over its own patches, then the units of one patch over each other; ``L / N`` patches a unit."""
-    tokens = own.tokens.astype(np.float64)
-    return tokens * (tokens / max(own.units, 1) + own.units)
+    tokens = lengths.tokens.astype(np.float64)
+    return tokens * (tokens / max(lengths.units, 1) + lengths.units)
 
 
-FULL = Attention("L^2 D", lambda own: own.tokens.astype(np.float64) ** 2)
-TO_LATENTS = Attention(f"L K D, K = {LATENTS}", lambda own: own.tokens * float(LATENTS))
-NO_ATTENTION = Attention("none", lambda own: np.zeros(len(own.tokens)))
+def _stndt(lengths: Lengths) -> np.ndarray:
+    """Over the T bins, and over the N units."""
+    return np.full(len(lengths.tokens), float(lengths.bins) ** 2 + lengths.units**2)
+
+
+FULL = Attention("L^2 D", lambda lengths: lengths.tokens.astype(np.float64) ** 2)
+TO_LATENTS = Attention(f"L K D, K = {LATENTS}", lambda lengths: lengths.tokens * float(LATENTS))
+NO_ATTENTION = Attention("none", lambda lengths: np.zeros(len(lengths.tokens)))
 ATTENTION: Mapping[str, Attention] = {
     "NDT1": FULL,
-    "STNDT": Attention("(T^2 + N^2) D", lambda own: np.full(len(own.tokens), float(own.bins) ** 2 + own.units**2)),
+    "STNDT": Attention("(T^2 + N^2) D", _stndt),
     "MtM": FULL,
     "NEDS": FULL,
     "LFADS": NO_ATTENTION,
@@ -59,9 +64,9 @@ ATTENTION: Mapping[str, Attention] = {
     "POYO": TO_LATENTS,
     "POYO+": TO_LATENTS,
     "CaPOYO": TO_LATENTS,
-    "POSSM": Attention("L D, one latent a chunk", lambda own: own.tokens.astype(np.float64)),
-    "Neuroformer": Attention("(Lc^2 + Lc Lh) D", lambda own: own.current * own.tokens.astype(np.float64)),
-    "SPINT": Attention(f"C L D, C = {QUERIES}", lambda own: own.tokens * float(QUERIES)),
+    "POSSM": Attention("L D, one latent a chunk", lambda lengths: lengths.tokens.astype(np.float64)),
+    "Neuroformer": Attention("(Lc^2 + Lc Lh) D", lambda lengths: lengths.current * lengths.tokens.astype(np.float64)),
+    "SPINT": Attention(f"C L D, C = {QUERIES}", lambda lengths: lengths.tokens * float(QUERIES)),
     "NuCLR": Attention("(N P^2 + P N^2) D, P = L / N", _nuclr),
     "any model that reads bins": FULL,
 }
@@ -73,10 +78,10 @@ calibration trials (SPINT) is feed-forward: it has no entry for that scheme. All
 mixing."""
 
 
-def attention_flops(reader: str, own: Lengths) -> float:
+def attention_flops(reader: str, lengths: Lengths) -> float:
     """FLOPs of one layer's attention in one window, mean over the windows; D is :data:`WIDTH`.
 
     >>> attention_flops("NDT1", Lengths(np.array([50]), np.array([50]), 10))
     1280000.0
     """
-    return float(4.0 * WIDTH * ATTENTION[reader].multiply_adds(own).mean())
+    return float(4.0 * WIDTH * ATTENTION[reader].multiply_adds(lengths).mean())

@@ -61,8 +61,8 @@ def _with_units(session: Session, rows: np.ndarray) -> Session:
     }
     observed = session.unit_observed
     if observed is not None:
-        own = [observed[n].reshape(-1, 2) for n in rows]
-        observed = Ragged(np.concatenate(own), np.cumsum([0, *[len(i) for i in own]]))
+        kept = [observed[n].reshape(-1, 2) for n in rows]
+        observed = Ragged(np.concatenate(kept), np.cumsum([0, *[len(i) for i in kept]]))
     return _changed(
         session,
         units=UnitTable(session.units.id[rows], plain),

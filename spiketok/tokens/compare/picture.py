@@ -76,8 +76,8 @@ def _labels(comparison: Comparison, results: list[SchemeResult]) -> list[str]:
     labels = []
     for result in results:
         window_s = result.mean("window_s")
-        own = "" if round(window_s * NS_PER_S) == comparison.window_ns else f", {short(window_s)} s"
-        labels.append(result.scheme.name + own)
+        length = "" if round(window_s * NS_PER_S) == comparison.window_ns else f", {short(window_s)} s"
+        labels.append(result.scheme.name + length)
     return [a if labels.count(a) == 1 else f"{a} ({labels[: k + 1].count(a)})" for k, a in enumerate(labels)]
 
 

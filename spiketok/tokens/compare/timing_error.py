@@ -25,8 +25,8 @@ class TimingErrors:
                 return
             start_ns = int(windows.start_ns[b])
             true = spikes.window(start_ns, start_ns + windows.length_ns)
-            own = back.window(start_ns, start_ns + windows.length_ns)  # without what is in the history
-            errors_ns, unmatched = match_spikes(true, own)
+            made = back.window(start_ns, start_ns + windows.length_ns)  # without what is in the history
+            errors_ns, unmatched = match_spikes(true, made)
             self._errors_ns.append(errors_ns)
             self._true += len(true)
             self._unmatched += unmatched

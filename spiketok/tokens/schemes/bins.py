@@ -102,8 +102,8 @@ def bins_inside(start_ns: np.ndarray, bin_ns: int, covered: Intervals) -> np.nda
     """bool ``[T]``: the bin lies wholly inside one of the sorted, disjoint intervals."""
     if len(covered) == 0:
         return np.zeros(len(start_ns), np.bool_)
-    at = np.searchsorted(covered.start_ns, start_ns, side="right") - 1
-    return (at >= 0) & (start_ns + bin_ns <= covered.stop_ns[np.maximum(at, 0)])
+    interval = np.searchsorted(covered.start_ns, start_ns, side="right") - 1
+    return (interval >= 0) & (start_ns + bin_ns <= covered.stop_ns[np.maximum(interval, 0)])
 
 
 def observed_bins(session: Session, segments: Intervals, row: np.ndarray, bin_ns: int) -> dict[str, np.ndarray]:

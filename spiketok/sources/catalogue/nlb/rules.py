@@ -105,28 +105,28 @@ def mend_electrodes(session: Session, path: Path) -> Session:
     wrong = (row >= 0) & (row < M1_SHIFT) & (moved < ids.size)
     if not wrong.any() or "group_name" not in words or words["group_name"][row[wrong]][0].endswith("M1"):
         return session
-    at = np.flatnonzero(of_m1)[wrong]
+    rows = np.flatnonzero(of_m1)[wrong]
     moved = moved[wrong]
     columns: dict[str, Column] = dict(units.columns)
-    columns["channel"] = _put(channel, at, ids[moved])
-    columns["group"] = _put(group, at, words["group_name"][moved])
+    columns["channel"] = _put(channel, rows, ids[moved])
+    columns["group"] = _put(group, rows, words["group_name"][moved])
     for name in ("location", "region"):
         if name in columns and "location" in words:
-            columns[name] = _put(columns[name], at, words["location"][moved])
+            columns[name] = _put(columns[name], rows, words["location"][moved])
     text = (
-        f"the electrodes of {at.size} M1 units (ids that begin with {M1_DIGIT}) are {M1_SHIFT} too low in the file and "
-        f"name PMd: {M1_SHIFT} added to channel, group, location and region follow"
+        f"the electrodes of {rows.size} M1 units (ids that begin with {M1_DIGIT}) are {M1_SHIFT} too low in the file "
+        f"and name PMd: {M1_SHIFT} added to channel, group, location and region follow"
     )
-    repairs = (*session.repairs, Finding(ELECTRODES_FIX, int(at.size), text))
+    repairs = (*session.repairs, Finding(ELECTRODES_FIX, int(rows.size), text))
     return replace(session, units=UnitTable(units.id, columns), repairs=repairs)
 
 
-def _put(column: Column, at: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _put(column: Column, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A copy of a column with other values at some rows; texts get the room that they need."""
     column = np.asarray(column)
     values = np.asarray(values.tolist())
     out = column.astype(np.result_type(column, values)) if column.dtype.kind == "U" else column.copy()
-    out[at] = values
+    out[rows] = values
     return out
 
 
@@ -194,15 +194,15 @@ def _length_ms(session: Session) -> int:
 
 def _rows_of(train: Session, test: Session) -> np.ndarray:
     """The row in the train file's unit table of each unit of the test file."""
-    at = {name: row for row, name in enumerate(train.units.id.tolist())}
-    unknown = [name for name in test.units.id.tolist() if name not in at]
+    row_of = {name: row for row, name in enumerate(train.units.id.tolist())}
+    unknown = [name for name in test.units.id.tolist() if name not in row_of]
     if unknown:
         message = (
             f"{test.source.file} has {len(unknown)} units that {train.source.file} does not have, as '{unknown[0]}': "
             "these are not the two files of one session"
         )
         raise DataError(message)
-    return np.array([at[name] for name in test.units.id.tolist()], np.int64)
+    return np.array([row_of[name] for name in test.units.id.tolist()], np.int64)
 
 
 def _observed(train: Session, test: Session, row: np.ndarray, shift_ns: int) -> tuple[Intervals, Ragged | None]:
@@ -213,8 +213,8 @@ def _observed(train: Session, test: Session, row: np.ndarray, shift_ns: int) -> 
     if row.size == len(train.units) and train.unit_observed is None and test.unit_observed is None:
         return observed, None
     pairs = [_pairs(train, unit) for unit in range(len(train.units))]
-    for unit, at in enumerate(row):
-        pairs[at] = np.concatenate([pairs[at], _pairs(test, unit) + shift_ns])
+    for unit, train_row in enumerate(row):
+        pairs[train_row] = np.concatenate([pairs[train_row], _pairs(test, unit) + shift_ns])
     return observed, Ragged(np.concatenate(pairs), np.cumsum([0, *(len(p) for p in pairs)]))
 
 
