@@ -29,7 +29,7 @@ from spiketok.recording.leakage import Reach, inner
 from spiketok.recording.nouns import Intervals, SessionInfo, Signal
 from spiketok.tokens.schemes import Scheme
 from spiketok.tokens.schemes.base import Windows, grid_rows
-from spiketok.tokens.schemes.behaviour import REACH_PERIODS, signal_on_bins
+from spiketok.tokens.schemes.behaviour import REACH_PERIODS, signal_on_bins, takes_line
 from spiketok.tokens.shards import ShardReader
 
 
@@ -50,7 +50,7 @@ def signal_reach(name: str, stated_ns: tuple[int, int], period_ns: int, bin_ns: 
         bin_ns: the bins on which it is laid; 1 where it stays as sampled.
     """
     back, ahead = stated_ns
-    if bin_ns > 1 and 2 * period_ns > bin_ns:  # a bin has its value from a line between neighbours
+    if bin_ns > 1 and takes_line(period_ns, bin_ns):  # a bin has its value from a line between neighbours
         far_ns = int(REACH_PERIODS * period_ns)
         back, ahead = back + max(far_ns - bin_ns // 2, 0), ahead + max(far_ns - (bin_ns - bin_ns // 2), 0)
     return Reach.of(f"'{name}'", back, ahead)
