@@ -132,32 +132,6 @@ class Poyo(Model):
         },
     }
 
-    recipes: ClassVar[dict[str, dict[str, dict]]] = {
-        # Minutes on two CPU cores.
-        "tiny": {
-            "data": {"window_ms": 1000.0, "batch_size": 32},
-            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
-        },
-        # The published training (examples/poyo of torch_brain): LAMB, 3.125e-5 a window, weight decay 1e-4, constant
-        # for half of the steps then cosine, 1000 epochs, batch 128, unit dropout 30/100/300/4.
-        "*": {
-            "data": {
-                "window_ms": 1000.0,
-                "batch_size": 128,
-                "unit_dropout": {"min": 30, "mode": 100, "max": 300, "peak": 4.0},
-            },
-            "optim": {
-                "name": "lamb",
-                "lr_per_window": 3.125e-5,
-                "weight_decay": 1e-4,
-                "schedule": "onecycle",
-                "epochs": 1000,
-                "clip": None,
-                "accelerator": "auto",
-            },
-        },
-    }
-
     @classmethod
     def inputs(cls, config: PoyoConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
         return {"spikes": Input("per-spike")}
