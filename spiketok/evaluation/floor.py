@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +25,13 @@ from spiketok.training.tasks.base import Task
 FLOOR_BINS = 50
 
 
-def floor_cell(run: RunConfig, session: DividedSession, task: Task, stored: Session | None) -> Cell:
+def floor_cell(
+    run: RunConfig, session: DividedSession, task: Task, stored: Callable[[str], Session | None] | None
+) -> Cell:
     """Ridge on lagged counts, fitted on the session's calibration alone; scored at its bins, not at the raw samples.
 
     Args:
-        stored: the session as the store has it, of which bins are counted; None takes the run's own binned shard.
+        stored: gives the session from the store, of which bins are counted; not asked if the run reads binned counts.
     """
     head = task.head()
     if head.output != "values":
@@ -77,7 +79,9 @@ def _binned(tokens: SessionTokens) -> ShardReader | None:
 
 
 @contextmanager
-def binned_tokens(tokens: SessionTokens, config: RunConfig, stored: Session | None) -> Iterator[SessionTokens]:
+def binned_tokens(
+    tokens: SessionTokens, config: RunConfig, stored: Callable[[str], Session | None] | None
+) -> Iterator[SessionTokens]:
     """The same session in bins: the run's binned shard, or one that is baked of the stored session.
 
     Raises:
@@ -87,11 +91,12 @@ def binned_tokens(tokens: SessionTokens, config: RunConfig, stored: Session | No
     if reader is not None:
         yield SessionTokens({"counts": reader})
         return
-    if stored is None:
+    session = None if stored is None else stored(tokens.id)
+    if session is None:
         message = f"{tokens.id} is not in the store, of which the floor counts its bins"
         raise SpiketokError(message)
     scheme = make_scheme("binned", bin_ns=round(config.data.bin_ms * NS_PER_MS))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "binned"
-        write_shard(path, scheme, stored, tokens.segments, segments_rule="those of the run", store_digest="")
+        write_shard(path, scheme, session, tokens.segments, segments_rule="those of the run", store_digest="")
         yield SessionTokens({"counts": ShardReader(path)})

@@ -120,9 +120,8 @@ def evaluate_transfer(
             with deterministic(device):
                 cells += _evaluate(unseen, protocol)
             _tell(emit, cells, len(session.tasks))
-        spikes = stored(session.id) if stored is not None else None
         with deterministic(device):
-            cells += [floor_cell(run.config, session, task, spikes) for task in session.tasks]
+            cells += [floor_cell(run.config, session, task, stored) for task in session.tasks]
         _tell(emit, cells, len(session.tasks))
     shown = (*([WITHIN] if any(f.trained_on for f in facts) else []), FLOOR)
     shown += tuple(protocols) if not all(f.trained_on for f in facts) else ()

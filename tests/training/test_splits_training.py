@@ -57,7 +57,7 @@ def test_windows_of_a_smoothed_target_keep_their_kernel_inside_their_split(tmp_p
 
 
 def test_what_the_floor_reads_has_the_kernel_too(tmp_path):
-    with binned_tokens(bake_tokens(tmp_path, smoothed("a")), load_config("linear"), smoothed("a")) as floor:
+    with binned_tokens(bake_tokens(tmp_path, smoothed("a")), load_config("linear"), lambda _: smoothed("a")) as floor:
         assert floor.signal_reach_ns("hand_vel") == (BACK, AHEAD)
         assert floor.reader.scheme.name == "binned"
     config = load_config("linear", sets=["data.window_ms=200"])
