@@ -41,12 +41,15 @@ class Input:
         scheme: its name. fields: the scheme's fields that differ from its defaults.
         per: ``"window"``, cut for each window; or ``"session"``, cut once a session from its calibration time.
         most: for ``"session"``, the largest number of tokens (calibration trials) that are taken; None for all.
+        choose: which of them. ``"first"``: the first ``most``. ``"block"``: in training so many neighbours, drawn anew
+            for each batch, so that a model cannot learn one fixed set by heart; elsewhere the first.
     """
 
     scheme: str
     fields: Mapping[str, object] = field(default_factory=dict)
     per: Literal["window", "session"] = "window"
     most: int | None = None
+    choose: Literal["first", "block"] = "first"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class SpintConfig:
         dim: D. heads, layers: of cross-attention. hidden: width of its feed-forward layers.
         identity_layers: linear layers of the trial encoder, and of the network behind the mean over trials.
         history_bins: W. calibration_trials: the most trials that are read, M. calibration_length: P.
+        calibration_choose: which M trials a training reads: the ``"first"``, or a ``"block"`` of neighbours, drawn anew
+            for each batch (an option of the reference, on for H1). Evaluation reads the first.
         dropout: of attention weights, of both branches and inside feed-forward layers.
         unit_dropout_low, unit_dropout_high: bounds of the share of units whose token is zeroed in training, drawn once
             for each batch; the others grow by 1 / (1 - share). Equal bounds give a constant share.
@@ -91,6 +93,7 @@ class SpintConfig:
     history_bins: int = 100
     calibration_trials: int = 10
     calibration_length: int = 1024
+    calibration_choose: str = "first"
     dropout: float = 0.1
     unit_dropout_low: float = 0.0
     unit_dropout_high: float = 1.0
@@ -107,6 +110,9 @@ class SpintConfig:
             raise UsageError(message)
         if self.calibration_length < 2:
             message = f"model.calibration_length is {self.calibration_length}, must be at least 2"
+            raise UsageError(message)
+        if self.calibration_choose not in ("first", "block"):
+            message = f"model.calibration_choose is '{self.calibration_choose}', must be 'first' or 'block'"
             raise UsageError(message)
         if not 0 <= self.dropout < 1:
             message = f"model.dropout is {self.dropout}, must be in [0, 1)"
@@ -186,19 +192,21 @@ class Spint(Model):
             "heads": 4,
             "hidden": 128,
             "history_bins": 25,
-            "calibration_trials": 16,
+            "calibration_trials": 24,
             "calibration_length": 64,
+            "calibration_choose": "block",
             "dropout": 0.0,
             "unit_dropout_high": 0.0,
         },
         "M1": {},  # FALCON M1: 64 channels, 16 muscles
         "M2": {"dim": 512, "history_bins": 50, "calibration_trials": 33, "calibration_length": 100},  # 96, 2 fingers
-        "H1": {"history_bins": 700, "calibration_trials": 2},  # 176 channels, 7 degrees of freedom
+        # 176 channels, 7 degrees of freedom
+        "H1": {"history_bins": 700, "calibration_trials": 2, "calibration_choose": "block"},
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
         "tiny": {
             "data": _DATA | {"batch_size": 64},
-            "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.0, "schedule": "cosine", "steps": 2000},
+            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.0, "schedule": "cosine", "steps": 2000},
         },
         "M1": _PUBLISHED,
         "M2": _PUBLISHED | {"optim": _OPTIM | {"lr": 5e-5}, "transfer": {"full_lr": 5e-5, "weight_decay": 0.0}},
@@ -220,7 +228,13 @@ class Spint(Model):
         }
         return {
             "units": Input("neuron", history),
-            "calibration": Input("calibration", trials, per="session", most=config.calibration_trials),
+            "calibration": Input(
+                "calibration",
+                trials,
+                per="session",
+                most=config.calibration_trials,
+                choose=config.calibration_choose,
+            ),
         }
 
     def __init__(self, config: SpintConfig, heads: Sequence[Head], timing: Timing) -> None:

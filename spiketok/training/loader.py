@@ -74,7 +74,7 @@ class _Source:
     unit_row: np.ndarray
     session_row: int
     truth: dict[str, Truth | None]  # by task
-    once: dict[str, Tokens]  # by input of the session
+    once: dict[str, Tokens]  # by input of the session: all inside its calibration time
 
     @property
     def id(self) -> str:
@@ -109,7 +109,8 @@ class Loader:
         sampler: which windows, in which order.
         batch_size: windows in a batch, of each rank.
         tasks: what is asked of each window; none for batches without a question.
-        calibration: by session id, the time of which the inputs of the session are cut; none is empty time.
+        calibration: by session id, the time of which the inputs of the session are cut; none is empty time. Where such
+            an input takes a block of its tokens (``Once.choose``), a shuffled sampler's batches each draw their own.
         hide: which scoring pass of the one task this is (see ``Task.passes``); None for training.
         unit_rows: int32 ``[N]`` by session id, what the cut writes for each unit; the session's own rows by default.
         session_rows: by session id; the position in ``sessions`` by default.
@@ -118,7 +119,7 @@ class Loader:
             (``binned``) need it where sessions differ in their number of units.
         layout: ``"packed"``, or ``"padded"`` with zeros to a multiple of 8 tokens (and ``valid_BL``).
         prefetch: batches that are cut ahead, each in a thread; 0 cuts in the calling thread.
-        seed: of unit dropout and of the order of one-session batches.
+        seed: of unit dropout, of the order of one-session batches and of blocks of calibration.
         drop_last: leave out batches that are not full.
         rank, world: this process and how many there are. All ranks get equally many batches: of a shuffled sampler's
             windows up to ``world - 1`` are left out, of an unshuffled one's some come twice; ``dropped`` counts them.
@@ -413,13 +414,14 @@ class Loader:
             for low, high in itertools.pairwise(plan.groups[batch])
         ]
         keeps = self._keep(groups, epoch, batch, n_windows, buffers)
+        random = generator(Stream.CALIBRATION, self.seed, epoch, self.rank, batch) if self._sources[0].once else None
         session_row = buffers.array("session_row", (n_windows,), np.int64)
         present_row = buffers.array("present_row", (n_windows,), np.int64)
         for k, (source, rows, _) in enumerate(groups):
             session_row[rows], present_row[rows] = source.session_row, k
         cut = Batch(
             inputs={n: self._tokens(n, groups, keeps, n_windows, buffers) for n in self._sources[0].tokens.windowed},
-            session_inputs={n: [source.once[n] for source, _, _ in groups] for n in self._sources[0].once},
+            session_inputs={n: [self._once(s, n, random) for s, _, _ in groups] for n in self._sources[0].once},
             window_ns=self.sampler.window_ns,
             session_B=torch.from_numpy(session_row),
             sessions=[source.id for source, rows, _ in groups for _ in range(rows.start, rows.stop)],
@@ -455,6 +457,17 @@ class Loader:
             offset=None if offset is None else torch.from_numpy(offset),
             valid_BL=None if valid is None else torch.from_numpy(valid),
         )
+
+    def _once(self, source: _Source, name: str, random: np.random.Generator | None) -> Tokens:
+        """The tokens of an input of the session that a batch holds: views of those that were cut."""
+        held, once = source.once[name], source.tokens.once[name]
+        n = len(next(iter(held.columns.values()), ()))
+        if once.most is None or n <= once.most:
+            return held
+        drawn = once.choose == "block" and self.sampler.shuffled
+        first = int(random.integers(n - once.most + 1)) if drawn else 0
+        rows = slice(first, first + once.most)
+        return Tokens({key: column[rows] for key, column in held.columns.items()}, offset=torch.tensor([0, once.most]))
 
     def _keep(self, groups, epoch: int, batch: int, n_windows: int, buffers: _Buffers) -> list[np.ndarray | None]:
         """For each group bool ``[b, N]``, or None where all units are kept."""
@@ -509,7 +522,7 @@ class Loader:
 
 
 def _once(tokens: SessionTokens, name: str, calibration: Intervals) -> Tokens:
-    """The tokens of an input of the session, as one window."""
+    """The tokens of an input of the session inside its calibration time, as one window."""
     columns = {key: torch.from_numpy(column) for key, column in tokens.cut_once(name, calibration).items()}
-    n = len(next(iter(columns.values()))) if columns else 0
+    n = len(next(iter(columns.values()), ()))
     return Tokens(columns, offset=torch.tensor([0, n]))

@@ -143,7 +143,7 @@ def open_session(workspace: Workspace, session_id: str, config: RunConfig) -> Se
         if scheme not in readers:
             readers[scheme] = ShardReader(shard_path(workspace, session_id, scheme, config.data.segments))
         if wanted.per == "session":
-            once[name] = Once(readers[scheme], wanted.most)
+            once[name] = Once(readers[scheme], wanted.most, wanted.choose)
         else:
             windowed[name] = readers[scheme]
     return SessionTokens(windowed, once)

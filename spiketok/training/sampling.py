@@ -74,10 +74,15 @@ def dropped_words(dropped: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Once:
-    """A shard of which tokens are cut once a session: those inside its calibration time, ``most`` of them at most."""
+    """A shard of which tokens are cut once a session: those inside its calibration time, ``most`` of them at most.
+
+    Args:
+        choose: which of them: the ``"first"``; or a ``"block"`` of neighbours, drawn for each batch of a training.
+    """
 
     reader: ShardReader
     most: int | None = None
+    choose: str = "first"
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +205,8 @@ class SessionTokens:
         return reach
 
     def cut_once(self, name: str, calibration: Intervals) -> dict[str, np.ndarray]:
-        """The tokens of an input of the session that lie wholly inside calibration time, the first ``most`` of them."""
-        once = self.once[name]
-        reader, parts = once.reader, []
+        """The tokens of an input of the session that lie wholly inside calibration time, in order of time."""
+        reader, parts = self.once[name].reader, []
         start_grid_ns, grid_ns, segments = reader.scheme.grid_ns, reader.scheme.length_grid_ns, reader.segments
         for g in range(len(segments)):
             low, high = int(segments.start_ns[g]), int(segments.stop_ns[g])
@@ -215,7 +219,7 @@ class SessionTokens:
                     parts.append(reader.scheme.cut(reader.columns, windows).columns)
         items = reader.scheme.outputs(reader.columns, grid_ns)
         empty = {column: np.zeros((0, *item), dtype) for column, (dtype, item) in items.items()}
-        return {c: np.concatenate([empty[c], *(part[c] for part in parts)])[: once.most] for c in items}
+        return {c: np.concatenate([empty[c], *(part[c] for part in parts)]) for c in items}
 
 
 class SessionWindows:
@@ -304,6 +308,7 @@ class Stream(IntEnum):
     SHUFFLE = 2
     BATCH_ORDER = 3
     UNITS = 4
+    CALIBRATION = 5
 
 
 def generator(stream: Stream, *key: int) -> np.random.Generator:

@@ -442,9 +442,10 @@ def test_inputs_are_schemes_with_all_their_fields():
         inputs = Spint.inputs(config, ["decode"], Timing(BIN_NS, BIN_NS))
         units, calibration = inputs["units"], inputs["calibration"]
         assert make_scheme(units.scheme, **units.fields).lookback_ns == (config.history_bins - 1) * BIN_NS, size
-        fields = {key: value for key, value in calibration.fields.items() if key != "choose"}
-        assert make_scheme(calibration.scheme, **fields).length == config.calibration_length
+        held = make_scheme(calibration.scheme, **calibration.fields)
+        assert (held.length, held.choose) == (config.calibration_length, "all"), size
         assert calibration.per == "session" and calibration.most == config.calibration_trials
+        assert calibration.choose == config.calibration_choose == ("block" if size in ("tiny", "H1") else "first")
         assert SpintConfig(**dataclasses.asdict(config)) == config
 
 
@@ -491,6 +492,7 @@ def test_protocols():
         ({"layers": 0}, "model.layers"),
         ({"history_bins": 0}, "model.history_bins"),
         ({"calibration_length": 1}, "model.calibration_length"),
+        ({"calibration_choose": "random"}, "model.calibration_choose is 'random'"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"unit_dropout_low": 0.6, "unit_dropout_high": 0.5}, "model.unit_dropout_low is 0.6"),
         ({"unit_dropout_high": 1.1}, "model.unit_dropout_high 1.1"),

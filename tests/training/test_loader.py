@@ -396,6 +396,58 @@ def test_inputs_of_the_session_are_cut_once_from_calibration_time(spike_shards, 
     assert seen == {"made/a", "made/b", "made/c"}
 
 
+def trial_loader(spike_shards, bin_shards, choose: str, most: int = 30, sampler=RandomWindows, **options) -> Loader:
+    """Batches of two sessions with a session input of 40 rows each (the first sessions' bins from 0.2 to 1.0 s)."""
+    tokens = [
+        SessionTokens({"spikes": spikes}, {"trials": Once(bins, most, choose)})
+        for spikes, bins in zip(spike_shards[:2], bin_shards[:2], strict=True)
+    ]
+    sessions = [SessionWindows(t, SPLIT) for t in tokens]
+    calibration = {s.id: Intervals([200 * MS], [1_000 * MS]) for s in sessions}
+    return Loader(sessions, sampler(sessions, 400 * MS), batch_size=4, calibration=calibration, **options)
+
+
+def first_rows(batch, bin_shards, most: int = 30) -> dict[str, int]:
+    """By session, the first row of its 40 that a batch holds; they must be so many neighbours."""
+    found = {}
+    for name, held in zip(batch.present, batch.session_inputs["trials"], strict=True):
+        reader = bin_shards[["made/a", "made/b"].index(name)]
+        rows, whole = held.columns["counts"].numpy(), reader.columns["counts"][10:50]
+        assert held.offset.tolist() == [0, most] and len(rows) == most
+        (found[name],) = [k for k in range(41 - most) if np.array_equal(whole[k : k + most], rows)]
+    return found
+
+
+def test_a_block_of_calibration_is_drawn_for_each_batch(spike_shards, bin_shards):
+    def met(**options):
+        loader, found = trial_loader(spike_shards, bin_shards, "block", **options), []
+        for _ in range(6):
+            found += [first_rows(batch, bin_shards) for batch in loader]
+        return found
+
+    drawn = met()
+    for name in ("made/a", "made/b"):
+        own = [batch[name] for batch in drawn if name in batch]
+        assert min(own) >= 0 and max(own) <= 10 and len(set(own)) > 4, name
+    assert any(len(set(batch.values())) > 1 for batch in drawn if len(batch) > 1)  # each session its own
+    assert met(prefetch=0) == drawn and met(prefetch=3) == drawn
+    assert met(seed=1) != drawn
+    loader = trial_loader(spike_shards, bin_shards, "block")
+    taken = [first_rows(batch, bin_shards) for batch, _ in zip(loader, range(3), strict=False)]
+    fresh = trial_loader(spike_shards, bin_shards, "block")
+    fresh.load_state_dict({**loader.state_dict(), "batch": 3})
+    assert taken == drawn[:3]
+    assert first_rows(next(iter(fresh)), bin_shards) == drawn[3]
+
+
+def test_evaluation_and_choose_first_take_the_first_of_the_calibration(spike_shards, bin_shards):
+    for choose, sampler in (("block", SequentialWindows), ("first", RandomWindows)):
+        for batch in trial_loader(spike_shards, bin_shards, choose, sampler=sampler):
+            assert set(first_rows(batch, bin_shards).values()) == {0}
+    for batch in trial_loader(spike_shards, bin_shards, "block", most=40):
+        assert set(first_rows(batch, bin_shards, 40).values()) == {0}
+
+
 def test_shards_of_other_segments_are_no_one_session(spike_shards, bin_shards, tmp_path):
     other = shard(tmp_path, random_session("a", 1), Binned(), Intervals([0], [3 * SECOND]))
     for windowed, once in ({"x": bin_shards[1]}, {}), ({"x": other}, {}), ({}, {"x": Once(other)}):
