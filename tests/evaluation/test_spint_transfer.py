@@ -2,10 +2,14 @@
 
 The slow test is the demonstration. Its simulated recordings are steadier than the simulator's defaults: identities are
 found again by what a unit does in a trial, so the unit has to be there, and to do the same, on the days of training.
+It gave, by 60 s of calibration on the two unseen days: spint zero_gradient .29 and .36, zero_shot -1.37 and -.75, full
+.72 and .70; poyo zero_shot .00 and -.01; the linear floor .87 and .87. On days that were trained on: spint .87, poyo
+.95.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +72,10 @@ def labels_destroyed(session: Session, name: str, before_ns: int) -> Session:
     return replace(session, signals={**session.signals, name: replace(signal, value=value)})
 
 
-def transfer(run: Run, tokens: Sequence[SessionTokens], calibration_s: float, *protocols: str) -> TransferResult:
-    return evaluate_transfer(run, tokens, protocols=protocols, calibration_s=calibration_s, device="cpu")
+def transfer(
+    run: Run, tokens: Sequence[SessionTokens], calibration_s: float, *protocols: str, stored=None
+) -> TransferResult:
+    return evaluate_transfer(run, tokens, protocols=protocols, calibration_s=calibration_s, device="cpu", stored=stored)
 
 
 def predictions(found: TransferResult, protocol: str) -> dict[str, np.ndarray]:
@@ -125,7 +131,7 @@ def test_identities_depend_on_spikes_alone(tmp_path):
 
 # ---- in minutes: the demonstration ----------------------------------------------------------------------------------
 
-STEADY = SimulationConfig(turnover=0.05, drift_deg=5.0, drift_rate=0.05)
+STEADY = SimulationConfig(turnover=0.05, drift_deg=5.0, drift_gain=0.05, drift_rate=0.05, rate_sigma=1.0)
 CALIBRATION_S = 60
 
 
@@ -143,23 +149,25 @@ def trained(folder: Path, model: str, recordings: Sequence[Session]) -> tuple[Ru
     assert len(last) == 2 and len(recordings) == 8
     seen = [tokens_for(folder, s, config) for s in recordings if s not in last]
     train(config, seen, folder / "run")
+    print(model, "seen days", json.loads((folder / "run" / "result.json").read_text())["test_mean"])
     return load_run(folder / "run"), last, [tokens_for(folder, s, config) for s in last]
 
 
 def scores(found: TransferResult, protocol: str) -> dict[str, float]:
     (task,) = found.tasks
-    return {cell.session: cell.score[R2] for cell in found.of(protocol, task.name)}
+    return {cell.session: cell.score[R2] for cell in found.of(protocol, task.name)}  # no cell may be empty
 
 
 @pytest.mark.slow
 def test_an_unseen_day_is_decoded_without_a_gradient(recordings, tmp_path):
     """The figures are printed: ``pytest -m slow -s``."""
     run, last, tokens = trained(tmp_path / "spint", "spint", recordings)
-    found = transfer(run, tokens, CALIBRATION_S, "zero_shot", "zero_gradient", "full")
+    stored = {s.id: s for s in last}.get  # of which the linear floor counts its bins
+    found = transfer(run, tokens, CALIBRATION_S, "zero_shot", "zero_gradient", "full", stored=stored)
+    for protocol in found.protocols:
+        print("spint", protocol, scores(found, protocol))
     other, _, other_tokens = trained(tmp_path / "poyo", "poyo", recordings)
     poyo = transfer(other, other_tokens, CALIBRATION_S, "zero_shot")
-    for protocol in ("zero_shot", "zero_gradient", "full", "linear"):
-        print("spint", protocol, scores(found, protocol))
     print("poyo zero_shot", scores(poyo, "zero_shot"))
     for session, score in scores(found, "zero_gradient").items():
         assert score > max(scores(poyo, "zero_shot")[session], 0) + 0.2
