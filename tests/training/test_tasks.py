@@ -368,6 +368,39 @@ def test_held_out_units_come_from_the_column_else_from_a_share_by_name(known):
     assert Population("", PopulationConfig(), True).why_not(none) == "0 of its 8 units are held out"
 
 
+def test_named_units_that_were_kept_back_are_neither_asked_nor_scored(known, tmp_path):
+    """NLB's test halves name units whose spikes are not in the file: their zeros are no truth."""
+    session, rate, *_ = known
+    heard = ~np.isin(session.spikes.unit, [1, 6])
+    spikes = Spikes(session.spikes.time_ns[heard], session.spikes.unit[heard])
+    tokens = bake_tokens(tmp_path, replace(session, spikes=spikes), "binned")
+    some = described(tokens, held_out=np.isin(np.arange(8), [1, 4, 6]))
+    config, divided, (task,) = asked_of(some)
+    np.testing.assert_array_equal(task.held_out(some), np.arange(8) == 4)
+    answer = predict(Knowing(rate), divided, "test", config)["population"]
+    scored = np.isfinite(answer.pair("held_out")[1])
+    np.testing.assert_array_equal(scored.any(axis=0), np.arange(8) == 4)
+    rows = (answer.time_ns - BIN_NS // 2) // BIN_NS
+    truth = tokens.reader.columns["counts"][rows][:, [4]].astype(float)
+    assert answer.score()["co_bps"] == pytest.approx(co_bps(rate[rows][:, [4]], truth), abs=1e-5)
+    assert np.isnan(answer.rate["all"][:, [1, 6]]).all()
+    # Where all named ones were kept back the file names none: a share is drawn from the others.
+    absent = np.isin(np.arange(8), [1, 6])
+    every = described(tokens, held_out=absent)
+    assert not Population.resolve("", [every], PopulationConfig()).holds_out
+    drawn = Population.resolve("", [every], PopulationConfig(held_out=0.5)).held_out(every)
+    assert drawn.sum() == 3 and not drawn[absent].any()
+    # A unit that nobody named is silent by itself: that is a measurement.
+    silent = described(tokens, held_out=np.arange(8) == 4)
+    config, divided, _ = asked_of(silent)
+    answer = predict(Knowing(rate), divided, "test", config)["population"]
+    assert np.isfinite(answer.rate["all"]).all()
+    # What else reads the rates goes on without the units that are not asked.
+    config, divided, _ = asked_of(some, "task.population.velocity=hand_vel")
+    answer = predict(Knowing(rate), divided, "test", config)["population"]
+    assert answer.score()["velocity_r2"] > 0.5
+
+
 def renamed(tokens: SessionTokens, name: str, rows: np.ndarray | None = None) -> SessionTokens:
     """The shards under another session's name, or with some of the units, in an order."""
 

@@ -11,6 +11,8 @@ What is unusual:
 
 - what is hidden leaves the input (``batch.hidden``), in training and in every evaluation, also in that of other tasks;
 - rates of overlapping windows are averaged before they are scored, as the predictions of a behaviour are;
+- a unit that the file names held out and that has no spike in the whole recording was kept back with its truth (the
+  test halves of NLB): it is neither asked nor scored, and counts as none of those named;
 - the null model of all bits per spike is each unit's mean rate over the scored bins themselves (NLB's definition);
 - ``velocity_r2`` (with ``task.population.velocity``) reads the behaviour from the rates by a ridge regression that is
   fitted on the first half of the scored time and scored on the second.
@@ -134,14 +136,17 @@ class Population(Task):
         return Head(self.name, self.kind, "counts", input=COUNTS)
 
     def held_out(self, session: SessionTokens) -> np.ndarray:
-        """bool ``[N]``: the session's own column, else the units with the lowest sha256 of seed and name."""
+        """bool ``[N]``: the session's own column, else the units with the lowest sha256 of seed and name.
+
+        Named units without any spike were kept back: they count as not named, and are never drawn.
+        """
         column = _named(session)
         if column is not None:
             return column
-        keys = session.info.unit_keys()
+        keys, able = session.info.unit_keys(), np.flatnonzero(~_kept_back(session)).tolist()
         held = np.zeros(len(keys), np.bool_)
         drawn = [hashlib.sha256(f"{self.config.seed} {key}".encode()).digest() for key in keys]
-        first = sorted(range(len(keys)), key=drawn.__getitem__)[: round(self.config.held_out * len(keys))]
+        first = sorted(able, key=drawn.__getitem__)[: round(self.config.held_out * len(able))]
         held[first] = True
         return held
 
@@ -163,6 +168,11 @@ class Population(Task):
         if "unit_observed" in columns:
             weight = columns["unit_observed"].bool()
         for group in groups:
+            absent = _kept_back(group.session)
+            if absent.any():
+                rows = slice(group.rows.start * n_bins, group.rows.stop * n_bins)
+                weight = weight.contiguous()
+                weight[rows] &= torch.from_numpy(~absent)
             if group.keep is not None:  # the zeros of a dropped unit are no silence
                 rows = slice(group.rows.start * n_bins, group.rows.stop * n_bins)
                 weight = weight.contiguous()
@@ -213,10 +223,25 @@ class Population(Task):
 
 
 def _named(session: SessionTokens) -> np.ndarray | None:
-    """bool ``[N]``: the units that the session itself says are held out; None where it says so of none."""
+    """bool ``[N]``: the units with spikes that the session itself says are held out; None where it says so of none."""
+    held = _column(session) & ~_kept_back(session)
+    return held if held.any() else None
+
+
+def _column(session: SessionTokens) -> np.ndarray:
     column = session.info.unit_columns.get(HELD_OUT)
-    held = None if column is None else np.asarray(column).astype(np.bool_)
-    return held if held is not None and held.any() else None
+    return np.zeros(session.info.n_units, np.bool_) if column is None else np.asarray(column).astype(np.bool_)
+
+
+def _kept_back(session: SessionTokens) -> np.ndarray:
+    """bool ``[N]``: the units that the session says are held out and that have no spike in it; found once a session."""
+    kept = session.__dict__.setdefault("_kept_back", {})
+    if HELD_OUT not in kept:
+        kept[HELD_OUT] = absent = _column(session)
+        if absent.any():
+            counts = session.windowed[COUNTS].columns["counts"]
+            kept[HELD_OUT] = absent & ~np.asarray(counts).any(axis=0)
+    return kept[HELD_OUT]
 
 
 class _Rates(Collector):
@@ -327,6 +352,7 @@ class Rates(Answer):
             return None
         linear = require("sklearn.linear_model", "train", "velocity R2")
         signal, rate = self.session.signal(name), self.rate["all"]
+        rate = rate[:, np.isfinite(rate).any(axis=0)]  # those that were asked
         row = np.clip(np.searchsorted(signal.time_ns, self.time_ns), 0, len(signal.time_ns) - 1)
         known = np.isfinite(rate).all(1) & signal.valid[row]
         known &= np.abs(signal.time_ns[row] - self.time_ns) <= max(signal.period_ns, 1)
@@ -345,7 +371,8 @@ class Rates(Answer):
         words = np.asarray(trials.columns[config.condition]).astype(str)
         step = int(np.median(np.diff(self.time_ns))) if len(self.time_ns) > 1 else 1
         n_bins = max(int(config.psth_ms * 1e6) // step, 1)
-        rate, count = self.rate["all"], np.where(self.observed, self.count, np.nan)
+        told = np.isfinite(self.rate["all"]).any(axis=0)
+        rate, count = self.rate["all"][:, told], np.where(self.observed, self.count, np.nan)[:, told]
         predicted, true = [], []
         for word in np.unique(words):
             start = trials.start_ns[words == word]
