@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
-from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Timing, Tokens  # noqa: E402
+from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, Tokens  # noqa: E402
 from spiketok.models.masking import corrupt, hide  # noqa: E402
 from spiketok.models.ndt1 import Ndt1, Ndt1Config  # noqa: E402
 from spiketok.recording.nouns import SessionInfo  # noqa: E402
@@ -415,6 +415,28 @@ def test_rates_instead_of_log_rates():
     loss = torch.nn.PoissonNLLLoss(log_input=False, full=False, eps=1e-8)
     expected = loss(output["rate"], batch.asked["population"].target)
     torch.testing.assert_close(model.loss(batch, output, HALF)["population"], expected)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_rates_start_from_the_means_of_the_observed_training_time(layers):
+    """Only with rate_init, and only of what was observed; no other parameter moves."""
+    counts = np.random.default_rng(3).poisson(0.3, (40, 6)).astype(np.uint8)
+    observed = np.ones(40, np.uint8)
+    observed[30:] = 0
+    counts[:, 2] = 0
+    stretches = {A.id: [Stretch({"counts": {"counts": counts, "observed": observed}}, {}, {})]}
+    plain, fitted = ndt1(read_out_layers=layers), ndt1(read_out_layers=layers, rate_init=True)
+    plain.fit({})
+    fitted.fit(stretches)
+    changed = [n for (n, a), (_, b) in zip(plain.state_dict().items(), fitted.state_dict().items(), strict=True)
+               if not torch.equal(a, b)]  # fmt: skip
+    assert len(changed) == 1 and changed[0].endswith("bias")
+    expected = np.log((counts[:30].sum(0) + 0.5) / 31)
+    np.testing.assert_allclose(fitted.state_dict()[changed[0]].numpy(), expected, rtol=1e-6)
+    rates = ndt1(read_out_layers=layers, rate_init=True, log_rate=False)
+    rates.fit(stretches)
+    np.testing.assert_allclose(rates.state_dict()[changed[0]].numpy(), np.exp(expected), rtol=1e-6)
+    ndt1(heads=(VELOCITY,), rate_init=True).fit({})  # no read-out, nothing to set
 
 
 def test_the_hardest_counts_alone():

@@ -38,8 +38,10 @@ from spiketok.recording.splits import (
 )
 from spiketok.recording.steps import apply_steps, parse_step, reach_ns
 from spiketok.tokens.schemes import SCHEMES, Binned, EventPair, Neuron, PerSpike
+from spiketok.tokens.shards import ShardReader
 from spiketok.training.config import load_config
-from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionWindows, scheme_reach, window_reach
+from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows, scheme_reach
+from spiketok.training.tasks.decode import Decode, DecodeConfig, TargetSpec
 from tests.made import MS, SECOND, random_session, shard
 from tests.reference import leakage as twin
 
@@ -498,18 +500,24 @@ def test_schemes_state_their_reach():
         assert (reach.back_ns, reach.ahead_ns) == (scheme().lookback_ns, scheme().lookahead_ns), name
 
 
+def window_reach(reader: ShardReader) -> Reach:
+    """How far windows of a run that decodes 'vel' reach: their tokens, and what is asked."""
+    tokens = SessionTokens({"tokens": reader})
+    return tokens.reach | Decode("vel", DecodeConfig(), TargetSpec("vel", (), "")).reach(tokens)
+
+
 def test_a_processed_target_reaches_by_its_kernel(tmp_path):
     session = random_session("a", 1)  # 100 Hz
-    assert window_reach(shard(tmp_path, session, PerSpike()), "vel") == Reach()
+    assert window_reach(shard(tmp_path, session, PerSpike())) == Reach()
     smooth = replace(session, id="made/b", info=with_stated_reach({}, "vel", 80 * MS, 40 * MS))
     reader = shard(tmp_path, smooth, PerSpike())
-    assert str(window_reach(reader, "vel")) == "'vel' 80 ms back and 40 ms ahead"
-    assert window_reach(reader) == Reach()  # nothing is decoded
+    assert str(window_reach(reader)) == "'vel' 80 ms back and 40 ms ahead"
+    assert SessionTokens({"tokens": reader}).reach == Reach()  # nothing is decoded
     # 5 ms bins take their values from lines between 10 ms samples, at most 25 ms apart
     fine = shard(tmp_path, smooth, Binned(5 * MS))
-    reach = window_reach(fine, "vel")
+    reach = window_reach(fine)
     assert (reach.back_ns, reach.ahead_ns) == (80 * MS + 25 * MS - 2_500_000, 40 * MS + 25 * MS - 2_500_000)
-    assert window_reach(shard(tmp_path, replace(session, id="made/c"), Binned(20 * MS)), "vel") == Reach()
+    assert window_reach(shard(tmp_path, replace(session, id="made/c"), Binned(20 * MS))) == Reach()
 
 
 def test_processing_states_the_reach_of_all_its_steps():

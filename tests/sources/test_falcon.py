@@ -134,28 +134,28 @@ def test_minival_neither_trains_nor_scores_beside_what_it_is_part_of(workspace):
     from types import SimpleNamespace
 
     from spiketok.training.config import load_config
-    from spiketok.training.runs import open_training_shards, open_transfer_shards
+    from spiketok.training.runs import choose_training, open_transfer_shards
+    from spiketok.training.tasks.decode import Decode, DecodeConfig, TargetSpec
 
     held_in, second, held_out, minival = (f"falcon_m2/{session}" for session in SESSIONS["falcon_m2"])
     assert stored(workspace, "falcon_m2")[-1].info["part_of"] == held_in
     for _ in tokenize.tokenize(workspace, [held_in, second, held_out, minival], [Binned()]):
         pass
     config = load_config("linear")
-    readers, left_out = open_training_shards(workspace, config, "falcon_m2/*", None)
-    assert [reader.info.id for reader in readers] == sorted([held_in, second, held_out])
-    assert left_out == [f"{minival} is part of {held_in}"]
-    readers, _ = open_training_shards(workspace, config, "falcon_m2/*", held_in)
-    assert minival not in [reader.info.id for reader in readers]
-    readers, left_out = open_training_shards(workspace, config, minival, None)
-    assert ([reader.info.id for reader in readers], left_out) == ([minival], [])
+    chosen = choose_training(workspace, config, "falcon_m2/*", None)
+    assert chosen.sessions == sorted([held_in, second, held_out])
+    assert chosen.left_out == [f"{minival} is part of {held_in}"]
+    assert minival not in choose_training(workspace, config, "falcon_m2/*", held_in).sessions
+    chosen = choose_training(workspace, config, minival, None)
+    assert (chosen.sessions, chosen.left_out) == ([minival], [])
 
-    target = SimpleNamespace(name="finger_vel")
-    run = SimpleNamespace(trained_on=[SimpleNamespace(id=held_in)], config=config, target=target)
+    task = Decode("finger_vel", DecodeConfig(), TargetSpec("finger_vel", (), ""))
+    run = SimpleNamespace(trained_on=[SimpleNamespace(id=held_in)], config=config, tasks=(task,))
     with pytest.raises(
         UsageError, match=f"{minival} is part of {held_in}, one of the sessions that the run was trained"
     ):
         open_transfer_shards(workspace, run, minival, within=False)
-    assert [r.info.id for r in open_transfer_shards(workspace, run, minival, within=True)[0]] == [minival]
+    assert [s.id for s in open_transfer_shards(workspace, run, minival, within=True)[0]] == [minival]
     readers, _, _ = open_transfer_shards(workspace, run, f"{second},{held_out}", within=False)
     assert len(readers) == 2
 
