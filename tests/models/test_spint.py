@@ -417,6 +417,7 @@ def test_a_dropped_unit_is_the_token_of_zeros():
     torch.testing.assert_close(nothing[0], model.read_out(y)[:, -1].detach())
 
 
+@pytest.mark.slow
 def test_it_learns_two_sessions():
     other = toy("d", 6, 3)
     model = build(sessions=(A, other), dim=32, hidden=64, unit_dropout_high=0.0)

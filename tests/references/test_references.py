@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="torch is not installed (pip install 'spiket
 
 from spiketok.errors import DataError
 from tests.references import REPLAYS
+from tests.references.__main__ import main
 from tests.references.harness import (
     check,
     compare,
@@ -129,9 +130,9 @@ def test_differences():
 
 def test_the_command(tmp_path):
     def run(folder: Path) -> tuple[int, list[str]]:
-        command = [sys.executable, "-m", "tests.references", str(folder)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout.splitlines()
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = main(folder)
+        return code, out.getvalue().splitlines()
 
     golden = dict(np.load(COMMITTED / "spint_tiny.npz"))
     (tmp_path / "deep").mkdir()

@@ -25,7 +25,9 @@ from sklearn.linear_model import PoissonRegressor, Ridge  # noqa: E402
 
 from spiketok.pipeline.ingest import ingest  # noqa: E402
 from spiketok.recording.metrics import co_bps  # noqa: E402
-from spiketok.sources.simulator import MAX_RATE_HZ, SAMPLE_HZ, SimulationConfig, simulate  # noqa: E402
+from spiketok.sources.simulator import SimulationConfig, simulate  # noqa: E402
+from spiketok.sources.simulator.config import SAMPLE_HZ  # noqa: E402
+from spiketok.sources.simulator.population import MAX_RATE_HZ  # noqa: E402
 from spiketok.storage.workspace import Workspace  # noqa: E402
 from spiketok.training.config import load_config  # noqa: E402
 from spiketok.training.loop import prepare, train  # noqa: E402

@@ -729,7 +729,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [2, 4, 5, 6])
+@pytest.mark.parametrize("at", [*(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4, 6)), 5])
 def test_a_run_that_accumulates_goes_on_to_the_same_bytes(spikes, tmp_path, at):
     """An epoch of 14 batches has five steps, the last of two batches: stopped in it, at its end and behind it."""
     sets = [*SMALL_POYO, "optim.accumulate=3", "optim.epochs=2", "optim.checkpoint_every=1"]
