@@ -157,11 +157,12 @@ def test_padded_batches_are_torch_brains_collate(session, tmp_path):
     for batch in loader:
         starts = batch.start_ns * 1e-9
         theirs = collate([model.tokenize(data.slice(start, start + 1.0)) for start in starts])
-        assert batch.valid_BL.shape == theirs["input_mask"].shape
-        np.testing.assert_array_equal(batch.valid_BL, theirs["input_mask"])
-        np.testing.assert_array_equal(batch.columns["unit"], theirs["input_unit_index"])
-        np.testing.assert_array_equal(batch.columns["type"], theirs["input_token_type"])
-        np.testing.assert_allclose(batch.columns["time"], theirs["input_timestamps"], rtol=0, atol=6e-8)
+        tokens = batch.tokens()
+        assert tokens.valid_BL.shape == theirs["input_mask"].shape
+        np.testing.assert_array_equal(tokens.valid_BL, theirs["input_mask"])
+        np.testing.assert_array_equal(tokens.columns["unit"], theirs["input_unit_index"])
+        np.testing.assert_array_equal(tokens.columns["type"], theirs["input_token_type"])
+        np.testing.assert_allclose(tokens.columns["time"], theirs["input_timestamps"], rtol=0, atol=6e-8)
 
 
 def test_as_many_random_windows_as_torch_brains_sampler():
