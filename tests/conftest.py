@@ -7,6 +7,10 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # one worker a core: torch with a thread for every core in each of them takes more than twice as long
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile(
     "default", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
