@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -131,17 +131,20 @@ def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunCon
         commands = " && ".join(tokenize_command(config, scheme) for scheme, _ in lacking)
         message = f"no {scheme.name} shard of {listing(absent, 3)} for this run: {commands} (or add --tokenize)"
         raise DataError(message)
-    return [open_session(workspace, session, config) for session in session_ids]
+    inputs = run_inputs(config)  # once: there may be thousands of sessions
+    return [_open_session(workspace, session, inputs, config.data.segments) for session in session_ids]
 
 
-def open_session(workspace: Workspace, session_id: str, config: RunConfig) -> SessionTokens:
+def _open_session(
+    workspace: Workspace, session_id: str, inputs: Mapping[str, Input], segments_rule: str
+) -> SessionTokens:
     """The shards of one session by input; two inputs of one scheme share a reader."""
     readers: dict[Scheme, ShardReader] = {}
     windowed, once = {}, {}
-    for name, wanted in run_inputs(config).items():
+    for name, wanted in inputs.items():
         scheme = scheme_of(wanted)
         if scheme not in readers:
-            readers[scheme] = ShardReader(shard_path(workspace, session_id, scheme, config.data.segments))
+            readers[scheme] = ShardReader(shard_path(workspace, session_id, scheme, segments_rule))
         if wanted.per == "session":
             once[name] = Once(readers[scheme], wanted.most, wanted.choose)
         else:

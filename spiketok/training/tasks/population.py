@@ -26,6 +26,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -94,6 +95,7 @@ class Population(Task):
             raise UsageError(message)
         super().__init__(about, config)
         self.holds_out = holds_out
+        self._held: WeakKeyDictionary[SessionTokens, np.ndarray] = WeakKeyDictionary()  # asked for in every batch
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -130,7 +132,7 @@ class Population(Task):
         return session.observed
 
     def fit(self, sessions: Sequence[tuple[SessionTokens, Intervals]]) -> None:
-        """Nothing is normalised; refuses windows that are nothing but forward bins."""
+        """Counts are not normalised: there is nothing to set."""
 
     def head(self) -> Head:
         return Head(self.name, self.kind, "counts", input=COUNTS)
@@ -140,6 +142,12 @@ class Population(Task):
 
         Named units without any spike were kept back: they count as not named, and are never drawn.
         """
+        held = self._held.get(session)
+        if held is None:
+            held = self._held[session] = self._draw_held_out(session)
+        return held
+
+    def _draw_held_out(self, session: SessionTokens) -> np.ndarray:
         column = _named(session)
         if column is not None:
             return column
