@@ -22,7 +22,7 @@ from spiketok.errors import require
 from spiketok.evaluation.results import CALIBRATION_OF, FLOOR, WITHIN, TransferResult, to_dict
 from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import NS_PER_S
-from spiketok.storage.files import atomic_file, content_digest, sha256_file, write_json
+from spiketok.storage.files import atomic_file, sha256_file, write_signed
 from spiketok.training.checkpoints import TrainedSession
 from spiketok.training.sampling import dropped_words, listing
 from spiketok.training.sessions import stand_in_line
@@ -153,9 +153,7 @@ def write_report(result: TransferResult, folder: Path) -> Report:
     with atomic_file(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     body["page_sha256"] = sha256_file(folder / "report.html")
-    body = json.loads(json.dumps(body))  # as it will be read: the digest is of that
-    body["digest"] = content_digest(body)
-    write_json(folder / "report.json", body)
+    body = write_signed(folder / "report.json", body)
     tables = [(task_title(result, task), columns_of(task), table_rows(result, task)) for task in result.tasks]
     return Report(tables, remarks(result), body)
 

@@ -8,7 +8,6 @@ the file itself names.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +17,10 @@ from pathlib import Path
 from spiketok.errors import ArtefactError, UnknownNameError, UsageError
 from spiketok.pipeline.inspect import kind_of, locate, report_file
 from spiketok.recording.nouns import Source
+from spiketok.storage.files import read_signed
+from spiketok.storage.records import report_body, run_checkpoint
 from spiketok.storage.store import read_attributes
-from spiketok.storage.workspace import Workspace
+from spiketok.storage.workspace import MANIFEST, Workspace
 
 NOT_STATED = "not stated"
 _DOI = re.compile(r"10\.\d{4,9}/[^\s;,]*[^\s;,.)\]]")
@@ -110,27 +111,19 @@ def _of_path(path: Path, workspace: Workspace) -> list[Citation]:
         attributes = read_attributes(path)
         return _of_source(Source.from_dict(attributes["source"]), attributes["id"], attributes["info"])
     if kind in ("shard", "context"):
-        manifest = _read(path / "manifest.json")
+        manifest = read_signed(path / MANIFEST, kind, f"spiketok verify {path}")
         return _of_entry(manifest["session"]["id"], manifest["source"], workspace)
     if kind == "report":
-        report = _read(report_file(path))
+        report = report_body(report_file(path))
         entries, model = [*report["trained_on"], *report["sessions"]], report["model"]
     elif kind == "run":
-        checkpoint = _read(path / "checkpoint" / "checkpoint.json")
+        checkpoint = run_checkpoint(path)
         entries, model = checkpoint["sessions"], checkpoint["config"]["model"]
     else:
         message = f"{path} is a {kind}: what to cite is known of sessions, runs, reports, shards and datasets"
         raise UsageError(message)
     found = [c for entry in entries for c in _of_entry(entry["id"], entry.get("source"), workspace)]
     return found + [Citation("method", model, text, used_by=(path.name,)) for text in method_references(model)]
-
-
-def _read(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        message = f"{file} cannot be read ({error}): spiketok verify {file.parent}"
-        raise ArtefactError(message) from error
 
 
 def _of_entry(session_id: str, recorded: Mapping | None, workspace: Workspace) -> list[Citation]:

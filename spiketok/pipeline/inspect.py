@@ -12,7 +12,8 @@ from spiketok.errors import ArtefactError, UsageError
 from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
-from spiketok.storage.files import human_bytes, read_json, sha256_file, sha256_source, source_bytes
+from spiketok.storage.files import human_bytes, sha256_file, sha256_source, source_bytes
+from spiketok.storage.records import report_body, run_checkpoint, run_config, run_result
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
 
@@ -292,12 +293,12 @@ def _held(reader) -> dict[str, object]:
 
 
 def _describe_run(path: Path) -> Description:
-    config = read_json(path / "config.json")
+    config = run_config(path)
     facts: dict[str, object] = {"model": config["model"], "size": config.get("size"), "seed": config.get("seed")}
     tables = {}
     checkpoint = path / "checkpoint" / "checkpoint.json"
     if checkpoint.exists():
-        state = read_json(checkpoint)
+        state = run_checkpoint(path)
         facts |= {
             "step": state.get("step"),
             "tasks": ", ".join(":".join(filter(None, (t["kind"], t["about"]))) for t in state["tasks"]),
@@ -318,7 +319,7 @@ def _describe_run(path: Path) -> Description:
     result = path / "result.json"
     facts["state"] = "finished" if result.exists() else "not finished: run the same command again"
     if result.exists():
-        scores = read_json(result)["test"]
+        scores = run_result(path)["test"]
         rows = [
             {"session": name, "task": task, **_numbers(score)}
             for name, by_task in scores.items()
@@ -333,7 +334,7 @@ def _numbers(values: dict) -> dict:
 
 
 def _describe_report(path: Path) -> Description:
-    report = read_json(report_file(path))
+    report = report_body(report_file(path))
     facts = {k: v for k, v in report.items() if isinstance(v, str | int | float)}
     tables = {k: v for k, v in report.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     return Description("report", facts, tables)

@@ -26,7 +26,8 @@ from spiketok.pipeline.ingest import recorded_paths
 from spiketok.pipeline.inspect import kind_of, report_file
 from spiketok.pipeline.verify import compare_made
 from spiketok.recording.nouns import Session, Source
-from spiketok.storage.files import content_digest, sha256_file, sha256_source
+from spiketok.storage.files import read_signed, sha256_file, sha256_source
+from spiketok.storage.records import run_config
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import MANIFEST, Workspace
@@ -168,6 +169,7 @@ class _Walk:
             found = sha256_file(file.with_name(part)) if file.with_name(part).is_file() else ""
             if found != digest and not remark:
                 remark = f"its {part} {_differs(found, digest) if found else 'is gone'}: {again}"
+        remark = remark or _config_fault(run)
         if not remark and link.state != "broken" and expected.digest and link.digest != expected.digest:
             mend = "spiketok eval-xsession RUN" if expected.by == "the report" else again
             remark = f"{_differs_from(link.digest, expected)}: {mend}"
@@ -363,18 +365,22 @@ def _read_facts(kind: str, file: Path, again: str) -> tuple[dict | None, Link]:
     """A JSON artefact and its link at depth 0: whether it is what was written, by its own digest."""
     name = "/".join(file.resolve().parts[-3:-1])
     try:
-        facts = json.loads(file.read_text())
-        if not isinstance(facts, dict):
-            raise ValueError("no JSON object")
-        found = content_digest(facts)
-    except (OSError, ValueError) as error:
-        return None, Link(kind, name, 0, "broken", "", f"{file.name} cannot be read ({error}): {again}")
-    if "digest" not in facts:
-        return facts, Link(kind, name, 0, "not recorded", found, "written before digests of it were")
-    if facts["digest"] != found:
-        remark = f"{file.name} was changed: its content has digest {found[:12]}, written was {facts['digest'][:12]}"
-        return facts, Link(kind, name, 0, "broken", found, f"{remark}: {again}")
-    return facts, Link(kind, name, 0, "holds", found)
+        facts = read_signed(file, kind, again)
+    except (OSError, ArtefactError) as error:
+        remark = f"{file} is gone: {again}" if isinstance(error, OSError) else str(error)
+        return _facts_or_none(file), Link(kind, name, 0, "broken", "", remark)
+    return facts, Link(kind, name, 0, "holds", facts["digest"])
+
+
+def _config_fault(run: Path) -> str:
+    """Why the configuration beside a checkpoint, by which its model adapts, cannot be believed; empty if it can."""
+    try:
+        run_config(run)
+    except FileNotFoundError:
+        pass
+    except ArtefactError as error:
+        return str(error)
+    return ""
 
 
 def _facts_or_none(file: Path) -> dict | None:

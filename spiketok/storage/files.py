@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spiketok.errors import UsageError
+from spiketok.errors import ArtefactError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
 WIP = ".wip-"
+LOCK = ".lock"
 OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
 PIECE_ROWS = 1 << 17
 SYNC_THREADS = 8
@@ -306,6 +307,82 @@ def write_json(target: Path, value: object) -> None:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def write_signed(target: Path, facts: Mapping[str, object]) -> dict:
+    """Write JSON facts with their :func:`content_digest` as ``digest``, whole or not at all; returns what was written.
+
+    Raises:
+        OSError: the disk. ValueError: a value that JSON has not.
+    """
+    plain = json.loads(json.dumps(facts, allow_nan=False))  # as it will be read: the digest is of that
+    signed = plain | {"digest": content_digest(plain)}
+    write_json(target, signed)
+    return signed
+
+
+def read_signed(path: Path, word: str, remedy: str, *, unsigned: bool = False) -> dict:
+    """What :func:`write_signed` wrote, after its digest was compared.
+
+    Args:
+        path: of the file. word: what it is, for messages. remedy: the command that makes it anew.
+        unsigned: take one without a digest, as earlier releases wrote it.
+
+    Raises:
+        FileNotFoundError: there is no such file. ArtefactError: it is no JSON object, or was changed.
+    """
+    try:
+        facts = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        message = f"{word} {path} cannot be read ({error}): {remedy}"
+        raise ArtefactError(message) from error
+    if not isinstance(facts, dict):
+        message = f"{word} {path} is damaged (no JSON object): {remedy}"
+        raise ArtefactError(message)
+    if unsigned and "digest" not in facts:
+        return facts
+    try:
+        found = content_digest(facts)
+    except ValueError:  # NaN, which is read and never written
+        found = "none"
+    if facts.get("digest") != found:
+        written = f"written was {str(facts['digest'])[:12]}" if "digest" in facts else "and it names none"
+        message = f"{word} {path} was changed: its content has digest {found[:12]}, {written}: {remedy}"
+        raise ArtefactError(message)
+    return facts
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder against other processes for as long as the block lasts; the lock of a killed process is free.
+
+    Args:
+        folder: made if absent; its file ``.lock`` is what is held, and stays, empty.
+        what: the folder in words, for the message.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    import fcntl  # here: every command imports this file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            message = f"{what} {folder} is being written by {holder}: wait until it has ended, or stop it"
+            raise UsageError(message) from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {_machine()}")
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
 
 
 def human_bytes(size: float) -> str:

@@ -10,7 +10,6 @@ draws every step's randomness from (seed, step, rank) alone.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,11 +28,10 @@ from spiketok.storage.files import (
     WIP,
     atomic_folder,
     clean_leftovers,
-    content_digest,
-    read_json,
     sha256_file,
-    write_json,
+    write_signed,
 )
+from spiketok.storage.records import run_checkpoint, run_config
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.tasks import TASKS
@@ -148,8 +146,7 @@ def write_checkpoint(
             "loader": dict(loader_state),
             "files": {name: sha256_file(wip / name) for name in ("model.safetensors", "train_state.safetensors")},
         }
-        facts = json.loads(json.dumps(facts))  # as it will be read: the digest is of that
-        write_json(wip / "checkpoint.json", facts | {"digest": content_digest(facts)})
+        write_signed(wip / "checkpoint.json", facts)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -189,20 +186,17 @@ def checkpoint_digest(run_dir: Path) -> str:
 
 
 def read_facts(run_dir: Path) -> dict[str, object]:
-    """``checkpoint.json``, checked for format and version.
+    """``checkpoint.json``, checked for its digest, format and version.
 
     Raises:
-        ArtefactError: there is no checkpoint, or one that this version does not read.
+        ArtefactError: there is no checkpoint, or one that this version does not read, or that was changed.
     """
     path = Path(run_dir) / FOLDER / "checkpoint.json"
     try:
-        facts = read_json(path)
+        facts = run_checkpoint(Path(run_dir))
     except FileNotFoundError:
         message = f"{run_dir} holds no checkpoint: 'spiketok train --model NAME' makes one"
         raise ArtefactError(message) from None
-    except (OSError, ValueError) as error:
-        message = f"{path} cannot be read ({error}): train again with --restart"
-        raise ArtefactError(message) from error
     if facts.get("format") != FORMAT or facts.get("version") != VERSION:
         message = (
             f"{path} has format '{facts.get('format')}' version {facts.get('version')}, this spiketok reads "
@@ -270,8 +264,10 @@ def load_run(run_dir: Path) -> Run:
 
 def _later_settings(run_dir: Path) -> dict[str, object]:
     """How to adapt, as the last ``train`` on this folder said: it shapes no checkpoint and so may change after it."""
-    path = run_dir / "config.json"
-    return {"transfer": read_json(path)["transfer"]} if path.exists() else {}
+    try:
+        return {"transfer": run_config(run_dir)["transfer"]}
+    except FileNotFoundError:
+        return {}
 
 
 def seed_of(*parts: int) -> int:

@@ -28,11 +28,11 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from spiketok.errors import DataError, UsageError
+from spiketok.errors import ArtefactError, DataError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
-from spiketok.storage.files import atomic_file, clean_leftovers, content_digest, write_json
+from spiketok.storage.files import atomic_file, clean_leftovers, locked, write_signed
 from spiketok.training.checkpoints import (
     TrainedSession,
     checkpoint_digest,
@@ -112,7 +112,12 @@ def train(
             configuration or of other sessions. ArtefactError: it cannot be read, or ``resume`` is ``"must"`` and there
             is none.
     """
-    run_dir = Path(run_dir)
+    with contextlib.ExitStack() as held:
+        return _train(config, sessions, Path(run_dir), resume, on_event, held)
+
+
+def _train(config, sessions, run_dir, resume, on_event, held: contextlib.ExitStack) -> TrainResult:
+    """:func:`train`, which holds the run's folder until ``held`` is closed."""
     asked = {tokens.id for tokens in sessions}
     divided, tasks = prepare(config, sessions)
     fabric = _launch(config)
@@ -120,11 +125,11 @@ def train(
     emit = on_event if on_event is not None and first else _silent
     trained_on = [TrainedSession.of(s.tokens) for s in divided]
     if first:
-        _prepare_folder(run_dir, config, resume)
+        _prepare_folder(run_dir, resume, held)
     fabric.barrier()
     start = _load_start(run_dir, config, trained_on, resume)
     if first:
-        write_json(run_dir / "config.json", config.to_dict())
+        write_signed(run_dir / "config.json", config.to_dict())
     model = build_model(config, tasks, divided)
     if model.closed_form:
         loader, total = None, 1
@@ -315,11 +320,11 @@ def steps_in_epoch(loader: Loader, config: RunConfig) -> int:
     return -(-len(loader) // config.optim.accumulate)
 
 
-def _prepare_folder(run_dir: Path, config: RunConfig, resume: str) -> None:
+def _prepare_folder(run_dir: Path, resume: str, held: contextlib.ExitStack) -> None:
     clean_leftovers(run_dir)
     if resume == "must":
         read_facts(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(run_dir, "run"))
     if resume == "never":
         remove(run_dir)
         for name in ("metrics.jsonl", "result.json"):
@@ -525,7 +530,14 @@ def _lines(path: Path) -> list[dict]:
     """The whole lines of a file; a last one that was cut off by a kill is left out."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        found = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if any(not isinstance(line["step"], int) for line in found):
+            raise ValueError("a line whose step is no whole number")
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{path} is damaged ({type(error).__name__}: {error}): remove it, which loses its curves alone"
+        raise ArtefactError(message) from error
+    return found
 
 
 # ---- after the loop -------------------------------------------------------------------------------------------------
@@ -547,8 +559,7 @@ def _write_result(run_dir, config, tasks, sessions, trained_on, scores, total) -
         "test": scores,
         "test_mean": mean_scores(tasks, scores),
     }
-    facts = json.loads(json.dumps(facts))  # as it will be read: the digest is of that
-    write_json(run_dir / "result.json", facts | {"digest": content_digest(facts)})
+    write_signed(run_dir / "result.json", facts)
 
 
 def mean_scores(tasks: Sequence[Task], scores: dict[str, dict[str, Score]]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from spiketok.recording.nouns import FLUORESCENCE
 from spiketok.recording.splits import CONTINUOUS, recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
+from spiketok.storage.records import run_result
 from spiketok.storage.store import read_attributes
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
@@ -325,7 +325,7 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
             if (path / "config.json").exists():
                 return path
     known = {p.parent.name: p for p in workspace.runs.glob("*/result.json")}
-    of_model = [p for run, p in known.items() if name in (None, json.loads(p.read_text())["model"])]
+    of_model = [p for p in known.values() if name in (None, run_result(p.parent)["model"])]
     if of_model:
         return max(of_model, key=lambda p: p.stat().st_mtime).parent
     if name is None:

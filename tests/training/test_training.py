@@ -21,6 +21,7 @@ from spiketok.errors import ArtefactError, DataError, UsageError
 from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.nouns import Intervals, Session, Signal
 from spiketok.recording.splits import SplitRule
+from spiketok.storage.files import content_digest, write_signed
 from spiketok.training.checkpoints import load_run, read_facts, seed_of
 from spiketok.training.config import OptimConfig, load_config
 from spiketok.training.loop import build_model, prepare, train
@@ -277,7 +278,8 @@ def test_linear_decodes_and_writes_a_whole_run(bins, tmp_path):
     assert written["test"] == result.scores
     assert [e["event"] for e in events] == ["start", "checkpoint", "done"]
     facts = read_facts(tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == facts["config"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config == facts["config"] | {"digest": content_digest(config)}
     assert facts["config"] == load_config("linear").to_dict()
     assert [s["id"] for s in facts["sessions"]] == ["made/day0", "made/day1"]
     assert facts["sessions"][0]["shards"]["counts"]["digest"] == bins[0].reader.digest
@@ -451,7 +453,7 @@ def test_how_to_adapt_may_change_after_training(spikes, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "train_state.safetensors", "checkpoint.json"])
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "edit"])
 def test_a_damaged_checkpoint_is_refused(spikes, tmp_path, name, harm):
     config = small("optim.steps=6")
 
@@ -467,19 +469,53 @@ def test_a_damaged_checkpoint_is_refused(spikes, tmp_path, name, harm):
         path.unlink()
     elif harm == "cut":
         path.write_bytes(data[: len(data) // 2])
+    elif harm == "edit":
+        path.write_bytes(data.replace(b"1", b"2"))
     else:
         data[len(data) // 2 if name != "checkpoint.json" else 0] ^= 0xFF
         path.write_bytes(data)
-    with pytest.raises(ArtefactError, match=r"damaged|cannot be read|holds no checkpoint"):
+    with pytest.raises(ArtefactError, match=r"damaged|cannot be read|holds no checkpoint|was changed"):
         train(config, spikes, tmp_path, resume="must")
 
 
 def test_another_version_is_refused(spikes, whole_run, tmp_path):
     (tmp_path / "checkpoint").mkdir()
     facts = json.loads((whole_run[0] / "checkpoint" / "checkpoint.json").read_text())
-    (tmp_path / "checkpoint" / "checkpoint.json").write_text(json.dumps(facts | {"version": 99}))
+    write_signed(tmp_path / "checkpoint" / "checkpoint.json", facts | {"version": 99})
     with pytest.raises(ArtefactError, match="version 99, this spiketok reads 'spiketok-checkpoint' version 2"):
         load_run(tmp_path)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(bins, tmp_path):
+    code = """
+        import sys
+        from pathlib import Path
+        from spiketok.storage.files import locked
+        with locked(Path(sys.argv[1]), "run"):
+            print("held", flush=True)
+            sys.stdin.readline()
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match=f"is being written by process {other.pid} on .*: wait until it has ended"):
+            train(load_config("linear"), bins, tmp_path)
+        assert not (tmp_path / "config.json").exists()
+        other.kill()  # which frees the lock
+    train(load_config("linear"), bins, tmp_path)
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_damaged_curves_are_told_when_a_run_goes_on(spikes, tmp_path):
+    def stop(told):
+        if told["event"] == "checkpoint":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(small("optim.checkpoint_every=6"), spikes, tmp_path, on_event=stop)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": \n')
+    with pytest.raises(ArtefactError, match=r"metrics.jsonl is damaged \(JSONDecodeError"):
+        train(small("optim.checkpoint_every=6"), spikes, tmp_path)
 
 
 # ---- prediction -----------------------------------------------------------------------------------------------------
