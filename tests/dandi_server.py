@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -60,6 +61,8 @@ class DandiServer:
         self.assets, self.dandiset, self.version = dict(assets), dandiset, version
         self.zarrs: list[str] = []
         self.plain: dict[str, bytes] = {}  # other addresses, as "/files/a.nwb"
+        self.validators: dict[str, tuple[str, str]] = {}  # of such an address: ("ETag", its text); it then has ranges
+        self.heeds_if_range = True
         self.license = ["spdx:CC-BY-4.0"]
         self.citation = f"Nobody (2022) A test (Version {version}) [Data set]. DANDI archive."
         self.page_size = 100
@@ -199,7 +202,10 @@ class _Handler(BaseHTTPRequestHandler):
                 archive.blob_tokens.add(self.headers.get("Authorization"))
                 self._blob(archive.path_of(self.path.split("/")[2].split("?")[0]))
             elif self.path in archive.plain:
-                self._body(archive.plain[self.path], self.path, None)
+                validator, asked = archive.validators.get(self.path), self.headers.get("If-Range")
+                ranged = validator and (asked in (None, validator[1]) or not archive.heeds_if_range)
+                wanted = self.headers.get("Range") if ranged else None
+                self._body(archive.plain[self.path], self.path, wanted, [validator] if validator else [])
             elif self.path.startswith("/api/"):
                 with archive._lock:
                     status = faults.api_status.pop(0) if faults.api_status else None
@@ -293,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:-1] + bytes([body[-1] ^ 1])
         self._body(body, path, self.headers.get("Range"))
 
-    def _body(self, body: bytes, path: str, wanted: str | None) -> None:
+    def _body(self, body: bytes, path: str, wanted: str | None, headers: Sequence[tuple[str, str]] = ()) -> None:
         """A file, or its end, with the faults of its path."""
         faults, start, end = self.archive.faults, 0, len(body)
         ranged = bool(wanted) and not faults.ignore_range
@@ -301,12 +307,14 @@ class _Handler(BaseHTTPRequestHandler):
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last) + 1 if last else len(body), len(body))
             if start >= len(body):
-                self._send(b"", 416)
+                self._send(b"", 416, {"Content-Range": f"bytes */{len(body)}"})
                 return
         shift = 1 if faults.wrong_range and start else 0
         self.send_response(206 if ranged else 200)
         if ranged:
             self.send_header("Content-Range", f"bytes {start - shift}-{end - 1 - shift}/{len(body)}")
+        for header in headers:
+            self.send_header(*header)
         self.send_header("Content-Length", str(end - start))
         self.end_headers()
         with self.archive._lock:

@@ -20,7 +20,7 @@ from spiketok.storage.workspace import Workspace
 REQUIRED = ("numpy", "scipy", "numba", "h5py", "pynwb", "zarr", "numcodecs", "pydantic", "typer", "rich")
 EXTRAS = {
     "train": ("torch", "lightning-fabric", "torchmetrics", "scikit-learn", "safetensors"),
-    "dandi": ("dandi", "pooch"),
+    "dandi": ("dandi", "fasteners", "requests"),
     "plots": ("matplotlib",),
     "sorting": ("spikeinterface",),
     "dask": ("dask", "distributed"),

@@ -76,7 +76,7 @@ def _sessions(plan: Plan) -> dict[str, tuple[str, tuple[Asset, ...]]]:
 
     found: dict[str, tuple[str, tuple[Asset, ...]]] = {}
     for asset in plan.assets:
-        names = [d.name for d in DATASETS.values() if d.holds(plan.dandiset, asset.path)]
+        names = [d.name for d in DATASETS.values() if d.holds(plan.host, plan.number, asset.path)]
         of = names[0] if names else plan.dandiset
         rules = rules_of(of)
         session_id = f"{of}/{rules.session_name(PurePosixPath(asset.path).name)}"
@@ -133,7 +133,7 @@ def _make(
     folder: Path,
 ) -> int:
     """Make a session of remote files and write it to a folder; the bytes that it took."""
-    from spiketok.sources.archives.dandi import open_remote
+    from spiketok.sources.archives.dandi.stream import open_remote
 
     with open_remote(plan) as open_asset:
         files = [open_asset(asset) for asset in assets]

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from spiketok.errors import ArtefactError, FetchError, SpiketokError, UnknownNameError, UsageError
 from spiketok.sources import catalogue
-from spiketok.sources.archives import web
-from spiketok.sources.archives.dandi import archive as archive_module
-from spiketok.sources.archives.dandi.local import staged_name
+from spiketok.sources.archives import ranged, web
+from spiketok.sources.archives.dandi import api
+from spiketok.sources.archives.dandi.client import staged_name
 from spiketok.sources.archives.plans import POLICIES, judge_paths
 from spiketok.sources.catalogue import (
     DATASETS,
@@ -43,7 +43,6 @@ from spiketok.sources.catalogue import (
 from tests.dandi_server import DandiServer
 
 pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
-pytest.importorskip("pooch", reason="the extra 'dandi' is not installed")
 
 TRAIN, TEST = "sub-A/sub-A_desc-train_behavior+ecephys.nwb", "sub-A/sub-A_desc-test_ecephys.nwb"
 BYTES = {TRAIN: random.Random(1).randbytes(700_000), TEST: random.Random(2).randbytes(150_000)}
@@ -56,15 +55,14 @@ def quick(monkeypatch):
     """The client's pauses between attempts (up to minutes) take no time; no token of this machine is used."""
     import dandi.dandiapi
     import dandi.download
-    import pooch.core
     import tenacity.nap
 
     monkeypatch.setattr(dandi.download, "random", SimpleNamespace(random=lambda: 0.0))
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(ranged, "PAUSE_S", 0.0)
     monkeypatch.setattr(dandi.dandiapi.BaseRemoteAsset.get_download_file_iter, "__defaults__", (CHUNK,))
     monkeypatch.setenv("DANDI_MAX_CHUNK_SIZE", str(CHUNK))  # for the processes that are started here
-    monkeypatch.setattr(archive_module, "CONNECT_PAUSE_S", 0)
+    monkeypatch.setattr(api, "CONNECT_PAUSE_S", 0)
     for name in list(os.environ):
         if name.endswith("_API_KEY") or name.startswith("DANDI_INSTANCE"):
             monkeypatch.delenv(name)
@@ -751,7 +749,7 @@ def test_killed_in_the_middle_then_run_again(server, raw, how):
 
 
 def test_killed_between_the_last_byte_and_the_final_name(server, raw, monkeypatch):
-    import spiketok.sources.archives.dandi.download as module
+    import spiketok.sources.archives.download as module
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -808,7 +806,7 @@ def test_addresses_are_fetched_once(server, raw, listed):
     bodies = {"url/a.nwb": nwb_bytes(1), "url/b b.nwb": nwb_bytes(2)}
     assert on_disk(raw) == bodies
     assert max(told[1] for told in seen if told[0] == "a.nwb") == len(nwb_bytes(1))
-    assert sorted(p.name for p in raw.iterdir()) == [".staging", "url"]
+    assert sorted(p.name for p in raw.iterdir()) == ["url"]
     assert everything(raw / ".staging") == []
     source = load_source(raw / "url" / "a.nwb")
     assert (source.sha256, source.size) == (hashlib.sha256(nwb_bytes(1)).hexdigest(), len(nwb_bytes(1)))

@@ -27,7 +27,7 @@ import pytest
 
 from spiketok.errors import FetchError
 from spiketok.sources.archives import web
-from spiketok.sources.archives.dandi import archive as archive_module
+from spiketok.sources.archives.dandi import api
 from spiketok.sources.catalogue import download, plan_fetch, resolve
 from tests.dandi_server import DandiServer
 
@@ -49,7 +49,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dandi.download, "random", SimpleNamespace(random=lambda: 0.0))
     patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
     patch.setattr(dandi.dandiapi.BaseRemoteAsset.get_download_file_iter, "__defaults__", (PIECE,))
-    patch.setattr(archive_module, "CONNECT_PAUSE_S", 0)
+    patch.setattr(api, "CONNECT_PAUSE_S", 0)
     patch.setenv("DANDI_MAX_CHUNK_SIZE", str(PIECE))
     for name in ("DANDI_API_KEY", "CUSTOM_DANDI_API_KEY", "DANDI_INSTANCE"):
         patch.delenv(name, raising=False)

@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from spiketok.cli import app
 from spiketok.errors import ArtefactError, FetchError, UnknownNameError, UsageError
+from spiketok.sources.archives import ranged
 from spiketok.sources.archives.plans import POLICIES
-from spiketok.sources.archives.zenodo import api
-from spiketok.sources.archives.zenodo import download as download_module
 from spiketok.sources.catalogue import (
     Selection,
     ZenodoRequest,
@@ -32,8 +31,6 @@ from spiketok.sources.catalogue import (
 from spiketok.storage.store import read_attributes
 from tests.zenodo_server import ZenodoServer
 
-pytest.importorskip("pooch", reason="the extra 'dandi' is not installed")
-
 BIG, SMALL = "indy_20160407_02.mat", "loco_20170210_03.mat"
 BYTES = {BIG: random.Random(1).randbytes(700_000), SMALL: random.Random(2).randbytes(150_000)}
 NAME = "zenodo:3854034:*.mat"
@@ -44,8 +41,8 @@ PIECE = 65536
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Our own pauses between attempts take no time, and pieces are small."""
-    monkeypatch.setattr(api, "PAUSE_S", 0.0)
-    monkeypatch.setattr(download_module, "PIECE_BYTES", PIECE)
+    monkeypatch.setattr(ranged, "PAUSE_S", 0.0)
+    monkeypatch.setattr(ranged, "PIECE_BYTES", PIECE)
 
 
 @pytest.fixture

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from spiketok.errors import ArtefactError
-from spiketok.sources.archives.plans import Asset, DandiRequest, ZenodoRequest
+from spiketok.sources.archives.base import Archive, Found
+from spiketok.sources.archives.plans import Asset, Request
 from spiketok.sources.archives.selection import Selection, choose
-from spiketok.storage.files import WIP, read_json, sha256_file
-from spiketok.storage.remote import RemotePath
+from spiketok.storage.files import WIP, sha256_file
 
 THREADS = 4  # hashing waits for the disk and leaves Python's lock
 
@@ -36,59 +35,38 @@ class Checked:
     repair: tuple[str, ...] = ()
 
 
-def load_record(file: Path | RemotePath, head: Set[str], entry: Set[str]) -> dict | None:
-    """The record of what was fetched beside it; None if there is none.
-
-    Args:
-        file: the record. head: keys that it must have besides ``assets``; entry: those of each asset.
-
-    Raises:
-        ArtefactError: it is damaged.
-    """
-    if not file.is_file():
-        return None
-    try:
-        record = read_json(file)
-        whole = {*head, "assets"} <= record.keys()
-        whole = whole and all(entry <= asset.keys() for asset in record["assets"].values())
-    except (ValueError, AttributeError, TypeError):
-        whole = False
-    if not whole:
-        message = f"{file} is damaged: remove it and run the fetch again (files that are here are kept)"
-        raise ArtefactError(message)
-    return record
-
-
 def check_files(
-    folder: Path,
-    recorded: Mapping[str, Mapping],
-    selection: Selection,
-    place: str,
-    request: DandiRequest | ZenodoRequest | None,
-    prefix: str,
-    session_of: Callable[[str], str],
+    archive: Archive, request: Request, raw: Path, selection: Selection, session_of: Callable[[str], str]
 ) -> list[Checked]:
-    """Read every recorded file in a folder once, and look for files without a record.
+    """Read every recorded file of a request once, and look for files without a record.
 
-    Args:
-        folder: where the paths begin.
-        recorded: by path its ``size`` and ``sha256``, and its ``url`` if it came from a plain address.
-        request: what of it is meant; None: the recorded files and no others.
-        prefix: what makes a path a word for ``spiketok fetch``; empty for plain addresses.
+    Where an archive announces no digests, files that no record has are nobody's.
 
     Raises:
-        UnknownNameError: a pattern of the selection matches nothing that is here.
+        UnknownNameError: a pattern of the selection matches nothing that is here. ArtefactError: a record is damaged.
     """
-    strangers = _strangers(folder, recorded) if request is not None else []
-    listing = [Asset(p, e["size"], sha256=e["sha256"], url=e.get("url", "")) for p, e in recorded.items()]
-    listing += [Asset(path, (folder / path).stat().st_size) for path in strangers]
-    listing.sort(key=lambda asset: asset.path)
-    if not listing:
-        return []
-    asked = {} if request is None else {"include": request.include, "exclude": request.exclude, "path": request.path}
-    chosen = choose(listing, selection, place, session_of=session_of, **asked)
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda a: _check(folder / a.path, a, a.url or prefix + a.path), chosen.assets))
+    checked: list[Checked] = []
+    for plan in archive.folders(request, raw):
+        folder, recorded = plan.folder, archive.recorded(request, plan.folder)
+        strangers = _strangers(folder, recorded) if archive.announces else []
+        listing = [Asset(path, entry["size"], sha256=entry["sha256"]) for path, entry in recorded.items()]
+        listing += [Asset(path, (folder / path).stat().st_size) for path in strangers]
+        if not listing:
+            continue
+        chosen = choose(
+            sorted(listing, key=lambda asset: asset.path),
+            selection,
+            archive.place(plan),
+            include=request.include,
+            exclude=request.exclude,
+            path=request.path,
+            session_of=session_of,
+        )
+        words = [archive.word(Found(vars(plan), a.path, recorded.get(a.path, {}))) for a in chosen.assets]
+        with ThreadPoolExecutor(THREADS) as pool:
+            files = [folder / asset.path for asset in chosen.assets]
+            checked += pool.map(_check, files, chosen.assets, words)
+    return checked
 
 
 def _strangers(folder: Path, recorded: Mapping[str, object]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one contract of all archives: what is wanted, what that means in files and bytes, what became of each.
+"""The nouns of a fetch: what is wanted, what that means in files and bytes, what became of each.
 
 A request names what the user wants, a plan says what that is in files and bytes before anything is written, a result
 says what became of each file. The names of files come from a server and end as paths on this machine, so each one is
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import ClassVar, Literal
 
 from spiketok.errors import FetchError, UnknownNameError, UsageError
 
@@ -23,6 +23,7 @@ In all of them a file counts as fetched only after its digest agrees with the an
 bytes differ. ``refresh``: the same, and the server is asked again for its list where a kept one would do.
 """
 
+JOBS = 6  # files at a time, as the official DANDI client
 MAX_NAME_BYTES = 255  # of one part of a path, on all common file systems
 
 Progress = Callable[[str, int, int], None]
@@ -31,63 +32,30 @@ the size is not known. Bytes that an earlier run left count as done."""
 
 
 @dataclass(frozen=True)
-class DandiRequest:
-    """A dandiset, whole or in part.
+class Request:
+    """What is wanted of one archive; each archive has its own kind.
 
     Args:
         name: as the user wrote it, for messages and the command to run again.
-        dandiset: six digits.
-        version: None is the most recent published one, else the draft.
-        include, exclude: globs on asset paths. path: one asset, or a folder with a final ``/``; goes before the globs.
-        instance: the archive's name in the official client; None is the default one.
+        include, exclude: globs on paths of files.
+        path: one file, or a folder with a final ``/``; goes before the globs.
         dataset: the catalogue's name for it, empty where it has none.
     """
 
-    name: str
-    dandiset: str
-    version: str | None = None
-    include: tuple[str, ...] = ("*.nwb",)
-    path: str | None = None
-    instance: str | None = None
-    dataset: str = ""
-    exclude: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ZenodoRequest:
-    """A record of Zenodo, whole or in part.
-
-    Args:
-        record: its number. latest: not this version of the data, but the newest one.
-        include, exclude, path, dataset: as of :class:`DandiRequest`.
-    """
+    host: ClassVar[str]
+    """The archive's name in ``ARCHIVES``."""
 
     name: str
-    record: str
-    include: tuple[str, ...] = ("*.nwb",)
-    exclude: tuple[str, ...] = ()
-    path: str | None = None
-    dataset: str = ""
-    latest: bool = False
+    include: tuple[str, ...] = field(default=("*.nwb",), kw_only=True)
+    exclude: tuple[str, ...] = field(default=(), kw_only=True)
+    path: str | None = field(default=None, kw_only=True)
+    dataset: str = field(default="", kw_only=True)
 
+    @property
+    def number(self) -> str:
+        """What the catalogue knows it by: the number of a dandiset or record; empty where there is none."""
+        return ""
 
-@dataclass(frozen=True)
-class UrlRequest:
-    """NWB files by their addresses."""
-
-    name: str
-    urls: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LocalRequest:
-    """A file or folder on this machine: nothing to fetch."""
-
-    name: str
-    path: Path
-
-
-Request = DandiRequest | ZenodoRequest | UrlRequest | LocalRequest
 
 State = Literal["missing", "partial", "here", "differs"]
 
@@ -97,7 +65,7 @@ class Asset:
     """One file of a plan.
 
     Args:
-        path: inside the dandiset, or the file's name for a plain address; judged.
+        path: below the plan's folder; judged.
         size: bytes; None where nobody says before the download.
         sha256: 64 hex digits, empty where not announced. etag: the DANDI digest (MD5 of the parts' MD5s), or empty.
         md5: 32 hex digits, as Zenodo announces; or empty.
@@ -125,19 +93,21 @@ class Plan:
     """What a request means, before anything is written.
 
     Args:
+        host: the archive's name in ``ARCHIVES``.
         name: the request as the user wrote it.
         folder: where the assets' paths begin.
         assets: in order of path.
         left_out: assets that are NWB and cannot be fetched or read, with the reason.
         kept_list: the list of assets came from an earlier run; no server was asked.
-        archive, api_url, needs_token: how to reach the archive again.
+        archive, api_url, needs_token: how to reach the same server again.
         beyond: assets that were chosen and that a limit left out; limits: which limit, how many, how much.
         record: the number of a Zenodo record. doi: of the version, where the archive says it by itself.
     """
 
+    host: str
     name: str
     folder: Path
-    assets: tuple[Asset, ...]
+    assets: tuple[Asset, ...] = ()
     dandiset: str = ""
     record: str = ""
     version: str = ""
@@ -152,7 +122,12 @@ class Plan:
     archive: str = ""
     api_url: str = ""
     needs_token: bool = False
-    listing: tuple[Asset, ...] = ()  # every NWB asset of the version, chosen or not: what is kept for the next run
+    listing: tuple[Asset, ...] = ()  # every asset, chosen or not: what is kept for the next run
+
+    @property
+    def number(self) -> str:
+        """As of a request."""
+        return self.dandiset or self.record
 
     @property
     def total_bytes(self) -> int | None:

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from spiketok.errors import FetchError
-from spiketok.sources.archives.plans import Asset, AssetResult, Plan, decide
-from spiketok.storage.files import human_bytes, sha256_file
 
 API_TIMEOUT_S = (10.0, 60.0)  # to connect, between two pieces of an answer
 MAX_RETRY_AFTER_S = 60  # a server may ask for a week
@@ -241,63 +236,3 @@ def instrument(session: Any, watch: Watch, trace: Trace, stop: threading.Event |
 
     session.request = request
     session.hooks["response"] += [cap_retry_after, trace.answered, watch.answered]
-
-
-# ---- before and after a download ------------------------------------------------------------------------------------
-
-
-def settle(plan: Plan, policy: str) -> tuple[list[Asset], dict[str, AssetResult], dict[str, str]]:
-    """What a policy makes of a plan: the assets to fetch, the results of the others, the sha256 of the good ones."""
-    wanted: list[Asset] = []
-    results: dict[str, AssetResult] = {}
-    digests: dict[str, str] = {}
-    for asset in plan.assets:
-        fetch, fault = decide(asset, policy)
-        if fetch:
-            wanted.append(asset)
-            continue
-        file = plan.folder / asset.path
-        results[asset.path] = AssetResult(asset.path, "failed" if fault else "skipped", None if fault else file, fault)
-        if asset.state == "here":
-            digests[asset.path] = asset.sha256 or sha256_file(file)
-    return wanted, results, digests
-
-
-def check_room(plan: Plan, wanted: Sequence[Asset], raw: Path) -> None:
-    """A full disk is known before the first byte.
-
-    Raises:
-        FetchError: what is wanted does not fit.
-    """
-    needed = sum(max(asset.size - asset.partial_bytes, 0) for asset in wanted)
-    place = next(folder for folder in (raw, *raw.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        message = (
-            f"{plan.name} needs {human_bytes(needed)} more and the disk has {human_bytes(free)}: "
-            "free some, or choose fewer files with --sessions or --max-bytes"
-        )
-        raise FetchError(message)
-
-
-def remove_empty(staging: Path, raw: Path) -> None:
-    """Remove the staging folders that hold no part of a file."""
-    for folder in (staging, *staging.parents):
-        if folder == raw or not folder.is_dir() or any(folder.iterdir()):
-            return
-        folder.rmdir()
-
-
-# ---- several at a time ----------------------------------------------------------------------------------------------
-
-
-def in_threads(fetch: Callable[[Any], None], items: Sequence[Any], jobs: int, stop: threading.Event) -> None:
-    """``fetch`` each item, ``jobs`` at a time; the user's interrupt sets ``stop``: all end at their next bytes."""
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for future in [pool.submit(fetch, item) for item in items]:
-                future.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
 
 import h5py
 
@@ -46,7 +45,7 @@ class Dataset:
         units: how many, in words. behaviours: names of the behavioural series. splits: the source's own, in words.
         notes: what is unusual in these files, one sentence each.
         aliases: other names that are accepted. include, exclude: globs on asset paths; ``*`` matches ``/`` too.
-        host: ``"dandi"`` or ``"zenodo"``. record: the number of a Zenodo record.
+        host: the archive, a name in ``ARCHIVES``. record: the number there, where it is not DANDI.
         regions: of the brain. quirks: what is unusual and is handled, each by its id.
         rules: a name in ``RULES``: what this dataset's conventions make of its files. Empty: nothing.
         reference: the paper or loader that defines splits and rules.
@@ -71,7 +70,7 @@ class Dataset:
     aliases: tuple[str, ...] = ()
     include: tuple[str, ...] = ("*.nwb",)
     exclude: tuple[str, ...] = ()
-    host: Literal["dandi", "zenodo"] = "dandi"
+    host: str = "dandi"
     record: str = ""
     regions: tuple[str, ...] = ()
     quirks: tuple[Quirk, ...] = ()
@@ -84,9 +83,21 @@ class Dataset:
             fnmatchcase(path, glob) for glob in self.exclude
         )
 
-    def holds(self, dandiset: str, path: str) -> bool:
-        """Whether the asset ``path`` of ``dandiset`` belongs to this dataset."""
-        return bool(dandiset) and dandiset == self.dandiset and self.takes(path)
+    @property
+    def number(self) -> str:
+        """Of its dandiset or record."""
+        return self.dandiset or self.record
+
+    @property
+    def word(self) -> str:
+        """What it is called on the command line without the catalogue."""
+        if self.dandiset:
+            return self.dandiset if self.version is None else f"{self.dandiset}/{self.version}"
+        return f"{self.host}:{self.record}"
+
+    def holds(self, host: str, number: str, path: str) -> bool:
+        """Whether the file ``path`` of a place in an archive belongs to this dataset."""
+        return (host, number) == (self.host, self.number) and self.takes(path)
 
 
 def as_read(session: Session, path: Path) -> Session:

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from spiketok.errors import FetchError, require
-from spiketok.sources.archives.dandi.archive import Archive, client_modules, connect
+from spiketok.sources.archives.dandi.api import Instance, client_modules, connect, instance_of
 from spiketok.sources.archives.plans import Asset, Plan
 from spiketok.sources.archives.web import Trace, Watch, instrument, reason, wait_s, where
 
@@ -174,9 +174,9 @@ def open_remote(plan: Plan) -> Iterator[Callable[[Asset], RemoteFile]]:
         FetchError: the archive cannot be reached; from the function, or from reading: an asset cannot be had.
     """
     requests = require("requests", "dandi", "reading a remote file")
-    archive, trace = Archive(plan.archive, plan.api_url), Trace()
+    instance, trace = instance_of(plan), Trace()
     with (
-        connect(archive, token=plan.needs_token, trace=trace) as (client, _),
+        connect(instance, token=plan.needs_token, trace=trace) as (client, _),
         requests.Session() as session,
         Watch() as watch,
     ):
@@ -186,13 +186,15 @@ def open_remote(plan: Plan) -> Iterator[Callable[[Asset], RemoteFile]]:
         def open_asset(asset: Asset) -> RemoteFile:
             watch.done()
             return RemoteFile(
-                asset.path, asset.size, _Ranges(session, watch, asset.size, lambda: _address_of(client, archive, asset))
+                asset.path,
+                asset.size,
+                _Ranges(session, watch, asset.size, lambda: _address_of(client, instance, asset)),
             )
 
         yield open_asset
 
 
-def _address_of(client: Any, archive: Archive, asset: Asset) -> str:
+def _address_of(client: Any, instance: Instance, asset: Asset) -> str:
     """Where the archive says that an asset is now; its token goes to the archive alone."""
     import requests
 
@@ -201,7 +203,7 @@ def _address_of(client: Any, archive: Archive, asset: Asset) -> str:
         answer = client.session.get(url, allow_redirects=False)
         answer.raise_for_status()
     except requests.RequestException as error:
-        message = f"{archive.host}: {reason(error)}"
+        message = f"{instance.host}: {reason(error)}"
         raise FetchError(message) from error
     target = urljoin(url, answer.headers.get("Location", ""))
     if not answer.is_redirect or urlsplit(target).scheme not in ("http", "https"):

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spiketok.errors import FetchError, SpiketokError, UnknownNameError, UsageError, require
-from spiketok.sources.archives.plans import Asset, DandiRequest, Plan
+from spiketok.sources.archives.plans import Asset, Plan, Request
 from spiketok.sources.archives.web import (
     PIECE_BYTES,
     TooSlowError,
@@ -30,6 +30,7 @@ from spiketok.sources.archives.web import (
     reason,
 )
 
+HOST = "dandi"
 CONNECT_ATTEMPTS = 3
 CONNECT_PAUSE_S = 1.0
 
@@ -45,8 +46,29 @@ _ETAG = re.compile(r"[0-9a-f]{32}-[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
-class Archive:
-    """An archive: its name in the client (which names the token's environment variable) and its API's address."""
+class DandiRequest(Request):
+    """A dandiset, whole or in part.
+
+    Args:
+        dandiset: six digits.
+        version: None is the most recent published one, else the draft.
+        instance: the archive's name in the official client; None is the default one.
+    """
+
+    host = HOST
+
+    dandiset: str
+    version: str | None = None
+    instance: str | None = None
+
+    @property
+    def number(self) -> str:
+        return self.dandiset
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An archive of this kind: its name in the client (which names the token's variable) and its API's address."""
 
     name: str
     api: str
@@ -60,7 +82,25 @@ class Archive:
         return self.name.upper().replace("-", "_") + "_API_KEY"
 
 
-def find_archive(request: DandiRequest, api_url: str | None) -> Archive:
+def instance_of(plan: Plan) -> Instance:
+    """Where a plan came from."""
+    return Instance(plan.archive, plan.api_url)
+
+
+def head_of(request: DandiRequest, version: str, raw: Path, instance: Instance) -> Plan:
+    """The plan of a version, without list."""
+    return Plan(
+        HOST,
+        request.name,
+        raw / request.dandiset / version,
+        dandiset=request.dandiset,
+        version=version,
+        archive=instance.name,
+        api_url=instance.api,
+    )
+
+
+def find_instance(request: DandiRequest, api_url: str | None) -> Instance:
     """The archive that a request goes to; reads no more than the client's own table of archives."""
     if api_url is not None:
         parts = urlsplit(api_url)
@@ -68,14 +108,14 @@ def find_archive(request: DandiRequest, api_url: str | None) -> Archive:
             message = f"--api-url {api_url!r} is not an http(s) address, such as https://api.dandiarchive.org/api"
             raise UsageError(message)
         name = {api: known for known, api in KNOWN_ARCHIVES.items()}.get(api_url.rstrip("/"), "custom-dandi")
-        return Archive(name, api_url.rstrip("/"))
+        return Instance(name, api_url.rstrip("/"))
     name = request.instance or os.environ.get("DANDI_INSTANCE") or "dandi"
     if name in KNOWN_ARCHIVES:
-        return Archive(name, KNOWN_ARCHIVES[name])
+        return Instance(name, KNOWN_ARCHIVES[name])
     _, consts = client_modules()
     if name not in consts.known_instances:
         raise UnknownNameError("DANDI instance", name, consts.known_instances)
-    return Archive(name, consts.known_instances[name].api.rstrip("/"))
+    return Instance(name, consts.known_instances[name].api.rstrip("/"))
 
 
 def client_modules() -> tuple[ModuleType, ModuleType]:
@@ -101,23 +141,23 @@ def _asked_chunk() -> int:
 
 @contextmanager
 def connect(
-    archive: Archive, token: bool = False, *, trace: Trace | None = None, stop: threading.Event | None = None
+    instance: Instance, token: bool = False, *, trace: Trace | None = None, stop: threading.Event | None = None
 ) -> Iterator[tuple[Any, Watch]]:
     """The official client on an archive that answered, with a deadline on every request, and the watch that sets it.
 
     Built from a ready ``DandiInstance``: an address alone would make the client ask for it without a deadline.
     """
     api, consts = client_modules()
-    instance = consts.DandiInstance(name=archive.name, gui=None, api=archive.api)
-    with api.DandiAPIClient(dandi_instance=instance) as client, Watch() as watch:
+    known = consts.DandiInstance(name=instance.name, gui=None, api=instance.api)
+    with api.DandiAPIClient(dandi_instance=known) as client, Watch() as watch:
         instrument(client.session, watch, trace or Trace(), stop)
-        _greet(client, archive)
+        _greet(client, instance)
         if token:
-            _authenticate(client, archive)
+            _authenticate(client, instance)
         yield client, watch
 
 
-def _greet(client: Any, archive: Archive) -> None:
+def _greet(client: Any, instance: Instance) -> None:
     """Ask the archive who it is: a dead address fails here, in seconds (the client would retry for a minute)."""
     import dandi
     import requests
@@ -133,7 +173,7 @@ def _greet(client: Any, archive: Archive) -> None:
             status = error.response.status_code if error.response is not None else 503
             if attempt == CONNECT_ATTEMPTS or (status < 500 and status != 429) or isinstance(error, ValueError):
                 message = (
-                    f"the DANDI archive at {archive.host} does not answer ({reason(error)}): "
+                    f"the DANDI archive at {instance.host} does not answer ({reason(error)}): "
                     "check the connection or --api-url, then run the command again"
                 )
                 raise FetchError(message) from error
@@ -142,35 +182,35 @@ def _greet(client: Any, archive: Archive) -> None:
         least = Version(info.get("cli-minimal-version", "0"))
         bad = [Version(version) for version in info.get("cli-bad-versions", [])]
     except (AttributeError, TypeError, InvalidVersion) as error:
-        message = f"{archive.host} does not describe itself as a DANDI archive: check --api-url"
+        message = f"{instance.host} does not describe itself as a DANDI archive: check --api-url"
         raise FetchError(message) from error
     ours = Version(dandi.__version__)
     if ours < least or ours in bad:
         message = (
-            f"the DANDI archive at {archive.host} refuses client {ours} (at least {least}"
+            f"the DANDI archive at {instance.host} refuses client {ours} (at least {least}"
             f"{''.join(f', not {version}' for version in bad)}): pip install -U dandi"
         )
         raise FetchError(message)
 
 
-def _authenticate(client: Any, archive: Archive) -> None:
+def _authenticate(client: Any, instance: Instance) -> None:
     """Use the token in the environment; never asks for one, never says it."""
     import requests
 
-    token = os.environ.get(archive.token_variable)
+    token = os.environ.get(instance.token_variable)
     if not token:
-        message = f"{archive.host} asks for a token: set {archive.token_variable} to yours and run the command again"
+        message = f"{instance.host} asks for a token: set {instance.token_variable} to yours and run the command again"
         raise FetchError(message)
     try:
         client.authenticate(token)
     except (requests.RequestException, UnicodeError) as error:
         why = reason(error) if isinstance(error, requests.RequestException) else "not a token"
-        message = f"{archive.host} does not accept the token in {archive.token_variable} ({why})"
+        message = f"{instance.host} does not accept the token in {instance.token_variable} ({why})"
         raise FetchError(message) from None  # the cause's text holds the request
 
 
 @contextmanager
-def _archive_errors(archive: Archive, what: str) -> Iterator[None]:
+def _archive_errors(instance: Instance, what: str) -> Iterator[None]:
     """Turn what an API request can raise into one line."""
     import requests
     from dandi.exceptions import NotFoundError
@@ -180,24 +220,24 @@ def _archive_errors(archive: Archive, what: str) -> Iterator[None]:
     except SpiketokError:
         raise
     except NotFoundError as error:
-        message = f"{archive.host} has no {what}: check the number, or --api-url"
+        message = f"{instance.host} has no {what}: check the number, or --api-url"
         raise FetchError(message) from error
     except requests.RequestException as error:
-        message = f"{archive.host}, {what}: {reason(error)}; run the command again"
+        message = f"{instance.host}, {what}: {reason(error)}; run the command again"
         raise FetchError(message) from error
     except (ValueError, TypeError, KeyError, AssertionError) as error:  # pydantic and the client's own checks
-        message = f"{archive.host}, {what}: an answer that is not the DANDI API's ({one_line(error)})"
+        message = f"{instance.host}, {what}: an answer that is not the DANDI API's ({one_line(error)})"
         raise FetchError(message) from error
 
 
-def ask_listing(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
+def ask_listing(request: DandiRequest, raw: Path, instance: Instance) -> Plan:
     """The version and all its NWB assets, without digests, from the archive."""
-    with connect(archive) as (client, _), _archive_errors(archive, f"dandiset {request.dandiset}"):
-        needs_token = _open_dandiset(client, archive, request.dandiset)
+    with connect(instance) as (client, _), _archive_errors(instance, f"dandiset {request.dandiset}"):
+        needs_token = _open_dandiset(client, instance, request.dandiset)
         dandiset = client.get_dandiset(request.dandiset, request.version)
         version = dandiset.version_id
         if not VERSION.fullmatch(version):
-            message = f"{archive.host} names the version {version!r} of dandiset {request.dandiset}: not a version"
+            message = f"{instance.host} names the version {version!r} of dandiset {request.dandiset}: not a version"
             raise FetchError(message)
         metadata = _version_metadata(dandiset, request)
         found, left_out = [], []
@@ -209,45 +249,39 @@ def ask_listing(request: DandiRequest, raw: Path, archive: Archive) -> Plan:
             elif kind == "ZARR" and ".nwb" in asset.path.lower():
                 left_out.append(f"{printable(asset.path)}: NWB as zarr is not fetched, ingest reads one that is here")
     licenses = metadata.get("license") or []
-    return Plan(
-        name=request.name,
-        folder=raw / request.dandiset / version,
-        assets=(),
-        dandiset=request.dandiset,
-        version=version,
+    return replace(
+        head_of(request, version, raw, instance),
         title=printable(metadata.get("name") or ""),
         license=printable(
             ", ".join(str(x).removeprefix("spdx:") for x in ([licenses] if isinstance(licenses, str) else licenses))
         ),
         citation=printable(metadata.get("citation") or ""),
         left_out=tuple(left_out),
-        archive=archive.name,
-        api_url=archive.api,
         needs_token=needs_token,
         listing=tuple(sorted(found, key=lambda asset: asset.path)),
     )
 
 
-def _open_dandiset(client: Any, archive: Archive, dandiset: str) -> bool:
+def _open_dandiset(client: Any, instance: Instance, dandiset: str) -> bool:
     """Make sure that the dandiset may be read; returns whether that takes the token."""
     status = _status(client, f"/dandisets/{dandiset}/")
     if status == 200:
         return False
     if status == 404:
-        message = f"{archive.host} has no dandiset {dandiset}: check the number, or --api-url"
+        message = f"{instance.host} has no dandiset {dandiset}: check the number, or --api-url"
         raise FetchError(message)
-    if not os.environ.get(archive.token_variable):
+    if not os.environ.get(instance.token_variable):
         message = (
-            f"dandiset {dandiset} at {archive.host} is embargoed (HTTP {status}): "
-            f"set {archive.token_variable} to a token that may read it"
+            f"dandiset {dandiset} at {instance.host} is embargoed (HTTP {status}): "
+            f"set {instance.token_variable} to a token that may read it"
         )
         raise FetchError(message)
-    _authenticate(client, archive)
+    _authenticate(client, instance)
     status = _status(client, f"/dandisets/{dandiset}/")
     if status != 200:
         message = (
-            f"dandiset {dandiset} at {archive.host} is embargoed (HTTP {status}): "
-            f"the owner of the token in {archive.token_variable} may not read it"
+            f"dandiset {dandiset} at {instance.host} is embargoed (HTTP {status}): "
+            f"the owner of the token in {instance.token_variable} may not read it"
         )
         raise FetchError(message)
     return True
@@ -281,7 +315,7 @@ def _version_metadata(dandiset: Any, request: DandiRequest) -> dict:
     return metadata
 
 
-def ask_digests(archive: Archive, head: Plan, assets: Sequence[Asset], jobs: int) -> dict[str, Asset]:
+def ask_digests(head: Plan, assets: Sequence[Asset], jobs: int) -> dict[str, Asset]:
     """The assets with their digests, by path; one that is refused gets a ``problem`` and stops no other."""
     import requests
     from dandi.exceptions import NotFoundError
@@ -291,10 +325,11 @@ def ask_digests(archive: Archive, head: Plan, assets: Sequence[Asset], jobs: int
             metadata = client.get(f"/dandisets/{head.dandiset}/versions/{head.version}/assets/{asset.asset_id}/")
         except (requests.RequestException, NotFoundError, TooSlowError) as error:
             why = "not found" if isinstance(error, NotFoundError) else reason(error)
-            return replace(asset, problem=f"{archive.host} refuses its metadata ({why})")
+            return replace(asset, problem=f"{instance.host} refuses its metadata ({why})")
         return _with_digests(asset, metadata)
 
-    with connect(archive, token=head.needs_token) as (client, _), ThreadPoolExecutor(jobs) as pool:
+    instance = instance_of(head)
+    with connect(instance, token=head.needs_token) as (client, _), ThreadPoolExecutor(jobs) as pool:
         return {asset.path: asset for asset in pool.map(ask, assets)}
 
 
@@ -323,7 +358,7 @@ def gave_up(text: object) -> str:
     if "timed out" in text:
         return "no answer in time"
     if re.search(r"Connection (broken|aborted)|Max retries exceeded|IncompleteRead", text):
-        return "the connection broke again and again; what came is kept for the next run"
+        return "the connection broke again and again"
     return text
 
 
