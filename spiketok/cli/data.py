@@ -15,6 +15,7 @@ from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
+    from spiketok.pipeline.ingest import Ingested
     from spiketok.sources.catalogue.base import Dataset
 
 Process = Annotated[
@@ -139,6 +140,22 @@ def _sorter_settings(sorter: str | None, start_s: float) -> dict[str, object]:
     return {**READER, "sorter": sorter, "start_s": start_s}
 
 
+def session_row(done: Ingested) -> dict[str, object]:
+    """What is told of a session that was made; its repairs at once."""
+    for finding in done.repairs:
+        say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
+    return {
+        "session": done.session_id,
+        "state": done.state,
+        "units": done.n_units,
+        "spikes": done.n_spikes,
+        "seconds": done.duration_s,
+        "repairs": len(done.repairs),
+        "notes": len(done.notes),
+        "findings": {"repairs": done.repairs, "notes": done.notes},
+    }
+
+
 def ingest_paths(
     workspace: Workspace,
     paths: list,
@@ -157,20 +174,6 @@ def ingest_paths(
     from spiketok.pipeline import ingest as ingestion
     from spiketok.sources.catalogue import rules_of
 
-    def row(done: ingestion.Ingested) -> dict:
-        for finding in done.repairs:
-            say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
-        return {
-            "session": done.session_id,
-            "state": done.state,
-            "units": done.n_units,
-            "spikes": done.n_spikes,
-            "seconds": done.duration_s,
-            "repairs": len(done.repairs),
-            "notes": len(done.notes),
-            "findings": {"repairs": done.repairs, "notes": done.notes},
-        }
-
     def kept(outcomes: Iterable) -> Iterator:
         for outcome in outcomes:
             if outcome.error is not None and failures is not None:
@@ -180,7 +183,7 @@ def ingest_paths(
     as_given = (wanted or {}).get("reader") == ingestion.SORTED
     files = ingestion.find_files(paths, rules_of(dataset).suffixes, as_given=as_given)
     outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as)
-    rows, failed = collect("ingest", "files", len(files), kept(outcomes), row)
+    rows, failed = collect("ingest", "files", len(files), kept(outcomes), session_row)
     noted = [r["session"] for r in rows if r["notes"]]
     if noted:
         say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
@@ -219,8 +222,8 @@ def datasets(
 
 
 def _where(dataset: Dataset) -> str:
-    if dataset.host == "zenodo":
-        return f"Zenodo {dataset.record}"
+    if dataset.record:
+        return f"{dataset.host.capitalize()} {dataset.record}"
     return f"DANDI {dataset.dandiset}/{dataset.version or 'latest'}"
 
 

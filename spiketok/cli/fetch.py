@@ -6,20 +6,21 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spiketok.cli.console import complain, progress, say, show_json, show_rows
-from spiketok.cli.data import Metrics, MinRate, Process, Quality, ingest_paths, wanted_settings
+from spiketok.cli.data import Metrics, MinRate, Process, Quality, ingest_paths, session_row, wanted_settings
 from spiketok.cli.options import Json, Root, Sessions, print_rows
-from spiketok.errors import ArtefactError, FetchError, UsageError
+from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
+    from spiketok.pipeline.fetch import Failure
     from spiketok.sources.catalogue import Checked, Plan, Progress, Request, Selection
 
 SHOWN = 20  # lines of what was tried for a file that failed, and of what a limit left out
@@ -75,8 +76,9 @@ def fetch(
     if not names:
         _show_choice(as_json)
         return
+    from spiketok.pipeline.fetch import Failure, plan_each
     from spiketok.sources.archives.plans import check_policy
-    from spiketok.sources.catalogue import LocalRequest, Selection, plan_fetch, resolve
+    from spiketok.sources.catalogue import LocalRequest, Selection, resolve
     from spiketok.storage.files import parse_bytes
 
     if verify + dry_run + stream + download_only > 1:
@@ -92,14 +94,13 @@ def fetch(
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)
         return
     paths = [request.path for request in requests if isinstance(request, LocalRequest)]
-    plans, failures = [], []
-    for request in requests:
-        try:
-            plan = plan_fetch(request, workspace.raw, api_url=api_url, selection=selection, policy=policy, jobs=jobs)
-        except (FetchError, ArtefactError) as error:  # one name's trouble does not stop the others
-            _fail(failures, request.name, "plan", str(error))
+    plans: list[Plan] = []
+    failures: list[Failure] = []
+    for one in plan_each(requests, workspace.raw, api_url=api_url, selection=selection, policy=policy, jobs=jobs):
+        if isinstance(one, Failure):
+            _tell(one, failures)
         else:
-            plans += [] if plan is None else [plan]
+            plans.append(one)
     if dry_run:
         _show_plans(plans, paths, as_json)
         if failures:
@@ -119,9 +120,8 @@ def fetch(
 
 def _show_choice(as_json: bool) -> None:
     """What can be fetched by name, smallest first, each with the command to type."""
-    from spiketok.sources.catalogue import DATASETS
+    from spiketok.pipeline.fetch import by_size
 
-    known = sorted(DATASETS.values(), key=lambda d: (d.bytes is None, d.bytes or 0, d.name))
     rows = [
         {
             "type": f"spiketok fetch {d.name}",
@@ -129,7 +129,7 @@ def _show_choice(as_json: bool) -> None:
             "files": d.files,
             "what": d.title,
         }
-        for d in known
+        for d in by_size()
     ]
     print_rows("what can be fetched, smallest first", rows, as_json)
     if not as_json:
@@ -137,57 +137,46 @@ def _show_choice(as_json: bool) -> None:
 
 
 def _download(
-    workspace: Workspace, plan: Plan, jobs: int, policy: str, failures: list[dict], *, whole_sessions: bool
-) -> list[Path]:
-    """The files of a plan that are here and good; what failed is told with what was tried.
+    workspace: Workspace, plan: Plan, jobs: int, policy: str, failures: list[Failure], *, whole_sessions: bool
+) -> tuple[Path, ...]:
+    """The files of a plan that are here and good; what failed is told with what was tried."""
+    from spiketok.pipeline.fetch import bring
 
-    ``whole_sessions``: without those of a session of which another file failed, for half of it is no session.
-    """
-    from spiketok.sources.catalogue import download, session_of
-
-    try:
-        with _download_progress(plan) as report:
-            results = download(plan, workspace.raw, jobs=jobs, policy=policy, progress=report)
-    except (FetchError, ArtefactError) as error:
-        _fail(failures, plan.name, "download", str(error))
-        return []
-    files, broken = [], {session_of(plan, result.path) for result in results if result.file is None}
-    for result in results:
-        if result.file is None:
-            _fail(failures, result.path, "download", result.message, result.tried)
-        elif whole_sessions and session_of(plan, result.path) in broken:
-            _fail(failures, result.path, "ingest", "not ingested: another file of its session could not be fetched")
-        else:
-            files.append(result.file)
-    return files
+    with _download_progress(plan) as report:
+        brought = bring(plan, workspace.raw, jobs=jobs, policy=policy, progress=report, whole_sessions=whole_sessions)
+    for failure in brought.failures:
+        _tell(failure, failures)
+    return brought.files
 
 
-def _fail(failures: list[dict], name: str, stage: str, error: str, tried: Sequence[str] = ()) -> None:
+def _tell(failure: Failure, failures: list[Failure]) -> None:
     """Tell a failure at once, with what was tried, and keep it for the end."""
-    complain(f"{name}: {error}")
-    for line in tried[-SHOWN:]:
+    complain(f"{failure.name}: {failure.error}")
+    for line in failure.tried[-SHOWN:]:
         say(f"    {line}")
-    failures.append({"name": name, "stage": stage, "error": error, "tried": list(tried)})
+    failures.append(failure)
 
 
 def _finish(
-    workspace: Workspace, paths: list[Path], failures: list[dict], wanted: dict[str, object] | None, as_json: bool
+    workspace: Workspace, paths: list[Path], failures: list[Failure], wanted: dict[str, object] | None, as_json: bool
 ) -> None:
     """Ingest what came (None is wanted: do not), and tell what is where and what failed."""
+    from spiketok.pipeline.fetch import Failure
+
+    if wanted is None:
+        _report([{"file": str(path), "state": "here"} for path in paths], failures, "files", as_json)
+        return
     rows: list[dict] = []
-    download_only = wanted is None
-    if download_only:
-        rows = [{"file": str(path), "state": "here"} for path in paths]
-    elif paths:
+    if paths:
         bad: list[dict] = []
         rows, _ = ingest_paths(workspace, paths, wanted=wanted, failures=bad)
-        failures += [{"name": one["file"], "stage": "ingest", "error": one["error"], "tried": []} for one in bad]
-    _report(rows, failures, "files" if download_only else "sessions", as_json)
-    if not as_json and not download_only:
+        failures += [Failure(one["file"], "ingest", one["error"]) for one in bad]
+    _report(rows, failures, "sessions", as_json)
+    if not as_json:
         say("next: spiketok tokenize --scheme per-spike")
 
 
-def _report(rows: list[dict], failures: list[dict], title: str, as_json: bool) -> None:
+def _report(rows: list[dict], failures: list[Failure], title: str, as_json: bool) -> None:
     """The result, and where something failed the command that tries the rest again.
 
     Raises:
@@ -195,7 +184,7 @@ def _report(rows: list[dict], failures: list[dict], title: str, as_json: bool) -
     """
     again = shlex.join(["spiketok", *sys.argv[1:]])
     if as_json:
-        told = {title: rows, "failed": [one["name"] for one in failures], "failures": failures}
+        told = {title: rows, "failed": [one.name for one in failures], "failures": [asdict(one) for one in failures]}
         show_json(told | ({"again": again} if failures else {}))
     else:
         print_rows(title, rows, as_json=False)
@@ -211,13 +200,13 @@ def _stream(
     workspace: Workspace,
     plans: Sequence[Plan],
     local: Sequence[Path],
-    failures: list[dict],
+    failures: list[Failure],
     wanted: dict[str, object],
     as_json: bool,
 ) -> None:
     """Make the sessions of all plans from remote files."""
+    from spiketok.pipeline.fetch import Failure
     from spiketok.pipeline.ingest_remote import stream
-    from spiketok.storage.files import human_bytes
 
     if local:
         message = f"{local[0]} is on this machine: leave out --stream"
@@ -228,24 +217,11 @@ def _stream(
             for outcome in stream(workspace, plan, wanted):
                 advance(1, outcome.name)
                 if outcome.error is not None:
-                    _fail(failures, outcome.name, "stream", outcome.message)
+                    _tell(Failure(outcome.name, "stream", outcome.message), failures)
                     continue
-                done, made = outcome.result, outcome.result.ingested
-                for finding in made.repairs:
-                    say(f"{made.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
-                rows.append(
-                    {
-                        "session": made.session_id,
-                        "state": made.state,
-                        "units": made.n_units,
-                        "spikes": made.n_spikes,
-                        "seconds": made.duration_s,
-                        "repairs": len(made.repairs),
-                        "notes": len(made.notes),
-                        "read": f"{human_bytes(done.read_bytes)} of {human_bytes(done.total_bytes)}",
-                        "findings": {"repairs": made.repairs, "notes": made.notes},
-                    }
-                )
+                row = session_row(outcome.result.ingested)
+                read = f"{human_bytes(outcome.result.read_bytes)} of {human_bytes(outcome.result.total_bytes)}"
+                rows.append({**row, "read": read})
     _report(rows, failures, "sessions", as_json)
     if not as_json:
         say("the files were not verified as a whole: their digests are the ones that the archive announces")
@@ -256,21 +232,19 @@ def _stream(
 
 
 def _show_plans(plans: list[Plan], local: list[Path], as_json: bool) -> None:
-    from spiketok.storage.files import human_bytes
+    from spiketok.pipeline.fetch import plan_facts
 
     if as_json:
-        told = [
-            asdict(replace(p, listing=())) | {"total_bytes": p.total_bytes, "fetch_bytes": p.fetch_bytes} for p in plans
-        ]
-        show_json({"plans": told, "local": local})
+        show_json({"plans": [plan_facts(plan) for plan in plans], "local": local})
         return
     for plan in plans:
         rows = [
             {"file": a.path, "size": "?" if a.size is None else human_bytes(a.size), "state": a.problem or a.state}
             for a in plan.assets
         ]
-        where = f"dandiset {plan.dandiset}" if plan.dandiset else f"Zenodo record {plan.record}" if plan.record else ""
-        show_rows(f"{plan.name}: {plan.title or where or 'plain addresses'}", ["file", "size", "state"], rows)
+        where = f"dandiset {plan.dandiset}" if plan.dandiset else "plain addresses"
+        where = f"{plan.host.capitalize()} record {plan.record}" if plan.record else where
+        show_rows(f"{plan.name}: {plan.title or where}", ["file", "size", "state"], rows)
         total, missing = plan.total_bytes, plan.fetch_bytes
         print(
             f"{'record' if plan.record else 'dandiset':<11}{plan.dandiset or plan.record or '-'} "
@@ -310,17 +284,15 @@ def _verify(
     Raises:
         typer.Exit: with code 1, where a file is bad or a name is not here.
     """
-    from spiketok.sources.catalogue import check_here
+    from spiketok.pipeline.fetch import Failure, check_each
 
     rows, bad = [], 0
-    for request in requests:
-        try:
-            checked = check_here(request, workspace.raw, selection)
-        except (FetchError, ArtefactError) as error:
-            complain(str(error))
+    for found in check_each(requests, workspace.raw, selection):
+        if isinstance(found, Failure):
+            complain(found.error)
             bad += 1
-            continue
-        rows += [_checked_row(one, options) for one in checked]
+        else:
+            rows += [_checked_row(one, options) for one in found]
     for row in rows:
         if row["state"] != "good":
             complain(f"{row['file']}: {row['detail']}: {row['repair']}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +13,13 @@ import typer
 
 from spiketok.cli.console import complain, say, show_json, show_rows
 from spiketok.cli.options import Json, Root, Store
-from spiketok.errors import SpiketokError, UnknownNameError, UsageError
+from spiketok.errors import UsageError
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spiketok.pipeline.divide import Division
+    from spiketok.pipeline.divide import Division, Examined
     from spiketok.recording.leakage import Reach
     from spiketok.recording.nouns import Session
-    from spiketok.tokens.schemes import Scheme
 
 PIPE_WIDTH = 100
 MOST_DRAWN = 40
@@ -61,10 +61,16 @@ def splits(
     as_json: Json = False,
 ) -> None:
     """Show how sessions are divided into train, valid and test, as a timeline with seconds, trials and spikes."""
-    from spiketok.pipeline.divide import assigned_days, divisions_of, plot_divisions
+    from spiketok.pipeline.divide import (
+        assigned_days,
+        examine,
+        leak_rows,
+        plot_divisions,
+        sessions_named,
+        store_divisions,
+    )
     from spiketok.pipeline.inspect import check_ending
     from spiketok.recording.splits import parse_rule
-    from spiketok.storage.store import read_session
 
     rule = parse_rule(rules) if rules else None
     if store_as is not None and rule is None:
@@ -73,117 +79,66 @@ def splits(
     if not check and (scheme or sets or target or lag_ms or segments):
         message = "--scheme, --set, --target, --lag-ms and --segments say what --check is to check: add --check"
         raise UsageError(message)
-    made = _scheme(scheme, sets or [])
+    reach_of = _reach_of(scheme, sets or [], target, lag_ms) if check else None
     if plot is not None:
         check_ending(plot)
     workspace = Workspace.locate(root, store)
-    chosen = _select(workspace, names or [])
+    chosen = sessions_named(workspace, names or [])
     days = assigned_days(workspace, chosen, rule) if rule is not None else {}
-    divisions: list[Division] = []
-    windows: list[dict] = []
-    reaches: dict[str, Reach] = {}
-    failed = 0
-    for session_id in chosen:
-        try:
-            session = read_session(workspace.store_path(session_id))
-            if check:
-                reaches[session_id] = _reach(session, made, target, round(lag_ms * 1e6))
-            own = divisions_of(session, rule, days.get(session_id))
-            if segments is not None:
-                windows += [row for d in own for row in _trial_windows(session, d, segments, reaches[session_id])]
-            divisions += own
-        except SpiketokError as error:  # one session's trouble does not stop the others
-            text = str(error)
-            complain(text if text.startswith(session_id) else f"{session_id}: {text}")
-            failed += 1
+    examined = []
+    for one in examine(workspace, chosen, rule, days, reach_of=reach_of, segments=segments):
+        if one.error:
+            complain(one.error)
+        else:
+            examined.append(one)
+    failed = len(chosen) - len(examined)
+    divisions = [division for one in examined for division in one.divisions]
     stored = []
     if store_as is not None and not failed:
-        stored = _store(workspace, [d.session_id for d in divisions], store_as, rule, days)
+        stored = store_divisions(workspace, [d.session_id for d in divisions], store_as, rule, days)
+        _show_stored(stored, store_as)
     if plot is not None and divisions:
         plot_divisions(divisions[:MOST_DRAWN], plot)
         cut = f", the first {MOST_DRAWN} of {len(divisions)}" if len(divisions) > MOST_DRAWN else ""
         say(f"drawn to {plot}{cut}")
-    leaks = _leaks(divisions, reaches) if check and segments is None else windows
+    windows = [row for one in examined for row in one.windows]
+    leaks = {d: leak_rows(d, one.reach) for one in examined for d in one.divisions} if check and not segments else {}
+    borders = [row for rows in leaks.values() for row in rows]
     if as_json:
-        named = {"windows" if segments is not None else "borders": leaks}
-        show_json({"divisions": [_told(d) for d in divisions], **named, "stored": stored})
+        told = {"windows": windows} if segments is not None else {"borders": borders}
+        show_json({"divisions": [d.to_dict() for d in divisions], **told, "stored": stored})
     else:
         _show(divisions, quiet=check)
-        if segments is not None and windows:
+        if windows:
             show_rows("windows cut at trials", list(windows[0]), windows)
-        elif check:
-            _show_leaks(divisions, reaches, leaks)
+        _show_leaks(examined, leaks)
     if failed and store_as is not None:
         say(f"nothing was stored: {failed} of {len(chosen)} sessions cannot be divided so")
-    if failed or any(row["leak_ms"] for row in leaks):
+    if failed or any(row["leak_ms"] for row in (*borders, *windows)):
         raise typer.Exit(1)
 
 
-def _select(workspace: Workspace, names: Sequence[str]) -> list[str]:
-    """The sessions of a dataset where a name is one, else those that match it; all without a name."""
-    known = workspace.session_ids()
-    of_dataset = {name: [s for s in known if s.split("/")[0] == name] for name in names}
-    wanted = set()
-    for name in names:
-        wanted |= set(of_dataset[name] or workspace.select(name))
-    return [s for s in known if s in wanted] if names else workspace.select()
-
-
-def _scheme(name: str | None, sets: Sequence[str]) -> Scheme | None:
+def _reach_of(name: str | None, sets: Sequence[str], target: str | None, lag_ms: float) -> Callable[[Session], Reach]:
+    """What says how far the windows of a session reach, from the options of ``--check``."""
     from spiketok.settings import parse_assignment
+    from spiketok.tokens.reach import windows_reach
     from spiketok.tokens.schemes import make_scheme
 
-    if name is None:
-        if sets:
-            message = f"--set {sets[0]} is a field of a scheme: give --scheme"
-            raise UsageError(message)
-        return None
+    if name is None and sets:
+        message = f"--set {sets[0]} is a field of a scheme: give --scheme"
+        raise UsageError(message)
     values: dict[str, object] = {}
     for text in sets:
         values |= parse_assignment(text, "--set")
-    return make_scheme(name, **values)
+    scheme = None if name is None else make_scheme(name, **values)
+    return partial(windows_reach, scheme=scheme, target=target, lag_ns=round(lag_ms * 1e6))
 
 
-def _reach(session: Session, scheme: Scheme | None, target: str | None, lag_ns: int) -> Reach:
-    """How far windows of this session reach beyond their ends."""
-    from spiketok.recording.leakage import FAR_NS, Reach, stated_reach_ns
-    from spiketok.training.sampling import scheme_reach, signal_reach
-
-    reach = Reach.of("lag", lag_ns, -lag_ns) if scheme is None else scheme_reach(scheme, lag_ns)
-    if scheme is not None and scheme.whole_session:
-        reach |= Reach.of(f"{scheme.name} tokens of the whole session", FAR_NS, FAR_NS)
-    if target is not None and target not in session.behaviours:
-        raise UnknownNameError("behaviour", target, session.behaviours, session.id)
-    read = scheme.signals_read if scheme is not None else ()
-    bin_ns = scheme.grid_ns if scheme is not None else 1
-    for name in dict.fromkeys([*([] if target is None else [target]), *read]):
-        if name in session.behaviours:
-            period_ns = session.behaviours[name].period_ns
-            reach |= signal_reach(name, stated_reach_ns(session.info, name), period_ns, bin_ns)
-    return reach
-
-
-def _trial_windows(session: Session, division: Division, segments: str, reach: Reach) -> list[dict]:
-    """Rows for windows around the trials; each belongs to the split that holds the time to which it is aligned."""
-    from spiketok.pipeline.divide import trial_window_rows
-    from spiketok.recording.splits import parse_trial_rule, resolve_segments
-
-    _, pre_ns, _ = parse_trial_rule(segments)
-    cut = resolve_segments(session, segments)
-    return trial_window_rows(division, cut, cut.start_ns + pre_ns, reach)
-
-
-def _store(workspace: Workspace, session_ids: Sequence[str], name: str, rule, days: dict[str, str]) -> list[dict]:
-    from spiketok.pipeline.divide import store_division
-
-    rows = [
-        {"session": s, "set": name, "state": store_division(workspace, s, name, rule, days.get(s))} for s in session_ids
-    ]
+def _show_stored(rows: Sequence[dict], name: str) -> None:
     for row in rows:
         say(f"{row['session']}: set '{name}' " + ("stood already" if row["state"] == "already" else "stored"))
     if any(row["state"] != "already" for row in rows):
         say(f"shards carry splits, so tokenize again; then train with --set split.kind=stored --set split.set={name}")
-    return rows
 
 
 def _show(divisions: Sequence[Division], *, quiet: bool) -> None:
@@ -197,57 +152,22 @@ def _show(divisions: Sequence[Division], *, quiet: bool) -> None:
             print("\n".join(timeline(division, width, ascii_only=plain)))
             print()
         rows += [{"session": division.session_id, "division": division.name} | row for row in division.rows]
-        why = [f"{seconds:.3f} s {reason}" for reason, seconds in division.left_out.items()]
-        why += [f"{division.trials_cut} trials cut by a border"] if division.trials_cut else []
+        why = division.left_out_words()
         if why:
-            left.append(f"{division.session_id}: {division.name}: left out: {', '.join(why)}")
+            left.append(f"{division.session_id}: {division.name}: left out: {why}")
     if rows and not quiet:
         show_rows("splits", list(rows[0]), rows)
         for line in left:
             say(line)
 
 
-def _leaks(divisions: Sequence[Division], reaches: dict[str, Reach]) -> list[dict]:
-    from spiketok.pipeline.divide import leak_rows
+def _show_leaks(examined: Sequence[Examined], leaks: dict[Division, list[dict]]) -> None:
+    from spiketok.pipeline.divide import leak_words
 
-    return [row for division in divisions for row in leak_rows(division, reaches[division.session_id])]
-
-
-def _show_leaks(divisions: Sequence[Division], reaches: dict[str, Reach], rows: list[dict]) -> None:
-    from spiketok.recording.leakage import FAR_NS
-
+    rows = [row for own in leaks.values() for row in own]
     if rows:
         show_rows("borders", list(rows[0]), rows)
-    for division in divisions:
-        own = [r for r in rows if (r["session"], r["division"]) == (division.session_id, division.name)]
-        leaking = [r for r in own if r["leak_ms"]]
-        where = f"{division.session_id}: {division.name}"
-        reach = reaches[division.session_id]
-        if not own:
-            say(f"{where}: no border between two splits, nothing can leak")
-        elif not leaking:
-            say(f"{where}: nothing can leak over its {len(own)} borders; windows reach {reach}")
-        elif reach.back_ns >= FAR_NS:
-            say(f"{where}: the scheme's tokens depend on the whole session: what is in one split is seen in the others")
-        else:
-            most = max(r["leak_ms"] for r in leaking)
-            margin_ms = (reach.back_ns + reach.ahead_ns) / 2e6  # on both sides: the gap then holds the reach of both
-            say(
-                f"{where}: windows reach {reach} and can leak over {len(leaking)} of {len(own)} borders, by up to "
-                f"{most:g} ms: the guard of training keeps them away (--rule margin_ms={margin_ms:g} would, too)"
-            )
-
-
-def _told(division: Division) -> dict[str, object]:
-    return {
-        "session": division.session_id,
-        "division": division.name,
-        "splits": [
-            row
-            | {"start_ns": division.splits[row["split"]].start_ns.tolist()}
-            | {"stop_ns": division.splits[row["split"]].stop_ns.tolist()}
-            for row in division.rows
-        ],
-        "left_out_s": division.left_out,
-        "trials_cut": division.trials_cut,
-    }
+    reaches = {one.session_id: one.reach for one in examined}
+    for division, own in leaks.items():
+        words = leak_words(division, own, reaches[division.session_id])
+        say(f"{division.session_id}: {division.name}: {words}")

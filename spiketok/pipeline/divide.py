@@ -6,23 +6,25 @@ A stored division is in the session's splits under the name of its set, and its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import require
+from spiketok.errors import SpiketokError, require
 from spiketok.recording.intervals import without
-from spiketok.recording.leakage import Reach, check_leakage, outside_ns, territories
+from spiketok.recording.leakage import FAR_NS, Reach, check_leakage, outside_ns, territories
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session
 from spiketok.recording.splits import (
     SplitRule,
     assign_days,
     check_disjoint,
     divide_session,
+    parse_trial_rule,
     recorded_rule,
     recording_day,
+    resolve_segments,
     set_splits,
     stored_sets,
     with_stored_sets,
@@ -59,6 +61,91 @@ class Division:
     rows: list[dict[str, object]]
     left_out: dict[str, float]
     trials_cut: int
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON: the rows with the stretches of each split, and what is left out."""
+        stretches = [self.splits[str(row["split"])] for row in self.rows]
+        return {
+            "session": self.session_id,
+            "division": self.name,
+            "splits": [
+                row | {"start_ns": part.start_ns.tolist()} | {"stop_ns": part.stop_ns.tolist()}
+                for row, part in zip(self.rows, stretches, strict=True)
+            ],
+            "left_out_s": self.left_out,
+            "trials_cut": self.trials_cut,
+        }
+
+    def left_out_words(self) -> str:
+        """What is in no split, in words; empty where nothing is."""
+        why = [f"{seconds:.3f} s {reason}" for reason, seconds in self.left_out.items()]
+        why += [f"{self.trials_cut} trials cut by a border"] if self.trials_cut else []
+        return ", ".join(why)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One session under examination: its divisions, or why it has none.
+
+    Args:
+        reach: how far its windows reach, where leaks were asked for.
+        windows: rows of :func:`trial_window_rows`, where windows are cut around trials.
+        error: one line that begins with the session; empty where all is well.
+    """
+
+    session_id: str
+    divisions: tuple[Division, ...] = ()
+    reach: Reach | None = None
+    windows: tuple[dict, ...] = ()
+    error: str = ""
+
+
+def sessions_named(workspace: Workspace, names: Sequence[str]) -> list[str]:
+    """The sessions of a dataset where a name is one, else those that match it; all without a name."""
+    known = workspace.session_ids()
+    of_dataset = {name: [s for s in known if s.split("/")[0] == name] for name in names}
+    wanted = set()
+    for name in names:
+        wanted |= set(of_dataset[name] or workspace.select(name))
+    return [s for s in known if s in wanted] if names else workspace.select()
+
+
+def examine(
+    workspace: Workspace,
+    session_ids: Sequence[str],
+    rule: SplitRule | None = None,
+    days: Mapping[str, str] | None = None,
+    *,
+    reach_of: Callable[[Session], Reach] | None = None,
+    segments: str | None = None,
+) -> Iterator[Examined]:
+    """How each session is divided, one after the other; one session's trouble does not stop the others.
+
+    Args:
+        rule, days: of :func:`divisions_of`; the split of each session where the rule divides days.
+        reach_of: how far windows of a session reach beyond their ends; needed with ``segments``.
+        segments: the rule of windows that are cut around trials.
+    """
+    for session_id in session_ids:
+        try:
+            session = read_session(workspace.store_path(session_id))
+            reach = None if reach_of is None else reach_of(session)
+            divisions = divisions_of(session, rule, (days or {}).get(session_id))
+            windows = [row for d in divisions for row in _trial_windows(session, d, segments, reach)]
+        except SpiketokError as error:
+            text = str(error)
+            yield Examined(session_id, error=text if text.startswith(session_id) else f"{session_id}: {text}")
+        else:
+            yield Examined(session_id, tuple(divisions), reach, tuple(windows))
+
+
+def _trial_windows(session: Session, division: Division, segments: str | None, reach: Reach | None) -> list[dict]:
+    """Rows for windows around the trials; each belongs to the split that holds the time to which it is aligned."""
+    if segments is None:
+        return []
+    _, pre_ns, _ = parse_trial_rule(segments)
+    cut = resolve_segments(session, segments)
+    return trial_window_rows(division, cut, cut.start_ns + pre_ns, reach)
 
 
 def divisions_of(session: Session, rule: SplitRule | None = None, assigned: str | None = None) -> list[Division]:
@@ -255,6 +342,23 @@ def leak_rows(division: Division, reach: Reach) -> list[dict[str, object]]:
     ]
 
 
+def leak_words(division: Division, rows: Sequence[Mapping], reach: Reach) -> str:
+    """What the rows of :func:`leak_rows` of one division come to, in a sentence."""
+    leaking = [row for row in rows if row["leak_ms"]]
+    if not rows:
+        return "no border between two splits, nothing can leak"
+    if not leaking:
+        return f"nothing can leak over its {len(rows)} borders; windows reach {reach}"
+    if reach.back_ns >= FAR_NS:
+        return "the scheme's tokens depend on the whole session: what is in one split is seen in the others"
+    most = max(row["leak_ms"] for row in leaking)
+    margin_ms = (reach.back_ns + reach.ahead_ns) / 2e6  # on both sides: the gap then holds the reach of both
+    return (
+        f"windows reach {reach} and can leak over {len(leaking)} of {len(rows)} borders, by up to {most:g} ms: "
+        f"the guard of training keeps them away (--rule margin_ms={margin_ms:g} would, too)"
+    )
+
+
 def trial_window_rows(division: Division, windows: Intervals, at_ns: np.ndarray, reach: Reach) -> list[dict]:
     """A row a split for windows that are cut around trials: how many touch what is another split's, and by how much.
 
@@ -322,3 +426,12 @@ def store_division(
     plain = replace(session, splits=without_sets(session.splits, before))
     write_session(with_stored_sets(plain, recorded), target, settings | {"splits": recorded})
     return "replaced" if name in before else "new"
+
+
+def store_divisions(
+    workspace: Workspace, session_ids: Sequence[str], name: str, rule: SplitRule, days: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """:func:`store_division` of several sessions: a row each with what became of it."""
+    return [
+        {"session": s, "set": name, "state": store_division(workspace, s, name, rule, days.get(s))} for s in session_ids
+    ]

@@ -27,33 +27,10 @@ import numpy as np
 from spiketok.errors import DataError, UsageError
 from spiketok.recording.leakage import Reach, inner
 from spiketok.recording.nouns import Intervals, SessionInfo, Signal
-from spiketok.tokens.schemes import Scheme
+from spiketok.tokens.reach import scheme_reach, signal_reach
 from spiketok.tokens.schemes.base import Windows, grid_rows
-from spiketok.tokens.schemes.behaviour import REACH_PERIODS, signal_on_bins, takes_line
+from spiketok.tokens.schemes.behaviour import signal_on_bins
 from spiketok.tokens.shards import ShardReader
-
-
-def scheme_reach(scheme: Scheme, lag_ns: int = 0) -> Reach:
-    """How far a window's tokens reach for spikes beyond the window.
-
-    Args:
-        lag_ns: by how much spikes are taken earlier than the behaviour that they stand beside; later, if negative.
-    """
-    return Reach.of(f"{scheme.name} tokens", scheme.lookback_ns + lag_ns, scheme.lookahead_ns - lag_ns)
-
-
-def signal_reach(name: str, stated_ns: tuple[int, int], period_ns: int, bin_ns: int) -> Reach:
-    """How far the samples lie that a behaviour in a window was made of.
-
-    Args:
-        stated_ns: back and ahead, by the session's processing. period_ns: of its samples.
-        bin_ns: the bins on which it is laid; 1 where it stays as sampled.
-    """
-    back, ahead = stated_ns
-    if bin_ns > 1 and takes_line(period_ns, bin_ns):  # a bin has its value from a line between neighbours
-        far_ns = int(REACH_PERIODS * period_ns)
-        back, ahead = back + max(far_ns - bin_ns // 2, 0), ahead + max(far_ns - (bin_ns - bin_ns // 2), 0)
-    return Reach.of(f"'{name}'", back, ahead)
 
 
 def listing(names: Sequence[str], most: int = 6) -> str:

@@ -37,10 +37,11 @@ from spiketok.recording.splits import (
     without_sets,
 )
 from spiketok.recording.steps import apply_steps, parse_step, reach_ns
+from spiketok.tokens.reach import scheme_reach
 from spiketok.tokens.schemes import SCHEMES, Binned, EventPair, Neuron, PerSpike
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.config import load_config
-from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows, scheme_reach
+from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows
 from spiketok.training.tasks.decode import Decode, DecodeConfig, TargetSpec
 from tests.made import MS, SECOND, random_session, shard
 from tests.reference import leakage as twin

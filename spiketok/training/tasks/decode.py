@@ -22,7 +22,8 @@ from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.leakage import Reach
 from spiketok.recording.metrics import r2_mean, r2_per_component, r2_variance_weighted
 from spiketok.recording.nouns import Intervals
-from spiketok.training.sampling import SessionTokens, listing, signal_reach
+from spiketok.tokens.reach import signal_reach
+from spiketok.training.sampling import SessionTokens, listing
 from spiketok.training.tasks.base import (
     Answer,
     Buffers,
