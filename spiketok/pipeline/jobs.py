@@ -120,16 +120,6 @@ def parse_executor(text: str | int) -> Place:
     raise UsageError(message)
 
 
-def open_executor(text: str | int) -> contextlib.AbstractContextManager[Executor]:
-    """A context manager that gives the executor which ``--executor`` asks for, and closes it.
-
-    Raises:
-        UsageError: the text has none of the forms. MissingExtraError: dask is not installed.
-        SpiketokError: the scheduler does not answer.
-    """
-    return _open(parse_executor(text))
-
-
 def _open(place: Place) -> contextlib.AbstractContextManager[Executor]:
     if place.kind == "here":
         return ThreadPoolExecutor(1)  # one thread of this process: a future already carries any error

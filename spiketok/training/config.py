@@ -30,7 +30,6 @@ from spiketok.storage.files import fingerprint
 # Keys of optim of which one layer (recipe, file, --set) gives at most one, and a later layer's replaces the others.
 RIVALS = (("epochs", "steps"), ("warmup", "warmup_steps", "warmup_epochs"))
 NO_RECIPE = {"optim": {"epochs": 100}}  # of a model whose class has none
-RECIPE_SECTIONS = ("data", "optim", "task", "transfer")
 
 
 @dataclass(frozen=True)
@@ -476,11 +475,6 @@ def _keys(model: str) -> Iterator[tuple[str, object]]:
         elif key not in ("model", "model_overrides"):
             yield key, hint
     yield from keys_of(model_class(model).Config, "model.")
-
-
-def config_keys(model: str) -> list[str]:
-    """Every key that a run of this model has, as ``--set`` takes it."""
-    return sorted(key for key, _ in _keys(model))
 
 
 class Setting(NamedTuple):

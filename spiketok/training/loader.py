@@ -308,12 +308,6 @@ class Loader:
 
     # -- where the loader stands
 
-    def set_epoch(self, epoch: int) -> None:
-        """Move to the start of an epoch; nothing changes if the loader stands in it already (after a resume)."""
-        if epoch != self.epoch:
-            self._stop()
-            self.epoch, self.batch = int(epoch), 0
-
     def state_dict(self) -> dict[str, object]:
         """JSON: where the loader stands (batches handed out), and what it must be to go on from there."""
         return {"epoch": self.epoch, "batch": self.batch, "loader": self._describe()}

@@ -10,14 +10,13 @@ import signal
 import socket
 import sys
 import time
-from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
 
 from spiketok.errors import DataError, MissingExtraError, SpiketokError, UsageError
 from spiketok.pipeline import ingest, jobs, tokenize
-from spiketok.pipeline.jobs import Job, Place, open_executor, parse_executor, run_jobs
+from spiketok.pipeline.jobs import Job, Place, parse_executor, run_jobs
 from spiketok.sources.simulator import SimulationConfig, simulate
 from spiketok.storage import files
 from spiketok.storage.files import WIP
@@ -57,7 +56,7 @@ def test_every_form_is_read(text, place):
 )  # fmt: skip
 def test_other_forms_are_refused(text):
     with pytest.raises(UsageError, match=rf"^executor '{text}' cannot be read: {FORMS}"):
-        open_executor(text)
+        parse_executor(text)
 
 
 def test_without_dask_the_pip_command_is_said(monkeypatch):
@@ -254,9 +253,3 @@ def test_a_scheduler_that_is_lost_fails_its_jobs_by_name():
         cluster.close()
         (outcome,) = outcomes
     assert (outcome.name, outcome.message) == ("lost", "the dask scheduler was lost before it ended: run it again")
-
-
-def test_open_executor_gives_a_standard_executor():
-    with open_executor("processes:2") as pool:
-        assert isinstance(pool, Executor)
-        assert pool.submit(abs, -3).result() == 3

@@ -170,7 +170,6 @@ def test_what_cannot_be_served_is_a_row_with_its_reason():
     assert "made/tiny has no signal 'fluorescence'" in refused["not served"]
     assert served["sessions"] == 1
     assert "made/short has no stretch for a window of 1 s: it lasts 0.260 s" in served["not served"]
-    assert "fluorescence: made/tiny has no signal" in done.to_markdown()
     assert done.to_json()["schemes"][1]["sessions"][1]["not_served"].startswith("made/short")
 
 

@@ -14,7 +14,6 @@ from spiketok.recording.nouns import Intervals, Ragged, Session, Spikes, UnitTab
 from spiketok.tokens.schemes import Binned, PerSpike, scheme_from_config
 from spiketok.tokens.schemes.bins import count_bins
 from spiketok.tokens.shards import ShardReader
-from tests.laws import assert_same
 from tests.made import golden_segments, golden_session, random_session
 from tests.strategies import SOURCE, all_segments, sessions
 
@@ -167,48 +166,6 @@ def test_threads_and_out_that_do_not_fit_are_refused():
     for out in (np.empty((100, 2), np.uint8), np.empty((100, 1), np.int8), np.empty((1, 100), np.uint8)):
         with pytest.raises(UsageError, match="out is"):
             count_bins(session, session.observed, MS, out=out)
-
-
-# ---- base bins added up ---------------------------------------------------------------------------------------------
-
-
-@given(
-    session=sessions(),
-    segments=all_segments(),
-    factor=st.integers(1, 9),
-    scheme=st.sampled_from([Binned(5 * MS), Binned(7_000_001), Binned(10 * MS, edges="right-closed")]),
-)
-def test_coarser_is_baking_with_longer_bins(session, segments, factor, scheme):
-    wanted = Binned(scheme.bin_ns * factor, scheme.edges).bake(session, segments)
-    base = scheme.bake(session, segments)
-    if (base.columns["counts"] == 255).any():
-        with pytest.raises(UsageError, match="counts are 255"):
-            scheme.coarser(base.columns, factor)
-        return
-    found = scheme.coarser(base.columns, factor)
-    assert_same(found.columns, wanted.columns)
-    assert found.lost["saturated"] == wanted.lost["saturated"]
-
-
-def test_coarser_counts_what_saturates_only_now():
-    session = session_of([1] * 200 + [5 * MS] * 200, [1], stop=40 * MS)
-    found = Binned(5 * MS).coarser(Binned(5 * MS).bake(session, session.observed).columns, 4)
-    wanted = Binned(20 * MS).bake(session, session.observed)
-    assert found.columns["counts"].tolist() == wanted.columns["counts"].tolist() == [[255, 1], [0, 0]]
-    assert found.lost["saturated"] == wanted.lost["saturated"] == 145
-
-
-def test_coarser_refuses_what_it_cannot_know():
-    session = session_of([1] * 255)
-    scheme = Binned(5 * MS)
-    columns = scheme.bake(session, session.observed).columns
-    with pytest.raises(UsageError, match="1 counts are 255, where counting stops; bake with bin_ns 10000000"):
-        scheme.coarser(columns, 2)
-    with pytest.raises(UsageError, match="factor is 0"):
-        scheme.coarser(columns, 0)
-    with pytest.raises(UsageError, match="compat 'nlb' moves spikes"):
-        nlb = Binned(compat="nlb")
-        nlb.coarser(nlb.bake(session_of([1]), session.observed).columns, 2)
 
 
 # ---- shards that were written before --------------------------------------------------------------------------------

@@ -119,36 +119,6 @@ def test_lost_counts_what_windows_end_to_end_cut_off():
     }
 
 
-def test_what_a_model_writes_becomes_spikes():
-    scheme = EventPair()
-    spikes = scheme.generated_spikes([5, 2, 2, 0, 9, 3], [4, 1, 1, 1, 17, 99], 100 * MS, n_units=8)
-    assert spikes.time_ns.tolist() == [115 * MS, 115 * MS, 115 * MS, 145 * MS]  # EOS is 9; the rest does not count
-    assert spikes.unit.tolist() == [0, 2, 2, 5]
-    assert len(scheme.generated_spikes([], [], 0, n_units=8)) == 0
-    for unit, dt in [([8], [0]), ([10], [0]), ([-1], [0]), ([0], [5]), ([0], [-1])]:
-        with pytest.raises(UsageError, match=r"generated token 1 has unit .*: units are 0\.\.7, steps .* 0\.\.4"):
-            scheme.generated_spikes([1, *unit], [0, *dt], 0, n_units=8)
-    with pytest.raises(UsageError, match="two rows of one length"):
-        scheme.generated_spikes([1, 2], [0], 0, n_units=8)
-
-
-def test_a_window_survives_generation():
-    """A model that writes the current window's tokens again gives the spikes that detokenize gives."""
-    session, scheme = random_session("x", 5), EventPair()
-    window = Windows(np.array([0]), np.array([1000 * MS]), 50 * MS)
-    tokens = scheme.cut(scheme.bake(session, whole(session)).columns, window)
-    behind_sos = (tokens.columns["stream"] == 1) & (tokens.columns["type"] != 1)
-    unit, dt = tokens.columns["unit"][behind_sos], tokens.columns["dt"][behind_sos]
-    written = scheme.generated_spikes(unit, dt, 1000 * MS, n_units=5)
-    (known,) = scheme.detokenize(tokens, window)
-    known = known.window(1000 * MS, 1050 * MS)
-    np.testing.assert_array_equal(written.time_ns, known.time_ns)
-    np.testing.assert_array_equal(written.unit, known.unit)
-    true = session.spikes.window(1000 * MS, 1050 * MS)
-    assert len(true) == len(known) > 5
-    np.testing.assert_array_equal(np.bincount(true.unit, minlength=5), np.bincount(known.unit, minlength=5))
-
-
 def test_fields_that_cannot_be_are_refused():
     for values, words in [
         ({"step_ns": 0}, "step_ns is 0, must be a whole number of at least 1"),

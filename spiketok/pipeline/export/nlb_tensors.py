@@ -146,11 +146,6 @@ def eval_target(
     return {cut.dataset + ("" if bin_ms == BIN_MS else f"_{bin_ms}"): out}
 
 
-def trial_rows(session: Session, split: str, dataset: str = "") -> np.ndarray:
-    """The rows of the session's trial table that the tensors' first axis holds, int64 ``[R]``."""
-    return _Cut(session, dataset, BIN_MS, "first").rows(split, jitter_seed=0).source_row
-
-
 # ---- how windows are cut --------------------------------------------------------------------------------------------
 
 
@@ -158,12 +153,11 @@ def trial_rows(session: Session, split: str, dataset: str = "") -> np.ndarray:
 class _Rows:
     """Trials of a split, those without a time to align to left out.
 
-    ``index``: rows in the order of the axis. ``source_row``: in the session's table. ``align_ns``: on the axis, jitter
+    ``index``: rows in the order of the axis. ``align_ns``: on the axis, jitter
     added. ``jitter_bins``: what was added. ``chosen``, ``chosen_align``: before those without a time were left out.
     """
 
     index: np.ndarray
-    source_row: np.ndarray
     align_ns: np.ndarray
     jitter_bins: np.ndarray
     chosen: np.ndarray
@@ -245,7 +239,7 @@ class _Cut:
         known = ~np.isnan(align)
         index = chosen[known]
         whole = align[known].astype(np.int64)
-        return _Rows(index, self.order[index], whole, jitter[known].astype(np.int64), chosen, align)
+        return _Rows(index, whole, jitter[known].astype(np.int64), chosen, align)
 
     def _jitter(self, chosen: np.ndarray, seed: int) -> np.ndarray:
         """Whole bins, float64; nan where the trial does not say how long it was."""
@@ -366,7 +360,7 @@ class _Cut:
         bench, bin_ns = self.bench, self.bin_ns
         align = self.time_ns(bench.align)[members]
         known = ~np.isnan(align)
-        rows = _Rows(members[known], members[known], align[known].astype(np.int64), members[known] * 0, members, align)
+        rows = _Rows(members[known], align[known].astype(np.int64), members[known] * 0, members, align)
         if bench.eval_span:
             first, last = self._span(rows.index)
             span_start = self.time_ns(bench.eval_span[0])[members]

@@ -20,10 +20,6 @@ class Verification:
     n_signals: int = 0
     n_samples: int = 0
 
-    @property
-    def is_equal(self) -> bool:
-        return not self.differences
-
     def expect(self, what: str, stored: object, source: object) -> bool:
         """Note a difference where two values are not equal."""
         equal = stored == source

@@ -112,15 +112,6 @@ class Comparison:
         with atomic_file(out) as path:
             path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
-    def to_markdown(self) -> str:
-        """The table, as documents show it."""
-        rows = self.rows()
-        names = [name for name in rows[0] if name != "not served"]
-        lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-        lines += [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows]
-        lines += [f"\n{row['scheme']}: {row['not served']}" for row in rows if row["not served"]]
-        return "\n".join(lines) + "\n"
-
 
 def _row(result: SchemeResult) -> dict[str, object]:
     refused = [m.reason for m in result.sessions if m.reason]

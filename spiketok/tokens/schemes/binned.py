@@ -188,40 +188,6 @@ class Binned(Scheme):
             )
         return lost
 
-    def coarser(self, columns: Columns, factor: int) -> Baked:
-        """What a bake with bins ``factor`` times as long would give, from the columns alone: base bins added up.
-
-        ``Baked.lost`` has the spikes that are above 255 only now.
-
-        Raises:
-            UsageError: a count may have been cut off at 255, or ``compat`` is set: bake the session again instead.
-        """
-        from spiketok.tokens.schemes.kernels import counts as kernels
-
-        if type(factor) is not int or factor < 1:
-            message = f"factor is {factor!r}, must be a whole number of at least 1"
-            raise UsageError(message)
-        full = int((columns["counts"] == 255).sum())
-        if full or self.compat:
-            why = f"{full} counts are 255, where counting stops" if full else f"compat '{self.compat}' moves spikes"
-            message = f"bins of {self.bin_ns} ns cannot be added up: {why}; bake with bin_ns {self.bin_ns * factor}"
-            raise UsageError(message)
-        row = columns["segment.row"]
-        size = np.diff(row)
-        merged_row = np.concatenate([[0], np.cumsum(-(-size // factor))]).astype(np.int64)
-        merged = {"counts": np.empty((int(merged_row[-1]), columns["counts"].shape[1]), np.uint8)}
-        saturated = kernels.merge_rows(columns["counts"], factor, row, merged_row, merged["counts"])
-        # a wide bin is observed where all its base bins are, of which a segment's last may have too few
-        first = np.repeat(row[:-1], np.diff(merged_row))
-        first = first + (np.arange(merged_row[-1]) - np.repeat(merged_row[:-1], np.diff(merged_row))) * factor
-        whole = first + factor <= np.repeat(row[1:], np.diff(merged_row))
-        for name in self._main(columns)[1:]:
-            flags = np.zeros((len(first), *columns[name].shape[1:]), np.uint8)
-            flags[whole] = columns[name][first[whole][:, None] + np.arange(factor)].min(axis=1)
-            merged[name] = flags
-        merged |= {k: columns[k] for k in ("segment.start_ns", "segment.stop_ns")} | {"segment.row": merged_row}
-        return Baked(freeze(merged), {"saturated": int(saturated)})
-
     def spikes_held(self, columns: Columns) -> int:
         return int(columns["counts"].sum(dtype=np.int64))
 

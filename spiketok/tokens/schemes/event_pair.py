@@ -295,37 +295,3 @@ class EventPair(Scheme):
             time_ns = dt.astype(np.int64) * self.step_ns + self.step_ns // 2 - history * self.history_ns
             spikes.append(Spikes(time_ns + windows.start_ns[b], unit))
         return spikes
-
-    def generated_spikes(self, unit: np.ndarray, dt: np.ndarray, start_ns: int, n_units: int) -> Spikes:
-        """The spikes that a model wrote for the current window at ``start_ns``, each at the middle of its step.
-
-        Args:
-            unit, dt: whole numbers ``[L]``, what was written after SOS; what comes after the first EOS does not
-                count. Steps may come in any order.
-            n_units: N, which tells units from SOS, EOS and PAD.
-
-        Raises:
-            UsageError: a token before EOS is no unit or its dt no step of the current window.
-
-        >>> from spiketok.tokens.schemes import EventPair
-        >>> EventPair().generated_spikes([3, 1, 9], [0, 4, 17], 0, n_units=8).time_ns
-        array([ 5000000, 45000000])
-        """
-        unit, dt = np.asarray(unit, np.int64), np.asarray(dt, np.int64)
-        if unit.ndim != 1 or unit.shape != dt.shape:
-            message = f"generated tokens have units {unit.shape} and dts {dt.shape}: must be two rows of one length"
-            raise UsageError(message)
-        end = np.flatnonzero(unit == n_units + 1)
-        unit, dt = (unit[: end[0]], dt[: end[0]]) if end.size else (unit, dt)
-        n_current = self.current_ns // self.step_ns
-        wrong = np.flatnonzero((unit < 0) | (unit >= n_units) | (dt < 0) | (dt >= n_current))
-        if wrong.size:
-            i = int(wrong[0])
-            message = (
-                f"generated token {i} has unit {unit[i]} and dt {dt[i]}: units are 0..{n_units - 1}, steps of the "
-                f"current window 0..{n_current - 1}"
-            )
-            raise UsageError(message)
-        order = np.lexsort((unit, dt))
-        time_ns = start_ns + dt[order] * self.step_ns + self.step_ns // 2
-        return Spikes(time_ns, unit[order].astype(np.int32))

@@ -111,27 +111,6 @@ def flag_observed(start_ns, bin_ns, whole, own, offset, flag):
 
 
 @njit(cache=True, nogil=True)
-def merge_rows(count, factor, first, merged_first, merged):
-    """Add up each ``factor`` rows of segment after segment; returns how many spikes came above 255.
-
-    Args:
-        count: uint8 ``[T, N]``. first, merged_first: int64 ``[G + 1]``. merged: uint8 ``[T', N]``.
-    """
-    saturated = 0
-    for g in range(first.size - 1):
-        for k in range(merged_first[g], merged_first[g + 1]):
-            row = first[g] + (k - merged_first[g]) * factor
-            own = count[row : min(row + factor, first[g + 1])]
-            for n in range(count.shape[1]):
-                total = 0
-                for j in range(own.shape[0]):
-                    total += own[j, n]
-                saturated += max(0, total - 255)
-                merged[k, n] = min(total, 255)
-    return saturated
-
-
-@njit(cache=True, nogil=True)
 def copy_rows(source, first, n_rows, keep, row, out):
     """``out[row[b] + k] = source[first[b] + k]`` for k below ``n_rows``, zero where a unit is not kept.
 
