@@ -44,7 +44,6 @@ class Model(nn.Module, ABC):
         protocols: the rows of the transfer table that it has; each of the others needs a reason in
             :meth:`why_not`.
         one_session_batches: every batch must hold windows of one session (models with a read-in a session).
-        closed_form: fitted by :meth:`fit` alone, without a gradient step.
         causal: what it puts out for a time depends on nothing after that time (may be a property of the instance).
         carries: :meth:`predict` hands on a state from window to window.
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
@@ -57,7 +56,6 @@ class Model(nn.Module, ABC):
     default_tasks: ClassVar[tuple[str, ...]] = ("decode",)
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "identity_only", "full")
     one_session_batches: ClassVar[bool] = False
-    closed_form: ClassVar[bool] = False
     causal: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     Config: ClassVar[type]
@@ -144,13 +142,9 @@ class Model(nn.Module, ABC):
 
         Rows are NaN where the model makes no prediction (its past lies outside of the window): such rows are neither
         averaged nor scored, and a consumer that forgets them is stopped by the metrics instead of scoring a made-up
-        value. A model that gives such rows says so by :attr:`partial`.
+        value. A model that gives such rows says which ones it made under ``<task>.known``, bool ``[Q]``; from any other
+        model NaN is an error.
         """
-
-    @property
-    def partial(self) -> bool:
-        """Whether some queries of a window get NaN, because their past lies outside of it."""
-        return False
 
     @abstractmethod
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
@@ -167,7 +161,9 @@ class Model(nn.Module, ABC):
     # ---- what is fitted, not trained ------------------------------------------------------------------------------
 
     def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
-        """Before the first step: what must be known from data (``closed_form``: all of it). Nothing by default.
+        """Before the first step: what must be known from data. Nothing by default.
+
+        For a model without parameters it is all: no step follows.
 
         Args:
             sessions: by id, the contiguous stretches of its training time.
@@ -186,8 +182,6 @@ class Model(nn.Module, ABC):
         """Why a row of the transfer table does not apply to a session; empty where it does."""
         if protocol in self.protocols:
             return ""
-        if self.closed_form:
-            return "closed form: it has no weights for an unseen session; its refit is the row 'linear'"
         has_identity = bool(self.identity_parameters([session_id]))
         if protocol == "zero_shot":
             return "its read-in is a session's own and nothing has trained the new one"
@@ -204,8 +198,8 @@ class Model(nn.Module, ABC):
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def n_fitted(self) -> int:
-        """How many numbers training sets: the parameters, or the solution that a closed-form model holds in buffers."""
-        return sum(t.numel() for t in (self.buffers() if self.closed_form else self.parameters()))
+        """How many numbers training sets."""
+        return sum(p.numel() for p in self.parameters())
 
     def extra_state(self) -> dict[str, object]:
         """JSON-able facts beside the weights that rebuild the same model: vocabularies, sessions."""

@@ -86,7 +86,6 @@ class Linear(Model):
     name: ClassVar[str] = "linear"
     protocols: ClassVar[tuple[str, ...]] = ()
     one_session_batches: ClassVar[bool] = True
-    closed_form: ClassVar[bool] = True
     Config: ClassVar[type] = LinearConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {"default": {}}
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
@@ -104,7 +103,7 @@ class Linear(Model):
         self.ridges = nn.ModuleDict()
 
     def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """Room for the weights of each new session; :meth:`fit_closed_form` fills it."""
+        """Room for the weights of each new session; :meth:`fit` fills it."""
         for info in infos:
             keys = info.unit_keys()
             if info.id in self.units:
@@ -123,9 +122,12 @@ class Linear(Model):
     def causal(self) -> bool:
         return True
 
-    @property
-    def partial(self) -> bool:
-        return self.config.lags > 1
+    def why_not(self, protocol: str, session_id: str) -> str:
+        return "closed form: it has no weights for an unseen session; its refit is the row 'linear'"
+
+    def n_fitted(self) -> int:
+        """The solution stands in buffers: nothing of it is a parameter."""
+        return sum(t.numel() for t in self.buffers())
 
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
@@ -159,17 +161,18 @@ class Linear(Model):
             raise DataError(message)
         if self.config.sqrt:
             counts = counts.sqrt()
-        known = F.conv1d(counts, ridge.weight, ridge.intercept).transpose(1, 2)  # [B, T - lags + 1, C]
+        said = F.conv1d(counts, ridge.weight, ridge.intercept).transpose(1, 2)  # [B, T - lags + 1, C]
         unobserved = (columns["observed"] == 0).float().unflatten(0, (n_windows, n_bins))
         gap = F.max_pool1d(unobserved[:, None], lags, stride=1)[:, 0] > 0
-        known = known.masked_fill(gap[..., None], torch.nan)
-        bins = F.pad(known, (0, 0, lags - 1, 0), value=torch.nan).flatten(0, 1)
-        return {self.task: bins[query_bin(batch, batch.asked[self.task], n_bins)]}
+        known = F.pad(~gap, (lags - 1, 0), value=False).flatten()
+        bins = F.pad(said, (0, 0, lags - 1, 0)).flatten(0, 1).masked_fill(~known[:, None], torch.nan)
+        query = query_bin(batch, batch.asked[self.task], n_bins)
+        return {self.task: bins[query], f"{self.task}.known": known[query]}
 
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         """Weighted MSE where there is a prediction."""
         said, asked = output[self.task], batch.asked[self.task]
-        mse = weighted_mse(said, asked.target, torch.where(said.isfinite().all(-1), asked.weight, 0.0))
+        mse = weighted_mse(said, asked.target, torch.where(output[f"{self.task}.known"], asked.weight, 0.0))
         return {self.task: mse, "total": mse}
 
     def _ridge(self, session: str) -> _Ridge:

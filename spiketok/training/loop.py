@@ -131,7 +131,8 @@ def _train(config, sessions, run_dir, resume, on_event, held: contextlib.ExitSta
     if first:
         write_signed(run_dir / "config.json", config.to_dict())
     model = build_model(config, tasks, divided)
-    if model.closed_form:
+    by_steps = any(True for _ in model.parameters())  # of a model without any, fit is all
+    if not by_steps:
         loader, total = None, 1
     else:
         loader = train_loader(config, divided, model, tasks, rank=fabric.global_rank, world=fabric.world_size)
@@ -146,7 +147,7 @@ def _train(config, sessions, run_dir, resume, on_event, held: contextlib.ExitSta
             model.fit(_Fitting(divided, "train"))
         if start is not None and start["step"] >= total:
             resumed_from = total
-        elif model.closed_form:
+        elif not by_steps:
             resumed_from = 0
             checkpoint(model, None, 1, {})
         else:

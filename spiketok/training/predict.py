@@ -117,17 +117,17 @@ def _run(
                     continue  # a last window that lies over the one before: its past is not the carried one
                 output, walk.carry = model.predict(batch.to(device), None if fresh.begins else walk.carry)
                 for name, collector in collectors.items():
-                    collector.add(batch, output, _used(model, output, batch, name, fresh.since_ns))
+                    collector.add(batch, output, _used(output, batch, name, fresh.since_ns))
     return {name: collector.answer() for name, collector in collectors.items()}
 
 
-def _used(model: Model, output, batch: Batch, task: str, since_ns: np.ndarray | None) -> np.ndarray | None:
+def _used(output, batch: Batch, task: str, since_ns: np.ndarray | None) -> np.ndarray | None:
     """bool ``[Q]``: the queries that count; None where all do."""
     used, asked = None, batch.asked[task]
     if since_ns is not None:
         used = asked.ns >= np.repeat(since_ns, np.diff(asked.offset.cpu().numpy()))
-    if model.partial:  # it says NaN where its history is not all there; from any other model NaN is an error
-        made = output[task].isfinite().all(dim=-1).cpu().numpy()
+    if f"{task}.known" in output:  # NaN where its history is not all there; from any other model NaN is an error
+        made = output[f"{task}.known"].cpu().numpy()
         used = made if used is None else used & made
     return used
 
