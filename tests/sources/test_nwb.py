@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiketok.errors import SourceError
-from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
+from spiketok.recording.nouns import NS_PER_S, Intervals, Ragged, Session, Source, Spikes
 from spiketok.sources.formats.nwb import hdf5, read_nwb
 from spiketok.sources.formats.nwb.series import rising, short_names
+from spiketok.sources.formats.nwb.units import count_unobserved
 from spiketok.storage.store import read_session, write_session
 from tests import nwb_files
 from tests.conftest import real_data
@@ -281,6 +282,15 @@ def test_observed_time_by_property(tmp_path_factory, plain, rows):
         n_outside += sum(not any(a <= t < b for a, b in stated) for t in times)
     assert counts(session.notes).get("spikes-unobserved", 0) == n_outside
     assert session.observed.total_ns == sum(any(a <= t < b for a, b in everywhere) for t in range(-3, 18)) * NS_PER_S
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_spike_at_the_stop_of_observed_time_lies_outside_one_at_its_start_inside(own):
+    """Stated once for all units, or for each alike."""
+    spikes = Spikes.from_units([np.array([9, 10, 19, 20, 29, 30, 39, 40]), np.array([10, 20])])
+    pairs = np.array([[10, 20], [30, 40]])
+    stated = Ragged(np.concatenate([pairs, pairs]), np.array([0, 2, 4])) if own else None
+    assert count_unobserved(spikes, Intervals(pairs[:, 0], pairs[:, 1]), stated) == 5  # 9, 20, 29, 40 and again 20
 
 
 def test_observed_intervals_that_are_no_intervals(edit):

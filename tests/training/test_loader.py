@@ -179,6 +179,21 @@ def test_random_offsets_are_uniform(spike_shards):
     assert counts.min() > 0.6 * counts.mean()
 
 
+@pytest.mark.parametrize(
+    ("length", "flush"),
+    [
+        (25, {(6, 15), (7, 15), (0, 8), (0, 9)}),
+        (24, {(5, 14), (6, 14), (0, 7), (0, 8), (0, 9)}),  # at 7 there is as much room on either side: at the start
+    ],
+)
+def test_a_window_without_room_behind_the_others_stands_flush_where_there_is_more(length, flush):
+    """Windows of 10 in an interval: from offsets up to ``length - 20`` two follow each other, from the others one."""
+    whole_time = Intervals([0], [length])
+    session = SessionWindows(TinyReader(whole_time, whole_time, 1), whole_time)
+    plans = (RandomWindows([session], 10, seed=seed).plan(0).start_ns.tolist() for seed in range(300))
+    assert {tuple(sorted(starts)) for starts in plans} == {(k, k + 10) for k in range(length - 19)} | flush
+
+
 def test_session_weights(spike_shards):
     """2 gives two passes with different jitter, 0.5 a half, 0 none; an unknown session is refused."""
     sessions = where(spike_shards)

@@ -71,6 +71,17 @@ def test_what_the_floor_reads_has_the_kernel_too(tmp_path):
     assert dropped_by_split(plain) == {"train": {}, "valid": {}, "test": {}}
 
 
+def test_what_is_cut_once_a_session_keeps_the_guard_too(tmp_path):
+    """Calibration tokens are of time that no window of another split touches, in training and in transfer."""
+    (session,), _ = prepare(load_config("linear"), [bake_tokens(tmp_path, smoothed("a"), "binned")])
+    assert session.splits["train"].stop_ns.tolist() == [28 * SECOND]
+    assert session.calibration.stop_ns.tolist() == [28 * SECOND - AHEAD]
+    parts = {"test": Intervals([0], [30 * SECOND]), "calibration": Intervals([30 * SECOND], [40 * SECOND])}
+    unseen = replace(session, splits=parts)
+    assert unseen.calibration.start_ns.tolist() == [30 * SECOND + BACK]
+    assert unseen.calibration.stop_ns.tolist() == [40 * SECOND]
+
+
 def test_later_days_are_left_for_transfer(tmp_path, capsys):
     readers = [bake_tokens(tmp_path, on_day(f"day{k}", f"2020-01-0{k + 1}", k), "binned") for k in range(3)]
     config = load_config("linear", sets=["split.kind=day"])

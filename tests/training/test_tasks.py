@@ -25,7 +25,7 @@ from spiketok.training.predict import predict, score_split
 from spiketok.training.predictions import read_predictions, write_predictions
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows, UnitDropout
 from spiketok.training.tasks.classify import Classified, Classify, ClassifyConfig
-from spiketok.training.tasks.decode import Decode, DecodeConfig
+from spiketok.training.tasks.decode import Decode, DecodeConfig, Prediction
 from spiketok.training.tasks.population import Population, PopulationConfig, deviance_explained
 from tests.decodable import BIN_NS, SECOND, SMALL_POYO, bake_tokens, decodable_session
 from tests.toys import Toy
@@ -142,6 +142,20 @@ def test_weights_shape_no_score(tmp_path):
     np.testing.assert_array_equal(answers[0].arrays()["weight"], 1.0)
 
 
+def test_samples_that_were_not_measured_are_not_scored():
+    """What stands in their place is no truth, however well it is met."""
+    rng = np.random.default_rng(0)
+    true, said = rng.normal(size=(2, 60, 2))
+    weight = np.ones(60, np.float32)
+    weight[::3] = 0
+    true[::3] = said[::3] = 1e6
+    columns = {"components": ("x", "y"), "measure": "mm/s"}
+    answer = Prediction(np.arange(60), said, true, weight, **columns)
+    kept = weight > 0
+    assert answer.score() == Prediction(np.arange(40), said[kept], true[kept], weight[kept], **columns).score()
+    assert answer.score()["r2_mean"] == pytest.approx(sk.r2_score(true[kept], said[kept]), rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ["reach", "phase=reach=", "phase=reach"])
 def test_weights_that_cannot_be_used_say_why(tmp_path, name):
     if name == "reach":
@@ -199,6 +213,8 @@ def test_accuracies_are_those_of_scikit_learn(n_classes):
     assert [score["recall"][word] for word in words] == pytest.approx(each.tolist(), rel=1e-12)
     assert score["n_samples"] == (weight > 0).sum()
     assert Classified(np.arange(3), said[:3], label[:3], np.zeros(3), words).score()["accuracy"] is None
+    written = Classified(np.arange(200), said, label, 3 * weight, words).arrays()["weight"]
+    np.testing.assert_array_equal(written, weight)  # as it is scored: yes or no
 
 
 WORDS = ["left", "right", "", "up", "nan", "left", "None", "right", "up", "right"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +301,23 @@ def test_stretches_are_the_bins_of_the_split(bins):
     np.testing.assert_allclose(normal * target.std + target.mean, value, rtol=1e-4, atol=1e-3)
     assert (weight == 1).all()
     assert len(counts) * 20 * MS == sessions[0].splits["test"].total_ns
+
+
+def test_what_is_fitted_has_neither_weight_nor_value_where_nothing_was_measured(tmp_path):
+    """A hole of two samples is no border of labelled time: its bin stands in a stretch, and is marked."""
+    session = decodable_session("hole", n_units=6)
+    vel = session.signals["hand_vel"]
+    valid = np.ones(4000, np.bool_)
+    valid[[500, 501, 705]] = False  # all of bin 250, half of bin 352
+    signals = {"hand_vel": Signal(vel.time_ns, vel.value, vel.components, "mm/s", valid, 100.0)}
+    tokens = bake_tokens(tmp_path, replace(session, signals=signals), "binned")
+    (divided,), (task,) = prepare(load_config("linear"), [tokens])
+    (stretch,) = divided.stretches("train")
+    weight, target = stretch.weight[task.name], stretch.target[task.name]
+    assert np.flatnonzero(weight == 0).tolist() == [250]
+    assert (target[250] == 0).all()
+    normal = (vel.value[704] - np.array(task.target.mean)) / np.array(task.target.std)  # of a bin what was measured
+    np.testing.assert_allclose(target[352], normal, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
