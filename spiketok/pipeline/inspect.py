@@ -12,8 +12,16 @@ from spiketok.errors import ArtefactError, UsageError
 from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
-from spiketok.storage.files import human_bytes, sha256_file, sha256_source, source_bytes
-from spiketok.storage.records import report_body, run_checkpoint, run_config, run_result
+from spiketok.storage.files import human_bytes, sha256_source, source_bytes
+from spiketok.storage.records import (
+    CHECKPOINT,
+    checkpoint_digest,
+    is_run,
+    report_body,
+    run_checkpoint,
+    run_config,
+    run_result,
+)
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
 
@@ -64,7 +72,7 @@ def kind_of(path: Path) -> str:
         return _kind_of_manifest(path / MANIFEST)
     if (path / "report.json").exists():
         return "report"
-    if (path / "config.json").exists():
+    if is_run(path):
         return "run"
     if (path / "store").exists() or (path / "shards").exists():
         return "workspace"
@@ -293,18 +301,17 @@ def _held(reader) -> dict[str, object]:
 
 
 def _describe_run(path: Path) -> Description:
-    config = run_config(path)
+    state = run_checkpoint(path) if (path / CHECKPOINT).exists() else None
+    config = run_config(path, state)
     facts: dict[str, object] = {"model": config["model"], "size": config.get("size"), "seed": config.get("seed")}
     tables = {}
-    checkpoint = path / "checkpoint" / "checkpoint.json"
-    if checkpoint.exists():
-        state = run_checkpoint(path)
+    if state is not None:
         facts |= {
             "step": state.get("step"),
             "tasks": ", ".join(":".join(filter(None, (t["kind"], t["about"]))) for t in state["tasks"]),
             "trained on": ", ".join(session["id"] for session in state["sessions"]),
             "written by": state.get("written_by"),
-            "checkpoint": sha256_file(checkpoint)[:12],
+            "checkpoint": checkpoint_digest(path)[:12],
         }
         tables["trained on"] = [
             {
@@ -364,7 +371,7 @@ def _describe_workspace(path: Path) -> Description:
                 "shards": ", ".join(_baked_by(path, session_id)) or "-",
             }
         )
-    runs = sorted(p.parent.name for p in workspace.runs.glob("*/config.json"))
+    runs = sorted(p.name for p in workspace.runs.glob("*") if is_run(p))
     facts = {"workspace": str(path), "sessions": len(rows), "runs": ", ".join(runs) or "-"}
     return Description("workspace", facts, {"sessions": rows} if rows else {})
 

@@ -169,7 +169,7 @@ class _Walk:
             found = sha256_file(file.with_name(part)) if file.with_name(part).is_file() else ""
             if found != digest and not remark:
                 remark = f"its {part} {_differs(found, digest) if found else 'is gone'}: {again}"
-        remark = remark or _config_fault(run)
+        remark = remark or _config_fault(run, facts)
         if not remark and link.state != "broken" and expected.digest and link.digest != expected.digest:
             mend = "spiketok eval-xsession RUN" if expected.by == "the report" else again
             remark = f"{_differs_from(link.digest, expected)}: {mend}"
@@ -372,12 +372,10 @@ def _read_facts(kind: str, file: Path, again: str) -> tuple[dict | None, Link]:
     return facts, Link(kind, name, 0, "holds", facts["digest"])
 
 
-def _config_fault(run: Path) -> str:
+def _config_fault(run: Path, checkpoint: Mapping) -> str:
     """Why the configuration beside a checkpoint, by which its model adapts, cannot be believed; empty if it can."""
     try:
-        run_config(run)
-    except FileNotFoundError:
-        pass
+        run_config(run, checkpoint)
     except ArtefactError as error:
         return str(error)
     return ""

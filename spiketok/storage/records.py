@@ -10,32 +10,67 @@ Whoever reads one reads it here, so that no command believes a file that was cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from spiketok.storage.files import read_signed
+from spiketok.errors import ArtefactError
+from spiketok.storage.files import read_signed, sha256_file
 
 CONFIG, RESULT, REPORT = "config.json", "result.json", "report.json"
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
 AGAIN = "run the same 'spiketok train' again"
 
 
-def run_config(run: Path) -> dict:
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, also one that has lost a file."""
+    return (folder / CONFIG).exists() or (folder / CHECKPOINT).exists()
+
+
+def run_config(run: Path, checkpoint: Mapping | None = None) -> dict:
     """The configuration that the last ``train`` on a run's folder resolved; earlier releases did not sign it.
 
+    Args:
+        checkpoint: what :func:`run_checkpoint` gave, if there is one: both must be of the same run.
+
     Raises:
-        FileNotFoundError: there is none. ArtefactError: it was changed or cannot be read. So for all of these.
+        ArtefactError: it is gone, was changed or is another run's.
     """
-    return read_signed(run / CONFIG, "configuration", AGAIN, unsigned=True)
+    try:
+        found = read_signed(run / CONFIG, "configuration", AGAIN, unsigned=True)
+    except FileNotFoundError:
+        message = f"configuration {run / CONFIG} is gone: {AGAIN}"
+        raise ArtefactError(message) from None
+    if checkpoint is not None and not _agree(found | {"transfer": None}, checkpoint["config"] | {"transfer": None}):
+        message = f"configuration {run / CONFIG} is of another run than the checkpoint beside it: {AGAIN}"
+        raise ArtefactError(message)
+    return found
+
+
+def _agree(a: object, b: object) -> bool:
+    """Whether two settings are equal in what both have: an earlier release knew fewer."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(_agree(a[key], b[key]) for key in a.keys() & b.keys())
+    return a == b
 
 
 def run_checkpoint(run: Path) -> dict:
-    """What stands beside a run's weights."""
+    """What stands beside a run's weights; FileNotFoundError where there is none, also for those below."""
     return read_signed(run / CHECKPOINT, "checkpoint", "train again with --restart")
 
 
 def run_result(run: Path) -> dict:
-    """The scores of a finished run."""
-    return read_signed(run / RESULT, "result", AGAIN)
+    """The scores of a finished run; ArtefactError also where they are of another checkpoint than the one beside."""
+    facts = read_signed(run / RESULT, "result", AGAIN)
+    said, found = facts.get("checkpoint_digest", ""), checkpoint_digest(run)
+    if said != found:
+        message = f"result {run / RESULT} is of checkpoint {said[:12]}, beside it lies {found[:12] or 'none'}: {AGAIN}"
+        raise ArtefactError(message)
+    return facts
+
+
+def checkpoint_digest(run: Path) -> str:
+    """The digest of the checkpoint that stands there: the sha256 of its JSON, which has its files'; empty without."""
+    return sha256_file(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else ""
 
 
 def report_body(file: Path) -> dict:

@@ -31,7 +31,7 @@ from spiketok.storage.files import (
     sha256_file,
     write_signed,
 )
-from spiketok.storage.records import run_checkpoint, run_config
+from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_config
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.tasks import TASKS
@@ -180,11 +180,6 @@ def remove(run_dir: Path) -> None:
         clean_leftovers(run_dir)
 
 
-def checkpoint_digest(run_dir: Path) -> str:
-    """The digest of the checkpoint that stands there: the sha256 of its ``checkpoint.json``, which has the files'."""
-    return sha256_file(Path(run_dir) / FOLDER / "checkpoint.json")
-
-
 def read_facts(run_dir: Path) -> dict[str, object]:
     """``checkpoint.json``, checked for its digest, format and version.
 
@@ -236,7 +231,8 @@ def load_run(run_dir: Path) -> Run:
         run_dir = run_dir.parent
     facts = read_facts(run_dir)
     try:
-        config = RunConfig.from_dict(facts["config"] | _later_settings(run_dir))
+        later = run_config(run_dir, facts)["transfer"]  # shapes no checkpoint: as the last train on this folder said
+        config = RunConfig.from_dict(facts["config"] | {"transfer": later})
         tasks = read_tasks(facts, config)
         model = model_class(config.model)(config.model_config(), [task.head() for task in tasks], config.timing)
         model.load_extra_state(facts["extra_state"])
@@ -260,14 +256,6 @@ def load_run(run_dir: Path) -> Run:
         digest=checkpoint_digest(run_dir),
         facts=facts,
     )
-
-
-def _later_settings(run_dir: Path) -> dict[str, object]:
-    """How to adapt, as the last ``train`` on this folder said: it shapes no checkpoint and so may change after it."""
-    try:
-        return {"transfer": run_config(run_dir)["transfer"]}
-    except FileNotFoundError:
-        return {}
 
 
 def seed_of(*parts: int) -> int:

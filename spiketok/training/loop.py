@@ -33,9 +33,9 @@ from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
 from spiketok.storage.files import atomic_file, clean_leftovers, locked, write_signed
+from spiketok.storage.records import checkpoint_digest
 from spiketok.training.checkpoints import (
     TrainedSession,
-    checkpoint_digest,
     load_optimizer,
     optimizer_tensors,
     read_facts,

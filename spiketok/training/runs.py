@@ -15,7 +15,7 @@ from spiketok.recording.nouns import FLUORESCENCE
 from spiketok.recording.splits import CONTINUOUS, recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
-from spiketok.storage.records import run_result
+from spiketok.storage.records import is_run, run_result
 from spiketok.storage.store import read_attributes
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
@@ -322,7 +322,7 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
     """
     if name is not None:
         for path in (Path(name), workspace.runs / name):
-            if (path / "config.json").exists():
+            if is_run(path):
                 return path
     known = {p.parent.name: p for p in workspace.runs.glob("*/result.json")}
     of_model = [p for p in known.values() if name in (None, run_result(p.parent)["model"])]
