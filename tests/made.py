@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,18 @@ from spiketok.tokens.shards import ShardReader, write_shard
 
 MS = 1_000_000
 SECOND = 1_000_000_000
+
+
+def as_folder(path: Path) -> Path:
+    """Make of a stored session what the store was before: a folder of zarr members and its attributes."""
+    with zipfile.ZipFile(path / "arrays.zip") as members:
+        members.extractall(path)
+    attributes = json.loads((path / "session.json").read_text())
+    own = {key: value for key, value in attributes.items() if key not in ("directory_sha256", "attributes_sha256")}
+    (path / ".zattrs").write_text(json.dumps(own, indent=4, sort_keys=True))
+    for name in ("arrays.zip", "session.json"):
+        (path / name).unlink()
+    return path
 
 
 def whole(session: Session) -> Intervals:

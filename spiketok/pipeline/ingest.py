@@ -25,7 +25,7 @@ from spiketok.recording.splits import with_stored_sets
 from spiketok.recording.steps import apply_steps
 from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_source, source_bytes, write_json
 from spiketok.storage.remote import RemotePath, local_copy, place
-from spiketok.storage.store import ATTRIBUTES, read_attributes, session_place, write_session
+from spiketok.storage.store import holds_session, read_attributes, session_place, write_session
 from spiketok.storage.workspace import Workspace
 
 READER = {"reader": "nwb", "reader_version": 1}
@@ -261,7 +261,7 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
         done = stored_from(target, group, digests, settings)
         if done is not None:
             return done
-        state = "replaced" if (target / ATTRIBUTES).exists() else "new"
+        state = "replaced" if holds_session(target) else "new"
         sources = [_source(path, file, d) for path, file, d in zip(group.files, files, digests, strict=True)]
         with session_place(target) as folder:
             _make_isolated(group, files, sources, settings, folder)
@@ -287,7 +287,6 @@ def _make_isolated(
 def _warm_up() -> None:
     """Import here what each child would import anew."""
     import numcodecs.blosc  # noqa: F401
-    import zarr  # noqa: F401
 
     from spiketok.sources.formats.nwb.units import warm_up
 

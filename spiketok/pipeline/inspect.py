@@ -22,7 +22,7 @@ from spiketok.storage.records import (
     run_config,
     run_result,
 )
-from spiketok.storage.store import read_attributes, read_session
+from spiketok.storage.store import holds_session, read_attributes, read_session
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
 
 
@@ -66,7 +66,7 @@ def kind_of(path: Path) -> str:
         return "report"
     if path.is_file() or path.name.lower().endswith((".nwb", ".nwb.zarr")):
         return "nwb"
-    if (path / ".zattrs").exists():
+    if holds_session(path):
         return "session"
     if (path / MANIFEST).exists():
         return _kind_of_manifest(path / MANIFEST)

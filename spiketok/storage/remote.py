@@ -13,7 +13,7 @@ import contextlib
 import errno
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -159,6 +159,11 @@ class RemotePath:
         with self._reaching() as (system, path):
             return system.cat_file(path)
 
+    def read_range(self, start: int, stop: int) -> bytes:
+        """The bytes of a file from ``start`` to ``stop``."""
+        with self._reaching() as (system, path):
+            return system.cat_file(path, start=start, end=stop)
+
     def download(self, target: Path) -> None:
         """Copy the file, or all files of the folder, to ``target``."""
         kind = self._kind()
@@ -180,22 +185,23 @@ class RemotePath:
                 message = f"{self.url}: {came} of {there} came ({file.name}): run it again"
                 raise FetchError(message)
 
-    def upload(self, folder: Path, last: str) -> None:
+    def upload(self, folder: Path, last: str, marks: Collection[str] = ()) -> None:
         """Put a folder's files here in place of what is here.
 
-        The file ``last`` is what makes the folder whole: it is taken away first, and put when all others are there.
+        The file ``last`` makes the folder whole and is put when all others are there; it and other files that would
+        (``marks``) are taken away first.
         """
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
         names.remove(last)
         with self._reaching() as (system, path):
             there = system.find(path)
-            mark = f"{path}/{last}"
-            if mark in there:
+            first = [f"{path}/{name}" for name in (last, *marks) if f"{path}/{name}" in there]
+            for mark in dict.fromkeys(first):
                 system.rm_file(mark)
-            for stale in set(there) - {mark} - {f"{path}/{name}" for name in names}:
+            for stale in set(there) - set(first) - {f"{path}/{name}" for name in names}:
                 system.rm_file(stale)
             system.put([str(folder / name) for name in names], [f"{path}/{name}" for name in names])
-            system.put_file(str(folder / last), mark)
+            system.put_file(str(folder / last), f"{path}/{last}")
 
     # ---- fsspec ----
 

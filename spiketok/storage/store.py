@@ -1,14 +1,15 @@
-"""The store: one zarr group (on-disk format 2) a session, written whole or not at all.
+"""The store: two files a session, its attributes and a zip of its arrays (a zarr group, on-disk format 2).
 
 The format is specified in docs/store-format.md. What is unusual:
 
 - spike times are kept on disk as ticks of the recording's clock if every one of them is exactly on it, else as
   nanoseconds, both delta-filtered integers; the reader gives the same int64 ns either way;
-- a digest over the content (values, not compressed bytes) is written last and checked by every full read, because
-  zarr reads a missing chunk as zeros without a word;
+- a digest over the content (values, not compressed bytes) is written last and checked by every full read; what reads
+  parts is held by a chain: the attributes by their own sha256, which covers that of the zip's directory, which holds a
+  CRC-32 of every member;
 - no date, no random id, no path: the same session gives the same bytes.
 
-Runs on zarr 2.18 and 3.1; this is the only module that knows the difference.
+Sessions of before, whose arrays are a folder of many files, are read by the same code; :func:`repack` makes them two.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import numpy as np
 from spiketok import __version__
 from spiketok.errors import ArtefactError, DataError
 from spiketok.recording.nouns import (
-    NS_PER_S,
     Column,
     Finding,
     Intervals,
@@ -42,131 +42,17 @@ from spiketok.recording.nouns import (
     UnitTable,
 )
 from spiketok.recording.units import plain_unit_columns
-from spiketok.storage.files import PIECE_ROWS, Pieces, atomic_folder, canonical_json, sha256_arrays
+from spiketok.storage.arrays import StoredArray, delta_dtype, encoded_arrays
+from spiketok.storage.clock import find_period, nearest_ticks, ns_from_ticks
+from spiketok.storage.files import PIECE_ROWS, SESSION_MARKS, Pieces, atomic_folder, canonical_json, sha256_arrays
+from spiketok.storage.members import ARRAYS, FolderMembers, ZipMembers, damaged, open_members, write_zip
 from spiketok.storage.remote import RemotePath, local_copy, place
 
 FORMAT = "spiketok-session"
 VERSION = 1
-ATTRIBUTES = ".zattrs"  # the file that makes a session: behind a URL it is put last
-CHUNK_BYTES = 2**20
-CLOCK_ROWS = 1 << 15  # looked at together: what is off the clock shows early
-WRITE_THREADS = 2
+PACKED, _ = SESSION_MARKS
 MANY_SPIKES = 10**6  # so many are not copied as a whole
 MAX_KEY = 200
-CLOCKS_HZ = (Fraction(1_000), Fraction(10_000), Fraction(390_625, 16), Fraction(30_000), Fraction(1_000_000))
-
-
-# ---- the recording's clock ------------------------------------------------------------------------------------------
-
-
-def ticks_from_ns(time_ns: np.ndarray, period_ns: Fraction) -> np.ndarray | None:
-    """Ticks of a clock, or None if a time is not exactly on one.
-
-    Args:
-        time_ns: int64 ``[S]``.
-        period_ns: the clock's period; a tick's time is ``tick * period_ns`` rounded to the nearest ns.
-    """
-    num, den = period_ns.numerator, period_ns.denominator
-    if time_ns.size and int(np.abs(time_ns).max()) > 2**61 // (2 * den):
-        return None
-    tick = (2 * den * time_ns + num) // (2 * num)
-    if tick.size and int(np.abs(tick).max()) > 2**61 // (2 * num):
-        return None
-    return tick if np.array_equal(ns_from_ticks(tick, period_ns), time_ns) else None
-
-
-def ns_from_ticks(tick: np.ndarray, period_ns: Fraction) -> np.ndarray:
-    """int64 ns of ticks, rounded to the nearest (halves up), in integers only."""
-    num, den = period_ns.numerator, period_ns.denominator
-    return tick if num == den else (2 * num * tick + den) // (2 * den)  # as they are: twice of 146 years overflows
-
-
-def find_clock(time_ns: np.ndarray, declared_hz: float | None = None) -> tuple[Fraction, np.ndarray]:
-    """The coarsest clock that all times are exactly on, and their ticks; period 1 ns if there is none."""
-    period_ns = find_period(time_ns, declared_hz)
-    tick = ticks_from_ns(time_ns, period_ns)
-    return period_ns, time_ns if tick is None else tick
-
-
-def find_period(time_ns: np.ndarray, declared_hz: float | None = None) -> Fraction:
-    """The period in ns of the coarsest clock that all times are exactly on; 1 if there is none."""
-    clocks = set(CLOCKS_HZ)
-    if declared_hz is not None and np.isfinite(declared_hz) and declared_hz > 0:
-        clocks.add(Fraction(declared_hz).limit_denominator(1_000_000))
-    for clock_hz in sorted(clocks):
-        period_ns = NS_PER_S / clock_hz
-        pieces = (time_ns[low : low + CLOCK_ROWS] for low in range(0, time_ns.size, CLOCK_ROWS))
-        if all(ticks_from_ns(piece, period_ns) is not None for piece in pieces):
-            return period_ns
-    return Fraction(1)
-
-
-# ---- zarr 2 and 3 ---------------------------------------------------------------------------------------------------
-
-
-def _zarr_major() -> int:
-    import zarr
-
-    return int(zarr.__version__.split(".")[0])
-
-
-def _create_group(path: Path):
-    import zarr
-
-    if _zarr_major() >= 3:
-        return zarr.open_group(str(path), mode="w", zarr_format=2)
-    return zarr.open_group(str(path), mode="w")
-
-
-@contextlib.contextmanager
-def _one_blosc_thread() -> Iterator[None]:
-    """Blosc with threads orders its blocks by who finishes first; one thread makes the bytes repeatable."""
-    from numcodecs import blosc
-
-    before = blosc.use_threads
-    blosc.use_threads = False
-    try:
-        yield
-    finally:
-        blosc.use_threads = before
-
-
-def _write_array(group, name: str, array: np.ndarray | Pieces, *, delta: bool = False) -> None:
-    import numcodecs
-
-    if not isinstance(array, Pieces):
-        array = np.ascontiguousarray(array)
-    if array.dtype.kind == "U" and array.dtype.itemsize == 0:
-        array = array.astype("<U1")
-    row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
-    rows = min(max(1, CHUNK_BYTES // row_bytes), max(1, array.shape[0]))
-    chunks = (rows, *(max(1, n) for n in array.shape[1:]))
-    filters = [numcodecs.Delta(dtype=array.dtype.str)] if delta else None  # integers only: lossy on floats
-    codec = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE)
-    if _zarr_major() >= 3:
-        all_chunks = {"write_empty_chunks": True}  # zarr 3 leaves out what is all zeros, zarr 2 does not
-        out = group.create_array(
-            name,
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=chunks,
-            filters=filters,
-            compressors=codec,
-            config=all_chunks,
-        )
-    elif isinstance(array, Pieces):
-        out = group.create_dataset(
-            name, shape=array.shape, dtype=array.dtype, chunks=chunks, filters=filters, compressor=codec
-        )
-    else:
-        group.create_dataset(name, data=array, chunks=chunks, filters=filters, compressor=codec)
-        return
-
-    def write(low: int) -> None:
-        out[low : low + rows] = array[low : low + rows]
-
-    with ThreadPoolExecutor(WRITE_THREADS) as pool:  # chunk by chunk: no bytes depend on who is first
-        list(pool.map(write, range(0, array.shape[0] if array.size else 0, rows)))
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -282,7 +168,11 @@ def _session_attributes(session: Session, settings: Mapping[str, object]) -> dic
 
 
 def _digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> str:
-    return hashlib.sha256(f"{sha256_arrays(arrays)}|{canonical_json(attributes)}".encode()).hexdigest()
+    return _sha256(f"{sha256_arrays(arrays)}|{canonical_json(attributes)}")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def session_digest(session: Session, settings: Mapping[str, object], written_by: str) -> str:
@@ -299,59 +189,124 @@ def session_place(target: Path | RemotePath) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="spiketok-") as folder:
         yield Path(folder) / target.name
-        target.upload(Path(folder) / target.name, last=ATTRIBUTES)
+        target.upload(Path(folder) / target.name, last=PACKED, marks=SESSION_MARKS)
 
 
 def write_session(session: Session, target: Path | RemotePath, settings: Mapping[str, object] | None = None) -> str:
-    """Write a session as a store group, replacing one that is there.
+    """Write a session as two files in a folder, replacing one that is there.
 
     Args:
         session: what to write.
-        target: the group's folder, here or behind a URL.
+        target: the session's folder, here or behind a URL.
         settings: the settings of the ingest that shaped the session; recorded, and part of the digest.
 
     Returns:
         the content's digest.
     """
-    if isinstance(target, RemotePath):
-        with session_place(target) as folder:
-            return write_session(session, folder, settings)
+    with session_place(target) as folder:
+        return _write(session, _session_attributes(session, settings or {}), folder)
+
+
+def _write(session: Session, attributes: Mapping[str, object], target: Path, expected: str | None = None) -> str:
+    """Write a session whose digest must be the expected one, if any; what is compressed is digested beside it."""
     arrays = _session_arrays(session)
-    attributes = _session_attributes(session, settings or {})
-    period_ns = find_period(session.spikes.time_ns, session.clock_hz)
-    tick = session.spikes.time_ns
-    if period_ns != 1:
-        tick = _as_pieces(tick, lambda piece: ticks_from_ns(piece, period_ns))
-    digest = _digest(arrays, attributes)
-    rising = {"spikes/time", "spikes/index", "spikes/index_offset"}
-    with atomic_folder(target) as wip, _one_blosc_thread():
-        root = _create_group(wip)
-        for key in sorted(arrays):
-            array = tick if key == "spikes/time" else arrays[key]
-            delta = key in rising or (key.endswith("_ns") and array.dtype == np.int64)
-            _write_array(root, key, array, delta=delta and array.size > 0)
-        root.attrs.put(attributes | {"tick_period_ns": [period_ns.numerator, period_ns.denominator], "digest": digest})
+    with ThreadPoolExecutor(1) as beside, atomic_folder(target) as wip:
+        digesting = beside.submit(_digest, arrays, attributes)
+        period_ns = find_period(session.spikes.time_ns, session.clock_hz)
+        kept = arrays
+        if period_ns != 1:
+            ticks = _as_pieces(session.spikes.time_ns, lambda piece: nearest_ticks(piece, period_ns))
+            kept = arrays | {"spikes/time": ticks}
+        directory_sha256 = write_zip(wip / ARRAYS, encoded_arrays(kept, _deltas(kept)))
+        digest = digesting.result()
+        if expected not in (None, digest):
+            message = f"{session.id} would be written with digest {digest[:12]}, it was read with {expected[:12]}"
+            raise ArtefactError(message)
+        told = dict(attributes) | {
+            "tick_period_ns": [period_ns.numerator, period_ns.denominator],
+            "digest": digest,
+            "directory_sha256": directory_sha256,
+        }
+        told["attributes_sha256"] = _sha256(canonical_json(told))
+        (wip / PACKED).write_text(json.dumps(told, indent=2, sort_keys=True, allow_nan=False) + "\n")
     return digest
+
+
+def _deltas(arrays: Mapping[str, np.ndarray | Pieces]) -> dict[str, str]:
+    """Which arrays are kept as differences, and of which dtype: integers only, floats would lose bits."""
+    found = {}
+    for key, array in arrays.items():
+        rising = key in ("spikes/time", "spikes/index", "spikes/index_offset")
+        if array.size and (rising or (key.endswith("_ns") and array.dtype == np.int64)):
+            if key == "spikes/index":
+                low, high = 0, array.size
+            elif rising:
+                low, high = int(array[:1][0]), int(array[array.size - 1 : array.size][0])
+            else:
+                low, high = int(array.min()), int(array.max())
+            found[key] = delta_dtype(low, high)
+    return found
+
+
+def is_packed(path: Path | RemotePath) -> bool:
+    """Whether a session is two files; else it is a folder of many, as it was before, or not there."""
+    return (place(path) / PACKED).exists()
+
+
+def repack(path: Path | RemotePath) -> None:
+    """Write a session that is a folder of many files as two, whole or not at all; its digest stays as it is.
+
+    A session of two files stays as it is.
+
+    Raises:
+        ArtefactError: there is no session, or it is damaged.
+    """
+    path = place(path)
+    if is_packed(path):
+        return
+    attributes, session = read_attributes(path), read_session(path)
+    own = {key: value for key, value in attributes.items() if key not in ("digest", "tick_period_ns")}
+    with session_place(path) as folder:
+        _write(session, own, folder, attributes["digest"])
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
+def holds_session(path: Path | RemotePath) -> bool:
+    """Whether there is a session, of either layout, whole or damaged."""
+    return any((path / mark).exists() for mark in SESSION_MARKS)
+
+
 def read_attributes(path: Path | RemotePath) -> dict[str, object]:
-    """The attributes of a session's group: one small JSON file, read without zarr.
+    """The attributes of a session: one small JSON file.
 
     Raises:
-        ArtefactError: there is no session, or one of another format or version.
+        ArtefactError: there is no session, one of another format or version, or its attributes are damaged.
     """
-    path = place(path)
+    return _read_marked(place(path))[0]
+
+
+def open_stored(path: Path | RemotePath) -> tuple[dict[str, object], FolderMembers | ZipMembers]:
+    """The attributes of a session, and what its arrays are read from.
+
+    Raises:
+        ArtefactError: there is no session, one of another format or version, or it is damaged.
+    """
+    attributes, directory_sha256 = _read_marked(path)
+    return attributes, open_members(path, directory_sha256, path)
+
+
+def _read_marked(path: Path | RemotePath) -> tuple[dict[str, object], str | None]:
+    """A session's attributes, and the sha256 of its zip's directory; None where its arrays are a folder of files."""
+    mark, text = _marked_text(path)
     try:
-        attributes = json.loads((path / ATTRIBUTES).read_text())
-    except FileNotFoundError:
-        message = f"{path} holds no session: 'spiketok ingest PATH' makes one"
-        raise ArtefactError(message) from None
-    except (ValueError, OSError) as error:
-        message = f"{path} cannot be read ({error}): remove it and ingest its source again"
+        attributes = json.loads(text)
+    except ValueError as error:
+        message = f"{path} cannot be read ({mark}: {error}): remove it and ingest its source again"
         raise ArtefactError(message) from error
+    if not isinstance(attributes, dict):
+        raise damaged(path, f"{mark} holds no JSON object")
     if attributes.get("format") != FORMAT:
         message = f"{path} has format '{attributes.get('format')}', expected '{FORMAT}'"
         raise ArtefactError(message)
@@ -361,14 +316,32 @@ def read_attributes(path: Path | RemotePath) -> dict[str, object]:
             "ingest its source again"
         )
         raise ArtefactError(message)
-    return attributes
+    if mark != PACKED:
+        return attributes, None
+    written, found = attributes.pop("attributes_sha256", None), _sha256(canonical_json(attributes))
+    if written != found:
+        raise damaged(path, f"{mark} has sha256 {found[:12]}, written was {str(written)[:12]}")
+    return attributes, attributes.pop("directory_sha256")
 
 
-def _read_arrays(group, prefix: str = "") -> dict[str, np.ndarray]:
-    arrays = {f"{prefix}{name}": array[...] for name, array in group.arrays()}
-    for name, child in group.groups():
-        arrays |= _read_arrays(child, f"{prefix}{name}/")
-    return arrays
+def _marked_text(path: Path | RemotePath) -> tuple[str, str]:
+    """The name and the text of the file that makes a session."""
+    for mark in SESSION_MARKS:
+        try:
+            return mark, (path / mark).read_text()
+        except FileNotFoundError:
+            continue
+        except (ValueError, OSError) as error:
+            message = f"{path} cannot be read ({mark}: {error}): remove it and ingest its source again"
+            raise ArtefactError(message) from error
+    message = f"{path} holds no session: 'spiketok ingest PATH' makes one"
+    raise ArtefactError(message)
+
+
+def _read_arrays(members: FolderMembers | ZipMembers, part: str = "") -> dict[str, np.ndarray]:
+    """Every array below a part of the group, by its key there."""
+    start = len(part) + 1 if part else 0
+    return {key[start:]: StoredArray(members, key).read() for key in members.arrays(part)}
 
 
 def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -406,20 +379,17 @@ def read_session(path: Path | RemotePath) -> Session:
     Raises:
         ArtefactError: other format or version, damaged, or the content is not what was written.
     """
-    import zarr
-
     path = place(path)
-    attributes = read_attributes(path)
+    attributes, directory_sha256 = _read_marked(path)
     try:
         expected = attributes.pop("digest")
         num, den = attributes.pop("tick_period_ns")
         with local_copy(path) as folder:
-            arrays = _read_arrays(zarr.open_group(str(folder), mode="r"))
+            arrays = _read_arrays(open_members(folder, directory_sha256, path))
         arrays["spikes/time"] = ns_from_ticks(arrays["spikes/time"], Fraction(num, den))
         found = _digest(arrays, attributes)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ArithmeticError) as error:
-        message = f"{path} is damaged ({type(error).__name__}: {error}): ingest its source again"
-        raise ArtefactError(message) from error
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
+        raise damaged(path, error) from error
     if found != expected:
         message = f"{path} is damaged: its content has digest {found[:12]}, written was {expected[:12]}; ingest again"
         raise ArtefactError(message)
@@ -467,52 +437,24 @@ def read_units(path: Path | RemotePath, attributes: Mapping[str, object]) -> Uni
     Raises:
         ArtefactError: it is damaged.
     """
-    import zarr
-
     try:
-        with local_copy(place(path) / "units") as folder:
-            arrays = _read_arrays(zarr.open_group(str(folder), mode="r"))
+        arrays = _read_arrays(open_stored(place(path))[1], "units")
         return UnitTable(arrays["id"], _columns(_below(arrays, "columns/"), _naming(attributes)))
-    except (OSError, RuntimeError, ValueError, KeyError, DataError) as error:
-        message = f"{path} is damaged ({type(error).__name__}: {error}): ingest its source again"
-        raise ArtefactError(message) from error
+    except (ValueError, KeyError, MemoryError, DataError) as error:
+        raise damaged(path, error) from error
 
 
 def array_shapes(path: Path | RemotePath, part: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of every array below a part of a session's group (``"signals"``, ``"intervals/trials"`` ...).
 
-    Read from the small files that describe the arrays, so that sizes are known before any array is read.
+    Read from what describes the arrays, so that sizes are known before any array is read.
+
+    Raises:
+        ArtefactError: there is no session, or it is damaged.
     """
-    folder = place(path)
-    for name in part.split("/"):
-        folder = folder / name
-    return dict(_array_shapes(folder, "")) if folder.is_dir() else {}
-
-
-def _array_shapes(folder: Path | RemotePath, key: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
-    below = {child.name: child for child in folder.iterdir()}
-    if ".zarray" in below:
-        try:
-            about = json.loads(below[".zarray"].read_text())
-            yield key, (tuple(int(n) for n in about["shape"]), np.dtype(about["dtype"]))
-        except (ValueError, KeyError, TypeError) as error:
-            message = f"{folder} is damaged ({type(error).__name__}: {error}): ingest its source again"
-            raise ArtefactError(message) from error
-        return
-    for name in sorted(below):
-        if not name.startswith("."):
-            yield from _array_shapes(below[name], f"{key}/{name}".lstrip("/"))
-
-
-def unit_spike_times(path: Path | RemotePath, row: int) -> np.ndarray:
-    """int64 ns of one unit's spikes, through the unit-ordered index, without reading the other units' rows."""
-    import zarr
-
-    with local_copy(place(path)) as folder:
-        group = zarr.open_group(str(folder), mode="r")
-        start, stop = group["spikes/index_offset"][row : row + 2]
-        num, den = read_attributes(folder)["tick_period_ns"]
-        return ns_from_ticks(group["spikes/time"][...][group["spikes/index"][start:stop]], Fraction(num, den))
+    _, members = open_stored(place(path))
+    found = [StoredArray(members, key) for key in members.arrays(part)]
+    return {array.key[len(part) + 1 :]: (array.shape, array.dtype) for array in found}
 
 
 def session_info(session: Session) -> SessionInfo:

@@ -4,16 +4,13 @@
     reader.window(start_ns, stop_ns)      equals read_session(path).spikes.window(start_ns, stop_ns)
     reader.unit_times(row)
 
-What is unusual: chunks are found and decoded here, not by zarr, which would look at its metadata anew for every window
-and gives zeros for a chunk that is missing: here that is an error. Which chunk a window begins in is found by bisection
-over the chunks' first ticks, each of which is decoded alone. A digest is of all values, so that a window cannot be held
-against it: :meth:`SessionReader.verify` reads the session whole.
+What is unusual: which chunk a window begins in is found by bisection over the chunks' first ticks, each of which is
+decoded alone. Every chunk that is read is held against its CRC-32, so that a window of a damaged chunk is an error; a
+session whose arrays are a folder, as they were before, has none, and :meth:`SessionReader.verify` reads it whole.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
@@ -21,14 +18,16 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, UsageError
+from spiketok.errors import UsageError
 from spiketok.recording.nouns import Spikes, UnitTable
+from spiketok.storage.arrays import StoredArray
+from spiketok.storage.clock import ns_from_ticks
+from spiketok.storage.members import FolderMembers, ZipMembers, damaged
 from spiketok.storage.remote import RemotePath, place
-from spiketok.storage.store import ns_from_ticks, read_attributes, read_session, read_units
+from spiketok.storage.store import open_stored, read_session, read_units
 
 CACHE_BYTES = 2**26
 FEW = 8  # less than this part of a chunk is few
@@ -51,16 +50,24 @@ class SessionReader:
     """Reads windows and units of one session; safe to share between threads."""
 
     def __init__(self, path: Path | RemotePath, cache_bytes: int) -> None:
-        attributes = read_attributes(path)
+        attributes, self._members = open_stored(path)
         self.path, self.attributes = path, attributes
-        self.id: str = attributes["id"]
-        self.n_spikes: int = attributes["n_spikes"]
-        self.n_units: int = attributes["n_units"]
-        self.start_ns: int = attributes["start_ns"]
-        self.stop_ns: int = attributes["stop_ns"]
-        self._period_ns = Fraction(*attributes["tick_period_ns"])
+        try:
+            self.id: str = attributes["id"]
+            self.n_spikes: int = attributes["n_spikes"]
+            self.n_units: int = attributes["n_units"]
+            self.start_ns: int = attributes["start_ns"]
+            self.stop_ns: int = attributes["stop_ns"]
+            self._period_ns = Fraction(*attributes["tick_period_ns"])
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+        ) as error:  # of a folder, whose attributes nothing holds
+            raise damaged(path, error) from error
         cache = _Cache(cache_bytes)
-        self._tick, self._unit = _Column(path, "time", cache), _Column(path, "unit", cache)
+        self._tick, self._unit = (_Column(self._members, name, cache) for name in ("time", "unit"))
         for column in (self._tick, self._unit):
             column.expect_rows(self.n_spikes)
 
@@ -101,11 +108,11 @@ class SessionReader:
 
     @cached_property
     def _offset(self) -> _Column:
-        return _Column(self.path, "index_offset", self._tick.cache)
+        return _Column(self._members, "index_offset", self._tick.cache)
 
     @cached_property
     def _index(self) -> _Column:
-        return _Column(self.path, "index", self._tick.cache)
+        return _Column(self._members, "index", self._tick.cache)
 
     def _row_at(self, time_ns: int) -> int:
         """The first spike at or after a time."""
@@ -145,68 +152,45 @@ class _Cache:
 class _Column:
     """One array of the group ``spikes``, chunk by chunk."""
 
-    def __init__(self, path: Path | RemotePath, name: str, cache: _Cache) -> None:
-        from numcodecs import get_codec
-
-        self.folder, self.name, self.cache = path / "spikes" / name, name, cache
-        try:
-            meta = json.loads((self.folder / ".zarray").read_text())
-            (self.n_rows,), (self.chunk_rows,) = meta["shape"], meta["chunks"]
-            self.dtype = np.dtype(meta["dtype"])
-            self._codec = get_codec(meta["compressor"])
-            self._filters = [get_codec(one) for one in meta["filters"] or ()]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._refuse(error)
-        # numcodecs 0.16 no longer takes a part out of a chunk: there the whole is decoded, and kept
-        self._is_partial = "decode_partial" in dir(self._codec)
-        self.n_chunks = -(-self.n_rows // self.chunk_rows)
+    def __init__(self, members: FolderMembers | ZipMembers, name: str, cache: _Cache) -> None:
+        self._array, self.name, self.cache = StoredArray(members, f"spikes/{name}"), name, cache
+        if len(self._array.shape) != 1:
+            raise damaged(members.session, f"spikes/{name} has {len(self._array.shape)} dimensions, expected 1")
+        self.n_rows, self.chunk_rows, self.n_chunks = self._array.n_rows, self._array.chunk_rows, self._array.n_chunks
         self._first: dict[int, int] = {}
 
     def expect_rows(self, n_rows: int) -> None:
         if self.n_rows != n_rows:
-            self._refuse(f"{self.n_rows} rows, expected {n_rows}")
+            raise damaged(self._array.members.session, f"spikes/{self.name}: {self.n_rows} rows, expected {n_rows}")
 
     def first(self, chunk: int) -> int:
         """The first value of a chunk: a delta filter leaves it as it is."""
         if chunk not in self._first:
-            self._first[chunk] = int(self._decode(chunk, 0, 1)[0] if self._is_partial else self.chunk(chunk)[0])
+            is_partial = self._array.is_partial
+            self._first[chunk] = int(self._array.packed_rows(chunk, 0, 1)[0] if is_partial else self.chunk(chunk)[0])
         return self._first[chunk]
 
     def chunk(self, number: int) -> np.ndarray:
-        """The values of a chunk, without what pads the last one."""
+        """The values of a chunk, without what fills up the last one."""
         key = (self.name, number)
         values = self.cache.get(key)
         if values is None:
-            with self._guard(number) as packed:
-                values = self._codec.decode(packed)
-                for codec in reversed(self._filters):
-                    values = codec.decode(values)
-                values = np.frombuffer(values, self.dtype)
-            if values.size != self.chunk_rows:
-                self._refuse(f"{values.size} values in chunk {number}, expected {self.chunk_rows}")
-            values = values[: self.n_rows - number * self.chunk_rows]
+            values = self._array.chunk(number)
             self.cache.put(key, values)
         return values
 
     def rows(self, low: int, high: int) -> np.ndarray:
         """The values of the rows from ``low`` to ``high``."""
         pieces = [self._part(n, a, b) for n, a, b in self._spans(low, high)]
-        return np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
+        return np.concatenate(pieces) if pieces else np.zeros(0, self._array.dtype)
 
     def _part(self, number: int, low: int, high: int) -> np.ndarray:
         """Some values of a chunk; few of them are decoded alone where the chunk is not at hand and has no filter."""
-        few = self._is_partial and not self._filters and (high - low) * FEW <= self.chunk_rows
+        array = self._array
+        few = array.is_partial and not array.is_filtered and (high - low) * FEW <= self.chunk_rows
         if not few or self.cache.get((self.name, number)) is not None:
             return self.chunk(number)[low:high]
-        return self._decode(number, low, high)
-
-    def _decode(self, number: int, low: int, high: int) -> np.ndarray:
-        """Some values of a chunk before its filters are undone."""
-        with self._guard(number) as packed:
-            values = np.frombuffer(self._codec.decode_partial(packed, low, high - low), self.dtype)
-        if values.size != high - low:
-            self._refuse(f"{values.size} values in chunk {number}, expected {high - low}")
-        return values
+        return array.packed_rows(number, low, high)
 
     def at(self, position: np.ndarray) -> np.ndarray:
         """The values at rising positions."""
@@ -215,15 +199,7 @@ class _Column:
             self.chunk(n)[position[edges[n] : edges[n + 1]] - n * self.chunk_rows]
             for n in np.flatnonzero(np.diff(edges)).tolist()
         ]
-        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
-
-    @contextlib.contextmanager
-    def _guard(self, number: int) -> Iterator[bytes]:
-        """The bytes of a chunk; that it is not there, or cannot be decoded, is one line for the user."""
-        try:
-            yield (self.folder / str(number)).read_bytes()
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            self._refuse(f"chunk {number}: {type(error).__name__}: {error}")
+        return np.concatenate(parts) if parts else np.zeros(0, self._array.dtype)
 
     def _spans(self, low: int, high: int) -> Iterator[tuple[int, int, int]]:
         while low < high:
@@ -231,7 +207,3 @@ class _Column:
             begin = number * self.chunk_rows
             yield number, low - begin, min(high - begin, self.chunk_rows)
             low = begin + self.chunk_rows
-
-    def _refuse(self, reason: object) -> NoReturn:
-        message = f"{self.folder} is damaged ({reason}): ingest its source again"
-        raise ArtefactError(message)

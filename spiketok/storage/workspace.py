@@ -1,7 +1,7 @@
 """The one folder that every command works in, and where things are in it.
 
     <root>/raw/      source files as they came (fetch), <root>/simulated/ the simulator's
-    <root>/store/    <dataset>/<session>/            one zarr group a session
+    <root>/store/    <dataset>/<session>/            two files a session
     <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/, and context/... for what these share of a session
     <root>/runs/     <model>-<fingerprint>/          checkpoints, metrics, transfer reports
 
@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from spiketok.errors import DataError, UnknownNameError
+from spiketok.storage.files import SESSION_MARKS
 from spiketok.storage.remote import RemotePath, place
 
 DEFAULT_ROOT = "spiketok-data"
@@ -79,9 +80,10 @@ class Workspace:
     def session_ids(self) -> list[str]:
         """Every session in the store, in order of name."""
         if isinstance(self.store, Path):
-            found = [p.parent for p in self.store.glob("*/*/.zattrs")]
+            found = {p.parent for mark in SESSION_MARKS for p in self.store.glob(f"*/*/{mark}")}
         else:
-            found = [p for dataset in self.store.iterdir() for p in dataset.iterdir() if (p / ".zattrs").exists()]
+            below = [p for dataset in self.store.iterdir() for p in dataset.iterdir()]
+            found = {p for p in below if any((p / mark).exists() for mark in SESSION_MARKS)}
         return sorted("/".join(p.parts[-2:]) for p in found if not p.name.startswith("."))
 
     def select(self, patterns: str | None = None) -> list[str]:

@@ -125,9 +125,9 @@ def test_storing_a_division_is_atomic_and_done_once(root):
     stored = read_attributes(path)
     assert stored["digest"] != before
     assert stored["settings"]["splits"] == {"mine": {"kind": "trial", "seed": 4, "stratify": "direction"}}
-    when = (path / ".zattrs").stat().st_mtime_ns
+    when = (path / "session.json").stat().st_mtime_ns
     assert "set 'mine' stood already" in spiketok(root, *words, "--store-as", "mine").stderr
-    assert (path / ".zattrs").stat().st_mtime_ns == when
+    assert (path / "session.json").stat().st_mtime_ns == when
     held = read_session(path)  # checks the digest
     assert stored_sets(held.splits) == ["nlb", "mine"]
     assert sum(part.total_ns for part in set_splits(held.splits, "mine").values()) > 4 * SECOND
@@ -186,7 +186,7 @@ def test_a_simulated_session_keeps_its_division_through_verify_and_ingest(tmp_pa
     spiketok(tmp_path, "splits", "local", "--rule", "trial", "--store-as", "mine")
     assert "equal" in spiketok(tmp_path, "verify").stdout
     assert "already" in spiketok(tmp_path, "ingest", file).stdout
-    (path,) = (p.parent for p in (tmp_path / "store").glob("*/*/.zattrs"))
+    (path,) = (p.parent for p in (tmp_path / "store").glob("*/*/session.json"))
     digest = read_attributes(path)["digest"]
     held = read_session(path)
     write_session(replace(held, subject="spoiled"), path, read_attributes(path)["settings"] | {"reader_version": 0})

@@ -141,8 +141,8 @@ BROKEN: dict[str, tuple[Change, str, str]] = {
         "the shard was made from",
     ),
     "context deleted": (lambda r: remove(context_of(r)), "context", "no context at"),
-    "chunk flipped": (lambda r: flip(store_of(r) / "spikes" / "time" / "0"), "store", "is damaged"),
-    "attributes edited": (lambda r: edit(store_of(r) / ".zattrs", sign=False), "store", "is damaged"),
+    "chunk flipped": (lambda r: flip(store_of(r) / "arrays.zip"), "store", "is damaged"),
+    "attributes edited": (lambda r: edit(store_of(r) / "session.json", sign=False), "store", "is damaged"),
     "ingested anew": (lambda r: ingest_otherwise(store_of(r)), "store", "the shard was made from"),
     "store deleted": (lambda r: remove(store_of(r)), "store", "holds no session"),
     "source flipped": (lambda r: flip(source_of(r)), "source", "was ingested as"),
@@ -210,7 +210,7 @@ FILES = {
     "checkpoint": lambda r: run_of(r) / "checkpoint" / "checkpoint.json",
     "shard": lambda r: shard_of(r) / "manifest.json",
     "context": lambda r: context_of(r) / "manifest.json",
-    "store": lambda r: store_of(r) / ".zattrs",
+    "store": lambda r: store_of(r) / "session.json",
 }
 
 

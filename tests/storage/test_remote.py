@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,11 @@ from spiketok.pipeline import ingest, tokenize, verify
 from spiketok.sources.catalogue import dataset_of, load_source
 from spiketok.sources.simulator import SimulationConfig, simulate
 from spiketok.storage.remote import RemotePath, local_copy, place
-from spiketok.storage.store import read_attributes, read_session, unit_spike_times, write_session
+from spiketok.storage.store import array_shapes, read_attributes, read_session, read_units, write_session
+from spiketok.storage.window_reader import open_session
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.schemes import make_scheme
-from tests.made import random_session
+from tests.made import as_folder, random_session
 from tests.storage.test_store import assert_equal
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'spiketok[remote]'")
@@ -82,7 +85,7 @@ def test_raw_and_store_in_a_bucket_give_the_bytes_of_a_disk(s3, recordings, tmp_
     assert [(d.state, d.paths) for d in done] == [
         ("new", (f"s3://bucket/raw/day/{f.name}",)) for f in sorted(recordings)
     ]
-    assert len(local_tree(here.store)) > 60
+    assert len(local_tree(here.store)) == 2 * len(recordings)
     assert remote_tree(s3, "bucket/store") == local_tree(here.store)
     assert there.session_ids() == here.session_ids() == [d.session_id for d in done]
     for session_id in here.session_ids():
@@ -124,23 +127,28 @@ from spiketok.storage.store import write_session
 put, n = s3fs.S3FileSystem._put_file, 0
 async def dying(self, lpath, rpath, **options):
     global n
-    if not rpath.endswith("/.zattrs"):
+    if not rpath.endswith("/session.json"):
         await put(self, lpath, rpath, **options)
         n += 1
-    if n == int(sys.argv[3]) or rpath.endswith("/.zattrs"):
+    if n == int(sys.argv[3]) or rpath.endswith("/session.json"):
         os.kill(os.getpid(), signal.SIGKILL)
 s3fs.S3FileSystem._put_file = dying
 write_session(random_session("one", 1), place(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize(("before", "n_put"), [("nothing", 9), ("another session", 0)])
+@pytest.mark.parametrize(("before", "n_put"), [("nothing", 1), ("another session", 0), ("a folder", 1)])
 def test_an_upload_that_was_killed_leaves_no_session(s3, tmp_path, before, n_put):
     """Killed when some files were put, and killed when all were but the last (``n_put`` 0)."""
     url = place(f"s3://bucket/killed-{before.split()[0]}/made/one")
     workspace = Workspace(tmp_path, place(url.url.removesuffix("/made/one")))
-    if before != "nothing":
+    if before == "another session":
         write_session(random_session("two", 2), url)
+    if before == "a folder":  # as sessions were before, with another file that makes it one
+        write_session(random_session("two", 2), tmp_path / "two")
+        url.upload(as_folder(tmp_path / "two"), last=".zattrs")
+        assert len(read_session(url).spikes) == len(random_session("two", 2).spikes)
+    if before != "nothing":
         assert workspace.session_ids() == ["made/one"]
     code = [sys.executable, "-c", UPLOAD_AND_DIE, url.url, str(Path(__file__).parents[2]), str(n_put)]
     assert subprocess.run(code, capture_output=True).returncode == -9
@@ -174,10 +182,16 @@ def test_damage_in_a_bucket_is_named_never_read(s3):
     session = random_session("one", 1)
     write_session(session, url)
     expected = session.spikes.time_ns[session.spikes.unit == 1]
-    assert unit_spike_times(url, 1).tolist() == expected.tolist()
-    chunk = "bucket/damaged/made/one/spikes/unit/0"
+    assert open_session(url).unit_times(1).tolist() == expected.tolist()
+    assert read_units(url, read_attributes(url)).id.tolist() == session.units.id.tolist()
+    assert array_shapes(url, "spikes")["unit"] == ((len(session.spikes),), session.spikes.unit.dtype)
+    chunk = "bucket/damaged/made/one/arrays.zip"
     whole = s3.cat_file(chunk)
-    s3.pipe_file(chunk, whole[:-1] + bytes([whole[-1] ^ 1]))
+    with zipfile.ZipFile(io.BytesIO(whole)) as held:
+        place_of = held.getinfo("spikes/index/0").header_offset + 60
+    s3.pipe_file(chunk, whole[:place_of] + bytes([whole[place_of] ^ 1]) + whole[place_of + 1 :])
+    with pytest.raises(ArtefactError, match=r"s3://bucket/damaged/made/one is damaged \(spikes/index/0"):
+        open_session(url).unit_times(1)
     with pytest.raises(ArtefactError, match=r"s3://bucket/damaged/made/one is damaged"):
         read_session(url)
     s3.rm_file(chunk)

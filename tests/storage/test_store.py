@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
+import zipfile
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,16 +18,24 @@ from hypothesis import strategies as st
 
 from spiketok.errors import ArtefactError, DataError
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
+from spiketok.storage import files, members
+from spiketok.storage.clock import CLOCKS_HZ, find_period, ns_from_ticks, ticks_from_ns
+from spiketok.storage.remote import RemotePath
 from spiketok.storage.store import (
-    CLOCKS_HZ,
-    find_clock,
-    ns_from_ticks,
+    array_shapes,
+    holds_session,
+    is_packed,
     read_attributes,
     read_session,
-    ticks_from_ns,
-    unit_spike_times,
+    read_units,
+    repack,
+    session_digest,
     write_session,
 )
+from spiketok.storage.window_reader import open_session
+from tests.made import as_folder
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def make_session(seed: int = 0, n_units: int = 5, clock_hz: float = 30_000) -> Session:
@@ -122,7 +132,9 @@ def test_ticks_cost_a_third_of_nanoseconds(tmp_path):
         )
         write_session(session, tmp_path / name)
         np.testing.assert_array_equal(read_session(tmp_path / name).spikes.time_ns, spikes.time_ns)
-        size[name] = 8 * sum(p.stat().st_size for p in (tmp_path / name / "spikes" / "time").iterdir()) / tick.size
+        with zipfile.ZipFile(tmp_path / name / "arrays.zip") as held:
+            own = [one for one in held.infolist() if one.filename.startswith("spikes/time/")]
+        size[name] = 8 * sum(one.file_size for one in own) / tick.size
     assert size["on"] < 5.5
     assert size["off"] > 2.5 * size["on"]
 
@@ -132,7 +144,7 @@ def test_unit_ordered_index(tmp_path):
     write_session(session, tmp_path / "s")
     for row in range(len(session.units)):
         expected = session.spikes.time_ns[session.spikes.unit == row]
-        np.testing.assert_array_equal(unit_spike_times(tmp_path / "s", row), expected)
+        np.testing.assert_array_equal(open_session(tmp_path / "s").unit_times(row), expected)
 
 
 @given(
@@ -153,40 +165,252 @@ def test_ticks_are_exact(ticks, clock_hz):
 
 def test_clock_is_refused_when_one_spike_is_off_it():
     time_ns = np.arange(100, dtype=np.int64) * 1_000_000
-    assert find_clock(time_ns)[0] == 1_000_000
+    assert find_period(time_ns) == 1_000_000
     time_ns[50] += 1
-    assert find_clock(time_ns)[0] == 1
+    assert find_period(time_ns) == 1
     huge = np.array([0, 2**62], np.int64)
-    assert find_clock(huge)[0] == 1
+    assert find_period(huge) == 1
 
 
-def test_damage_is_named_never_read(tmp_path):
+def test_a_session_is_two_files(tmp_path):
+    write_session(make_session(), tmp_path / "s")
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["arrays.zip", "session.json"]
+
+
+def test_zarr_reads_the_arrays(tmp_path):
+    """zarr 2 and zarr 3 (make oracle), from the zip as it is."""
+    import zarr
+
+    session = make_session()
+    write_session(session, tmp_path / "s")
+    storage = getattr(zarr, "storage", zarr)
+    store = storage.ZipStore(str(tmp_path / "s" / "arrays.zip"), mode="r")
+    group = zarr.open_group(store=store, mode="r")
+    num, den = read_attributes(tmp_path / "s")["tick_period_ns"]
+    np.testing.assert_array_equal(ns_from_ticks(group["spikes/time"][...], Fraction(num, den)), session.spikes.time_ns)
+    np.testing.assert_array_equal(group["spikes/unit"][...], session.spikes.unit)
+    np.testing.assert_array_equal(group["units/id"][...], session.units.id)
+    np.testing.assert_array_equal(group["units/columns/region"][...], session.units.columns["region"])
+    np.testing.assert_array_equal(group["signals/cursor_vel/value"][...], session.signals["cursor_vel"].value)
+    np.testing.assert_array_equal(group["signals/cursor_vel/valid"][...], session.signals["cursor_vel"].valid)
+    np.testing.assert_array_equal(group["signals/cursor_vel/time_ns"][...], session.signals["cursor_vel"].time_ns)
+    assert group["signals/empty/value"].shape == (0, 1)
+    trials = group["intervals/trials/columns"]
+    np.testing.assert_array_equal(trials["target%2Fpos/value"][...], np.ones((3, 2)))
+    assert sorted(name for name, _ in trials.arrays()) == ["go_cue_time", "n", "result"]
+    store.close()
+
+
+def test_the_digest_is_that_of_version_1(tmp_path):
+    """A session that was written before has the same digest when it is written now: its shards stay valid."""
+    before = json.loads((GOLDEN / "store-v1" / ".zattrs").read_text())
+    assert session_digest(make_session(), before["settings"], before["written_by"]) == before["digest"]
+    digest = write_session(make_session(), tmp_path / "s", before["settings"])
+    attributes = read_attributes(tmp_path / "s")
+    assert (
+        attributes["digest"] == digest == session_digest(make_session(), before["settings"], attributes["written_by"])
+    )
+    assert set(attributes) == set(before)
+
+
+def test_no_thread_and_no_descriptor_is_left(tmp_path):
+    descriptors, threads = Path("/proc/self/fd"), threading.active_count()
+    write_session(make_session(), tmp_path / "s")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    readers = [open_session(tmp_path / "s") for _ in range(20)]
+    for reader in readers:
+        reader.window(0, NS_PER_S)
+        reader.unit_times(1)
+        assert len(reader.units) == 5
+    read_session(tmp_path / "s")
+    after = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    assert after == before
+    assert threading.active_count() == threads
+
+
+def reads(path: Path) -> list:
+    """What every reader gives of a session: each the value, or the one line that says why not."""
+    calls = [
+        lambda: read_session(path),
+        lambda: read_attributes(path),
+        lambda: read_units(path, read_attributes(path)),
+        lambda: {part: array_shapes(path, part) for part in ("signals", "intervals/trials", "spikes")},
+        lambda: open_session(path).window(5 * NS_PER_S, 30 * NS_PER_S),
+        lambda: open_session(path).unit_times(3),
+        lambda: open_session(path).units,
+    ]
+    found = []
+    for call in calls:
+        try:
+            found.append(call())
+        except ArtefactError as error:
+            assert "\n" not in str(error)
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("name", ["arrays.zip", "session.json"])
+def test_no_damaged_byte_is_believed(tmp_path, name):
     target = tmp_path / "s"
     write_session(make_session(), target)
+    good, content = reads(target), (target / name).read_bytes()
+    assert not any(isinstance(one, str) for one in good)
+    rng = np.random.default_rng(0)
+    told = 0
+    first = content.find(b"intervals/epochs/start_ns/.zarray") - 30 if name == "arrays.zip" else 0
+    assert b".zarray" not in content[: max(first, 0)]
+    for turn in range(120):
+        changed = bytearray(content)
+        place = int(rng.integers(first, len(content)))  # before it: that groups are groups, which only zarr reads
+        if turn % 4 == 3:
+            changed = changed[:place] if turn % 8 == 3 else changed[:place] + bytes(len(content) - place)
+        else:
+            changed[place] ^= 1 << int(rng.integers(8))
+        (target / name).write_bytes(changed)
+        found = reads(target)
+        for one, expected in zip(found, good, strict=True):
+            if not isinstance(one, str):
+                assert_equal(one, expected)
+        if bytes(changed) != content:
+            whole, attributes = found[:2]
+            assert isinstance(whole, str), "a full read checks every byte of both files"
+            assert isinstance(attributes, str) == (name == "session.json"), (
+                "the attributes are held by their own digest"
+            )
+            told += 1
+    assert told > 100
+    (target / name).unlink()
+    words = "arrays.zip is missing" if name == "arrays.zip" else "holds no session"
+    assert words in reads(target)[0]
+
+
+def test_the_arrays_of_another_session_are_refused(tmp_path):
+    write_session(make_session(0), tmp_path / "a")
+    write_session(make_session(1), tmp_path / "b")
+    shutil.copy(tmp_path / "b" / "arrays.zip", tmp_path / "a" / "arrays.zip")
+    for call in (read_session, open_session, lambda path: array_shapes(path, "spikes")):
+        with pytest.raises(ArtefactError, match=r"a is damaged \(arrays.zip: .*not the one that was written"):
+            call(tmp_path / "a")
+
+
+def test_a_session_that_is_replaced_under_a_reader(tmp_path):
+    write_session(make_session(0), tmp_path / "s")
+    reader = open_session(tmp_path / "s")
+    write_session(make_session(1), tmp_path / "s")
+    with pytest.raises(ArtefactError, match="was replaced while it was read: run the same command again"):
+        reader.window(0, 60 * NS_PER_S)
+
+
+@pytest.mark.parametrize("limit", [None, 700], ids=["small", "as of more than 2 GiB"])
+def test_the_directory_is_read_as_zipfile_reads_it(tmp_path, monkeypatch, limit):
+    if limit:
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    held = {f"group/{k}": bytes([k]) * (97 * k % 600) for k in range(40)}
+    digest = members.write_zip(tmp_path / "arrays.zip", held.items())
+    with zipfile.ZipFile(tmp_path / "arrays.zip") as theirs:
+        assert {name: theirs.read(name) for name in theirs.namelist()} == held
+        assert {one.compress_type for one in theirs.infolist()} == {zipfile.ZIP_STORED}
+    monkeypatch.setattr(members, "_TAIL", 128)  # the directory does not fit into the first look
+    ours = members.ZipMembers(tmp_path / "arrays.zip", digest, tmp_path)
+    assert {name: ours.read(name) for name in held} == held
+    assert (b"PK\6\6" in (tmp_path / "arrays.zip").read_bytes()) == bool(limit)
+
+
+def test_damage_of_a_session_in_a_folder_is_named(tmp_path):
+    target = tmp_path / "s"
+    write_session(make_session(), target)
+    as_folder(target)
     chunk = target / "spikes" / "unit" / "0"
     whole = chunk.read_bytes()
     for damage in (b"", whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
         chunk.write_bytes(damage)
         with pytest.raises(ArtefactError, match="damaged"):
             read_session(target)
+        with pytest.raises(ArtefactError, match="damaged"):
+            repack(target)
+        assert not is_packed(target)
     chunk.unlink()  # zarr itself would read zeros
-    with pytest.raises(ArtefactError, match="damaged"):
+    with pytest.raises(ArtefactError, match=r"damaged \(spikes/unit/0 is missing\)"):
         read_session(target)
+
+
+def test_a_folder_is_read_by_every_reader_and_repacked(tmp_path):
+    """Every reader gives the same of both layouts; repacked it has the bytes of one that is written now."""
+    write_session(make_session(), tmp_path / "new", {"reader": "nwb"})
+    write_session(make_session(), tmp_path / "old", {"reader": "nwb"})
+    as_folder(tmp_path / "old")
+    assert holds_session(tmp_path / "old")
+    assert not is_packed(tmp_path / "old")
+    for old, new in zip(reads(tmp_path / "old"), reads(tmp_path / "new"), strict=True):
+        assert_equal(old, new)
+    repack(tmp_path / "old")
+    assert tree_digest(tmp_path / "old") == tree_digest(tmp_path / "new")
+    repack(tmp_path / "old")
+    assert tree_digest(tmp_path / "old") == tree_digest(tmp_path / "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "old"]
+    with pytest.raises(ArtefactError, match="holds no session"):
+        repack(tmp_path / "nothing")
+
+
+def test_the_golden_store_repacked_keeps_its_digest(tmp_path):
+    shutil.copytree(GOLDEN / "store-v1", tmp_path / "s")
+    before = read_attributes(tmp_path / "s")
+    repack(tmp_path / "s")
+    assert is_packed(tmp_path / "s")
+    assert read_attributes(tmp_path / "s") == before
+    assert_equal(read_session(tmp_path / "s"), make_session())
+
+
+def test_repacking_that_fails_leaves_the_folder(tmp_path, monkeypatch):
+    shutil.copytree(GOLDEN / "store-v1", tmp_path / "s")
+    before = tree_digest(tmp_path / "s")
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(OSError):
+        repack(tmp_path / "s")
+    assert tree_digest(tmp_path / "s") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_repacking_behind_a_url(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    shutil.copytree(GOLDEN / "store-v1", tmp_path / "s")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "s"), "/repacked/s", recursive=True)
+    url = RemotePath("memory://repacked/s")
+    assert holds_session(url)
+    repack(url)
+    assert sorted(name.rsplit("/", 1)[1] for name in memory.find("/repacked/s")) == ["arrays.zip", "session.json"]
+    assert_equal(read_session(url), make_session())
+    reader = open_session("memory://repacked/s")
+    assert reader.window(0, NS_PER_S).time_ns.tolist() == make_session().spikes.window(0, NS_PER_S).time_ns.tolist()
 
 
 def test_other_versions_and_strangers_are_refused(tmp_path):
     with pytest.raises(ArtefactError, match="holds no session"):
         read_attributes(tmp_path / "nothing")
-    target = tmp_path / "s"
-    write_session(make_session(), target)
-    good = json.loads((target / ".zattrs").read_text())
-    for change, words in (({"version": 99}, "store version 99"), ({"format": "anndata"}, "has format 'anndata'")):
-        (target / ".zattrs").write_text(json.dumps(good | change))
-        with pytest.raises(ArtefactError, match=words):
+    for name in ("session.json", ".zattrs"):
+        target = tmp_path / name.strip(".")
+        write_session(make_session(), target)
+        if name == ".zattrs":
+            as_folder(target)
+        good = json.loads((target / name).read_text())
+        for change, words in (({"version": 99}, "store version 99"), ({"format": "anndata"}, "has format 'anndata'")):
+            (target / name).write_text(json.dumps(good | change))
+            with pytest.raises(ArtefactError, match=words):
+                read_session(target)
+        (target / name).write_text("{")
+        with pytest.raises(ArtefactError, match="cannot be read"):
             read_session(target)
-    (target / ".zattrs").write_text("{")
-    with pytest.raises(ArtefactError, match="cannot be read"):
-        read_session(target)
+        (target / name).write_text("[]")
+        with pytest.raises(ArtefactError, match="holds no JSON object"):
+            read_session(target)
+    (tmp_path / "session.json" / "session.json").write_text(json.dumps(good | {"n_units": 6}))
+    with pytest.raises(ArtefactError, match=r"is damaged \(session.json has sha256 \w{12}, written was"):
+        read_attributes(tmp_path / "session.json")
 
 
 def test_object_columns_are_refused_and_nothing_is_left(tmp_path):
@@ -198,12 +422,17 @@ def test_object_columns_are_refused_and_nothing_is_left(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_golden_store_of_version_1_is_read_forever(tmp_path):
-    golden = Path(__file__).parents[1] / "golden" / "store-v1"
-    shutil.copytree(golden, tmp_path / "s")
+@pytest.mark.parametrize("name", ["store-v1", "store-v1-packed"])
+def test_golden_stores_of_version_1_are_read_forever(tmp_path, name):
+    shutil.copytree(GOLDEN / name, tmp_path / "s")
     session = read_session(tmp_path / "s")
     assert session.id == "test/one.two"
     assert_equal(session, make_session())
+
+
+def test_what_is_written_has_the_golden_bytes(tmp_path):
+    write_session(make_session(), tmp_path / "s", {"reader": "nwb"})
+    assert tree_digest(tmp_path / "s") == tree_digest(GOLDEN / "store-v1-packed")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 300, "猫" * 60, "a/b", "~", "..", "%41"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from spiketok.errors import ArtefactError, UsageError
 from spiketok.recording.nouns import Intervals, Session, Source, Spikes, UnitTable
-from spiketok.storage import store, window_reader
+from spiketok.storage import arrays, window_reader
 from spiketok.storage.store import read_session, write_session
 from spiketok.storage.window_reader import open_session
+from tests.made import as_folder
 
 
 def session_of(time_ns: np.ndarray, unit: np.ndarray, n_units: int, clock_hz: float | None = None) -> Session:
@@ -38,7 +40,7 @@ def equal(one: Spikes, other: Spikes) -> bool:
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(store, "CHUNK_BYTES", 256)  # 32 times a chunk, 64 units
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 256)  # 32 times a chunk, 64 units
 
 
 PERIODS_NS = {1: None, 1_000_000: 1_000.0, 100_000: 10_000.0, 33_333: 30_000.0, 40_960: 24_414.0625}
@@ -54,12 +56,12 @@ def test_any_window_is_that_of_the_whole(tmp_path_factory, step_ns, data):
     clock_hz = PERIODS_NS[step_ns]
     time_ns = tick * step_ns if clock_hz is None else np.rint(tick * (1e9 / clock_hz)).astype(np.int64)
     path = tmp_path_factory.getbasetemp() / "windows.zarr"
-    before = store.CHUNK_BYTES
-    store.CHUNK_BYTES = 256
+    before = arrays.CHUNK_BYTES
+    arrays.CHUNK_BYTES = 256
     try:
         write_session(session_of(time_ns, rng.integers(0, n_units, n_spikes), n_units, clock_hz), path)
     finally:
-        store.CHUNK_BYTES = before
+        arrays.CHUNK_BYTES = before
     whole, reader = read_session(path), open_session(path, cache_bytes=1000)
     assert (reader.n_spikes, reader.n_units, reader.id) == (n_spikes, n_units, "a/b")
     near = [int(t) + d for t in time_ns[:5] for d in (-1, 0, 1)] + [0, whole.stop_ns, -(2**70), 2**70]
@@ -100,7 +102,9 @@ def test_only_the_chunks_of_the_window_are_decoded(tmp_path, small_chunks):
     write_session(session_of(np.arange(3200) * 1_000_000, np.zeros(3200, int), 1), tmp_path / "s")
     reader = open_session(tmp_path / "s")
     reader.window(1_000_000_000, 1_010_000_000)
-    looked_at = 4 if reader._tick._is_partial else 2 * 8 + 4  # of 100 chunks; each step of the bisection looks at one
+    looked_at = (
+        4 if reader._tick._array.is_partial else 2 * 8 + 4
+    )  # of 100 chunks; each step of the bisection looks at one
     assert len(reader._tick.cache._chunks) <= looked_at
     assert len(reader._tick._first) <= 2 * 8
 
@@ -114,8 +118,9 @@ def test_the_cache_is_bounded(tmp_path, small_chunks):
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "noise", "other length"])
-def test_damage_is_said(tmp_path, small_chunks, harm):
+def test_damage_of_a_session_in_a_folder_is_said(tmp_path, small_chunks, harm):
     write_session(session_of(np.arange(320) * 1000, np.zeros(320, int), 1), tmp_path / "s")
+    as_folder(tmp_path / "s")
     chunk = tmp_path / "s/spikes/time/3"
     whole = chunk.read_bytes()
     if harm == "missing":
@@ -128,6 +133,24 @@ def test_damage_is_said(tmp_path, small_chunks, harm):
         open_session(tmp_path / "s").window(0, 10**9)
     with pytest.raises(ArtefactError):
         open_session(tmp_path / "s").verify()
+
+
+def test_damage_is_said_by_the_window_that_reads_it(tmp_path, small_chunks):
+    """One bit of one chunk: windows of the other chunks are read, this chunk's are refused."""
+    session = session_of(np.arange(320) * 1000, np.zeros(320, int), 1)
+    write_session(session, tmp_path / "s")
+    path = tmp_path / "s" / "arrays.zip"
+    with zipfile.ZipFile(path) as held:
+        about = held.getinfo("spikes/time/3")
+    content = bytearray(path.read_bytes())
+    content[about.header_offset + 30 + len(about.filename) + about.file_size - 1] ^= 16
+    path.write_bytes(content)
+    reader = open_session(tmp_path / "s")
+    assert reader.n_spikes == 320
+    for start in (0, 30_000, 270_000):
+        assert equal(reader.window(start, start + 20_000), session.spikes.window(start, start + 20_000))
+    with pytest.raises(ArtefactError, match=r"s is damaged \(spikes/time/3: its bytes are not what was written\)"):
+        reader.window(100_000, 110_000)
 
 
 def test_no_session(tmp_path):
@@ -149,6 +172,8 @@ def test_the_session_of_another_is_seen(tmp_path):
     session = session_of(np.arange(50) * 10, np.arange(50) % 3, 3)
     write_session(session, tmp_path / "s")
     write_session(replace(session, spikes=session.spikes.window(0, 100)), tmp_path / "t")
+    as_folder(tmp_path / "s")
+    as_folder(tmp_path / "t")
     (tmp_path / "s/spikes/time/.zarray").write_bytes((tmp_path / "t/spikes/time/.zarray").read_bytes())
     with pytest.raises(ArtefactError, match="10 rows, expected 50"):
         open_session(tmp_path / "s")

@@ -22,7 +22,7 @@ import numpy as np
 
 from spiketok.errors import SourceError, UnknownNameError, require
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Source, Spikes, UnitTable
-from spiketok.storage.store import ns_from_ticks
+from spiketok.storage.clock import ns_from_ticks
 
 READER = {"reader": "sorter", "reader_version": 1}
 # the name in spikeinterface and whether the output is a folder or one file; only those that tell their sampling
