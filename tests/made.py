@@ -13,6 +13,7 @@ from spiketok.recording.leakage import with_stated_reach
 from spiketok.recording.nouns import Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
 from spiketok.tokens.schemes import Scheme
 from spiketok.tokens.shards import ShardReader, write_shard
+from spiketok.tokens.stamps import STAMP
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -28,6 +29,11 @@ def as_folder(path: Path) -> Path:
     for name in ("arrays.zip", "session.json"):
         (path / name).unlink()
     return path
+
+
+def artefact_files(folder: Path) -> dict[str, bytes]:
+    """The files of a shard or a context by name; its stamp, which is no part of it, is left out."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(STAMP)}
 
 
 def whole(session: Session) -> Intervals:

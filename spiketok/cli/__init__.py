@@ -19,6 +19,7 @@ from spiketok.cli import data, demo, doctor, fetch, provenance, splits, tokens, 
 from spiketok.cli.console import complain, progress, say, show_json
 from spiketok.cli.options import Json, Root, print_rows
 from spiketok.errors import SpiketokError
+from spiketok.storage.limits import limit_reached, raise_open_files
 from spiketok.storage.workspace import Workspace
 
 app = typer.Typer(
@@ -163,6 +164,7 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # waiting threads that spin cost a shared machine its other work
+    raise_open_files()
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
@@ -170,8 +172,9 @@ def main() -> None:
     except SpiketokError as error:
         if debug:
             raise
-        complain(str(error))
-        sys.exit(error.exit_code)
+        limit = limit_reached(error)
+        complain(limit or str(error))
+        sys.exit(1 if limit else error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
         sys.exit(1)

@@ -231,7 +231,7 @@ def _column_words(table) -> list[str]:
 def _describe_shard(path: Path) -> Description:
     from spiketok.tokens.shards import ShardReader
 
-    reader = ShardReader(path)
+    reader = ShardReader(path, anew=True)
     manifest = reader.manifest
     facts = {
         "scheme": manifest["scheme"]["name"],
@@ -252,7 +252,7 @@ def _describe_shard(path: Path) -> Description:
 def _describe_context(path: Path) -> Description:
     from spiketok.tokens.context import Context
 
-    context = Context(path)
+    context = Context(path, anew=True)
     info = context.info
     facts = {
         "session": info.id,

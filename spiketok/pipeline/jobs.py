@@ -32,6 +32,7 @@ from typing import Literal
 
 from spiketok.errors import DataError, SpiketokError, UsageError, require
 from spiketok.storage.files import human_bytes
+from spiketok.storage.limits import limit_reached
 
 FORMS = "use processes:N, dask:local, dask:local:N or dask:SCHEDULER_URL, as dask:tcp://host:8786"
 CONNECT_S = 10.0  # a scheduler that does not answer for so long is not there
@@ -65,7 +66,13 @@ class Outcome:
 
 
 def describe(error: BaseException) -> str:
-    """One line for a person: our own errors speak for themselves, others are named by their type."""
+    """One line for a person: our own errors speak for themselves, others are named by their type.
+
+    Where a limit of the system is the cause, it alone is told: what was met because of it would lead astray.
+    """
+    limit = limit_reached(error)
+    if limit:
+        return limit
     if isinstance(error, SpiketokError):
         return str(error)
     if _worker_died(error):

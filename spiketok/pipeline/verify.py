@@ -92,15 +92,14 @@ def _compare_tokens(workspace: Workspace, folder: Path) -> list[str]:
     from spiketok.tokens.shards import ShardReader
 
     name = "/".join(folder.relative_to(workspace.shards).parts)
-    if folder.parts[-4] == CONTEXT:
-        return [f"{name}: {d}" for d in Context(folder).verify()]
-    reader = ShardReader(folder)
-    differences = [f"shard {name}: {d}" for d in reader.verify()]
     try:
-        reader.require_context()
+        if folder.parts[-4] == CONTEXT:
+            Context(folder, anew=True)
+        else:
+            ShardReader(folder, anew=True).require_context()
     except ArtefactError as error:
-        differences.append(f"shard {name}: {error}")
-    return differences
+        return [f"{name if folder.parts[-4] == CONTEXT else f'shard {name}'}: {error}"]
+    return []
 
 
 def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:

@@ -4,18 +4,15 @@ An artefact is a folder of two files. ``columns.bin`` holds every column, raw li
 each at a multiple of 64 bytes; ``manifest.json`` says where each is and what it must be, and is written last. The
 format is specified in ``docs/shard-format.md``.
 
-What is unusual: the file is mapped by the C library's own ``mmap``. What Python maps (``mmap``, ``np.memmap``) keeps a
-copy of the file's descriptor for as long as the map lives, and a process may have few: a map made here keeps none.
+What is unusual: no byte is believed unchecked. Whoever opens an artefact first reads all of it against its digests and
+holds what indexes memory to its bounds; a stamp beside the files spares the next one that (``spiketok.tokens.stamps``).
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import math
-import mmap
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,9 +21,12 @@ from typing import NoReturn
 
 import numpy as np
 
-from spiketok.errors import ArtefactError
+from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.storage.files import atomic_folder, content_digest
+from spiketok.storage.limits import limit_reached
 from spiketok.storage.workspace import MANIFEST
+from spiketok.tokens.maps import hold, map_file
+from spiketok.tokens.stamps import is_stamped, read_whole, state_of, write_stamp
 
 COLUMNS = "columns.bin"
 ALIGNMENT = 64
@@ -45,15 +45,46 @@ class Kind:
         message = f"{self.word} {folder} {fact}: delete it and run 'spiketok tokenize' again"
         raise ArtefactError(message)
 
-    def read_manifest(self, folder: Path) -> dict:
-        """The manifest of an artefact, and whether its columns can be there.
+    def open(self, folder: Path, sound: Callable[[dict, Columns], None], *, anew: bool = False) -> tuple[dict, Columns]:
+        """The manifest and the columns of an artefact, of which every byte was found right: now, or as its stamp says.
+
+        Args:
+            sound: raises a SpiketokError where the columns would lead a kernel outside of them; called with the
+                manifest and the columns when the artefact is checked.
+            anew: read every byte, whatever the stamp says.
 
         Raises:
-            ArtefactError: nothing there, another format or version, or a damaged manifest, or a file of another size.
+            ArtefactError: nothing there, another format or version, or damaged, in one line.
         """
-        path = folder / MANIFEST
+        files = f"{folder}/{COLUMNS}", f"{folder}/{MANIFEST}"
+        state = state_of(*files)
+        manifest = self._read_manifest(folder)
+        digest, entries = manifest.get("digest"), manifest.get("columns")
+        if state and not anew and is_stamped(str(folder), state, str(digest)):
+            return manifest, Columns(folder, entries, self)
         try:
-            text = path.read_bytes()
+            if digest != content_digest(manifest):
+                self.refuse(folder, "has a damaged manifest (it does not match its own digest)")
+            self._check_sizes(folder, entries)
+            columns = Columns(folder, entries, self)
+            wrong = columns.verify()
+            if wrong:
+                more = f"; {len(wrong) - 1} more" if len(wrong) > 1 else ""
+                self.refuse(folder, f"is damaged ({wrong[0]}{more})")
+            fault = _fault(sound, manifest, columns)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            self.refuse(folder, f"has a manifest that cannot be understood ({type(error).__name__}: {error})")
+        if fault:
+            self.refuse(folder, f"cannot be used ({fault})")
+        columns.let_go()  # mapped when something is asked of them, as those of a stamped artefact are
+        if state and state == state_of(*files):
+            write_stamp(str(folder), state, digest)
+        return manifest, columns
+
+    def _read_manifest(self, folder: Path) -> dict:
+        """The manifest of an artefact of this kind and version; nothing else of it is checked."""
+        try:
+            text = read_whole(f"{folder}/{MANIFEST}")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             message = f"no {self.word} at {folder} (it has no {MANIFEST}): run 'spiketok tokenize'"
             raise ArtefactError(message) from None
@@ -66,9 +97,6 @@ class Kind:
         if manifest.get("format_version") != self.version:
             found = manifest.get("format_version")
             self.refuse(folder, f"has format version {found}, this spiketok reads version {self.version}")
-        if manifest.get("digest") != content_digest(manifest):
-            self.refuse(folder, "has a damaged manifest (it does not match its own digest)")
-        self._check_sizes(folder, manifest["columns"])
         return manifest
 
     def _check_sizes(self, folder: Path, entries: Mapping[str, dict]) -> None:
@@ -83,6 +111,14 @@ class Kind:
             self.refuse(folder, f"lacks its columns (no file {COLUMNS})")
         if size != file_bytes(entries):
             self.refuse(folder, f"has a damaged {COLUMNS} ({size} bytes, must be {file_bytes(entries)})")
+
+
+def _fault(sound: Callable[[dict, Columns], None], manifest: dict, columns: Columns) -> str:
+    try:
+        sound(manifest, columns)
+    except SpiketokError as error:
+        return str(error)
+    return ""
 
 
 def file_bytes(entries: Mapping[str, dict]) -> int:
@@ -157,52 +193,37 @@ def _write(file: Path, plain: Mapping[str, np.ndarray]) -> None:
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_ssize_t]
-_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_FAILED = ctypes.c_void_p(-1).value
-
-
-class _Map:
-    """A file in memory, read-only and without a descriptor, for as long as an array on it lives."""
-
-    def __init__(self, file: Path, size: int) -> None:
-        self._address: int | None = None
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            if os.fstat(handle).st_size < size:  # reading a map past the end of its file kills the process
-                raise OSError(0, f"fewer than {size} bytes")
-            address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
-            if address == _FAILED:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        finally:
-            os.close(handle)
-        self._address, self._size = address, size
-        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
-
-    def __del__(self, _unmap: Callable = _LIBC.munmap) -> None:  # a default: at exit the module's names are gone
-        if self._address is not None:
-            _unmap(self._address, self._size)
-
 
 class Columns(Mapping[str, np.ndarray]):
     """The columns of an artefact: read-only arrays on one map, which is made when the first of them is asked for.
 
+    Where a process has many, those that were not used for longest give up their map and make it again when they are
+    asked: an array that is kept keeps the map, so what is kept for long should be a copy.
+
     Args:
         folder: the artefact's. entries: ``columns`` of its manifest. kind: of the artefact.
+
+    Attributes:
+        made: what was made of the columns without a copy, by name: kept for as long as the map, and gone with it.
     """
 
     def __init__(self, folder: Path, entries: Mapping[str, dict], kind: Kind) -> None:
         self._folder, self._entries, self._kind = folder, entries, kind
+        self.made: dict[str, object] = {}
         self._open: dict[str, np.ndarray] = {}
         self._data: np.ndarray | None = None
+        self.used = False
 
     def __getitem__(self, name: str) -> np.ndarray:
+        self.used = True
         array = self._open.get(name)
         if array is None:
             array = self._open[name] = self._array(self._entries[name])
         return array
+
+    def let_go(self) -> None:
+        """Drop the map; the next column that is asked for makes it again."""
+        self._open, self._data, self.made = {}, None, {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -219,12 +240,16 @@ class Columns(Mapping[str, np.ndarray]):
             array = np.empty(shape, dtype)
             array.flags.writeable = False
             return array
-        if self._data is None:
+        data = self._data
+        if data is None:
             try:
-                self._data = np.asarray(_Map(self._folder / COLUMNS, file_bytes(self._entries)))
-            except OSError as error:
+                data = self._data = map_file(f"{self._folder}/{COLUMNS}", file_bytes(self._entries))
+            except (EOFError, OSError) as error:
+                if limit_reached(error):  # no fault of the artefact
+                    raise
                 self._kind.refuse(self._folder, f"cannot be mapped ({error})")
-        return self._data[entry["offset"] : entry["offset"] + entry["bytes"]].view(dtype).reshape(shape)
+            hold(self)
+        return data[entry["offset"] : entry["offset"] + entry["bytes"]].view(dtype).reshape(shape)
 
     def verify(self) -> list[str]:
         """Read every byte again; what differs from the manifest, one line a column, none if all is well."""

@@ -24,6 +24,14 @@ from spiketok.recording.splits import strata
 from spiketok.recording.units import plain_unit_columns
 from spiketok.storage.files import fingerprint
 from spiketok.storage.workspace import CONTEXT, MANIFEST
+from spiketok.tokens.bounds import (
+    FARTHEST_NS,
+    require_columns,
+    require_intervals,
+    require_order,
+    require_shape,
+    require_within,
+)
 from spiketok.tokens.columns import Columns, Kind, manifest_of, write_folder
 
 FORMAT = "spiketok-context"
@@ -49,21 +57,21 @@ def write_context(target: Path, session: Session, *, store_digest: str) -> dict:
     return write_folder(target, *_contents(session, store_digest))
 
 
-def ensure_context(target: Path, session: Session, *, store_digest: str) -> Context:
-    """The context at ``target``, which is written if there is none.
+def ensure_context(target: Path, session: Session, *, store_digest: str) -> dict:
+    """The manifest of the context at ``target``, which is written if there is none.
 
     Raises:
         ArtefactError: what is there is damaged. UsageError: it is of another session or store.
     """
     if not (target / MANIFEST).exists():
-        write_context(target, session, store_digest=store_digest)
-    context = Context(target)
-    found = context.info.id, context.manifest["store_digest"]
+        return write_context(target, session, store_digest=store_digest)
+    manifest = Context(target).manifest
+    found = manifest["session"]["id"], manifest["store_digest"]
     if found != (session.id, store_digest):
         wanted = f"{session.id}, store {store_digest[:12]}"
         message = f"{target} is the context of {found[0]}, store {found[1][:12]}, not of {wanted}"
         raise UsageError(message)
-    return context
+    return manifest
 
 
 def context_beside(folder: Path, session: Session, *, store_digest: str) -> Path:
@@ -141,6 +149,44 @@ def _reach_fact(session: Session, name: str) -> dict[str, list[int]]:
     return {"reach_ns": list(reach)} if any(reach) else {}
 
 
+def _require_sound(manifest: dict, columns: Columns) -> None:
+    """Raise ArtefactError where a context's columns do not fit each other or its words, KeyError where facts lack."""
+    session = manifest["session"]
+    n_units = len(session["unit_id"])
+    _ = session["id"], session["subject"], session["n_spikes"], session["start_ns"], session["stop_ns"]
+    _ = manifest["store_digest"], dict(manifest["source"])
+    for name in ("observed", "split", "trial"):
+        require_intervals(columns, f"{name}.start_ns", f"{name}.stop_ns")
+    coded = {"split.name": session["split_names"]}
+    if "split.set" in columns:
+        coded["split.set"] = session["split_sets"]
+    of_splits = tuple(coded)
+    of_trials = {f"trial.column.{name}": words for name, words in session["trial_words"].items()}
+    of_units = {f"unit.{name}": words for name, words in session["unit_words"].items()}
+    flags = {f"unit.{name}": (np.dtype(np.uint8), 1) for name in session["unit_flags"]}
+    coded |= of_trials | of_units
+    require_columns(columns, {name: (np.dtype(np.int32), 1) for name in coded} | flags)
+    require_shape(columns, columns["split.start_ns"].shape, of_splits)
+    require_shape(columns, columns["trial.start_ns"].shape, of_trials)
+    for name in columns:
+        if name.startswith("unit."):
+            require_columns(columns, {name: (columns[name].dtype, 1)})
+            require_shape(columns, (n_units,), [name])
+    for name, words in coded.items():
+        require_within(columns, name, 0, len(words))
+    for name, about in session["signals"].items():
+        _ = about["measure"], about["rate_hz"]
+        time, value, valid = (f"signal.{name}.{part}" for part in ("time_ns", "value", "valid"))
+        kinds = {time: (np.dtype(np.int64), 1), value: (np.dtype(np.float32), 2), valid: (np.dtype(np.uint8), 1)}
+        require_columns(columns, kinds)
+        n_samples = columns[time].size
+        require_shape(columns, (n_samples, len(about["components"])), [value])
+        require_shape(columns, (n_samples,), [valid])
+        require_within(columns, time, -FARTHEST_NS, FARTHEST_NS)
+        require_order(columns, time, np.zeros(0, np.int64))
+        require_within(columns, valid, 0, 2)
+
+
 class Context:
     """A session's context; its columns are mapped into memory when first used.
 
@@ -148,15 +194,17 @@ class Context:
         path: the folder. manifest: as :func:`write_context` returned it.
         info: the session, with the columns of its units. columns: read-only arrays by name.
 
+    Args:
+        anew: check every byte, whatever the context's stamp says; else only the first reader of a context does.
+
     Raises:
-        ArtefactError: no context there, another format version, or a damaged manifest or file.
+        ArtefactError: no context there, another format version, or a damaged manifest or file, or columns that do not
+            fit each other.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, anew: bool = False) -> None:
         self.path = Path(path)
-        self.manifest = KIND.read_manifest(self.path)
-        self.columns: Mapping[str, np.ndarray] = Columns(self.path, self.manifest["columns"], KIND)
-        self._signals: dict[str, Signal] = {}
+        self.manifest, self.columns = KIND.open(self.path, _require_sound, anew=anew)
 
     def __reduce__(self):
         return (type(self), (self.path,))
@@ -196,11 +244,16 @@ class Context:
         session, column = self.manifest["session"], self.columns[f"unit.{name}"]
         if name in session["unit_words"]:
             return _words(session["unit_words"][name], column)
-        return column.view(np.bool_) if name in session["unit_flags"] else column
+        return column.view(np.bool_).copy() if name in session["unit_flags"] else column.copy()
 
     @cached_property
     def observed(self) -> Intervals:
-        return Intervals(self.columns["observed.start_ns"], self.columns["observed.stop_ns"])
+        return self._intervals("observed", {})
+
+    def _intervals(self, name: str, columns: Mapping[str, np.ndarray]) -> Intervals:
+        # copies, as of all that is kept: an array on the map would keep it for as long as the context lives
+        start, stop = (self.columns[f"{name}.{edge}"].copy() for edge in ("start_ns", "stop_ns"))
+        return Intervals(start, stop, columns)
 
     @cached_property
     def splits(self) -> Intervals:
@@ -209,14 +262,14 @@ class Context:
         columns = {"name": _words(session["split_names"], self.columns["split.name"])}
         if "split.set" in self.columns:
             columns["set"] = _words(session["split_sets"], self.columns["split.set"])
-        return Intervals(self.columns["split.start_ns"], self.columns["split.stop_ns"], columns)
+        return self._intervals("split", columns)
 
     @cached_property
     def trials(self) -> Intervals:
         """The main trial table's times, and its columns of few values as str; empty where the source has none."""
         words = self.manifest["session"]["trial_words"]
         columns = {name: _words(known, self.columns[f"trial.column.{name}"]) for name, known in words.items()}
-        return Intervals(self.columns["trial.start_ns"], self.columns["trial.stop_ns"], columns)
+        return self._intervals("trial", columns)
 
     def signal(self, name: str) -> Signal:
         """A behaviour as it was sampled.
@@ -224,11 +277,12 @@ class Context:
         Raises:
             UnknownNameError: the session has no such behaviour.
         """
-        found = self._signals.get(name)
+        made = self.columns.made
+        found = made.get(name)
         if found is None:
             self.require_signal(name)
             about = self.manifest["session"]["signals"][name]
-            found = self._signals[name] = Signal(
+            found = made[name] = Signal(
                 time_ns=self.columns[f"signal.{name}.time_ns"],
                 value=self.columns[f"signal.{name}.value"],
                 components=tuple(about["components"]),

@@ -13,14 +13,14 @@ Shape letters: N units, G segments, T bins, C components.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import SpiketokError, UsageError
+from spiketok.errors import UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Signal
 from spiketok.storage.files import fingerprint
 from spiketok.tokens.columns import ALIGNMENT, Columns, Kind, write_folder
@@ -82,7 +82,7 @@ def write_shard(
         "format_version": FORMAT_VERSION,
         "scheme": scheme_config(scheme),
         "session": {"id": session.id},
-        "context": {"path": _way(target, place), "digest": known.digest},
+        "context": {"path": _way(target, place), "digest": known["digest"]},
         "source": session.source.to_dict(),
         "store_digest": store_digest,
         "segments_rule": segments_rule,
@@ -98,6 +98,23 @@ def _way(target: Path, context: Path) -> str:
     return Path(os.path.relpath(os.path.realpath(context), home)).as_posix()
 
 
+@lru_cache(maxsize=256)
+def _scheme_from(text: str) -> Scheme:
+    return scheme_from_config(json.loads(text))
+
+
+def _scheme_of(manifest: dict) -> Scheme:
+    """The scheme that a manifest names; made once for all shards that say the same of it."""
+    return _scheme_from(json.dumps(manifest["scheme"]))
+
+
+def _require_sound(manifest: dict, columns: Columns) -> None:
+    """Raise a SpiketokError where a shard's columns would lead a kernel outside of them, KeyError where facts lack."""
+    _ = manifest["session"]["id"], manifest["context"]["path"], manifest["context"]["digest"], manifest["store_digest"]
+    _ = manifest["n_spikes"], dict(manifest["lost"]), manifest["segments_rule"], dict(manifest["source"])
+    _scheme_of(manifest).check(columns)
+
+
 class ShardReader:
     """A shard, ready for random access; its columns are mapped into memory when first used, never read as a whole.
 
@@ -105,20 +122,19 @@ class ShardReader:
         path: the folder. manifest: as :func:`write_shard` returned it.
         scheme: the scheme with its fields. columns: read-only arrays by name.
 
+    Args:
+        anew: check every byte, whatever the shard's stamp says; else only the first reader of a shard does.
+
     Raises:
-        ArtefactError: no shard there, another format version, or a damaged manifest or file. What asks for the context
-            (``info``, ``observed``, ``splits``, ``trials``, signals) raises it where the context is not there, is
-            damaged, or is not the one that the shard was made with.
+        ArtefactError: no shard there, another format version, or a damaged manifest or file, or columns that lead
+            outside of their bounds. What asks for the context (``info``, ``observed``, ``splits``, ``trials``, signals)
+            raises it where the context is not there, is damaged, or is not the one that the shard was made with.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, anew: bool = False) -> None:
         self.path = Path(path)
-        self.manifest = KIND.read_manifest(self.path)
-        try:
-            self.scheme = scheme_from_config(self.manifest["scheme"])
-        except SpiketokError as error:
-            KIND.refuse(self.path, f"cannot be read ({error})")
-        self.columns: Mapping[str, np.ndarray] = Columns(self.path, self.manifest["columns"], KIND)
+        self.manifest, self.columns = KIND.open(self.path, _require_sound, anew=anew)
+        self.scheme = _scheme_of(self.manifest)
         self._on_bins: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def __reduce__(self):
@@ -146,7 +162,8 @@ class ShardReader:
 
     @cached_property
     def segments(self) -> Intervals:
-        return Intervals(self.columns["segment.start_ns"], self.columns["segment.stop_ns"])
+        # copies, as of all that is kept: an array on the map would keep it for as long as the reader lives
+        return Intervals(self.columns["segment.start_ns"].copy(), self.columns["segment.stop_ns"].copy())
 
     @cached_property
     def bin_row(self) -> np.ndarray:

@@ -22,6 +22,7 @@ from spiketok.storage import files
 from spiketok.storage.files import WIP
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.schemes import make_scheme
+from spiketok.tokens.stamps import STAMP
 
 SCHEMES = [make_scheme("per-spike"), make_scheme("binned")]
 FORMS = r"use processes:N, dask:local, dask:local:N or dask:SCHEDULER_URL"
@@ -185,7 +186,7 @@ def check(outcomes, n: int) -> None:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    found = [p for p in folder.rglob("*") if p.is_file()]
+    found = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(STAMP)]
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 

@@ -17,7 +17,7 @@ from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.schemes.fine_time import whole_intervals
 from spiketok.tokens.shards import ShardReader, write_shard
 from tests.laws import assert_same
-from tests.made import MS, golden_segments, golden_session, random_session, whole
+from tests.made import MS, artefact_files, golden_segments, golden_session, random_session, whole
 from tests.strategies import SOURCE
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shard-fine-time-v2"
@@ -172,6 +172,4 @@ def test_golden_shard_reads_forever():
 def test_golden_bytes_are_written_today(tmp_path):
     rule = {"segments_rule": "trials:start,0,100", "store_digest": "0" * 64, "context": tmp_path / "context-v1"}
     write_shard(tmp_path / "shard", FineTime(), golden_session(), golden_segments(), **rule)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "shard").iterdir()} == {
-        p.name: p.read_bytes() for p in GOLDEN.iterdir()
-    }
+    assert artefact_files(tmp_path / "shard") == artefact_files(GOLDEN)

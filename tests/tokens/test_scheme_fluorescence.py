@@ -17,7 +17,7 @@ from spiketok.tokens.schemes import Fluorescence
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader, write_shard
 from tests.laws import assert_same, of_all_units
-from tests.made import MS, SECOND, golden_segments, golden_session, whole
+from tests.made import MS, SECOND, artefact_files, golden_segments, golden_session, whole
 from tests.strategies import SOURCE
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shard-fluorescence-v2"
@@ -141,6 +141,4 @@ def test_golden_shard_reads_forever():
 def test_golden_bytes_are_written_today(tmp_path):
     rule = {"segments_rule": "trials:start,0,100", "store_digest": "0" * 64, "context": tmp_path / "context-imaged-v1"}
     write_shard(tmp_path / "shard", Fluorescence(), golden_imaged(), golden_segments(), **rule)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "shard").iterdir()} == {
-        p.name: p.read_bytes() for p in GOLDEN.iterdir()
-    }
+    assert artefact_files(tmp_path / "shard") == artefact_files(GOLDEN)

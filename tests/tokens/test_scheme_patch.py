@@ -14,7 +14,7 @@ from spiketok.storage.store import session_info
 from spiketok.tokens.schemes import Binned, Patch
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader, write_shard
-from tests.made import MS, golden_segments, golden_session
+from tests.made import MS, artefact_files, golden_segments, golden_session
 from tests.strategies import SOURCE
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shard-patch-v2"
@@ -270,5 +270,5 @@ def test_golden_shard_reads_forever():
 
 def test_golden_bytes_are_written_today(tmp_path):
     write_golden(tmp_path / "shard")
-    written = {p.name: p.read_bytes() for p in (tmp_path / "shard").iterdir()}
-    assert written == {p.name: p.read_bytes() for p in GOLDEN.iterdir()}
+    written = artefact_files(tmp_path / "shard")
+    assert written == artefact_files(GOLDEN)

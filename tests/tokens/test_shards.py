@@ -28,15 +28,11 @@ from spiketok.tokens.schemes.behaviour import signal_on_bins
 from spiketok.tokens.shards import ShardReader, shard_fingerprint, write_shard
 from tests import reference
 from tests.conftest import real_data
-from tests.made import MS, golden_segments, golden_session, random_session, shard, whole
+from tests.made import MS, artefact_files, golden_segments, golden_session, random_session, shard, whole
 from tests.strategies import all_segments, sessions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PLAIN = [Binned(), PerSpike()]
-
-
-def read_all(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
 def edit_manifest(path: Path, **changes: object) -> None:
@@ -233,7 +229,7 @@ def test_the_same_bytes_in_other_processes(tmp_path):
         digests += pool.map(_write, targets[1:])
     assert digests[0] == digests[1] == digests[2]
     for scheme in PLAIN:
-        first, *others = [read_all(target / scheme.name) for target in targets]
+        first, *others = [artefact_files(target / scheme.name) for target in targets]
         assert all(other == first for other in others)
         assert str(tmp_path).encode() not in b"".join(first.values())
 
@@ -265,11 +261,11 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert not target.exists()
     monkeypatch.undo()
     older = shard(tmp_path, session, PerSpike())
-    before = read_all(older.path)
+    before = artefact_files(older.path)
     monkeypatch.setattr(columns, "_bytes", full)
     with pytest.raises(OSError, match="No space"):
         shard(tmp_path, session, PerSpike())
-    assert read_all(older.path) == before
+    assert artefact_files(older.path) == before
     assert not any(tmp_path.rglob(f"{WIP}*"))
 
 
@@ -333,7 +329,7 @@ def test_golden_bytes_are_written_today(tmp_path, scheme):
         store_digest="0" * 64,
         context=tmp_path / "context-v1",
     )
-    found, golden = read_all(tmp_path / "shard"), read_all(GOLDEN / f"shard-{scheme.name}-v2")
+    found, golden = artefact_files(tmp_path / "shard"), artefact_files(GOLDEN / f"shard-{scheme.name}-v2")
     today, then = json.loads(found.pop(MANIFEST)), json.loads(golden.pop(MANIFEST))
     assert found == golden
     fields = today["scheme"].pop(
@@ -422,10 +418,10 @@ def test_a_manifest_that_points_outside_of_the_file(damaged, change):
 def test_a_flipped_bit_is_found_by_verify(damaged):
     """Each byte of the file belongs to a column or to the empty room between two."""
     file, entries = damaged / COLUMNS, json.loads((damaged / MANIFEST).read_text())["columns"]
-    data = file.read_bytes()
+    data, reader = file.read_bytes(), ShardReader(damaged)
     for place in range(len(data)):
         file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        (line,) = ShardReader(damaged).verify()
+        (line,) = reader.verify()
         own = [n for n, e in entries.items() if e["offset"] <= place < e["offset"] + e["bytes"]]
         assert line.startswith(f"column '{own[0]}' has sha256" if own else "the room before column"), place
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from spiketok.errors import UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
+from spiketok.tokens.bounds import require_equal, require_segments
 
 Columns = Mapping[str, np.ndarray]
 
@@ -159,6 +160,16 @@ class Scheme(ABC):
         """
 
     @abstractmethod
+    def check(self, columns: Columns) -> None:
+        """Hold columns that were read to what kernels trust: dtypes, shapes, rows and offsets inside of their bounds.
+
+        Of time that grows with their bytes at most; called once, when a shard is first opened.
+
+        Raises:
+            ArtefactError: the first fault, in one line that names the column.
+        """
+
+    @abstractmethod
     def lengths(self, columns: Columns, windows: Windows, keep: np.ndarray | None = None) -> np.ndarray:
         """int64 ``[B]``: tokens in each window. ``keep``: bool ``[B, N]``, False where a unit is dropped.
 
@@ -236,6 +247,17 @@ def segment_plan(segments: Intervals) -> dict[str, ColumnSpec]:
     int64 = np.dtype(np.int64)
     rows = {"segment.start_ns": len(segments), "segment.stop_ns": len(segments), "segment.row": len(segments) + 1}
     return {name: ColumnSpec(int64, (), n) for name, n in rows.items()}
+
+
+def require_bins(columns: Columns, grid_ns: int, n_rows: int, back_ns: int = 0) -> None:
+    """Raise ArtefactError unless the segments' bins follow one after the other, ``n_rows`` in all.
+
+    Args:
+        back_ns: how much earlier than its segment each one's bins begin.
+    """
+    require_segments(columns, n_rows)
+    wanted = grid_rows(columns["segment.start_ns"] - back_ns, columns["segment.stop_ns"], grid_ns)
+    require_equal(columns, "segment.row", wanted, f"that of the segments in bins of {grid_ns} ns")
 
 
 def spikes_outside(spikes: Spikes, segments: Intervals) -> int:

@@ -36,6 +36,7 @@ import numpy as np
 
 from spiketok.errors import UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
+from spiketok.tokens.bounds import require_columns, require_shape
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -47,6 +48,7 @@ from spiketok.tokens.schemes.base import (
     check_cut,
     freeze,
     grid_rows,
+    require_bins,
     segment_columns,
     segment_plan,
     spikes_outside,
@@ -187,6 +189,13 @@ class Binned(Scheme):
                 number, unit, zero, n_bins, np.concatenate([zero, n_bins]), 1, own, threads
             )
         return lost
+
+    def check(self, columns: Columns) -> None:
+        require_columns(columns, {"counts": (UINT8, 2), "observed": (UINT8, 1)}, {"unit_observed": (UINT8, 2)})
+        n_rows = len(columns["counts"])
+        require_shape(columns, (n_rows,), ["observed"])
+        require_shape(columns, columns["counts"].shape, ["unit_observed"])
+        require_bins(columns, self.bin_ns, n_rows)
 
     def spikes_held(self, columns: Columns) -> int:
         return int(columns["counts"].sum(dtype=np.int64))

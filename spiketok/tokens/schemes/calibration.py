@@ -36,6 +36,14 @@ import numpy as np
 
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
+from spiketok.tokens.bounds import (
+    require_columns,
+    require_intervals,
+    require_offsets,
+    require_segments,
+    require_shape,
+    require_within,
+)
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -56,6 +64,7 @@ from spiketok.tokens.schemes.bins import bin_starts, bins_inside
 UINT8, INT32, INT64 = np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int64)
 FLOAT32 = np.dtype(np.float32)
 MOST_POINTS = 1 << 16  # so many lines between counts are exact in float32
+MOST_BINS = 1 << 24  # scored bins of a trial: four days of 20 ms
 LEAST_BINS = {"cubic": 4, "linear": 2, "area": 1}  # what each way of resampling needs of a trial
 CHOICES = ("first", "block", "random", "all")
 ALL_RECORDED = np.zeros((0, 0), UINT8)
@@ -296,6 +305,21 @@ class Calibration(Scheme):
             for r, start_ns in enumerate(bin_start):
                 flags[r, n] = bins_inside(start_ns, self.bin_ns, recorded).all()
         return {"unit_observed": flags}
+
+    def check(self, columns: Columns) -> None:
+        one = dict.fromkeys(("counts.most", "trials.found", "trials.short"), (INT64, 1))
+        wanted = {"matrix": (FLOAT32, 3), "counts": (UINT8, 2), "counts.row": (INT64, 1), "counts.bin": (INT32, 1)}
+        require_columns(columns, one | wanted, {"unit_observed": (UINT8, 2)})
+        require_intervals(columns, "start_ns", "stop_ns")
+        n_rows, (n_bins, n_units) = len(columns["start_ns"]), columns["counts"].shape
+        require_shape(columns, (1,), one)
+        require_shape(columns, (n_rows, self.length, n_units), ["matrix"])
+        require_shape(columns, (n_rows, n_units), ["unit_observed"])
+        require_shape(columns, (n_bins,), ["counts.bin"])
+        require_offsets(columns, "counts.row", n_rows, n_bins)
+        most = int(np.diff(columns["counts.row"]).max(initial=0))
+        require_within(columns, "counts.most", most, MOST_BINS)
+        require_segments(columns, n_rows)
 
     def spikes_held(self, columns: Columns) -> int:
         return int(columns["counts"].sum(dtype=np.int64))

@@ -32,6 +32,13 @@ import numpy as np
 
 from spiketok.errors import UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
+from spiketok.tokens.bounds import (
+    require_columns,
+    require_equal,
+    require_offsets,
+    require_segments,
+    require_within,
+)
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -277,6 +284,18 @@ class EventPair(Scheme):
             out["stream"],
             out["type"],
         )
+
+    def check(self, columns: Columns) -> None:
+        int64 = np.dtype(np.int64)
+        wanted = dict.fromkeys(("step.row", "step.first", "unit.n_spikes"), (int64, 1))
+        require_columns(columns, wanted | {"unit": (np.dtype(np.int32), 1)})
+        n_spikes, n_steps = len(columns["unit"]), len(columns["step.row"]) - 1
+        require_within(columns, "unit", 0, len(columns["unit.n_spikes"]))
+        require_segments(columns, n_spikes)
+        require_offsets(columns, "step.row", n_steps, n_spikes)
+        step_first = grid_rows(columns["segment.start_ns"], columns["segment.stop_ns"], self.step_ns)
+        require_equal(columns, "step.first", step_first, f"that of the segments in steps of {self.step_ns} ns")
+        require_offsets(columns, "step.first", len(columns["segment.start_ns"]), n_steps)
 
     def spikes_held(self, columns: Columns) -> int:
         return len(columns["unit"])

@@ -31,6 +31,7 @@ import numpy as np
 
 from spiketok.errors import UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
+from spiketok.tokens.bounds import require_columns, require_offsets, require_shape, require_within
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -43,6 +44,7 @@ from spiketok.tokens.schemes.base import (
     depth,
     freeze,
     grid_rows,
+    require_bins,
     segment_columns,
     segment_plan,
     spikes_outside,
@@ -135,6 +137,17 @@ class FineTime(Scheme):
         }
         lost = {"outside_segments": spikes_outside(spikes, segments), "saturated": int(saturated)}
         return Baked(freeze(columns), lost)
+
+    def check(self, columns: Columns) -> None:
+        cells = {name: (dtype, 1) for name, dtype in CELL.items()}
+        rows = {"cell.row": (INT64, 1), "unit.n_spikes": (INT64, 1), "observed": (UINT8, 1)}
+        require_columns(columns, cells | rows, {"unit_observed": (UINT8, 2)})
+        n_cells, n_units, n_rows = len(columns["unit"]), len(columns["unit.n_spikes"]), len(columns["observed"])
+        require_shape(columns, (n_cells,), CELL)
+        require_shape(columns, (n_rows, n_units), ["unit_observed"])
+        require_within(columns, "unit", 0, n_units)
+        require_offsets(columns, "cell.row", n_rows, n_cells)
+        require_bins(columns, self.bin_ns, n_rows)
 
     def spikes_held(self, columns: Columns) -> int:
         return int(columns["unit.n_spikes"].sum())

@@ -25,6 +25,13 @@ import numpy as np
 
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo, Signal
+from spiketok.tokens.bounds import (
+    require_columns,
+    require_order,
+    require_segments,
+    require_shape,
+    require_within,
+)
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -129,6 +136,16 @@ class Fluorescence(Scheme):
             "not_in_fluorescence": int((stop - first).sum()),
         }
         return Baked(freeze(columns | segment_columns(segments, row)), lost)
+
+    def check(self, columns: Columns) -> None:
+        uint8 = np.dtype(np.uint8)
+        wanted = {"time_ns": (np.dtype(np.int64), 1), "value": (np.dtype(np.float32), 2), "valid": (uint8, 1)}
+        require_columns(columns, wanted)
+        n_frames = len(columns["time_ns"])
+        require_shape(columns, (n_frames,), ["value", "valid"])
+        require_within(columns, "valid", 0, 2)
+        require_segments(columns, n_frames)
+        require_order(columns, "time_ns", columns["segment.row"])
 
     def spikes_held(self, columns: Columns) -> int:
         return 0

@@ -31,6 +31,7 @@ import numpy as np
 
 from spiketok.errors import UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
+from spiketok.tokens.bounds import require_columns, require_shape
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -42,6 +43,7 @@ from spiketok.tokens.schemes.base import (
     check_cut,
     freeze,
     grid_rows,
+    require_bins,
     segment_columns,
     segment_plan,
     spikes_outside,
@@ -162,6 +164,14 @@ class Neuron(Scheme):
             own = session.unit_observed[n].reshape(-1, 2)
             flags[n] = whole & bins_inside(start_ns, self.bin_ns, Intervals(own[:, 0], own[:, 1]).union())
         return {"unit_observed": flags}
+
+    def check(self, columns: Columns) -> None:
+        by_unit = "unit_observed" in columns
+        flags = {"unit_observed": (UINT8, 2)} if by_unit else {"observed": (UINT8, 1)}
+        require_columns(columns, {"counts": (UINT8, 2)} | flags)
+        shape = columns["counts"].shape
+        require_shape(columns, shape if by_unit else shape[1:], flags)
+        require_bins(columns, self.bin_ns, shape[1], self.lookback_ns)
 
     def spikes_held(self, columns: Columns) -> int:
         return int(columns["counts"].sum(dtype=np.int64))

@@ -37,6 +37,7 @@ import numpy as np
 
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording.nouns import Intervals, Ragged, Session, SessionInfo, Spikes, UnitTable
+from spiketok.tokens.bounds import require_columns, require_shape, require_within
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -48,6 +49,7 @@ from spiketok.tokens.schemes.base import (
     check_cut,
     freeze,
     grid_rows,
+    require_bins,
     segment_columns,
     segment_plan,
     spikes_outside,
@@ -282,6 +284,31 @@ class Patch(Scheme):
             flags = [np.repeat(valid[:, None], value.shape[1], axis=1) for value, valid in laid]
             columns["covariate.valid"] = np.concatenate(flags, axis=1)
         return {name: np.ascontiguousarray(column) for name, column in columns.items()}
+
+    def check(self, columns: Columns) -> None:
+        wanted = {"patch": (UINT8, 2), "observed": (UINT8, 1), "unit.slot": (INT32, 1), "n_real": (UINT16, 1)}
+        if self.constraints:
+            wanted |= {"constraint.value": (FLOAT32, 3), "constraint.valid": (UINT8, 1)}
+            wanted |= {"constraint.change": (UINT8, 2)}
+        for name, there in (("return", self.returns), ("covariate", self.covariates)):
+            if there:
+                wanted |= {f"{name}.value": (FLOAT32, 2), f"{name}.valid": (UINT8, 2)}
+        require_columns(columns, wanted, {"unit_observed": (UINT8, 2)})
+        n_rows, n_patches = len(columns["observed"]), len(columns["n_real"])
+        require_shape(columns, (n_rows * n_patches, self.patch_size), ["patch", "unit_observed"])
+        require_within(columns, "unit.slot", 0, n_patches * self.patch_size)
+        require_bins(columns, self.bin_ns, n_rows)
+        if self.constraints:
+            n_constraints = columns["constraint.change"].shape[1]
+            require_shape(columns, (n_rows,), ["constraint.valid"])
+            require_shape(columns, (n_rows, n_constraints), ["constraint.change"])
+            require_shape(columns, (n_rows, n_constraints, PER_CONSTRAINT), ["constraint.value"])
+            require_within(columns, "constraint.change", 0, 2)
+        if self.returns:
+            require_shape(columns, (n_rows, 1), ["return.value", "return.valid"])
+        if self.covariates:
+            n_covariates = columns["covariate.value"].shape[1]
+            require_shape(columns, (n_rows, n_covariates), ["covariate.value", "covariate.valid"])
 
     def spikes_held(self, columns: Columns) -> int:
         return int(columns["patch"].sum(dtype=np.int64))

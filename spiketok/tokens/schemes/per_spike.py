@@ -32,8 +32,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from spiketok.errors import UsageError
+from spiketok.errors import ArtefactError, UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
+from spiketok.tokens.bounds import (
+    require_columns,
+    require_equal,
+    require_offsets,
+    require_order,
+    require_segments,
+    require_shape,
+    require_within,
+)
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -148,6 +157,30 @@ class PerSpike(Scheme):
             **segment_columns(segments, row),
         }
         return Baked(freeze(columns), {"outside_segments": spikes_outside(spikes, segments)})
+
+    def check(self, columns: Columns) -> None:
+        int64 = np.dtype(np.int64)
+        wanted = dict.fromkeys(("time_ns", "coarse.row", "coarse.first", "unit.n_spikes"), (int64, 1))
+        require_columns(columns, wanted | {"unit": (np.dtype(np.int32), 1)})
+        n_spikes = len(columns["time_ns"])
+        require_shape(columns, (n_spikes,), ["unit"])
+        require_within(columns, "unit", 0, len(columns["unit.n_spikes"]))
+        require_segments(columns, n_spikes)
+        start_ns, row = columns["segment.start_ns"], columns["segment.row"]
+        require_order(columns, "time_ns", row)
+        entries = _coarse_entries(start_ns, columns["segment.stop_ns"])
+        require_offsets(columns, "coarse.first", len(entries), len(columns["coarse.row"]))
+        first = columns["coarse.first"]
+        require_equal(columns, "coarse.first", np.concatenate([[0], np.cumsum(entries)]), "that of the segments")
+        for g in range(len(entries)):
+            own = columns["time_ns"][row[g] : row[g + 1]]
+            if own.size and (own[0] < start_ns[g] or own[-1] >= columns["segment.stop_ns"][g]):
+                message = f"column 'time_ns' holds {own[0]} to {own[-1]} in segment {g}, which is not there"
+                raise ArtefactError(message)
+            step = start_ns[g] + np.arange(entries[g]) * COARSE_NS
+            if not np.array_equal(columns["coarse.row"][first[g] : first[g + 1]], row[g] + np.searchsorted(own, step)):
+                message = f"column 'coarse.row' does not say where the steps of segment {g} begin in 'time_ns'"
+                raise ArtefactError(message)
 
     def _rows(self, columns: Columns, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
         """int64 ``[B]`` twice: the first row of each window's spikes, and the one after the last."""
@@ -303,8 +336,13 @@ def _coarse_first(segments: Intervals) -> np.ndarray:
 
     One entry for each step that begins inside the segment or at its end, and one after.
     """
-    entries = (segments.stop_ns - segments.start_ns) // COARSE_NS + 2
+    entries = _coarse_entries(segments.start_ns, segments.stop_ns)
     return np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)
+
+
+def _coarse_entries(start_ns: np.ndarray, stop_ns: np.ndarray) -> np.ndarray:
+    """int64 ``[G]``: how many entries of the look-up table each segment has."""
+    return (stop_ns - start_ns) // COARSE_NS + 2
 
 
 def _seconds(ns: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ import numpy as np
 
 from spiketok.errors import NotServedError, UsageError
 from spiketok.recording.nouns import Intervals, Session, SessionInfo, Signal, Spikes
+from spiketok.tokens.bounds import require_columns, require_shape, require_within
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
     Baked,
@@ -44,6 +45,7 @@ from spiketok.tokens.schemes.base import (
     check_cut,
     freeze,
     grid_rows,
+    require_bins,
     segment_columns,
     segment_plan,
     spikes_outside,
@@ -223,6 +225,21 @@ class Quantized(Scheme):
             "behaviour_valid": np.concatenate(flags, axis=1),
             "behaviour.scale": np.concatenate(scales),
         }
+
+    def check(self, columns: Columns) -> None:
+        wanted = {"category": (UINT8, 2), "observed": (UINT8, 1)}
+        if self.signals:
+            wanted |= {"behaviour": (INT16, 2), "behaviour_valid": (UINT8, 2), "behaviour.scale": (FLOAT32, 1)}
+        require_columns(columns, wanted, {"unit_observed": (UINT8, 2)})
+        n_rows = len(columns["category"])
+        require_shape(columns, (n_rows,), ["observed"])
+        require_shape(columns, columns["category"].shape, ["unit_observed"])
+        require_bins(columns, self.bin_ns, n_rows)
+        require_within(columns, "category", 0, len(self.lowest_count))
+        if self.signals:
+            n_dimensions = len(columns["behaviour.scale"])
+            require_shape(columns, (n_rows, n_dimensions), ["behaviour", "behaviour_valid"])
+            require_within(columns, "behaviour", -1, BEHAVIOUR_CLASSES)
 
     def spikes_held(self, columns: Columns) -> int:
         flat, held = columns["category"].reshape(-1), 0

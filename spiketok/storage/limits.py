@@ -1,0 +1,80 @@
+"""What the system lets a process have of open files and maps: raised where it may be, named where it is reached."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from pathlib import Path
+
+OPEN_FILES, ALL_FILES, MAPS = errno.EMFILE, errno.ENFILE, errno.ENOMEM
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: the usual soft limit, 1,024, is older than data sets are."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limits
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and refuses it: the soft one stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def limit_reached(error: BaseException | None) -> str:
+    """The limit that an error, or what caused it, comes from: its name, its value and the remedy; empty for others."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _TOLD:
+            return _TOLD[error.errno](f" ({error.filename})" if error.filename else "")
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _open_files(where: str) -> str:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    remedy = f"run 'ulimit -n {hard}' first" if soft < hard else "let it be raised ('ulimit -Hn', --ulimit nofile)"
+    return (
+        f"too many open files{where}: this process may have {soft} at once (ulimit -n): {remedy}, or use fewer --jobs"
+    )
+
+
+def _all_files(where: str) -> str:
+    most = _number("/proc/sys/fs/file-max")
+    return f"too many open files on this machine{where}: fs.file-max is {most}: close programs, or raise it by sysctl"
+
+
+def _memory(where: str) -> str:
+    maps, most = _lines("/proc/self/maps"), _number("/proc/sys/vm/max_map_count")
+    if most.isdigit() and maps >= 0.9 * int(most):
+        return (
+            f"too many maps{where}: this process has {maps}, vm.max_map_count is {most}: "
+            f"run 'sysctl -w vm.max_map_count={4 * int(most)}' as root, or use fewer sessions at once"
+        )
+    return f"no memory left{where} (ulimit -v {_address_space()}): use fewer --jobs, a smaller batch, or --max-memory"
+
+
+def _address_space() -> str:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return "unlimited" if soft == resource.RLIM_INFINITY else f"{soft // 1024} kB"
+
+
+def _number(file: str) -> str:
+    try:
+        return Path(file).read_text().strip()
+    except OSError:  # no such system, or not one file more can be opened
+        return "not known"
+
+
+def _lines(file: str) -> int:
+    try:
+        return len(Path(file).read_bytes().splitlines())
+    except OSError:
+        return 0
+
+
+_TOLD = {OPEN_FILES: _open_files, ALL_FILES: _all_files, MAPS: _memory}
