@@ -5,11 +5,16 @@ Integers of ns, numpy only. A gap in a signal has one definition here (``GAP_PER
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from spiketok.recording.nouns import NS_PER_S, Intervals, Signal
 
 GAP_PERIODS = 3  # valid samples further apart than this many sampling periods have a gap between them
+# Where the source does not say what was observed, emptiness that is longer than this was not: no recorded population,
+# with its trials and behaviours, is silent for ten minutes, and pauses in which nothing is kept are rarely as long.
+EMPTY_NS = 600 * NS_PER_S
 
 
 # ---- measures -------------------------------------------------------------------------------------------------------
@@ -60,6 +65,40 @@ def first_of(intervals: Intervals, length_ns: int) -> Intervals:
     stop = np.minimum(whole.stop_ns, whole.start_ns + (length_ns - before))
     keep = stop > whole.start_ns
     return Intervals(whole.start_ns[keep], stop[keep])
+
+
+def inhabited(start_ns: int, stop_ns: int, moments: Iterable[np.ndarray], spans: Iterable[Intervals] = ()) -> Intervals:
+    """An extent without its stretches longer than ``EMPTY_NS`` in which nothing lies; whole where it has none.
+
+    Args:
+        start_ns, stop_ns: the extent.
+        moments: int64, each sorted: times of spikes, of samples. spans: as trials, which fill the time that they last.
+
+    >>> hour = 3600 * NS_PER_S
+    >>> found = inhabited(0, 2 * hour, [np.array([0, NS_PER_S, hour])])
+    >>> found.start_ns.tolist(), found.stop_ns.tolist()
+    ([0, 3600000000000], [1000000001, 3600000000001])
+    """
+    starts, stops = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for time_ns in moments:
+        own = time_ns[np.searchsorted(time_ns, start_ns) : np.searchsorted(time_ns, stop_ns)]
+        last = np.flatnonzero(np.diff(own) > EMPTY_NS)
+        starts += [own[:1], own[last + 1]]
+        stops += [own[last] + 1, own[-1:] + 1]
+    for span in spans:
+        touching = (span.stop_ns >= start_ns) & (span.start_ns < stop_ns)
+        starts.append(np.maximum(span.start_ns[touching], start_ns))
+        stops.append(np.clip(span.stop_ns[touching], starts[-1] + 1, stop_ns))
+    start, stop = np.concatenate(starts), np.concatenate(stops)
+    if not start.size:
+        return Intervals([start_ns], [stop_ns])
+    order = np.argsort(start, kind="stable")
+    start, reach = start[order], np.maximum.accumulate(stop[order])
+    divides = start[1:] - reach[:-1] > EMPTY_NS
+    first, last = start[np.concatenate([[True], divides])], reach[np.concatenate([divides, [True]])]
+    first[0] = start_ns if first[0] - start_ns <= EMPTY_NS else first[0]
+    last[-1] = stop_ns if stop_ns - last[-1] <= EMPTY_NS else last[-1]
+    return Intervals(first, last)
 
 
 # ---- of samples -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiketok.errors import SourceError
+from spiketok.pipeline.source_check import verify_session
 from spiketok.recording.nouns import NS_PER_S, Intervals, Ragged, Session, Source, Spikes
 from spiketok.sources.formats.nwb import hdf5, read_nwb
 from spiketok.sources.formats.nwb.series import rising, short_names
@@ -816,3 +817,30 @@ def test_real_spikes_that_begin_late():
     assert "spikes-begin-late" in counts(session.notes)
     assert session.clock_hz == 25_000
     assert session.units.columns["region"].tolist() == ["Thalamus"] * 4
+
+
+# ---- emptiness ------------------------------------------------------------------------------------------------------
+
+DAY = 86_400 * NS_PER_S
+
+
+def test_a_stray_spike_over_emptiness_is_no_observed_time(tmp_path):
+    """One spike on day 23: what lies between was not observed, in the words of a note, and pynwb's reading agrees."""
+    spikes = [[*nwb_files.PLAIN_SPIKES[0], 23 * 86_400.0], *nwb_files.PLAIN_SPIKES[1:]]
+    path = nwb_files.write_plain(tmp_path / "stray.nwb", spikes)
+    plain, stray = (
+        read_nwb(p, "a/b", Source(p.name, "0" * 64, 1)) for p in (nwb_files.write_plain(tmp_path / "plain.nwb"), path)
+    )
+    end = int(plain.stop_ns)
+    last = int(plain.signals["hand_vel"].time_ns[-1]) + 1
+    assert (stray.start_ns, stray.stop_ns) == (0, 23 * DAY + 1)
+    assert stray.observed.start_ns.tolist() == [0, 23 * DAY]
+    assert stray.observed.stop_ns.tolist() == [last, 23 * DAY + 1]
+    (text,) = [note.text for note in stray.notes if note.id == "observed-assumed"]
+    assert "0.0 s to 1987200.0 s is taken as observed but for 1987195.1 s of emptiness, each part longer" in text
+    assert verify_session(stray, path) == []
+    assert (plain.observed.start_ns.tolist(), plain.observed.stop_ns.tolist()) == ([0], [end])
+    (text,) = [note.text for note in plain.notes if note.id == "observed-assumed"]
+    assert text.endswith(f"0.0 s to {end / NS_PER_S:.1f} s is taken as observed throughout")
+    whole = dataclasses.replace(stray, observed=Intervals([0], [stray.stop_ns]))
+    assert any("assumed observed time" in line for line in verify_session(whole, path))

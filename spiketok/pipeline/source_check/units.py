@@ -10,6 +10,7 @@ import numpy as np
 from spiketok.pipeline.source_check.columns import as_values, compare_columns, is_wide, source_columns
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.source_file import is_time, merged, stated, to_ns
+from spiketok.recording.intervals import EMPTY_NS
 from spiketok.recording.nouns import Column, Ragged, Session
 
 ACRONYMS = (  # columns that stand for a location or region that is not there
@@ -107,7 +108,7 @@ def compare_observed(session: Session, units, out: Verification) -> None:
     stored = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
     if not together:
         out.expect("source of the observed time", session.observed_source, "assumed")
-        out.expect("assumed observed time in ns", stored, [(session.start_ns, session.stop_ns)])
+        out.expect("assumed observed time in ns", stored, assumed(session))
         return
     out.expect("source of the observed time", session.observed_source, "obs_intervals")
     out.expect("observed time in ns", stored, together)
@@ -117,3 +118,23 @@ def compare_observed(session: Session, units, out: Verification) -> None:
         if session.unit_observed is not None:
             kept = [(int(a), int(b)) for a, b in session.unit_observed[row]]
         out.expect(f"observed time in ns of unit row {row}", kept, of_unit)
+
+
+def assumed(session: Session) -> list[tuple[int, int]]:
+    """What is taken as observed where the source is silent: the extent, divided where nothing lies for too long.
+
+    Found in another way than by the reader: every moment at which something is, in one sorted row.
+    """
+    low, high = session.start_ns, session.stop_ns
+    moments = [np.array([low - 1, high]), session.spikes.time_ns]
+    moments += [signal.time_ns[signal.valid] for signal in session.signals.values()]
+    for table in session.intervals.values():
+        repaired = table.columns.get("stop_repaired", np.zeros(len(table), np.bool_))
+        for start, stop, is_repaired in zip(table.start_ns.tolist(), table.stop_ns.tolist(), repaired, strict=True):
+            last = start if is_repaired else max(start, stop - 1)
+            moments.append(np.array([*range(max(start, low), min(last, high), EMPTY_NS), last], np.int64))
+    moment = np.sort(np.concatenate(moments))
+    moment = moment[(moment >= low - 1) & (moment <= high)]
+    gap = np.flatnonzero(np.diff(moment) - 1 > EMPTY_NS)
+    starts, stops = [low, *moment[gap + 1].tolist()], [*(moment[gap] + 1).tolist(), high]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]

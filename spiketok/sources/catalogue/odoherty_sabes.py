@@ -25,7 +25,7 @@ import numpy as np
 
 from spiketok.errors import SourceError
 from spiketok.recording.draws import division, draw_torch_brain
-from spiketok.recording.intervals import longer_than, marked_segments, ns_of, without
+from spiketok.recording.intervals import inhabited, longer_than, marked_segments, ns_of, without
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Signal, Source, Spikes, UnitTable
 from spiketok.recording.signals import derivative
 from spiketok.recording.steps import with_step_reach
@@ -123,7 +123,8 @@ def read(path: Path, session_id: str, source: Source) -> Session:
     early, late = int((spikes.time_ns < cursor[0]).sum()), int((spikes.time_ns > cursor[-1]).sum())
     text = f"{early} spikes lie before the first sample of behaviour and {late} after the last; kept"
     notes.append(Finding("odoherty_sabes-outside", early + late, text))
-    observed = Intervals([int(min(spikes.time_ns[0], cursor[0]))], [stop_ns])
+    moments = [spikes.time_ns, *(signal.time_ns for signal in signals.values())]
+    observed = inhabited(int(min(spikes.time_ns[0], cursor[0])), stop_ns, moments)
     text = "the source does not say what was observed: from the first to the last spike or sample is taken"
     notes.append(Finding("observed-assumed", 1, text))
     begun = f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else ""

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import SourceError, UnknownNameError, require
-from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Source, Spikes, UnitTable
+from spiketok.recording.intervals import inhabited
+from spiketok.recording.nouns import NS_PER_S, Finding, Session, Source, Spikes, UnitTable
 from spiketok.storage.clock import ns_from_ticks
 
 READER = {"reader": "sorter", "reader_version": 1}
@@ -118,7 +119,7 @@ def read_sorting(path: Path, session_id: str, source: Source, sorter: str, start
         stop_ns=stop_ns,
         units=UnitTable(np.array([str(u) for u in unit_ids], dtype=np.str_), columns),
         spikes=spikes,
-        observed=Intervals(np.array([start_ns]), np.array([stop_ns])),
+        observed=inhabited(start_ns, stop_ns, [spikes.time_ns]),
         source=source,
         clock_hz=clock_hz,
         info={"sorter": sorter},

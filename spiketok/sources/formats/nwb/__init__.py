@@ -34,6 +34,7 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
+from spiketok.recording.intervals import EMPTY_NS, inhabited
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
@@ -92,8 +93,10 @@ def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz
         outside = count_unobserved(spikes, observed, unit_observed)
         found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed intervals; kept")
     else:
-        observed = Intervals(np.array([start_ns]), np.array([stop_ns]))
-        _note_assumed(spikes, tables, start_ns, stop_ns, found)
+        moments = [spikes.time_ns, *(signal.time_ns[signal.valid] for _, signal in signals)]
+        spans = [*map(_stated, tables), *(event for _, event in events)]
+        observed = inhabited(start_ns, stop_ns, moments, spans)
+        _note_assumed(spikes, tables, start_ns, stop_ns, observed, found)
 
     finished = [(table.parts, finish_table(table, stop_ns, found)) for table in tables] + events
     intervals = {parts[-1]: item for parts, item in finished if parts[0] == "intervals"}  # these keep their names
@@ -162,9 +165,24 @@ def _behaviour_end(tables: Sequence[Table], signals: Sequence[tuple[Series, Sign
     return int(near.max()) if near.size else None
 
 
-def _note_assumed(spikes: Spikes, tables: Sequence[Table], start_ns: int, stop_ns: int, found: Findings) -> None:
-    extent = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}"
-    found.note("observed-assumed", 1, f"the source states no obs_intervals: {extent} is taken as observed throughout")
+def _stated(table: Table) -> Intervals:
+    """The rows of a table as far as it states them: one without a stop, or one before its start, lasts no time."""
+    known = is_time(table.start_s)
+    start_s, stop_s = table.start_s[known], table.stop_s[known]
+    start_ns = ns_from_seconds(start_s)
+    lasts = is_time(stop_s) & (stop_s >= start_s)
+    stop_ns = start_ns.copy()
+    stop_ns[lasts] = ns_from_seconds(stop_s[lasts])
+    return Intervals(start_ns, stop_ns)
+
+
+def _note_assumed(
+    spikes: Spikes, tables: Sequence[Table], start_ns: int, stop_ns: int, observed: Intervals, found: Findings
+) -> None:
+    extent, empty_ns = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}", stop_ns - start_ns - observed.total_ns
+    but = f"but for {in_seconds(empty_ns)} of emptiness, each part longer than {in_seconds(EMPTY_NS)}"
+    taken = f"is taken as observed {but if empty_ns else 'throughout'}"
+    found.note("observed-assumed", 1, f"the source states no obs_intervals: {extent} {taken}")
     if not len(spikes):
         return
     starts = [table.start_s[is_time(table.start_s)] for table in tables]
