@@ -47,8 +47,9 @@ def tokenize(
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the scheme; SCHEME.FIELD=VALUE among several."),
     ] = None,
     segments: Annotated[
-        str, typer.Option("--segments", metavar="RULE", help="continuous, or trials:ALIGN,PRE_MS,POST_MS.")
-    ] = "continuous",
+        str,
+        typer.Option("--segments", metavar="RULE", help="observed, continuous, or trials:ALIGN,PRE_MS,POST_MS."),
+    ] = "observed",
     sessions: Sessions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the bytes of each shard; write nothing.")] = False,
     max_memory: Annotated[

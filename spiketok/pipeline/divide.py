@@ -16,15 +16,14 @@ from spiketok.errors import SpiketokError, require
 from spiketok.recording.intervals import without
 from spiketok.recording.leakage import FAR_NS, Reach, check_leakage, outside_ns, territories
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session
+from spiketok.recording.segments import parse_trial_rule, resolve_segments
 from spiketok.recording.splits import (
     SplitRule,
     assign_days,
     check_disjoint,
     divide_session,
-    parse_trial_rule,
     recorded_rule,
     recording_day,
-    resolve_segments,
     set_splits,
     stored_sets,
     with_stored_sets,

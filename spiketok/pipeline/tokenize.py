@@ -7,17 +7,17 @@ while its inputs and settings are the same, and names what it was made from by d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import DataError, NotServedError, SpiketokError
+from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, SessionInfo
-from spiketok.recording.splits import CONTINUOUS, parse_trial_rule, resolve_segments
-from spiketok.storage.store import array_shapes, read_attributes, read_session, session_info
+from spiketok.recording.segments import CONTINUOUS, OBSERVED, observed_stretches, parse_trial_rule, resolve_segments
+from spiketok.storage.store import array_shapes, read_attributes, read_observed, read_session, session_info
 from spiketok.storage.workspace import CONTEXT, Workspace
 from spiketok.tokens.schemes import Scheme
 
@@ -28,10 +28,11 @@ PROCESS_BYTES, READ_BYTES, BAKE_FACTOR = 300_000_000, 48, 2
 
 @dataclass(frozen=True)
 class Planned:
-    """What one scheme would make of one session. ``state``: ``"new"``, ``"already"`` or ``"not served"``.
+    """What one scheme would make of one session. ``state``: ``"new"``, ``"already"``, ``"damaged"``, ``"not served"``.
 
-    ``nbytes`` bounds the size of the columns from above; ``reason`` says why a session is not served. ``scheme`` is
-    ``"context"`` for the session's context, which is written once for all schemes.
+    ``nbytes`` bounds the size of the columns from above; ``reason`` says why a session is not served, and what is wrong
+    with what is there and is damaged. ``scheme`` is ``"context"`` for the session's context, which is written once for
+    all schemes.
     """
 
     session_id: str
@@ -76,35 +77,49 @@ def context_path(workspace: Workspace, session_id: str) -> Path:
 
 
 def plan_session(
-    workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str = CONTINUOUS
+    workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str = OBSERVED
 ) -> list[Planned]:
     """What the context, where any scheme serves the session, and each scheme would write of it, before any work.
 
     Raises:
         ArtefactError: no such session. DataError, UsageError: the segments' rule does not fit it.
     """
-    from spiketok.tokens.shards import plan_bytes
+    from spiketok.tokens.context import Context
+    from spiketok.tokens.shards import ShardReader, plan_bytes
 
-    if segments_rule == CONTINUOUS:
+    if segments_rule in (OBSERVED, CONTINUOUS):
         info = _planned_info(workspace, session_id)
         segments = Intervals([info.start_ns], [info.stop_ns])
+        if segments_rule == OBSERVED:
+            segments = observed_stretches(read_observed(workspace.store_path(session_id)), info.start_ns, info.stop_ns)
     else:
         session = read_session(workspace.store_path(session_id))
         info, segments = session_info(session), resolve_segments(session, segments_rule)
     plans = []
     for scheme in schemes:
-        made = shard_path(workspace, session_id, scheme, segments_rule).exists()
+        state, fault = _state(shard_path(workspace, session_id, scheme, segments_rule), ShardReader)
         try:
             _require_spikes(info, scheme)
             nbytes = plan_bytes(scheme, info, segments)
         except NotServedError as error:
             plans.append(Planned(session_id, scheme.name, "not served", 0, str(error)))
         else:
-            plans.append(Planned(session_id, scheme.name, "already" if made else "new", nbytes))
+            plans.append(Planned(session_id, scheme.name, state, nbytes, fault))
     if any(p.state != "not served" for p in plans):
-        state = "already" if context_path(workspace, session_id).exists() else "new"
-        plans.insert(0, Planned(session_id, CONTEXT, state, _context_bytes(workspace, session_id)))
+        state, fault = _state(context_path(workspace, session_id), Context)
+        plans.insert(0, Planned(session_id, CONTEXT, state, _context_bytes(workspace, session_id), fault))
     return plans
+
+
+def _state(path: Path, reader: Callable[[Path], object]) -> tuple[str, str]:
+    """``"new"`` where nothing is, ``"already"`` or ``"damaged"``; and what is wrong, as its reader says."""
+    if not path.exists():
+        return "new", ""
+    try:
+        reader(path)
+    except ArtefactError as error:
+        return "damaged", str(error)
+    return "already", ""
 
 
 def _planned_info(workspace: Workspace, session_id: str) -> SessionInfo:
@@ -155,7 +170,7 @@ def tokenize(
     workspace: Workspace,
     session_ids: Sequence[str],
     schemes: Sequence[Scheme],
-    segments_rule: str = CONTINUOUS,
+    segments_rule: str = OBSERVED,
     executor: str = "",
     max_memory: int | None = None,
 ) -> Iterator[Outcome]:
@@ -167,7 +182,7 @@ def tokenize(
         executor: see :func:`spiketok.pipeline.jobs.run_jobs`.
         max_memory: bytes that all running jobs together may plan to take.
     """
-    if segments_rule != CONTINUOUS:
+    if segments_rule not in (OBSERVED, CONTINUOUS):
         parse_trial_rule(segments_rule)
     workspace = workspace.absolute()
     jobs = []
@@ -188,60 +203,78 @@ def tokenize_session(
 ) -> list[Tokenized]:
     """Bake one session by each scheme whose shard is not there already; the session is read at most once.
 
-    Its context is written before the first of its shards, and again where it is gone and a shard needs it.
+    Its context is written before the first of its shards, and again where it is gone and a shard needs it. What is
+    there is never replaced: a damaged shard is ``"failed"``, and its note says what to do.
+
+    Raises:
+        ArtefactError: the session's context is damaged.
     """
-    from spiketok.tokens.context import write_context
+    from spiketok.tokens.context import Context, write_context
 
     store, context = workspace.store_path(session_id), context_path(workspace, session_id)
+    if context.exists():
+        Context(context)
     session, done = None, []
     for scheme in schemes:
-        target, state, notes = shard_path(workspace, session_id, scheme, segments_rule), "already", []
+        target = shard_path(workspace, session_id, scheme, segments_rule)
         if not target.exists() or not context.exists():
             session = session or read_session(store)
         if target.exists() and not context.exists():
             write_context(context, session, store_digest=read_attributes(store)["digest"])
-        elif not target.exists():
-            state = "new"
-            try:
+        try:
+            if target.exists():
+                done.append(_found(target))
+            else:
                 _require_spikes(session_info(session), scheme)
-                notes = _bake_to(target, session, scheme, segments_rule, read_attributes(store)["digest"], context)
-            except NotServedError as error:
-                done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))
-                continue
-            except DataError as error:  # one scheme's trouble does not stop the others
-                done.append(Tokenized(session_id, scheme.name, "failed", notes=[str(error)]))
-                continue
-        done.append(_tokenized(target, state, notes))
+                digest = read_attributes(store)["digest"]
+                done.append(_baked(target, session, scheme, segments_rule, digest, context))
+        except NotServedError as error:
+            done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))
+        except (ArtefactError, DataError) as error:  # one scheme's trouble does not stop the others
+            done.append(Tokenized(session_id, scheme.name, "failed", notes=[str(error)]))
     return done
 
 
-def _bake_to(
+def _baked(
     target: Path, session: Session, scheme: Scheme, segments_rule: str, store_digest: str, context: Path
-) -> list[str]:
-    """Write a shard; what should be said about it."""
-    from spiketok.tokens.shards import write_shard
+) -> Tokenized:
+    """Write a shard, and say what it holds; that it can be read as it was written is for its first reader to check."""
+    from spiketok.tokens.columns import Columns
+    from spiketok.tokens.shards import KIND, write_shard
 
     segments = resolve_segments(session, segments_rule)
     rule = {"segments_rule": segments_rule, "store_digest": store_digest}
-    write_shard(target, scheme, session, segments, **rule, context=context)
-    if segments_rule == CONTINUOUS or len(segments) == len(session.trials):
-        return []
-    left_out = len(session.trials) - len(segments)
-    return [f"{left_out} of {len(session.trials)} trials have no finite time to align to: left out"]
+    manifest = write_shard(target, scheme, session, segments, **rule, context=context)
+    notes = []
+    if segments_rule not in (OBSERVED, CONTINUOUS) and len(segments) < len(session.trials):
+        left_out = len(session.trials) - len(segments)
+        notes.append(f"{left_out} of {len(session.trials)} trials have no finite time to align to: left out")
+    held = scheme.spikes_held(Columns(target, manifest["columns"], KIND))
+    return _tokenized(target, "new", manifest, held, notes)
 
 
-def _tokenized(target: Path, state: str, notes: list[str]) -> Tokenized:
+def _found(target: Path) -> Tokenized:
+    """What a shard holds that was there already.
+
+    Raises:
+        ArtefactError: it is damaged, or its context is another.
+    """
     from spiketok.tokens.shards import ShardReader
 
     reader = ShardReader(target)
+    reader.require_context()
+    return _tokenized(target, "already", reader.manifest, reader.scheme.spikes_held(reader.columns), [])
+
+
+def _tokenized(target: Path, state: str, manifest: dict, held: int, notes: list[str]) -> Tokenized:
     return Tokenized(
-        session_id=reader.info.id,
-        scheme=reader.scheme.name,
+        session_id=manifest["session"]["id"],
+        scheme=manifest["scheme"]["name"],
         state=state,
         path=str(target),
-        n_spikes=reader.info.n_spikes,
-        held=reader.scheme.spikes_held(reader.columns),
-        lost=reader.lost,
-        nbytes=sum(c["bytes"] for c in reader.manifest["columns"].values()),
+        n_spikes=manifest["n_spikes"],
+        held=held,
+        lost=dict(manifest["lost"]),
+        nbytes=sum(c["bytes"] for c in manifest["columns"].values()),
         notes=notes,
     )

@@ -25,7 +25,7 @@ from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.recording.draws import NAMES
 from spiketok.recording.intervals import without
 from spiketok.recording.leakage import Reach, guarded
-from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session
+from spiketok.recording.nouns import Intervals, Ragged, Session
 from spiketok.settings import build, parse_assignment
 
 KINDS = ("auto", "stored", "block", "trial", "kfold", "day", "all")
@@ -34,7 +34,6 @@ SOURCE_SET = "source"  # what rows without a set belong to
 STANDS_FOR = {"train": "calibration", "test": "minival"}  # what a set (FALCON's) has in place of a split it lacks
 MOST_STRATA = 64  # a column with more values than this divides nothing into strata
 MOST_BLOCKS = 1_000_000
-CONTINUOUS = "continuous"  # segments: the whole extent of a session as one stretch
 
 
 @dataclass(frozen=True)
@@ -518,59 +517,3 @@ def check_disjoint(splits: Mapping[str, Intervals]) -> None:
             if len(common):
                 message = f"splits '{a}' and '{b}' share {common.total_ns / 1e9:.3f} s from {common.start_ns[0]} ns"
                 raise DataError(message)
-
-
-# ---- segments -------------------------------------------------------------------------------------------------------
-
-
-def resolve_segments(session: Session, rule: str) -> Intervals:
-    """The stretches of a session that are baked.
-
-    Args:
-        session: the session.
-        rule: ``"continuous"`` (its whole extent as one stretch), or ``"trials:ALIGN,PRE_MS,POST_MS"`` (for each trial
-            ``[align - pre, align + post)``, where ALIGN is ``start``, ``stop`` or a time column of the trial table).
-
-    Raises:
-        UsageError: the rule cannot be read. DataError: the session has no trials, or no trial has the time.
-        UnknownNameError: the trial table has no such column.
-    """
-    if rule == CONTINUOUS:
-        return Intervals(np.array([session.start_ns]), np.array([session.stop_ns]))
-    align, pre_ns, post_ns = parse_trial_rule(rule)
-    trials = session.trials
-    if trials is None or len(trials) == 0:
-        tables = ", ".join(session.intervals) or "none"
-        message = f"{session.id} has no trials (tables: {tables}): use --segments continuous"
-        raise DataError(message)
-    if align in ("start", "stop"):
-        time_ns = trials.start_ns if align == "start" else trials.stop_ns
-    else:
-        column = trials.columns.get(align)
-        numeric = {
-            k for k, c in trials.columns.items() if not isinstance(c, Ragged) and c.dtype.kind == "f" and c.ndim == 1
-        }
-        if column is None or align not in numeric:
-            raise UnknownNameError("trial time", align, {"start", "stop"} | numeric, session.id)
-        time_ns = np.rint(column[np.isfinite(column)] * NS_PER_S).astype(np.int64)
-    if time_ns.size == 0:
-        message = f"{session.id}: no trial has a finite '{align}'"
-        raise DataError(message)
-    return Intervals(time_ns - pre_ns, time_ns + post_ns)
-
-
-def parse_trial_rule(rule: str) -> tuple[str, int, int]:
-    """``"trials:ALIGN,PRE_MS,POST_MS"`` as (align, pre_ns, post_ns)."""
-    kind, _, rest = rule.partition(":")
-    parts = [p.strip() for p in rest.split(",")]
-    try:
-        if kind != "trials" or len(parts) != 3:
-            raise ValueError(rule)
-        align, pre_ns, post_ns = parts[0], round(float(parts[1]) * NS_PER_MS), round(float(parts[2]) * NS_PER_MS)
-    except ValueError:
-        message = f"segments '{rule}' cannot be read: use 'continuous' or 'trials:ALIGN,PRE_MS,POST_MS'"
-        raise UsageError(message) from None
-    if pre_ns + post_ns <= 0:
-        message = f"segments '{rule}' are {(pre_ns + post_ns) / NS_PER_MS:g} ms long, must be longer than 0"
-        raise UsageError(message)
-    return align, pre_ns, post_ns

@@ -444,6 +444,23 @@ def read_units(path: Path | RemotePath, attributes: Mapping[str, object]) -> Uni
         raise damaged(path, error) from error
 
 
+def read_observed(path: Path | RemotePath) -> Intervals:
+    """The observed time of a session alone, for plans; no digest vouches for its values.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
+    import zarr
+
+    try:
+        with local_copy(place(path) / "observed") as folder:
+            arrays = _read_arrays(zarr.open_group(str(folder), mode="r"))
+        return Intervals(arrays["start_ns"], arrays["stop_ns"])
+    except (OSError, RuntimeError, ValueError, KeyError, DataError) as error:
+        message = f"{path} is damaged ({type(error).__name__}: {error}): ingest its source again"
+        raise ArtefactError(message) from error
+
+
 def array_shapes(path: Path | RemotePath, part: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of every array below a part of a session's group (``"signals"``, ``"intervals/trials"`` ...).
 

@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.models import MODELS
 from spiketok.models.batch import Timing
+from spiketok.recording.segments import CONTINUOUS, OBSERVED
 from spiketok.recording.splits import SplitRule
 from spiketok.settings import build, keys_of, merge, parse_assignment, plain, type_text
 from spiketok.storage.files import fingerprint
@@ -57,7 +58,8 @@ class DataConfig:
             window by default (``"auto"``).
         batch_size: windows in a batch.
         bin_ms: bin width of the schemes that bin.
-        segments: what is baked: ``"continuous"`` (all observed time) or ``"trials:ALIGN,PRE_MS,POST_MS"``.
+        segments: what is baked: ``"observed"`` (each stretch of observed time), ``"continuous"`` (the whole extent of
+            the session) or ``"trials:ALIGN,PRE_MS,POST_MS"``.
         unit_dropout: ``"off"``, or its table.
         session_weights: relative number of windows by session id; 1 for those not named.
         stitch: how predictions of overlapping windows become one: ``"mean"`` of all that speak of a time, or
@@ -68,7 +70,7 @@ class DataConfig:
     eval_step_ms: float | None = None
     batch_size: int = 32
     bin_ms: float = 20.0
-    segments: str = "continuous"
+    segments: str = OBSERVED
     unit_dropout: UnitDropoutConfig | None = None
     session_weights: dict[str, float] = field(default_factory=dict)
     stitch: Literal["mean", "causal"] = "mean"
@@ -77,8 +79,10 @@ class DataConfig:
         _positive("data", self, "window_ms", "batch_size", "bin_ms")
         if self.eval_step_ms is not None:
             _positive("data", self, "eval_step_ms")
-        if self.segments != "continuous" and not re.fullmatch(r"trials:[^,]+,-?[\d.]+,-?[\d.]+", self.segments):
-            message = f"data.segments is '{self.segments}', expected 'continuous' or 'trials:ALIGN,PRE_MS,POST_MS'"
+        whole = self.segments in (OBSERVED, CONTINUOUS)
+        if not whole and not re.fullmatch(r"trials:[^,]+,-?[\d.]+,-?[\d.]+", self.segments):
+            known = f"'{OBSERVED}', '{CONTINUOUS}' or 'trials:ALIGN,PRE_MS,POST_MS'"
+            message = f"data.segments is '{self.segments}', expected {known}"
             raise UsageError(message)
         for session, weight in self.session_weights.items():
             if weight < 0:

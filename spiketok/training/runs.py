@@ -12,7 +12,8 @@ from spiketok.models import MODELS
 from spiketok.models.batch import Input
 from spiketok.pipeline.tokenize import shard_path, tokenize
 from spiketok.recording.nouns import FLUORESCENCE
-from spiketok.recording.splits import CONTINUOUS, recording_day
+from spiketok.recording.segments import OBSERVED
+from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
 from spiketok.storage.records import is_run, run_result
@@ -58,7 +59,7 @@ def tokenize_command(config: RunConfig, scheme: Scheme) -> str:
             words += ["--bin-ms", repr(value / 1e6).removesuffix(".0")]
         elif value != field.default:
             words += ["--set", f"{field.name}={typed(value)}"]
-    words += ["--segments", config.data.segments] if config.data.segments != CONTINUOUS else []
+    words += ["--segments", config.data.segments] if config.data.segments != OBSERVED else []
     return shlex.join(words)
 
 

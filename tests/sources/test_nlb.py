@@ -19,7 +19,7 @@ from spiketok.pipeline.ingest import ingest, normalize
 from spiketok.pipeline.tokenize import tokenize
 from spiketok.recording.metrics import co_bps
 from spiketok.recording.nouns import NS_PER_MS, Intervals, Session, Source
-from spiketok.recording.splits import resolve_segments
+from spiketok.recording.segments import resolve_segments
 from spiketok.sources.catalogue import DATASETS, download, plan_fetch, resolve
 from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS
 from spiketok.sources.catalogue.nlb.grid import FILES as FILE_TABLE

@@ -116,7 +116,7 @@ def test_an_unknown_model_is_refused_with_the_nearest():
         ("data=3", "data is 3, expected a table"),
         ("seed=1.5", "seed is 1.5, expected int"),
         ("model.depth=deep", "model.depth is 'deep', expected int"),
-        ("data.segments=trials", "expected 'continuous' or 'trials:ALIGN,PRE_MS,POST_MS'"),
+        ("data.segments=trials", "expected 'observed', 'continuous' or 'trials:ALIGN,PRE_MS,POST_MS'"),
         ("data.session_weights={a=-1}", "must not be negative"),
         ("split.train=0.9", "must sum to 1"),
         ("data.unit_dropout={min=5,mode=3,max=9}", "0 < min <= mode <= max"),
