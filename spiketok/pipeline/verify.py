@@ -71,8 +71,8 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
             differences = compare_made(session, attributes, files)
     folders = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/{MANIFEST}"))
     for folder in folders:
-        if json.loads((folder / MANIFEST).read_text()).get("store_digest") == attributes["digest"]:
-            differences += _compare_tokens(workspace, folder)  # else of an earlier state of the store: never read again
+        if _store_digest(folder) in ("", attributes["digest"]):
+            differences += _compare_tokens(folder)  # else of an earlier state of the store: never read again
     info = session_info(session)
     return Verified(
         session_id=session_id,
@@ -86,19 +86,26 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
     )
 
 
-def _compare_tokens(workspace: Workspace, folder: Path) -> list[str]:
+def _store_digest(folder: Path) -> str:
+    """Of which state of the store a shard or a context says it is; empty where its manifest cannot be read."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_text())["store_digest"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _compare_tokens(folder: Path) -> list[str]:
     """What is wrong with a shard, also with what it says of its context, or with a context."""
     from spiketok.tokens.context import Context
     from spiketok.tokens.shards import ShardReader
 
-    name = "/".join(folder.relative_to(workspace.shards).parts)
     try:
         if folder.parts[-4] == CONTEXT:
             Context(folder, anew=True)
         else:
             ShardReader(folder, anew=True).require_context()
     except ArtefactError as error:
-        return [f"{name if folder.parts[-4] == CONTEXT else f'shard {name}'}: {error}"]
+        return [str(error)]
     return []
 
 

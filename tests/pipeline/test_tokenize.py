@@ -18,10 +18,11 @@ from spiketok.pipeline.tokenize import (
     tokenize_bytes,
     tokenize_session,
 )
+from spiketok.pipeline.verify import verify_session_files
 from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, Signal, Spikes
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, resolve_segments
 from spiketok.storage.store import write_session
-from spiketok.storage.workspace import CONTEXT, Workspace
+from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
 from spiketok.tokens.columns import COLUMNS
 from spiketok.tokens.schemes import SCHEMES, Binned, EventPair, FineTime, Neuron, PerSpike, Quantized, make_scheme
 from spiketok.tokens.schemes.base import Windows
@@ -219,6 +220,28 @@ def test_a_damaged_shard_is_no_already(workspace):
     context, bad, good = plan_session(workspace, "made/a", [Binned(), PerSpike()])
     assert [p.state for p in (context, bad, good)] == ["already", "damaged", "already"]
     assert bad.reason == line
+
+
+@pytest.mark.parametrize("harm", ["column", "manifest", "no JSON", "not a table", "context"])
+def test_verify_tells_each_damage_in_one_line(workspace, harm):
+    path = shard_path(workspace, "made/a", Binned(), OBSERVED)
+    assert verify_tokens(workspace, "made/a") == []
+    if harm == "column":
+        flip(path / COLUMNS, 40)
+    elif harm == "context":
+        flip(context_path(workspace, "made/a") / COLUMNS, 0)
+    elif harm == "manifest":
+        flip(path / MANIFEST, (path / MANIFEST).read_bytes().index(b"made/a"))
+    else:
+        (path / MANIFEST).write_bytes(b"\xff{" if harm == "no JSON" else b"[1]")
+    lines = verify_tokens(workspace, "made/a")
+    assert len(lines) == (3 if harm == "context" else 1)  # its own, and that of each shard made with it
+    assert all("delete it and run 'spiketok tokenize' again" in line and "\n" not in line for line in lines)
+
+
+def verify_tokens(workspace: Workspace, session_id: str) -> list[str]:
+    """What verify finds wrong with a session's shards and context; its source is not there."""
+    return verify_session_files(workspace, session_id, quick=True).differences
 
 
 def test_a_damaged_context_is_no_already(workspace):

@@ -450,6 +450,27 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
     assert done.stdout.splitlines()[-1] == f"{hard} {hard}"
 
 
+def test_the_command_line_tells_the_limit_and_not_what_it_led_to(monkeypatch, capsys):
+    from spiketok import cli
+
+    def reached():
+        try:
+            raise OSError(errno.EMFILE, "Too many open files", "x/manifest.json")
+        except OSError as cause:
+            message = "x is damaged: delete it"
+            raise ArtefactError(message) from cause
+
+    monkeypatch.setattr(cli, "app", reached)
+    monkeypatch.setattr(cli, "raise_open_files", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["spiketok", "train"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    told = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert "too many open files (x/manifest.json): this process may have" in told
+    assert "delete" not in told
+
+
 def test_an_empty_session_reads_back(tmp_path):
     """No segments at all: every scheme's columns may be empty and are sound."""
     reader = shard(tmp_path, golden_session(), PerSpike(), Intervals.empty())
