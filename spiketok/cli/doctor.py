@@ -17,7 +17,7 @@ from spiketok.cli.options import Json, Root
 from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
 
-REQUIRED = ("numpy", "scipy", "numba", "h5py", "pynwb", "numcodecs", "pydantic", "typer", "rich")
+REQUIRED = ("numpy", "scipy", "numba", "h5py", "pynwb", "zarr", "numcodecs", "pydantic", "typer", "rich")
 EXTRAS = {
     "train": ("torch", "lightning-fabric", "torchmetrics", "scikit-learn", "safetensors"),
     "dandi": ("dandi", "fasteners", "requests"),

@@ -450,15 +450,11 @@ def read_observed(path: Path | RemotePath) -> Intervals:
     Raises:
         ArtefactError: it is damaged.
     """
-    import zarr
-
     try:
-        with local_copy(place(path) / "observed") as folder:
-            arrays = _read_arrays(zarr.open_group(str(folder), mode="r"))
+        arrays = _read_arrays(open_stored(place(path))[1], "observed")
         return Intervals(arrays["start_ns"], arrays["stop_ns"])
-    except (OSError, RuntimeError, ValueError, KeyError, DataError) as error:
-        message = f"{path} is damaged ({type(error).__name__}: {error}): ingest its source again"
-        raise ArtefactError(message) from error
+    except (ValueError, KeyError, MemoryError, DataError) as error:
+        raise damaged(path, error) from error
 
 
 def array_shapes(path: Path | RemotePath, part: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

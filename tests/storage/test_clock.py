@@ -8,7 +8,7 @@ from math import floor
 import numpy as np
 import pytest
 
-from spiketok.storage.store import find_period, ns_from_ticks, ticks_from_ns
+from spiketok.storage.clock import find_period, ns_from_ticks, ticks_from_ns
 
 CLOCKS_HZ = [25_000, 24_414.0625, 48_828.125, 30_000, 32_000, 32_768, 44_100]
 KNOWN_NS = {25_000: 1_000, 24_414.0625: 40_960, 30_000: Fraction(100_000, 3)}  # found undeclared; 40 us are on 1 MHz

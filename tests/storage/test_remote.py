@@ -22,6 +22,7 @@ from spiketok.storage.store import array_shapes, read_attributes, read_session, 
 from spiketok.storage.window_reader import open_session
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.schemes import make_scheme
+from spiketok.tokens.stamps import STAMP
 from tests.made import as_folder, random_session
 from tests.storage.test_store import assert_equal
 
@@ -59,7 +60,7 @@ def recordings(tmp_path_factory) -> list[Path]:
 
 
 def local_tree(folder: Path) -> dict[str, str]:
-    files = [p for p in folder.rglob("*") if p.is_file()]
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(STAMP)]
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
