@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from spiketok import __version__
-from spiketok.cli import data, demo, doctor, fetch, provenance, splits, tokens, train
+from spiketok.cli import data, demo, doctor, fetch, provenance, splits, tokens, train, upkeep
 from spiketok.cli.console import complain, progress, say, show_json
 from spiketok.cli.options import Json, Root, print_rows
 from spiketok.errors import SpiketokError
@@ -152,7 +152,7 @@ def inspect(
         say(f"drawn to {plot}")
 
 
-for command in (provenance.verify, provenance.cite, provenance.export, doctor.doctor):
+for command in (provenance.verify, provenance.cite, provenance.export, upkeep.index, doctor.doctor):
     app.command()(command)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spiketok.cli.console import say, show_json, show_rows
-from spiketok.cli.options import Executor, Json, Root, Store, Workers, collect, executor_of, print_rows
+from spiketok.cli.options import Executor, Json, Root, Store, Workers, collect, executor_of, print_rows, put_index
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
@@ -184,6 +184,7 @@ def ingest_paths(
     files = ingestion.find_files(paths, rules_of(dataset).suffixes, as_given=as_given)
     outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as)
     rows, failed = collect("ingest", "files", len(files), kept(outcomes), session_row)
+    put_index(workspace)
     noted = [r["session"] for r in rows if r["notes"]]
     if noted:
         say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")

@@ -14,7 +14,7 @@ import typer
 
 from spiketok.cli.console import complain, progress, say, show_json, show_rows
 from spiketok.cli.data import Metrics, MinRate, Process, Quality, ingest_paths, session_row, wanted_settings
-from spiketok.cli.options import Json, Root, Sessions, print_rows
+from spiketok.cli.options import Json, Root, Sessions, print_rows, put_index
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
@@ -222,6 +222,7 @@ def _stream(
                 row = session_row(outcome.result.ingested)
                 read = f"{human_bytes(outcome.result.read_bytes)} of {human_bytes(outcome.result.total_bytes)}"
                 rows.append({**row, "read": read})
+    put_index(workspace)
     _report(rows, failures, "sessions", as_json)
     if not as_json:
         say("the files were not verified as a whole: their digests are the ones that the archive announces")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok.cli.console import complain, progress, show_json, show_rows
+from spiketok.cli.console import complain, progress, say, show_json, show_rows
 from spiketok.errors import UsageError
+from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from spiketok.pipeline.jobs import Outcome
@@ -36,6 +37,18 @@ Executor = Annotated[
         "--executor", metavar="WHERE", help="processes:N, dask:local or dask:SCHEDULER_URL; instead of --jobs."
     ),
 ]
+
+
+def indexed(root: Path | None, store: str | None = None) -> Workspace:
+    """The workspace with the index of its store, for a command that asks many sessions before it writes any."""
+    return Workspace.locate(root, store).indexed(say)
+
+
+def put_index(workspace: Workspace) -> None:
+    """Bring the index of a store up to date, at the end of a command that wrote sessions; behind a URL too."""
+    from spiketok.storage.index import open_index
+
+    open_index(workspace.store, say, put=True)
 
 
 def collect(

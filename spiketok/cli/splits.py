@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spiketok.cli.console import complain, say, show_json, show_rows
-from spiketok.cli.options import Json, Root, Store
+from spiketok.cli.options import Json, Root, Store, indexed, put_index
 from spiketok.errors import UsageError
-from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from spiketok.pipeline.divide import Division, Examined
@@ -82,7 +81,7 @@ def splits(
     reach_of = _reach_of(scheme, sets or [], target, lag_ms) if check else None
     if plot is not None:
         check_ending(plot)
-    workspace = Workspace.locate(root, store)
+    workspace = indexed(root, store)
     chosen = sessions_named(workspace, names or [])
     days = assigned_days(workspace, chosen, rule) if rule is not None else {}
     examined = []
@@ -96,6 +95,7 @@ def splits(
     stored = []
     if store_as is not None and not failed:
         stored = store_divisions(workspace, [d.session_id for d in divisions], store_as, rule, days)
+        put_index(workspace)
         _show_stored(stored, store_as)
     if plot is not None and divisions:
         plot_divisions(divisions[:MOST_DRAWN], plot)

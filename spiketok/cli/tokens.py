@@ -18,6 +18,7 @@ from spiketok.cli.options import (
     Workers,
     collect,
     executor_of,
+    indexed,
     print_rows,
     whole_ns,
 )
@@ -66,7 +67,7 @@ def tokenize(
     from spiketok.pipeline.tokenize import tokenize as bake
     from spiketok.storage.files import parse_bytes
 
-    workspace = Workspace.locate(root, store)
+    workspace = indexed(root, store)
     if scheme is None:
         scheme = "per-spike"
         say(_who_reads())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
-from spiketok.cli.options import Json, Root, Sessions, print_rows
+from spiketok.cli.options import Json, Root, Sessions, indexed, print_rows
 from spiketok.errors import UsageError, require
 from spiketok.storage.workspace import Workspace
 
@@ -57,7 +57,7 @@ def train(
     from spiketok.training.predictions import write_predictions
     from spiketok.training.runs import choose_training, make_shards, open_shards, run_path
 
-    workspace = Workspace.locate(root)
+    workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
     if model is None and not _names_model(config, sets or []):
         model = _default_model(workspace, sessions, hold_out)
@@ -222,7 +222,7 @@ def eval_xsession(
     from spiketok.training.predictions import write_predictions
     from spiketok.training.runs import device_of, find_run, open_transfer_shards
 
-    workspace = Workspace.locate(root)
+    workspace = indexed(root)
     run_dir = find_run(workspace, run)
     if run is None:
         say(f"run {run_dir.name}, the newest (otherwise: spiketok eval-xsession RUN)")

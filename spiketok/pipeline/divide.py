@@ -399,9 +399,8 @@ def assigned_days(workspace: Workspace, session_ids: Sequence[str], rule: SplitR
         return {}
     days = {}
     for session_id in session_ids:
-        attributes = read_attributes(workspace.store_path(session_id))
-        day = recording_day(session_id, attributes["source"].get("session_start", ""), attributes["info"])
-        days[session_id] = attributes["subject"], day
+        facts = workspace.facts(session_id)
+        days[session_id] = facts["subject"], recording_day(session_id, facts["session_start"], facts["info"])
     return assign_days(days, rule)
 
 

@@ -6,7 +6,6 @@ while its inputs and settings are the same, and names what it was made from by d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ import numpy as np
 from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, SessionInfo
-from spiketok.recording.segments import CONTINUOUS, OBSERVED, observed_stretches, parse_trial_rule, resolve_segments
-from spiketok.storage.store import array_shapes, read_attributes, read_observed, read_session, session_info
+from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
+from spiketok.storage.store import read_attributes, read_session, session_info
 from spiketok.storage.workspace import CONTEXT, Workspace
 from spiketok.tokens.schemes import Scheme
 
@@ -62,24 +61,33 @@ class Tokenized:
 
 def shard_path(workspace: Workspace, session_id: str, scheme: Scheme, segments_rule: str) -> Path:
     """Where the shard of a session is for this scheme, segments and the store as it is now."""
+    return _shard_place(workspace, session_id, scheme, segments_rule, workspace.facts(session_id)["digest"])
+
+
+def _shard_place(workspace: Workspace, session_id: str, scheme: Scheme, segments_rule: str, store_digest: str) -> Path:
     from spiketok.tokens.shards import shard_fingerprint
 
-    store_digest = read_attributes(workspace.store_path(session_id))["digest"]
-    return workspace.shards / scheme.name / session_id / shard_fingerprint(scheme, segments_rule, store_digest)
+    named = shard_fingerprint(scheme, segments_rule, store_digest)
+    return Path(f"{workspace.shards}/{scheme.name}/{session_id}/{named}")  # one path, not four: there are thousands
 
 
 def context_path(workspace: Workspace, session_id: str) -> Path:
     """Where the context of a session is for the store as it is now."""
+    return _context_place(workspace, session_id, workspace.facts(session_id)["digest"])
+
+
+def _context_place(workspace: Workspace, session_id: str, store_digest: str) -> Path:
     from spiketok.tokens.context import context_fingerprint
 
-    store_digest = read_attributes(workspace.store_path(session_id))["digest"]
-    return workspace.shards / CONTEXT / session_id / context_fingerprint(store_digest)
+    return Path(f"{workspace.shards}/{CONTEXT}/{session_id}/{context_fingerprint(store_digest)}")
 
 
 def plan_session(
     workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str = OBSERVED
 ) -> list[Planned]:
     """What the context, where any scheme serves the session, and each scheme would write of it, before any work.
+
+    For many sessions give it an indexed workspace.
 
     Raises:
         ArtefactError: no such session. DataError, UsageError: the segments' rule does not fit it.
@@ -91,7 +99,7 @@ def plan_session(
         info = _planned_info(workspace, session_id)
         segments = Intervals([info.start_ns], [info.stop_ns])
         if segments_rule == OBSERVED:
-            segments = observed_stretches(read_observed(workspace.store_path(session_id)), info.start_ns, info.stop_ns)
+            segments = Intervals(*np.array(workspace.sizes(session_id)["stretches"], np.int64).reshape(-1, 2).T)
     else:
         session = read_session(workspace.store_path(session_id))
         info, segments = session_info(session), resolve_segments(session, segments_rule)
@@ -106,8 +114,12 @@ def plan_session(
         else:
             plans.append(Planned(session_id, scheme.name, state, nbytes, fault))
     if any(p.state != "not served" for p in plans):
+        from spiketok.tokens.columns import ALIGNMENT
+
         state, fault = _state(context_path(workspace, session_id), Context)
-        plans.insert(0, Planned(session_id, CONTEXT, state, _context_bytes(workspace, session_id), fault))
+        held = workspace.sizes(session_id)
+        nbytes = held["context_bytes"] + held["context_arrays"] * ALIGNMENT
+        plans.insert(0, Planned(session_id, CONTEXT, state, nbytes, fault))
     return plans
 
 
@@ -123,32 +135,18 @@ def _state(path: Path, reader: Callable[[Path], object]) -> tuple[str, str]:
 
 
 def _planned_info(workspace: Workspace, session_id: str) -> SessionInfo:
-    """A session as far as sizes need it: its units are numbered, not named."""
-    attributes = read_attributes(workspace.store_path(session_id))
-    trials = array_shapes(workspace.store_path(session_id), "intervals/trials").get("start_ns", ((0,), None))[0]
+    """A session as far as sizes need it: its units are counted, not named."""
+    facts = workspace.facts(session_id)
     return SessionInfo(
-        id=attributes["id"],
-        subject=attributes["subject"],
-        unit_id=np.arange(attributes["n_units"]).astype(np.str_),
-        n_spikes=attributes["n_spikes"],
-        start_ns=attributes["start_ns"],
-        stop_ns=attributes["stop_ns"],
-        signals={name: (tuple(s["components"]), s["measure"]) for name, s in attributes["signals"].items()},
-        n_trials=trials[0],
+        id=facts["id"],
+        subject=facts["subject"],
+        unit_id=np.zeros(facts["n_units"], "U1"),
+        n_spikes=facts["n_spikes"],
+        start_ns=facts["start_ns"],
+        stop_ns=facts["stop_ns"],
+        signals={name: (tuple(s["components"]), s["measure"]) for name, s in facts["signals"].items()},
+        n_trials=workspace.sizes(session_id)["n_trials"],
     )
-
-
-def _context_bytes(workspace: Workspace, session_id: str) -> int:
-    """An upper bound of the columns of a session's context: its arrays in the store, words as int32 at least."""
-    from spiketok.tokens.columns import ALIGNMENT
-
-    total = 0
-    for part in ("observed", "splits", "intervals/trials", "units/columns", "signals"):
-        least = 1 if part == "signals" else 4
-        for key, (shape, dtype) in array_shapes(workspace.store_path(session_id), part).items():
-            if not (part == "signals" and key.startswith(f"{FLUORESCENCE}/")):
-                total += math.prod(shape) * max(dtype.itemsize, least) + ALIGNMENT
-    return total
 
 
 def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
@@ -160,7 +158,7 @@ def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
 
 def tokenize_bytes(workspace: Workspace, plans: Sequence[Planned]) -> int:
     """The memory that one session's :func:`tokenize_session` may take: the session, and one scheme's bake at a time."""
-    n_spikes = read_attributes(workspace.store_path(plans[0].session_id))["n_spikes"]
+    n_spikes = workspace.facts(plans[0].session_id)["n_spikes"]
     context = sum(p.nbytes for p in plans if p.scheme == CONTEXT)
     largest = max((p.nbytes for p in plans if p.state == "new" and p.scheme != CONTEXT), default=0)
     return PROCESS_BYTES + READ_BYTES * n_spikes + context + BAKE_FACTOR * largest
@@ -184,7 +182,7 @@ def tokenize(
     """
     if segments_rule not in (OBSERVED, CONTINUOUS):
         parse_trial_rule(segments_rule)
-    workspace = workspace.absolute()
+    alone = workspace.absolute()
     jobs = []
     for session_id in session_ids:
         nbytes = 0
@@ -194,7 +192,7 @@ def tokenize(
             except SpiketokError as error:
                 yield Outcome(session_id, None, error)
                 continue
-        jobs.append(Job(session_id, tokenize_session, (workspace, session_id, tuple(schemes), segments_rule), nbytes))
+        jobs.append(Job(session_id, tokenize_session, (alone, session_id, tuple(schemes), segments_rule), nbytes))
     yield from run_jobs(jobs, executor, memory_bytes=max_memory)
 
 
@@ -211,22 +209,23 @@ def tokenize_session(
     """
     from spiketok.tokens.context import Context, write_context
 
-    store, context = workspace.store_path(session_id), context_path(workspace, session_id)
+    store = workspace.store_path(session_id)
+    digest = read_attributes(store)["digest"]
+    context = _context_place(workspace, session_id, digest)
     if context.exists():
         Context(context)
     session, done = None, []
     for scheme in schemes:
-        target = shard_path(workspace, session_id, scheme, segments_rule)
+        target = _shard_place(workspace, session_id, scheme, segments_rule, digest)
         if not target.exists() or not context.exists():
             session = session or read_session(store)
         if target.exists() and not context.exists():
-            write_context(context, session, store_digest=read_attributes(store)["digest"])
+            write_context(context, session, store_digest=digest)
         try:
             if target.exists():
                 done.append(_found(target))
             else:
                 _require_spikes(session_info(session), scheme)
-                digest = read_attributes(store)["digest"]
                 done.append(_baked(target, session, scheme, segments_rule, digest, context))
         except NotServedError as error:
             done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))

@@ -27,6 +27,7 @@ from spiketok.errors import ArtefactError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+SESSION_MARKS = ("session.json", ".zattrs")  # the files that make a session: packed, and an older folder
 WIP = ".wip-"
 LOCK = ".lock"
 OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
@@ -35,6 +36,7 @@ PIECE_ROWS = 1 << 17
 SYNC_THREADS = 8
 STALE_S = 24 * 3600  # another machine's processes cannot be asked: what did not change for so long is left behind
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _being_written: set[str] = set()  # by this process; its threads must not take each other's for a namesake's leftovers
 
 
@@ -45,7 +47,7 @@ def fingerprint(value: object) -> str:
 
 def canonical_json(value: object) -> str:
     """JSON with one spelling for one value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def content_digest(facts: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -54,11 +54,19 @@ def local_copy(path: Path | RemotePath, folder: Path | None = None) -> Iterator[
         yield copy
 
 
+STAMPS = ("ETag", "etag", "LastModified", "mtime", "updated", "created")  # what a listing may say of a file's content
+
+
 @dataclass(frozen=True)
 class RemoteStat:
-    """What is asked of a remote file's status."""
+    """What is asked of a remote file's status.
+
+    Args:
+        st_size: in bytes. stamp: another one where the content is another; empty where the place tells nothing of it.
+    """
 
     st_size: int
+    stamp: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -133,10 +141,10 @@ class RemotePath:
 
     def rglob(self, pattern: str) -> list[RemotePath]:
         """The files below a folder whose names match."""
-        return [self / key for key in sorted(self._files()) if fnmatchcase(PurePosixPath(key).name, pattern)]
+        return [self / key for key in sorted(self.files()) if fnmatchcase(PurePosixPath(key).name, pattern)]
 
-    def _files(self) -> dict[str, int]:
-        """The size of each file below a folder, by its path in the folder."""
+    def files(self) -> dict[str, RemoteStat]:
+        """Each file below a folder, by its path in the folder: one listing, however deep it is."""
         with self._reaching() as (system, path):
             try:
                 found = system.find(path, detail=True)
@@ -144,12 +152,12 @@ class RemotePath:
                 self._refuse_missing_bucket(error)
                 return {}
             start = len(path.rstrip("/")) + 1
-            return {name[start:]: entry["size"] for name, entry in found.items() if len(name) > start}
+            return {name[start:]: _stat(entry) for name, entry in found.items() if len(name) > start}
 
     def stat(self) -> RemoteStat:
         """Raises FileNotFoundError where there is nothing."""
         with self._reaching() as (system, path):
-            return RemoteStat(system.info(path)["size"])
+            return _stat(system.info(path))
 
     def read_text(self) -> str:
         with self._reaching() as (system, path):
@@ -164,6 +172,11 @@ class RemotePath:
         with self._reaching() as (system, path):
             return system.cat_file(path, start=start, end=stop)
 
+    def write_bytes(self, data: bytes) -> None:
+        """Put a file here, whole, in place of what is here."""
+        with self._reaching() as (system, path):
+            system.pipe_file(path, data)
+
     def download(self, target: Path) -> None:
         """Copy the file, or all files of the folder, to ``target``."""
         kind = self._kind()
@@ -174,8 +187,8 @@ class RemotePath:
                 expected = {target: system.info(path)["size"]}
                 system.get_file(path, str(target))
             else:
-                files = self._files()
-                expected = {target / key: size for key, size in files.items()}
+                files = self.files()
+                expected = {target / key: stat.st_size for key, stat in files.items()}
                 for file in expected:
                     file.parent.mkdir(parents=True, exist_ok=True)
                 system.get([f"{path}/{key}" for key in files], [str(file) for file in expected])
@@ -236,6 +249,11 @@ class RemotePath:
         if "bucket does not exist" in str(error):
             message = f"{self.url}: there is no such bucket: check its name, or create it"
             raise FetchError(message) from error
+
+
+def _stat(entry: Mapping[str, object]) -> RemoteStat:
+    """What a file system says of a file, whatever it calls it."""
+    return RemoteStat(entry["size"], next((str(entry[key]) for key in STAMPS if entry.get(key)), ""))
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -1,7 +1,7 @@
 """The one folder that every command works in, and where things are in it.
 
     <root>/raw/      source files as they came (fetch), <root>/simulated/ the simulator's
-    <root>/store/    <dataset>/<session>/            two files a session
+    <root>/store/    <dataset>/<session>/            two files a session; index.jsonl, what is asked of all of them
     <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/, and context/... for what these share of a session
     <root>/runs/     <model>-<fingerprint>/          checkpoints, metrics, transfer reports
 
@@ -12,13 +12,17 @@ behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spiketok.errors import DataError, UnknownNameError
-from spiketok.storage.files import SESSION_MARKS
 from spiketok.storage.remote import RemotePath, place
+
+if TYPE_CHECKING:
+    from spiketok.storage.index import Index
 
 DEFAULT_ROOT = "spiketok-data"
 CONTEXT = "context"  # the folder of sessions' contexts among those of the schemes: no scheme may have this name
@@ -32,10 +36,12 @@ class Workspace:
     Attributes:
         root: the workspace's folder.
         store_place: where the store is, if not in the root: a folder or a URL.
+        index: the store's, as :meth:`indexed` opened it; None: each session is asked by itself.
     """
 
     root: Path
     store_place: Path | RemotePath | None = None
+    index: Index | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def locate(cls, root: Path | None = None, store: str | None = None) -> Workspace:
@@ -50,9 +56,24 @@ class Workspace:
         return cls(home) if home is not None and (home / "shards").is_dir() else None
 
     def absolute(self) -> Workspace:
-        """The same for a worker that runs in another folder."""
+        """The same for a worker that runs in another folder and has a session of its own: without the index."""
         store = self.store_place.absolute() if self.store_place is not None else None
-        return replace(self, root=self.root.absolute(), store_place=store)
+        return replace(self, root=self.root.absolute(), store_place=store, index=None)
+
+    def indexed(self, told: Callable[[str], None]) -> Workspace:
+        """The same with the index of its store, for a command that asks many sessions and writes none.
+
+        What is asked is answered as the store was at this call: after sessions were written, call it again.
+
+        Args:
+            told: called with a line where the index is damaged, or should be written behind a URL.
+
+        Raises:
+            FetchError: the store's URL cannot be reached.
+        """
+        from spiketok.storage.index import open_index
+
+        return replace(self, index=open_index(self.store, told))
 
     @property
     def raw(self) -> Path:
@@ -79,12 +100,36 @@ class Workspace:
 
     def session_ids(self) -> list[str]:
         """Every session in the store, in order of name."""
-        if isinstance(self.store, Path):
-            found = {p.parent for mark in SESSION_MARKS for p in self.store.glob(f"*/*/{mark}")}
-        else:
-            below = [p for dataset in self.store.iterdir() for p in dataset.iterdir()]
-            found = {p for p in below if any((p / mark).exists() for mark in SESSION_MARKS)}
-        return sorted("/".join(p.parts[-2:]) for p in found if not p.name.startswith("."))
+        from spiketok.storage.index import session_ids
+
+        return list(self.index.ids) if self.index is not None else session_ids(self.store)
+
+    def facts(self, session_id: str) -> dict[str, object]:
+        """What selection asks of a session, see :func:`spiketok.storage.index.facts_of`.
+
+        Raises:
+            ArtefactError: there is no session, or one of another format or version.
+        """
+        if self.index is not None and session_id in self.index.entries:
+            return self.index.entries[session_id]["facts"]
+        from spiketok.storage.index import facts_of
+        from spiketok.storage.store import read_attributes
+
+        return facts_of(read_attributes(self.store_path(session_id)))
+
+    def sizes(self, session_id: str) -> dict[str, object]:
+        """What planning asks of a session beside its facts, see :func:`spiketok.storage.index.sizes_of`.
+
+        Raises:
+            ArtefactError: the session is damaged.
+        """
+        if self.index is not None and session_id in self.index.entries:
+            return self.index.entries[session_id]["sizes"]
+        from spiketok.storage.index import sizes_of
+        from spiketok.storage.store import read_attributes
+
+        path = self.store_path(session_id)
+        return sizes_of(path, read_attributes(path))
 
     def select(self, patterns: str | None = None) -> list[str]:
         """The sessions whose id or name matches any of the comma-separated glob patterns; all without a pattern.

@@ -17,7 +17,6 @@ from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
 from spiketok.storage.records import is_run, run_result
-from spiketok.storage.store import read_attributes
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
@@ -156,7 +155,10 @@ def _open_session(
 def default_model(workspace: Workspace, session_ids: Sequence[str]) -> str | None:
     """The first model of which all these sessions have the shards, as its default configuration reads them."""
     for name in MODELS:
-        if session_ids and not missing_shards(workspace, session_ids, load_config(name)):
+        config = load_config(name)
+        schemes = {scheme_of(wanted) for wanted in run_inputs(config).values()}
+        places = (shard_path(workspace, s, scheme, config.data.segments) for s in session_ids for scheme in schemes)
+        if session_ids and all(place.exists() for place in places):
             return name
     return None
 
@@ -165,10 +167,10 @@ def last_sessions(workspace: Workspace, session_ids: Sequence[str]) -> list[str]
     """The last session by day of each subject that has several; of a subject with an undated session none."""
     days: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for session_id in session_ids:
-        attributes = read_attributes(workspace.store_path(session_id))
-        start = attributes["source"].get("session_start", "")
+        facts = workspace.facts(session_id)
+        start = facts["session_start"]
         day = recording_day(session_id, start) if start else ""
-        days.setdefault((session_id.split("/")[0], attributes["subject"]), []).append((day, session_id))
+        days.setdefault((session_id.split("/")[0], facts["subject"]), []).append((day, session_id))
     return sorted(max(held)[1] for held in days.values() if len(held) > 1 and all(day for day, _ in held))
 
 
@@ -202,8 +204,9 @@ def choose_training(
     named = hold_out if hold_out not in (None, "none") else None
     held = set(match_sessions(chosen, named, "the chosen sessions")) if named else set()
     whole = _parts_of(workspace, chosen)
-    left_out = [f"{s} is part of {whole[s]}" for s in chosen if s not in held and whole.get(s) in chosen]
-    chosen = [s for s in chosen if s not in held and whole.get(s) not in chosen]
+    among = set(chosen)
+    left_out = [f"{s} is part of {whole[s]}" for s in chosen if s not in held and whole.get(s) in among]
+    chosen = [s for s in chosen if s not in held and whole.get(s) not in among]
     if not sessions and config is not None:
         chosen, without = _with_behaviour(workspace, chosen, _signal_needed(config))
         left_out += without
@@ -281,7 +284,7 @@ def open_transfer_shards(
 
 def _parts_of(workspace: Workspace, session_ids: Sequence[str]) -> dict[str, str]:
     """The session that holds another's whole recording, for each that says so (FALCON's minival)."""
-    info = {s: read_attributes(workspace.store_path(s))["info"] for s in session_ids}
+    info = {s: workspace.facts(s)["info"] for s in session_ids}
     return {s: facts["part_of"] for s, facts in info.items() if "part_of" in facts}
 
 
@@ -292,7 +295,7 @@ def _with_behaviour(
         return list(session_ids), []
     kept, left_out = [], []
     for session_id in session_ids:
-        signals = set(read_attributes(workspace.store_path(session_id))["signals"]) - {FLUORESCENCE}
+        signals = set(workspace.facts(session_id)["signals"]) - {FLUORESCENCE}
         if signals if target == "auto" else target in signals:
             kept.append(session_id)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 
 from spiketok.errors import ArtefactError, UnknownNameError
 from spiketok.settings import build
@@ -70,7 +70,11 @@ def scheme_config(scheme: Scheme) -> dict[str, object]:
     >>> scheme_config(PerSpike())
     {'name': 'per-spike', 'version': 1, 'config': {'start_end': True, 'chunk_ns': 0, 'order': 'time'}}
     """
-    return {"name": scheme.name, "version": scheme.version, "config": asdict(scheme)}
+    return {
+        "name": scheme.name,
+        "version": scheme.version,
+        "config": {f.name: getattr(scheme, f.name) for f in fields(scheme)},
+    }
 
 
 def scheme_from_config(config: dict) -> Scheme:

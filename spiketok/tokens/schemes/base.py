@@ -18,6 +18,7 @@ Shape letters: B windows, N units, G segments, L tokens, T bins.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class ColumnSpec:
 
     @property
     def nbytes(self) -> int:
-        return int(self.dtype.itemsize * self.rows * np.prod(self.item, dtype=np.int64))
+        return int(self.dtype.itemsize * self.rows * math.prod(self.item))
 
 
 @dataclass(frozen=True, eq=False)
