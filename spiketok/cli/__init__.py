@@ -152,7 +152,7 @@ def inspect(
         say(f"drawn to {plot}")
 
 
-for command in (provenance.verify, provenance.cite, provenance.export, upkeep.index, doctor.doctor):
+for command in (provenance.verify, provenance.cite, provenance.export, upkeep.index, upkeep.upgrade, doctor.doctor):
     app.command()(command)
 
 

@@ -32,6 +32,8 @@ from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import MANIFEST, Workspace
 
+EARLIER = 1  # the version of checkpoints and reports whose chains are not walked: they name shards otherwise
+
 State = Literal["holds", "broken", "not here", "not recorded"]
 
 
@@ -115,6 +117,10 @@ class _Walk:
         if body is None:
             yield link
             return
+        if body.get("version") == EARLIER:
+            remark = f"is of an earlier release (version {EARLIER}): spiketok eval-xsession {body.get('run', 'RUN')}"
+            yield Link("report", link.name, 0, "broken", link.digest, remark)
+            return
         page = body.get("page_sha256")
         if link.state == "holds" and page:
             html = file.with_name("report.html")
@@ -140,7 +146,7 @@ class _Walk:
                 expected = _Expected(result.get("checkpoint_digest", ""), "the result")
         yield from self._checkpoint(path, path.name, expected, depth)
         facts = _facts_or_none(path / "checkpoint" / "checkpoint.json")
-        if facts is not None:
+        if facts is not None and facts.get("version") != EARLIER:
             yield from self._sessions([(s, "the checkpoint") for s in facts["sessions"]], depth + 1)
 
     def _run_of(self, report: Path, body: Mapping) -> Path | None:
@@ -163,6 +169,10 @@ class _Walk:
         link = Link("checkpoint", run.name, depth, link.state, sha256_file(file), link.remark)
         if facts is None:
             yield link
+            return
+        if facts.get("version") == EARLIER:
+            remark = f"is of an earlier release (version {EARLIER}): spiketok upgrade"
+            yield Link("checkpoint", run.name, depth, "broken", link.digest, remark)
             return
         remark = ""
         for part, digest in facts["files"].items():

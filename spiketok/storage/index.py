@@ -27,6 +27,7 @@ from spiketok.errors import ArtefactError
 from spiketok.recording.nouns import FLUORESCENCE
 from spiketok.recording.segments import observed_stretches
 from spiketok.storage.files import SESSION_MARKS, atomic_file, canonical_json
+from spiketok.storage.members import ARRAYS
 from spiketok.storage.remote import RemotePath
 from spiketok.storage.store import array_shapes, read_attributes, read_observed
 
@@ -36,7 +37,7 @@ VERSION = 1
 FACTS = ("digest", "id", "subject", "start_ns", "stop_ns", "n_units", "n_spikes")  # attributes taken as they are
 OF_INFO = ("part_of", "session_start")  # of what the source says of itself
 CONTEXT_PARTS = ("observed", "splits", "intervals/trials", "units/columns", "signals")
-SESSION_BODIES = ("arrays.zip", ".zgroup")  # beside the marks
+SESSION_BODIES = (ARRAYS, ".zgroup")  # what lies beside the marks
 UNKNOWN = [0, ""]
 READ_THREADS = 8  # sessions behind a URL that are read at once
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)

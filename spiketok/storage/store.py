@@ -334,6 +334,8 @@ def _marked_text(path: Path | RemotePath) -> tuple[str, str]:
         except (ValueError, OSError) as error:
             message = f"{path} cannot be read ({mark}: {error}): remove it and ingest its source again"
             raise ArtefactError(message) from error
+    if isinstance(path, Path) and (path / ARRAYS).exists():
+        raise damaged(path, f"it has lost its {PACKED}")
     message = f"{path} holds no session: 'spiketok ingest PATH' makes one"
     raise ArtefactError(message)
 

@@ -96,7 +96,11 @@ class Kind:
             self.refuse(folder, f"has a manifest that is not of a {self.word} (no format '{self.format}')")
         if manifest.get("format_version") != self.version:
             found = manifest.get("format_version")
-            self.refuse(folder, f"has format version {found}, this spiketok reads version {self.version}")
+            fact = f"has format version {found}, this spiketok reads version {self.version}"
+            if isinstance(found, int) and found < self.version:
+                message = f"{self.word} {folder} {fact}: spiketok upgrade"
+                raise ArtefactError(message)
+            self.refuse(folder, fact)
         return manifest
 
     def _check_sizes(self, folder: Path, entries: Mapping[str, dict]) -> None:

@@ -193,9 +193,10 @@ def read_facts(run_dir: Path) -> dict[str, object]:
         message = f"{run_dir} holds no checkpoint: 'spiketok train --model NAME' makes one"
         raise ArtefactError(message) from None
     if facts.get("format") != FORMAT or facts.get("version") != VERSION:
+        is_old = facts.get("format") == FORMAT and isinstance(facts["version"], int) and facts["version"] < VERSION
         message = (
             f"{path} has format '{facts.get('format')}' version {facts.get('version')}, this spiketok reads "
-            f"'{FORMAT}' version {VERSION}: train again"
+            f"'{FORMAT}' version {VERSION}: {'spiketok upgrade' if is_old else 'train again'}"
         )
         raise ArtefactError(message)
     return facts
