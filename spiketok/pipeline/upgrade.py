@@ -63,14 +63,24 @@ class OldShard:
 def old_shards(workspace: Workspace) -> Iterator[tuple[Path, dict]]:
     """The folder and the manifest of each shard of an older format; other folders are none of ours."""
     for file in sorted(workspace.shards.glob(f"*/*/*/*/{MANIFEST}")):
-        if file.parent.name.startswith("."):
-            continue
-        try:
-            manifest = json.loads(file.read_bytes())
-        except ValueError:  # for its reader to say
-            continue
-        if isinstance(manifest, dict) and manifest.get("format") == FORMAT and is_old(manifest.get("format_version")):
+        manifest = _old_manifest(file)
+        if manifest and not file.parent.name.startswith("."):
             yield file.parent, manifest
+
+
+def has_old_shard(target: Path) -> bool:
+    """Whether beside the place of a shard lies one of the same session and scheme of an older format."""
+    return any(_old_manifest(file) for file in target.parent.glob(f"*/{MANIFEST}"))
+
+
+def _old_manifest(file: Path) -> dict:
+    """The manifest of a shard of an older format; empty for others, and for one whose reader will say what is wrong."""
+    try:
+        manifest = json.loads(file.read_bytes())
+    except ValueError:
+        return {}
+    is_shard = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    return manifest if is_shard and is_old(manifest.get("format_version")) else {}
 
 
 def is_old(version: object) -> bool:

@@ -11,6 +11,7 @@ from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.models import MODELS
 from spiketok.models.batch import Input
 from spiketok.pipeline.tokenize import shard_path, tokenize
+from spiketok.pipeline.upgrade import has_old_shard
 from spiketok.recording.nouns import FLUORESCENCE
 from spiketok.recording.segments import OBSERVED
 from spiketok.recording.splits import recording_day
@@ -128,6 +129,9 @@ def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunCon
     lacking = missing_shards(workspace, session_ids, config)
     if lacking:
         scheme, absent = lacking[0]
+        if has_old_shard(shard_path(workspace, absent[0], scheme, config.data.segments)):
+            message = f"the {scheme.name} shard of {listing(absent, 3)} is of an earlier release: spiketok upgrade"
+            raise DataError(message)
         commands = " && ".join(tokenize_command(config, scheme) for scheme, _ in lacking)
         message = f"no {scheme.name} shard of {listing(absent, 3)} for this run: {commands} (or add --tokenize)"
         raise DataError(message)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from spiketok.cli import app
-from spiketok.errors import ArtefactError
+from spiketok.errors import ArtefactError, DataError
 from spiketok.pipeline.provenance import walk
 from spiketok.pipeline.upgrade import old_shards, upgrade_shards
 from spiketok.storage.files import content_digest, write_json
@@ -72,6 +72,8 @@ def test_until_then_everything_is_refused_with_the_command(workspace):
         ShardReader(path)
     with pytest.raises(ArtefactError, match="spiketok upgrade$"):
         load_run(workspace.runs / POYO)
+    with pytest.raises(DataError, match="is of an earlier release: spiketok upgrade$"):
+        app(["train", "--model", "linear", "--root", str(workspace.root)], standalone_mode=False)
     links = list(walk(workspace.runs / POYO, workspace, quick=True))
     assert links[-1].kind == "checkpoint"
     assert links[-1].remark.endswith("spiketok upgrade")
@@ -174,6 +176,14 @@ def test_a_run_that_is_left_keeps_the_shards_that_it_names(workspace, capsys):
     assert upgrade(workspace) == 0  # mended, it is upgraded by what was kept
     assert load_run(workspace.runs / LINEAR).finished
     assert not list(old_shards(workspace))
+
+
+def test_ndt1_asked_otherwise_and_is_left(workspace, capsys):
+    file = workspace.runs / POYO / "checkpoint" / "checkpoint.json"
+    facts = json.loads(file.read_text())
+    changed(file, facts, config=facts["config"] | {"model": "ndt1"})
+    assert upgrade(workspace, "--dry-run") == 1
+    assert "two tasks now: train anew, spiketok train --model ndt1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
