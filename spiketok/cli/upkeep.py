@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spiketok.cli.console import complain, say, show_json
-from spiketok.cli.options import Json, Root, Store, indexed
+from spiketok.cli.options import Json, Root, Store, indexed, put_index
 from spiketok.errors import require
 from spiketok.storage.workspace import Workspace
 
@@ -38,7 +38,7 @@ def upgrade(
     as_json: Json = False,
 ) -> None:
     """Make what an earlier release wrote into what this one reads: each whole or not at all, none lost."""
-    from spiketok.pipeline.upgrade import OldShard, remove, upgrade_shards
+    from spiketok.pipeline.upgrade import OldShard, remove, upgrade_sessions, upgrade_shards
 
     workspace = indexed(root, store)
     done: list[Upgraded] = []
@@ -54,6 +54,10 @@ def upgrade(
         else:
             print(line)
 
+    for one in upgrade_sessions(workspace, dry_run=dry_run):
+        tell(one)
+    if done and not dry_run:
+        put_index(workspace)
     for one in upgrade_shards(workspace, dry_run=dry_run, made=succeeded.append):
         tell(one)
     needed: set[str] = set()

@@ -1,4 +1,7 @@
-"""Shards of an earlier release, made as this one reads them: baked again from the same store, with equal tokens.
+"""Sessions and shards of an earlier release, made as this one writes them.
+
+A session that is a folder of many files becomes two, with the same digest. Shards are baked again from the same store,
+with equal tokens.
 
 Shards of format 1 hold a file a column, and a copy of what their session's context holds. What an upgrade makes of one
 is held against it column by column, after the old columns were held against their own digests. Only then is the old
@@ -23,6 +26,7 @@ import numpy as np
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.pipeline.tokenize import shard_path, tokenize
 from spiketok.storage.files import WIP, clean_leftovers, content_digest, sha256_file
+from spiketok.storage.store import is_packed, read_attributes, repack
 from spiketok.storage.workspace import MANIFEST, Workspace
 from spiketok.tokens.schemes import scheme_from_config
 from spiketok.tokens.shards import FORMAT, FORMAT_VERSION, ShardReader
@@ -58,6 +62,26 @@ class OldShard:
     path: Path
     digest: str
     new: Path
+
+
+def upgrade_sessions(workspace: Workspace, *, dry_run: bool) -> Iterator[Upgraded]:
+    """Write every session that is a folder of many files as two; what is in it, and its digest, stay as they are."""
+    for session_id in workspace.session_ids():
+        path = workspace.store_path(session_id)
+        if is_packed(path):
+            continue
+        if dry_run:
+            yield Upgraded("session", session_id, "to upgrade", "a folder of many files -> two")
+            continue
+        try:
+            before = read_attributes(path)["digest"]
+            repack(path)
+            after = read_attributes(path)["digest"]
+        except SpiketokError as error:
+            yield Upgraded("session", session_id, "left", str(error))
+            continue
+        assert after == before, f"{session_id}: repack changed the digest {before} to {after}"
+        yield Upgraded("session", session_id, "upgraded", f"two files, digest {after[:12]} as before")
 
 
 def old_shards(workspace: Workspace) -> Iterator[tuple[Path, dict]]:

@@ -19,10 +19,12 @@ from spiketok.errors import ArtefactError, DataError
 from spiketok.pipeline.provenance import walk
 from spiketok.pipeline.upgrade import old_shards, upgrade_shards
 from spiketok.storage.files import content_digest, write_json
+from spiketok.storage.index import open_index
 from spiketok.storage.store import read_attributes, read_session, write_session
 from spiketok.storage.workspace import MANIFEST, Workspace
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import load_run
+from tests.storage.test_store import assert_equal
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "workspace-v1.tar.xz"
 LINEAR, POYO = "linear-f40369b2fe", "poyo-90c71a5b2c"
@@ -62,8 +64,30 @@ def test_a_dry_run_tells_all_and_writes_nothing(workspace, capsys):
     assert upgrade(workspace, "--dry-run") == 0
     assert tree(workspace.root) == before
     told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["shard"] * 6 + ["run"] * 2
+    assert [line.split()[0] for line in told] == ["session"] * 3 + ["shard"] * 6 + ["run"] * 2
     assert all("to upgrade" in line for line in told)
+
+
+def test_a_session_becomes_two_files_and_says_the_same(workspace, release_before):
+    upgrade(workspace)
+    assert open_index(workspace.store, pytest.fail).read == 0
+    before = Workspace(release_before)
+    assert workspace.session_ids() == before.session_ids()
+    for session_id in before.session_ids():
+        old, new = before.store_path(session_id), workspace.store_path(session_id)
+        assert len([p for p in new.rglob("*") if p.is_file()]) == 2
+        assert read_attributes(new)["digest"] == json.loads((old / ".zattrs").read_text())["digest"]
+        assert_equal(read_session(new), read_session(old))
+
+
+def test_a_damaged_session_stays_and_is_told(workspace, capsys):
+    session_id = workspace.session_ids()[0]
+    chunk = workspace.store_path(session_id) / "spikes" / "time" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    before = tree(workspace.store_path(session_id))
+    assert upgrade(workspace) == 1
+    assert f"session {session_id}: left" in capsys.readouterr().err
+    assert tree(workspace.store_path(session_id)) == before
 
 
 def test_until_then_everything_is_refused_with_the_command(workspace):
