@@ -31,7 +31,6 @@ SESSION_MARKS = ("session.json", ".zattrs")  # the files that make a session: pa
 WIP = ".wip-"
 LOCK = ".lock"
 OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
-SESSION_MARKS = ("session.json", ".zattrs")  # the files that make a session, new and old
 PIECE_ROWS = 1 << 17
 SYNC_THREADS = 8
 STALE_S = 24 * 3600  # another machine's processes cannot be asked: what did not change for so long is left behind
