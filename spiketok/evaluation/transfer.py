@@ -27,8 +27,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -39,7 +38,7 @@ from torch import Tensor, nn
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.evaluation.floor import floor_cell
 from spiketok.evaluation.results import FLOOR, WITHIN, Cell, Event, SessionFacts, TransferResult, summarize
-from spiketok.models.base import PROTOCOLS, Model
+from spiketok.models.base import PROTOCOLS, Model, Part
 from spiketok.models.batch import Progress
 from spiketok.recording.intervals import first_of, grown, seconds, without
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
@@ -53,6 +52,7 @@ from spiketok.training.predict import predict
 from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens
 from spiketok.training.sessions import CALIBRATION, DividedSession, divide, dropped_by_split, require_window
+from spiketok.training.tables import clip_, only
 from spiketok.training.tasks.base import Task
 
 
@@ -291,40 +291,38 @@ def _adapt(unseen: _Unseen, model: Model, protocol: str, tasks: Sequence[Task]) 
         if changed:
             message = f"{protocol} changed {', '.join(changed[:4])}, which are not identity parameters: a bug"
             raise AssertionError(message)
-        return sum(p.numel() for p in identity)
+        return sum(part.value.numel() for part in identity)
     if identity and adapt.unfreeze_after:
         _train(unseen, model, identity, protocol, tasks, adapt.unfreeze_after, adapt.identity_lr, 0.0)
-    every = list(model.parameters())
+    every = [Part(p) for p in model.parameters()]
     _train(unseen, model, every, protocol, tasks, adapt.full_steps, adapt.full_lr, adapt.weight_decay)
-    return sum(p.numel() for p in every)
+    return sum(part.value.numel() for part in every)
 
 
-def _others(model: nn.Module, identity: Sequence[nn.Parameter]) -> dict[str, Tensor]:
-    own = {id(p) for p in identity}
-    return {name: p.detach().clone() for name, p in model.named_parameters() if id(p) not in own}
+def _others(model: nn.Module, identity: Sequence[Part]) -> dict[str, Tensor]:
+    """Copies of all that is no part of an identity: whole parameters, and the other rows of tables."""
+    own: dict[int, list[slice | None]] = {}
+    for part in identity:
+        own.setdefault(id(part.parameter), []).append(part.rows)
+    found = {}
+    for name, p in model.named_parameters():
+        rows = own.get(id(p), [])
+        if None not in rows:
+            other = torch.ones(len(p) if rows else (), dtype=torch.bool, device=p.device)
+            for part in rows:
+                other[part] = False
+            found[name] = p.detach()[other]  # a copy
+    return found
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
 
 
-@contextmanager
-def _only_trainable(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    chosen = {id(p) for p in parameters}
-    before = [(p, p.requires_grad) for p in model.parameters()]
-    for p, _ in before:
-        p.requires_grad_(id(p) in chosen)
-    try:
-        yield
-    finally:
-        for p, flag in before:
-            p.requires_grad_(flag)
-
-
 def _train(
     unseen: _Unseen,
     model: Model,
-    parameters: Sequence[nn.Parameter],
+    parts: Sequence[Part],
     protocol: str,
     tasks: Sequence[Task],
     steps: int,
@@ -338,8 +336,9 @@ def _train(
     sampler = RandomWindows([windows], unseen.run.config.data.window_ns, seed=unseen.seed)
     loader = unseen.loader(model, tasks, sampler, unseen.adapt.batch_size)
     model.train()
-    with _only_trainable(model, parameters):
-        optimizer = build_optimizer(model, optim, list(parameters))
+    parameters = list({id(part.parameter): part.parameter for part in parts}.values())
+    with only(model, parts):
+        optimizer = build_optimizer(model, optim, parameters)
         batches = (batch for _ in count() for batch in loader)
         for step, batch in zip(range(steps), batches, strict=False):
             set_rates(optimizer, step, steps, optim, len(loader))
@@ -348,7 +347,7 @@ def _train(
             loss = model.loss(batch, model(batch), Progress(step, steps))["total"]
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, optim.clip)
+            clip_(parameters, optim.clip)
             optimizer.step()
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 unseen.emit(
@@ -362,4 +361,5 @@ def _train(
                         "loss": float(loss.detach()),
                     }
                 )
+        optimizer.catch_up()
     model.eval()

@@ -4,9 +4,9 @@ One file holds all of a model: its Config, its sizes, its recipes, the tokens th
 trunk (sessions, loader, loop, transfer) knows models by this contract alone.
 
 Subclasses are final; parts that several models share are blocks in ``spiketok.models.nn``, not parents. Everything that
-belongs to one session (unit rows, read-ins) is a parameter of its own, keyed by stable ids, never by the number or
-position of its units: an optimizer that holds the parameters of one session can touch no other session, neither by
-weight decay nor by momentum.
+belongs to one session (unit rows, read-ins) is a parameter of its own or a range of rows of a table (:class:`Part`),
+keyed by stable ids, never by the number or position of its units. Training one session moves no other, neither by
+weight decay nor by momentum: a table's gradient holds the rows of a batch alone, and its optimizer moves no others.
 
 Shape letters: B windows, L tokens, N units, T bins, Q query times, C components, D width, H heads.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing
+from spiketok.models.nn import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
 # What can be done with an unseen session, in the order of the report. (calibration, what moves):
@@ -32,6 +34,28 @@ PROTOCOLS = {
     "identity_only": ("labelled", "identity"),
     "full": ("labelled", "all"),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What belongs to one session of a parameter: all of it, or some rows of a table.
+
+    Args:
+        rows: which rows; None for the whole parameter.
+    """
+
+    parameter: nn.Parameter
+    rows: slice | None = None
+
+    @classmethod
+    def of(cls, table: Vocabulary, block: str) -> Part:
+        """A block of a table."""
+        return cls(table.weight, table.span(block))
+
+    @property
+    def value(self) -> Tensor:
+        """A view, without a gradient."""
+        return self.parameter.detach() if self.rows is None else self.parameter.detach()[self.rows]
 
 
 class Model(nn.Module, ABC):
@@ -95,8 +119,8 @@ class Model(nn.Module, ABC):
     def add_sessions(self, infos: list[SessionInfo]) -> None:
         """Make rows or read-ins for sessions that the model does not know yet; those it knows stay as they are.
 
-        New parameters are drawn from torch's global generator: seed it for the same result. Parameters that exist keep
-        their identity, so an optimizer made before goes on with them; it does not know the new ones.
+        New parameters are drawn from torch's global generator: seed it for the same result. A table that grows becomes
+        another parameter, with the old rows bit for bit: an optimizer is made after all sessions are there.
 
         Raises:
             DataError: a session is known with other units than these.
@@ -114,18 +138,23 @@ class Model(nn.Module, ABC):
         """
         known = self.sessions()
         if session_id not in known:
-            message = (
-                f"session '{session_id}' is not one of the {len(known)} that the model knows: add_sessions() first"
-            )
-            raise DataError(message)
+            raise self.unknown(session_id)
         return known.index(session_id)
+
+    def unknown(self, session_id: str) -> DataError:
+        """The error that says that the model does not know a session."""
+        message = (
+            f"session '{session_id}' is not one of the {len(self.sessions())} that the model knows: "
+            "add_sessions() first"
+        )
+        return DataError(message)
 
     def unit_row(self, info: SessionInfo) -> np.ndarray:
         """int32 ``[N]``: what the cut writes for each unit of the session; its rows in the unit table by default."""
         return np.arange(info.n_units, dtype=np.int32)
 
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
-        """All that identity-only transfer may train: the parameters that belong to these sessions and to no other.
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
+        """All that identity-only transfer may train: what belongs to these sessions and to no other.
 
         Args:
             sessions: ids; None for all that the model knows. Transfer names the sessions that it adapts to.

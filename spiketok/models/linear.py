@@ -176,7 +176,8 @@ class Linear(Model):
         return {self.task: mse, "total": mse}
 
     def _ridge(self, session: str) -> _Ridge:
-        self.session_row(session)
+        if session not in self.units:
+            raise self.unknown(session)
         ridge = self.ridges[module_key(session)]
         if ridge.alpha == 0:
             message = f"linear has no weights for session '{session}': fit it on labelled time of that session first"
@@ -196,7 +197,8 @@ class Linear(Model):
             DataError: a session is unknown, has other numbers of units or components, or too few labelled bins.
         """
         for session, stretches in sessions.items():
-            self.session_row(session)
+            if session not in self.units:
+                raise self.unknown(session)
             ridge = self.ridges[module_key(session)]
             pieces = [(s.columns["counts"]["counts"], s.target[self.task], s.weight[self.task]) for s in stretches]
             weight, intercept, alpha = self._solve(session, self._checked(session, pieces))

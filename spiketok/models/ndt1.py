@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_same_units
+from spiketok.models.base import Model, Part, check_same_units
 from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, query_bin
 from spiketok.models.losses import poisson_log_rate, poisson_rate, weighted_cross_entropy, weighted_mse
 from spiketok.models.masking import HideMode, corrupt, draw_span, hide, span_probability
@@ -353,15 +353,15 @@ class Ndt1(Model):
     def sessions(self) -> list[str]:
         return list(self.units)
 
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The read-in and the read-out of log rates of each session, as far as there are such."""
-        chosen = self.sessions() if sessions is None else list(sessions)
-        found = []
-        for session in chosen:
-            self.session_row(session)
+        found: list[Part] = []
+        for session in self.units if sessions is None else sessions:
+            if session not in self.units:
+                raise self.unknown(session)
             key = module_key(session)
             for table in (self.read_in, self.read_out):
-                found += table[key].parameters() if key in table else []
+                found += map(Part, table[key].parameters()) if key in table else []
         return found
 
     def why_not(self, protocol: str, session_id: str) -> str:
@@ -434,7 +434,8 @@ class Ndt1(Model):
 
     def _session(self, batch: Batch, n_units: int) -> str:
         session = batch.one_session(self.name)
-        self.session_row(session)
+        if session not in self.units:
+            raise self.unknown(session)
         if len(self.units[session]) != n_units:
             message = f"{session}: the batch has {n_units} units, the model knows {len(self.units[session])}"
             raise DataError(message)

@@ -6,7 +6,8 @@ What is unusual:
   backend of :func:`attention` pads for itself;
 - :class:`RotaryTime` turns pairs of channels by time in seconds, always in float32 (its shortest period is 0.1 ms:
   half precision would lose the time), and may turn the values too;
-- :class:`Vocabulary` keeps each session's rows in a parameter of its own.
+- :class:`Vocabulary` is one table with a range of rows for each session; a batch reads the rows that it holds, and its
+  gradient is of them alone.
 
 Shape letters: B windows, L rows, D width, H heads, E width of a head, F frequencies.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -417,76 +418,126 @@ def module_key(name: str) -> str:
 
 
 class Vocabulary(nn.Module):
-    """An embedding table that grows: rows are named by stable strings and lie in blocks, one parameter a block.
+    """A table of rows with names, that grows: one parameter, in which each block is a range of rows.
 
-    A block is what one session brings. New blocks leave the parameters of old ones as they are, bit for bit and object
-    for object; freezing or training one session is ``requires_grad_`` or an optimizer over its block, and nothing that
-    an optimizer does to one block (weight decay, momentum) reaches another.
+    A block is what one session brings. New blocks leave the rows of old ones as they are, bit for bit, in a parameter
+    that is new: make the optimizer after them.
+
+    What is read of the table costs what is read, whatever its size: the gradient is a sparse tensor of the rows that a
+    batch held. An optimizer that leaves other rows behind (``spiketok.training.optimizers``) sets :attr:`late`.
 
     Rows count through the blocks in the order of their coming. With ``padding``, row 0 is a constant zero vector (the
-    "NA" unit of padded tokens) and the first word has row 1.
+    "NA" unit of padded tokens), which the parameter does not hold, and the first word has row 1.
 
     Args:
         dim: D. std: new rows are drawn from N(0, std).
+
+    Attributes:
+        weight: ``[n, D]``, the rows without the one of padding.
+        words: by block, the names of its rows, each once in a block.
+        late: what rows (int64 ``[k]``, of ``weight``) still have to be moved by, ``[k, D]``, before they are what they
+            should be; None where all are.
     """
 
     def __init__(self, dim: int, std: float = 0.02, *, padding: bool) -> None:
         super().__init__()
         self.dim, self.std, self.first = dim, std, int(padding)
-        self.blocks = nn.ParameterDict()
+        self.weight = nn.Parameter(torch.empty(0, dim))
         self.words: dict[str, list[str]] = {}
-        self._row: dict[str, int] = {}
+        self.late: Callable[[Tensor], Tensor | None] | None = None
+        self._start: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return self.first + len(self._row)
+        return self.first + len(self.weight)
 
-    def extend(self, block: str, words: Sequence[str], start: Tensor | None = None) -> None:
-        """Add a block of rows; ``start`` (``[D]``) is what they begin as, instead of the random draw.
+    def extend(self, blocks: Mapping[str, Sequence[str]], values: Sequence[Tensor] | None = None) -> None:
+        """Add blocks of rows, all at once: each call copies the table.
+
+        Args:
+            blocks: by name, the words of its rows.
+            values: ``[n, D]`` for each, what its rows begin as; drawn (:meth:`draw`) by default.
 
         Raises:
-            DataError: the block or one of the words is there already, or a word comes twice.
+            DataError: a block is there already, or a word comes twice in one.
         """
-        words = [str(word) for word in words]
-        seen = set(self._row)
-        for word in words:
-            if word in seen:
-                message = f"'{word}' of block '{block}' stands twice: it has a row in the table already"
+        blocks = {block: [str(word) for word in words] for block, words in blocks.items()}
+        for block, words in blocks.items():
+            if block in self.words:
+                message = f"the table has a block '{block}' already"
                 raise DataError(message)
-            seen.add(word)
-        if block in self.words:
-            message = f"the table has a block '{block}' already"
-            raise DataError(message)
-        value = torch.randn(len(words), self.dim) * self.std if start is None else start.detach().expand(len(words), -1)
-        like = next(iter(self.blocks.values()), value)
-        self.blocks[module_key(block)] = nn.Parameter(value.to(like, copy=True))
-        self._row |= {word: len(self) + i for i, word in enumerate(words)}
-        self.words[block] = words
+            if len(set(words)) < len(words):
+                twice = next(word for k, word in enumerate(words) if word in words[:k])
+                message = f"'{twice}' of block '{block}' stands twice: the rows of a block have a name each"
+                raise DataError(message)
+        fresh, row = torch.empty(sum(map(len, blocks.values())), self.dim), 0
+        for k, (block, words) in enumerate(blocks.items()):
+            part = fresh[row : row + len(words)]
+            if values is None:
+                self._draw(part)
+            else:
+                part.copy_(values[k].detach())
+            self._start[block] = len(self.weight) + row
+            row += len(words)
+        self.words |= blocks
+        self._grow(fresh)
 
-    def rows(self, words: Sequence[str]) -> np.ndarray:
-        """int32: the row of each word.
+    def _grow(self, fresh: Tensor) -> None:
+        held, fresh = self.weight.detach(), fresh.to(self.weight)
+        grown = torch.cat([held, fresh]) if len(held) else fresh
+        self.weight = nn.Parameter(grown, requires_grad=self.weight.requires_grad)
+        self.late = None  # it was of the parameter before
+
+    def draw(self, n: int) -> Tensor:
+        """New rows ``[n, D]`` from N(0, std), by torch's global generator."""
+        return self._draw(torch.empty(n, self.dim))
+
+    def _draw(self, out: Tensor) -> Tensor:
+        return out.normal_().mul_(self.std)
+
+    def rows(self, block: str) -> np.ndarray:
+        """int32 ``[n]``: the rows of a block.
 
         Raises:
-            DataError: a word has no row.
+            DataError: there is no such block.
         """
-        lacking = [word for word in words if word not in self._row]
-        if lacking:
-            message = f"{len(lacking)} of {len(words)} names have no row in the table, the first is '{lacking[0]}'"
-            raise DataError(message)
-        return np.array([self._row[word] for word in words], dtype=np.int32)
+        span = self.span(block)
+        return np.arange(self.first + span.start, self.first + span.stop, dtype=np.int32)
 
-    def block(self, block: str) -> nn.Parameter:
-        """The rows of one block, ``[n, D]``."""
-        return self.blocks[module_key(block)]
+    def span(self, block: str) -> slice:
+        """Where in ``weight`` a block lies.
+
+        Raises:
+            DataError: there is no such block.
+        """
+        if block not in self._start:
+            message = f"the table has no block '{block}' among its {len(self.words)}"
+            raise DataError(message)
+        start = self._start[block]
+        return slice(start, start + len(self.words[block]))
+
+    def starts(self) -> list[int]:
+        """The first row in ``weight`` of each block, in their order."""
+        return list(self._start.values())
+
+    def block(self, block: str) -> Tensor:
+        """The rows of one block, ``[n, D]``: a view of the parameter, without a gradient."""
+        return self.weight.detach()[self.span(block)]
 
     def table(self) -> Tensor:
-        """All rows, ``[len(self), D]``."""
-        parts = list(self.blocks.values())
-        zero = parts[0].new_zeros(self.first, self.dim) if parts else torch.zeros(self.first, self.dim)
-        return torch.cat([zero, *parts])
+        """All rows, ``[len(self), D]``: for looking at, as it costs the whole table."""
+        return self(torch.arange(len(self), device=self.weight.device))
 
     def forward(self, row: Tensor) -> Tensor:
-        """``[..., D]`` for integer rows ``[...]``."""
-        return F.embedding(row, self.table())
+        """``[..., D]`` for integer rows ``[...]``; each row is read once, however often it comes."""
+        distinct, index = torch.unique(row.long(), return_inverse=True)
+        return F.embedding(index, self._read(distinct))
+
+    def _read(self, row_K: Tensor) -> Tensor:
+        own = (row_K - self.first).clamp_min(0)
+        value = F.embedding(own, self.weight, sparse=True)
+        move = self.late(own) if self.late is not None else None
+        value = value if move is None else value + move
+        return value * (row_K >= self.first)[:, None] if self.first else value
 
     def state(self) -> list[list]:
         """JSON-able: ``[block, words]`` in the order of their rows."""
@@ -494,6 +545,7 @@ class Vocabulary(nn.Module):
 
     def load_state(self, state: Sequence[Sequence]) -> None:
         """Replace all blocks by those of :meth:`state`; their values are to be loaded with ``load_state_dict``."""
-        self.blocks, self.words, self._row = nn.ParameterDict(), {}, {}
-        for block, words in state:
-            self.extend(block, words)
+        blocks = {block: list(words) for block, words in state}
+        self.words, self._start = {}, {}
+        self.weight, self.late = nn.Parameter(self.weight.detach()[:0]), None
+        self.extend(blocks, [torch.zeros(len(words), self.dim) for words in blocks.values()])

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import UsageError
-from spiketok.models.base import Model, check_same_units
+from spiketok.models.base import Model, Part, check_same_units
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, Vocabulary
@@ -172,31 +172,41 @@ class Poyo(Model):
         which has sessions starts at the mean of their rows (the reference draws it): the decoder then reads out at once
         what the sessions have in common.
         """
-        known = self.session_table.table().detach()
-        start = known.mean(0) if len(known) else None
+        start = self.session_table.weight.detach().mean(0, keepdim=True) if self.sessions() else None
+        fresh: dict[str, list[str]] = {}
+        units, places = [], []
         for info in infos:
             keys = info.unit_keys()
-            if info.id in self.units.words:
-                check_same_units(info.id, self.units.words[info.id], keys)
+            if info.id in self.units.words or info.id in fresh:
+                check_same_units(info.id, self.units.words.get(info.id, fresh.get(info.id)), keys)
                 continue
-            self.units.extend(info.id, keys)
-            self.session_table.extend(info.id, [info.id], start)
+            fresh[info.id] = keys
+            units.append(self.units.draw(len(keys)))
+            places.append(self.session_table.draw(1) if start is None else start)
+        if fresh:
+            self.units.extend(fresh, units)
+            self.session_table.extend({session: [session] for session in fresh}, places)
 
     def sessions(self) -> list[str]:
         return list(self.session_table.words)
+
+    def session_row(self, session_id: str) -> int:
+        if session_id not in self.session_table.words:
+            raise self.unknown(session_id)
+        return self.session_table.span(session_id).start
 
     def unit_row(self, info: SessionInfo) -> np.ndarray:
         """int32 ``[N]``: rows of the unit table; row 0 is no unit."""
         self.session_row(info.id)
         check_same_units(info.id, self.units.words[info.id], info.unit_keys())
-        return self.units.rows(info.unit_keys())
+        return self.units.rows(info.id)
 
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The unit rows and the session row of each session."""
         chosen = self.sessions() if sessions is None else list(sessions)
         for session in chosen:
             self.session_row(session)
-        return [table.block(session) for session in chosen for table in (self.units, self.session_table)]
+        return [Part.of(table, session) for session in chosen for table in (self.units, self.session_table)]
 
     def extra_state(self) -> dict[str, object]:
         return {"units": self.units.state()}
@@ -230,7 +240,7 @@ class Poyo(Model):
             x = x + self.dropout(feed_forward(x))
 
         # decode: queries [Q] attend to latents
-        session = F.embedding(batch.session_B, self.session_table.table())  # [B, D]
+        session = self.session_table(batch.session_B)  # [B, D]
         window = torch.repeat_interleave(asked.offset.diff(), output_size=len(asked.time))  # of each query
         query = F.embedding(window, self.decoder.query(session).flatten(1)).unflatten(-1, (self.config.cross_heads, -1))
         y = F.embedding(window, session)
@@ -255,10 +265,7 @@ class Poyo(Model):
     def _token_projections(self, unit: Tensor, kind: Tensor) -> Tensor:
         """Keys and values of the tokens, ``[L, 2, H, E]``, not yet turned; computed once for each (unit, type)."""
         pair = unit.long() * N_TYPES + kind.long()
-        present = torch.zeros(len(self.units) * N_TYPES, dtype=torch.bool, device=pair.device)
-        present[pair] = True
-        distinct = present.nonzero().squeeze(1)
-        token = F.embedding(distinct // N_TYPES, self.units.table()) + self.types(distinct % N_TYPES)
+        distinct, index = torch.unique(pair, return_inverse=True)
+        token = self.units(distinct // N_TYPES) + self.types(distinct % N_TYPES)
         key_value = self.encoder.key_value(token)
-        index = (present.cumsum(0) - 1)[pair]
         return F.embedding(index, key_value.flatten(1)).unflatten(-1, key_value.shape[1:])

@@ -318,7 +318,8 @@ class Spint(Model):
             raise DataError(message)
         given = dict(zip(batch.present, batch.session_inputs["calibration"], strict=True))
         for session, tokens in given.items():
-            self.session_row(session)
+            if session not in self.units:
+                raise self.unknown(session)
             expected = (self.config.calibration_length, len(self.units[session]))
             found = tuple(tokens.columns["matrix"].shape[1:])
             if found != expected:

@@ -26,6 +26,10 @@ FLUORESCENCE = "fluorescence"  # the signal that holds dF/F of the units, where 
 def _frozen(values, dtype, name: str, ndim: int = 1) -> np.ndarray:
     """A read-only array of exactly this dtype and number of dimensions; integers are never rounded into place."""
     array = np.asarray(values)
+    if array.ndim == ndim and array.dtype == dtype:
+        array = array.view()
+        array.flags.writeable = False
+        return array
     if array.size == 0 and array.ndim <= 1 and ndim == 1:
         array = array.reshape(0).astype(dtype)
     if array.ndim != ndim:
@@ -95,12 +99,13 @@ class Intervals:
         if start.size != stop.size:
             message = f"Intervals has {start.size} starts and {stop.size} stops"
             raise DataError(message)
-        wrong = np.flatnonzero(start > stop)
-        if wrong.size:
-            row = int(wrong[0])
+        wrong = start > stop
+        if wrong.any():
+            row = int(wrong.argmax())
             message = f"interval {row} stops at {stop[row]} ns, before its start at {start[row]} ns"
             raise DataError(message)
-        _same_length("Intervals", start.size, self.columns)
+        if self.columns:
+            _same_length("Intervals", start.size, self.columns)
         object.__setattr__(self, "start_ns", start)
         object.__setattr__(self, "stop_ns", stop)
         object.__setattr__(self, "columns", MappingProxyType(dict(self.columns)))
@@ -123,8 +128,11 @@ class Intervals:
 
     def union(self) -> Intervals:
         """Sorted, disjoint, non-touching intervals that cover the same time; columns are left out."""
-        keep = self.stop_ns > self.start_ns
-        start, stop = self.start_ns[keep], self.stop_ns[keep]
+        start, stop = self.start_ns, self.stop_ns
+        keep = stop > start
+        if keep.all() and (start[1:] > stop[:-1]).all():
+            return self if not self.columns else Intervals(start, stop)
+        start, stop = start[keep], stop[keep]
         if start.size == 0:
             return Intervals.empty()
         order = np.argsort(start, kind="stable")
@@ -136,13 +144,14 @@ class Intervals:
     def intersect(self, other: Intervals) -> Intervals:
         """The time that lies in both, as sorted disjoint intervals; columns are left out."""
         a, b = self.union(), other.union()
+        a_start, a_stop, b_start, b_stop = (t.tolist() for t in (a.start_ns, a.stop_ns, b.start_ns, b.stop_ns))
         start, stop, i, j = [], [], 0, 0
-        while i < len(a) and j < len(b):
-            low, high = max(a.start_ns[i], b.start_ns[j]), min(a.stop_ns[i], b.stop_ns[j])
+        while i < len(a_start) and j < len(b_start):
+            low, high = max(a_start[i], b_start[j]), min(a_stop[i], b_stop[j])
             if low < high:
                 start.append(low)
                 stop.append(high)
-            if a.stop_ns[i] < b.stop_ns[j]:
+            if a_stop[i] < b_stop[j]:
                 i += 1
             else:
                 j += 1
@@ -443,4 +452,5 @@ class SessionInfo:
 
     def unit_keys(self) -> list[str]:
         """The stable names of the units: ``"<dataset>/<session>/<unit id>"``."""
-        return [f"{self.id}/{unit}" for unit in self.unit_id]
+        prefix = f"{self.id}/"
+        return [prefix + unit for unit in np.asarray(self.unit_id).tolist()]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from spiketok import __version__
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.models.base import Model
+from spiketok.models.nn import Vocabulary, module_key
 from spiketok.storage.files import (
     WIP,
     atomic_folder,
@@ -38,8 +39,9 @@ from spiketok.training.tasks import TASKS
 from spiketok.training.tasks.base import Task
 
 FORMAT = "spiketok-checkpoint"
-VERSION = 2
+VERSION, VERSION_OF_BLOCKS = 3, 2  # in the one before, each block of a table was a parameter of its own
 FOLDER = "checkpoint"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "m", "v")  # what the optimizers keep of a parameter
 
 
 @dataclass(frozen=True)
@@ -192,28 +194,51 @@ def read_facts(run_dir: Path) -> dict[str, object]:
     except FileNotFoundError:
         message = f"{run_dir} holds no checkpoint: 'spiketok train --model NAME' makes one"
         raise ArtefactError(message) from None
-    if facts.get("format") != FORMAT or facts.get("version") != VERSION:
-        is_old = facts.get("format") == FORMAT and isinstance(facts["version"], int) and facts["version"] < VERSION
+    if facts.get("format") != FORMAT or facts.get("version") not in (VERSION, VERSION_OF_BLOCKS):
+        is_old = facts.get("format") == FORMAT and facts.get("version") == 1
         message = (
             f"{path} has format '{facts.get('format')}' version {facts.get('version')}, this spiketok reads "
-            f"'{FORMAT}' version {VERSION}: {'spiketok upgrade' if is_old else 'train again'}"
+            f"'{FORMAT}' versions {VERSION_OF_BLOCKS} and {VERSION}: {'spiketok upgrade' if is_old else 'train again'}"
         )
         raise ArtefactError(message)
     return facts
 
 
-def read_tensors(run_dir: Path, name: str, facts: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of one file of the checkpoint, after its digest was compared."""
+def read_tensors(run_dir: Path, name: str, facts: Mapping[str, object], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of one file of the checkpoint, after its digest was compared.
+
+    Args:
+        model: knows the checkpoint's sessions.
+    """
     path = Path(run_dir) / FOLDER / name
     try:
         found, expected = sha256_file(path), facts["files"][name]
         if found != expected:
             message = f"{path} is damaged: its sha256 is {found[:12]}, written was {expected[:12]}; train again"
             raise ArtefactError(message)
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         message = f"{path} cannot be read ({error}): train again with --restart"
         raise ArtefactError(message) from error
+    return join_blocks(tensors, model) if facts["version"] == VERSION_OF_BLOCKS else tensors
+
+
+def join_blocks(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint of version 2 held, as it is held now: tables and their moments whole, not block by block.
+
+    All blocks had gone through the same steps, so their counts of steps are one.
+    """
+    joined = dict(tensors)
+    for name, table in model.named_modules():
+        if not isinstance(table, Vocabulary):
+            continue
+        parts: dict[str, list[Tensor]] = {}
+        for block in table.words:
+            key = f"{name}.blocks.{module_key(block)}"
+            for old in [n for n in (key, *(f"{key}/{moment}" for moment in MOMENTS)) if n in joined]:
+                parts.setdefault(f"{name}.weight{old.removeprefix(key)}", []).append(joined.pop(old))
+        joined |= {new: torch.cat(own) if own[0].ndim else own[0] for new, own in parts.items()}
+    return joined
 
 
 def read_tasks(facts: Mapping[str, object], config: RunConfig) -> tuple[Task, ...]:
@@ -237,7 +262,7 @@ def load_run(run_dir: Path) -> Run:
         tasks = read_tasks(facts, config)
         model = model_class(config.model)(config.model_config(), [task.head() for task in tasks], config.timing)
         model.load_extra_state(facts["extra_state"])
-        weights = read_tensors(run_dir, "model.safetensors", facts)
+        weights = read_tensors(run_dir, "model.safetensors", facts, model)
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         message = f"{run_dir / FOLDER} does not fit this spiketok ({type(error).__name__}: {error}): train again"

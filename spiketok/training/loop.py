@@ -58,6 +58,7 @@ from spiketok.training.sessions import (
     require_window,
     stand_in_line,
 )
+from spiketok.training.tables import average_rows, clip_, keep_from_ddp, tables_of
 from spiketok.training.tasks import TASKS
 from spiketok.training.tasks.base import Score, Task
 
@@ -142,7 +143,7 @@ def _train(config, sessions, run_dir, resume, on_event, held: contextlib.ExitSta
     checkpoint = _Checkpointer(run_dir, config, tasks, trained_on, total, emit if first else None)
     with deterministic(fabric.device):
         if start is not None:
-            model.load_state_dict(read_tensors(run_dir, "model.safetensors", start))
+            model.load_state_dict(read_tensors(run_dir, "model.safetensors", start, model))
         else:
             model.fit(_Fitting(divided, "train"))
         if start is not None and start["step"] >= total:
@@ -297,6 +298,7 @@ def train_loader(
 ) -> Loader:
     """Random windows of the training time of all sessions."""
     windows = [s.windows("train") for s in sessions]
+    row = {session: k for k, session in enumerate(model.sessions())}
     weights = {s.id: config.data.session_weights.get(s.id, 1.0) for s in sessions}
     sampler = RandomWindows(windows, config.data.window_ns, seed=config.seed, weights=weights)
     dropout = config.data.unit_dropout
@@ -305,9 +307,9 @@ def train_loader(
         sampler,
         batch_size=config.data.batch_size,
         tasks=tasks,
-        calibration={s.id: s.calibration for s in sessions},
+        calibration={s.id: s.calibration for s in sessions if s.tokens.once},
         unit_rows={s.id: model.unit_row(s.tokens.info) for s in sessions},
-        session_rows={s.id: model.session_row(s.id) for s in sessions},
+        session_rows={s.id: row[s.id] for s in sessions},
         unit_dropout=UnitDropout(dropout.min, dropout.mode, dropout.max, dropout.peak) if dropout is not None else None,
         one_session=model.one_session_batches,
         seed=config.seed,
@@ -393,9 +395,11 @@ def _start_event(config, sessions, tasks, model, loader, start, total) -> Event:
 def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpoint, emit) -> None:
     optim = config.optim
     optimizer = build_optimizer(model, optim)
+    tables = [table.weight for table in tables_of(model)]
+    keep_from_ddp(model)
     wrapped, stepper = fabric.setup(model, optimizer)  # moves the model in place
     if start is not None:
-        load_optimizer(model, optimizer, read_tensors(run_dir, "train_state.safetensors", start))
+        load_optimizer(model, optimizer, read_tensors(run_dir, "train_state.safetensors", start, model))
         loader.load_state_dict(start["loader"])
     step = int(start["step"]) if start is not None else 0
     in_epoch = steps_in_epoch(loader, config)
@@ -412,15 +416,20 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
                     fabric.backward(losses["total"] / (last + 1))
                 if metrics is not None:
                     metrics.add(losses, len(batch))
+            if fabric.world_size > 1:
+                average_rows(tables)
             if optim.clip is not None:
-                fabric.clip_gradients(wrapped, stepper, max_norm=optim.clip, error_if_nonfinite=False)
+                clip_(model.parameters(), optim.clip)
             stepper.step()
             stepper.zero_grad()
             step += 1
             save = step == total or (optim.checkpoint_every and step % optim.checkpoint_every == 0)
+            validate = optim.validate_every and step % optim.validate_every == 0
+            if save or validate:  # by the step alone, so that a resumed run does the same
+                optimizer.catch_up()
             if metrics is not None and (save or step % LOG_EVERY == 0):
                 emit(metrics.line(step, total, loader.epoch, lr))
-            if optim.validate_every and step % optim.validate_every == 0:
+            if validate:
                 scores, _ = score_split(model, sessions, "valid", config, fabric.device)
                 if metrics is not None and scores:
                     emit(metrics.validation(step, scores))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
@@ -303,9 +304,10 @@ class _Sampler:
         if not self.sessions:
             message = "a sampler needs at least one session"
             raise UsageError(message)
-        twice = [s.id for k, s in enumerate(self.sessions) if s.id in [other.id for other in self.sessions[:k]]]
-        if twice:
-            message = f"session {twice[0]} is given twice: put its allowed time into one SessionWindows"
+        count = Counter(s.id for s in self.sessions)
+        twice = next((session for session, times in count.items() if times > 1), None)
+        if twice is not None:
+            message = f"session {twice} is given twice: put its allowed time into one SessionWindows"
             raise UsageError(message)
         self._check_grid("window_ns", self.window_ns)
 
@@ -364,7 +366,7 @@ class RandomWindows(_Sampler):
     ) -> None:
         super().__init__(sessions, window_ns)
         self.seed, self.weights = int(seed), dict(weights or {})
-        known = [session.id for session in self.sessions]
+        known = {session.id: None for session in self.sessions}
         for name, weight in self.weights.items():
             if name not in known or not 0 <= weight < np.inf:
                 message = f"session weight {weight} for '{name}': must be a number from 0 for one of {', '.join(known)}"

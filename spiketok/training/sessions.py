@@ -61,8 +61,12 @@ class DividedSession:
 
     def windows(self, split: str) -> SessionWindows:
         """Where windows of a split may lie: nothing that they reach is touched by windows of another split."""
-        own = territories(self.splits, self.reach)[split]
+        own = self._territories[split]
         return SessionWindows(self.tokens, self.splits[split], reach=self.reach, within=own)
+
+    @cached_property
+    def _territories(self) -> dict[str, Intervals]:
+        return territories(self.splits, self.reach)
 
     def stretches(self, split: str) -> list[Stretch]:
         """A split's contiguous stretches of whole bins, for what is fitted and not trained.

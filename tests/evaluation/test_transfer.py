@@ -24,6 +24,7 @@ from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config
 from spiketok.training.loop import train
+from spiketok.training.optimizers import build_optimizer
 from spiketok.training.predict import predict
 from spiketok.training.sampling import SessionTokens
 from tests.decodable import SMALL_POYO, bake, decodable_session
@@ -215,11 +216,20 @@ def adapted(poyo, shards, protocol):
     one = unseen(poyo, shards["per-spike"][IDS[2]])
     before, model = one.model(), one.model()
     trained = transfer._adapt(one, model, protocol, one.session.tasks)
-    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before.state_dict()[k])}
-    names = {id(p): n for n, p in model.named_parameters()}
-    identity = {names[id(p)] for p in model.identity_parameters([IDS[2]])}
+    changed = {
+        (k, row)
+        for k, v in model.state_dict().items()
+        for row in (v != before.state_dict()[k]).reshape(len(v), -1).any(1).nonzero().flatten().tolist()
+    }
     assert all(p.requires_grad for p in model.parameters())
-    return changed, identity, trained, model
+    return changed, rows_of(model, IDS[2:3]), trained, model
+
+
+def rows_of(model, sessions) -> set[tuple[str, int]]:
+    """The rows of tables that are the sessions' own."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    parts = model.identity_parameters(sessions)
+    return {(names[id(part.parameter)], row) for part in parts for row in range(part.rows.start, part.rows.stop)}
 
 
 def test_identity_only_trains_exactly_the_identity(poyo, shards):
@@ -231,16 +241,14 @@ def test_identity_only_trains_exactly_the_identity(poyo, shards):
 def test_full_trains_everything_but_other_sessions_rows(poyo, shards):
     changed, identity, trained, model = adapted(poyo, shards, "full")
     assert identity < changed
-    names = {id(p): n for n, p in model.named_parameters()}
-    others = {names[id(p)] for p in model.identity_parameters(IDS[:2])}
-    assert not changed & others
-    assert {n for n, p in model.named_parameters() if p.ndim > 1} - others <= changed | {"types.weight"}
+    assert not changed & rows_of(model, IDS[:2])
+    assert {n for n, p in model.named_parameters() if p.ndim > 1} <= {name for name, _ in changed} | {"types.weight"}
     assert trained == sum(p.numel() for p in model.parameters())
 
 
 def test_a_model_whose_identity_leaks_is_caught(poyo, shards, monkeypatch):
-    monkeypatch.setattr(transfer, "_only_trainable", lambda model, parameters: nullcontext())
-    monkeypatch.setattr(transfer, "build_optimizer", lambda m, c, p: torch.optim.SGD(m.parameters(), lr=0.1))
+    monkeypatch.setattr(transfer, "only", lambda model, parts: nullcontext())
+    monkeypatch.setattr(transfer, "build_optimizer", lambda m, c, p: build_optimizer(m, c))
     with pytest.raises(AssertionError, match="which are not identity parameters"):
         evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], protocols=["identity_only"], calibration_s=5)
 

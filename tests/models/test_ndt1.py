@@ -372,8 +372,8 @@ def test_a_batch_without_labels_trains_what_is_a_session_s_own():
     assert set(terms) == {"population", "total"}
     assert terms["total"] == terms["population"]
     terms["total"].backward()
-    assert all(p.grad.abs().sum() > 0 for p in model.identity_parameters([B.id]))
-    assert all(p.grad is None for p in model.identity_parameters([A.id]))
+    assert all(part.parameter.grad.abs().sum() > 0 for part in model.identity_parameters([B.id]))
+    assert all(part.parameter.grad is None for part in model.identity_parameters([A.id]))
     assert model.why_not("identity_unlabelled", B.id) == model.why_not("identity_only", B.id) == ""
     assert "read-in is a session's own" in model.why_not("zero_shot", B.id)
     assert "cannot set" in model.why_not("zero_gradient", B.id)

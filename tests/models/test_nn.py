@@ -250,51 +250,88 @@ def test_scale_norm_leaves_the_direction():
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def test_vocabulary_grows_and_old_blocks_stay():
+def test_vocabulary_grows_and_old_rows_stay():
     torch.manual_seed(0)
     table = Vocabulary(3, padding=True)
-    table.extend("d/a", ["d/a/0", "d/a/1"])
-    parameter, value = table.block("d/a"), table.table().clone()
-    table.extend("d/b.1", ["d/b.1/0"])
-    assert table.block("d/a") is parameter
+    table.extend({"d/a": ["d/a/0", "d/a/1"]})
+    value = table.table().detach().clone()
+    table.extend({"d/b.1": ["d/b.1/0"], "d/c": ["d/c/0"]})
+    assert [name for name, _ in table.named_parameters()] == ["weight"]
     assert torch.equal(table.table()[:3], value)
-    assert table.rows(["d/b.1/0", "d/a/1", "d/a/0"]).tolist() == [3, 2, 1]
-    assert table.rows(["d/a/0"]).dtype == np.int32
+    assert [table.rows(b).tolist() for b in ("d/a", "d/b.1", "d/c")] == [[1, 2], [3], [4]]
+    assert table.rows("d/a").dtype == np.int32
     assert torch.equal(table(torch.tensor([0, 3])), torch.stack([torch.zeros(3), table.block("d/b.1")[0]]))
-    assert len(table) == 4
+    assert len(table) == 5
     assert 0 < table.block("d/a").std() < 0.1
+
+
+def test_vocabulary_draws_block_by_block_as_one_by_one():
+    blocks = {f"s{k}": [str(i) for i in range(k + 3)] for k in range(9)}
+    torch.manual_seed(4)
+    together, drawn = Vocabulary(5, padding=False), []
+    together.extend(blocks)
+    torch.manual_seed(4)
+    apart = Vocabulary(5, padding=False)
+    for block, words in blocks.items():
+        apart.extend({block: words})
+    torch.manual_seed(4)
+    drawn = [torch.randn(len(words), 5) * 0.02 for words in blocks.values()]
+    assert torch.equal(together.weight, apart.weight)
+    assert torch.equal(together.weight, torch.cat(drawn))
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_vocabulary_reads_and_differentiates_as_a_dense_embedding(seed, padding):
+    """Its gradient holds the rows that were read and no others."""
+    generator = torch.Generator().manual_seed(seed)
+    table = Vocabulary(3, padding=padding)
+    values = [torch.randn(n, 3, generator=generator) for n in (3, 0, 2)]
+    table.extend({"a": list("uvw"), "b": [], "c": list("xy")}, values)
+    dense = torch.cat([torch.zeros(int(padding), 3), table.weight.detach()]).requires_grad_()
+    row = torch.randint(len(dense), (4, 3), generator=generator, dtype=torch.int32)
+    direction = torch.randn(4, 3, 3, generator=generator)
+    found, expected = table(row), torch.nn.functional.embedding(row, dense)
+    assert torch.equal(found, expected)
+    (found * direction).sum().backward()
+    (expected * direction).sum().backward()
+    grad = table.weight.grad.coalesce()
+    torch.testing.assert_close(grad.to_dense(), dense.grad[int(padding) :])
+    read = {max(int(r) - int(padding), 0) for r in row.flatten()}
+    assert set(grad.indices()[0].tolist()) == read
 
 
 def test_vocabulary_state_is_json_and_keeps_the_order():
     table = Vocabulary(2, padding=False)
-    for block in ("z", "a", "m"):
-        table.extend(block, [f"{block}{i}" for i in range(2)])
+    table.extend({block: [f"{block}{i}" for i in range(2)] for block in ("z", "a", "m")})
     other = Vocabulary(2, padding=False)
-    other.extend("left over", ["x"])
+    other.extend({"left over": ["x"]})
     other.load_state(json.loads(json.dumps(table.state())))
     other.load_state_dict(table.state_dict())
     assert torch.equal(other.table(), table.table())
-    assert other.rows(["z1", "a0", "m1"]).tolist() == table.rows(["z1", "a0", "m1"]).tolist() == [1, 2, 5]
+    for block, rows in (("z", [0, 1]), ("a", [2, 3]), ("m", [4, 5])):
+        assert other.rows(block).tolist() == table.rows(block).tolist() == rows
+    assert other.words == table.words
 
 
-def test_vocabulary_start_and_empty_blocks():
+def test_vocabulary_given_values_and_empty_blocks():
     table = Vocabulary(2, padding=True)
-    assert table.table().shape == (1, 2)
-    table.extend("silent", [])
-    table.extend("b", ["b0", "b1"], start=torch.tensor([1.0, 2.0]))
+    assert len(table) == 1
+    table.extend({"silent": [], "b": ["b0", "b1"]}, [torch.zeros(0, 2), torch.tensor([[1.0, 2.0]])])
     assert table.table().tolist() == [[0, 0], [1, 2], [1, 2]]
-    assert table.rows([]).tolist() == []
+    assert table.rows("silent").tolist() == []
+    table.extend({})
+    assert len(table) == 3
 
 
 def test_vocabulary_refuses():
     table = Vocabulary(2, padding=True)
-    table.extend("a", ["x", "y"])
+    table.extend({"a": ["x", "y"]})
     before = copy.deepcopy(table.state())
-    for block, words, said in (("b", ["z", "y"], "'y'"), ("b", ["z", "z"], "'z'"), ("a", ["z"], "block 'a'")):
+    for block, words, said in (("b", ["z", "y", "z"], "'z' of block 'b' stands twice"), ("a", ["z"], "block 'a'")):
         with pytest.raises(DataError, match=said):
-            table.extend(block, words)
-    with pytest.raises(DataError, match="1 of 2 names.*'w'"):
-        table.rows(["x", "w"])
+            table.extend({block: words})
+    with pytest.raises(DataError, match="no block 'w' among its 1"):
+        table.rows("w")
     assert table.state() == before
 
 

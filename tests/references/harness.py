@@ -170,7 +170,7 @@ def grad_norms(parts: Parts) -> dict[str, np.ndarray]:
     """The norm of the gradient of each weight, by the golden's key; 0 where nothing came."""
     norms = {}
     for name, own in parts.items():
-        grads = [part.grad.flatten() for part in own if part.grad is not None]
+        grads = [part.grad.to_dense().flatten() for part in own if part.grad is not None]
         norms[f"mid/grad_norm/{name}"] = torch.cat([torch.zeros(1), *grads]).norm().numpy()
     return norms
 

@@ -21,7 +21,7 @@ TASK = "decode:x"
 def replay(golden: Golden, meta: Mapping) -> dict[str, np.ndarray]:
     """What our POYO gives for its golden file."""
     model, sessions = build(meta)
-    parts = parts_of(model, sessions)
+    parts = parts_of(model)
     copy_weights(golden, parts)
     batch = batch_of(golden, meta, model, sessions)
     output = model(batch)
@@ -72,13 +72,13 @@ def _words(vocabulary: Mapping[str, int]) -> list[str]:
     return words[1:]
 
 
-def parts_of(model: Poyo, sessions: list[SessionInfo]) -> dict[str, list[torch.Tensor]]:
+def parts_of(model: Poyo) -> dict[str, list[torch.Tensor]]:
     """Our parameters by the original's names; the row of padding is a constant in ours."""
     padding = torch.zeros(1, model.config.dim)
     omega = model.rotary.omega
     parts = {
-        "unit_emb.weight": [padding, *(model.units.block(info.id) for info in sessions)],
-        "session_emb.weight": [padding, *(model.session_table.block(info.id) for info in sessions)],
+        "unit_emb.weight": [padding, model.units.weight],
+        "session_emb.weight": [padding, model.session_table.weight],
         "token_type_emb.weight": [model.types.weight],
         "latent_emb.weight": [model.latents.weight],
         "rotary_emb.omega": [omega, torch.zeros_like(omega)],

@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 from torch import Tensor, nn  # noqa: E402
 
 from spiketok.models import MODELS  # noqa: E402
-from spiketok.models.base import PROTOCOLS, Model, check_same_units  # noqa: E402
+from spiketok.models.base import PROTOCOLS, Model, Part, check_same_units  # noqa: E402
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing, query_bin  # noqa: E402
 from spiketok.models.losses import weighted_mse  # noqa: E402
 from spiketok.models.nn import Vocabulary  # noqa: E402
@@ -78,19 +78,17 @@ class Patches(Model):
 
     def add_sessions(self, infos: list[SessionInfo]) -> None:
         for info in infos:
-            if info.id in self.units.words:
-                check_same_units(info.id, self.units.words[info.id], info.unit_keys())
-            else:
-                self.units.extend(info.id, info.unit_keys())
+            check_same_units(info.id, self.units.words.get(info.id, info.unit_keys()), info.unit_keys())
+        self.units.extend({info.id: info.unit_keys() for info in infos if info.id not in self.units.words})
 
     def sessions(self) -> list[str]:
         return list(self.units.words)
 
     def unit_row(self, info: SessionInfo) -> np.ndarray:
-        return self.units.rows(info.unit_keys())
+        return self.units.rows(info.id)
 
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[nn.Parameter]:
-        return [self.units.block(session) for session in (self.sessions() if sessions is None else sessions)]
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
+        return [Part.of(self.units, session) for session in (self.sessions() if sessions is None else sessions)]
 
     def extra_state(self) -> dict[str, object]:
         return {"units": self.units.state()}

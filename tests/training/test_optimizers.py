@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from spiketok.errors import UnknownNameError
+from spiketok.models.base import Part
 from spiketok.training.config import OptimConfig
 from spiketok.training.optimizers import Lamb, betas_at, build_optimizer, lr_at, lr_factors, set_rates
 from tests.references import optimizer as reference
@@ -29,8 +30,8 @@ class Net(nn.Module):
         self.norm = nn.LayerNorm(4)
         self.readout = nn.Linear(4, 2)
 
-    def identity_parameters(self) -> list[nn.Parameter]:
-        return [self.units.weight]
+    def identity_parameters(self) -> list[Part]:
+        return [Part(self.units.weight)]
 
 
 def train(model: nn.Module, optimizer, rates, steps: int = 12) -> list[torch.Tensor]:

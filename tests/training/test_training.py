@@ -110,7 +110,8 @@ def test_adamw_decays_matrices_only(spikes):
     optimizer = build_optimizer(model, config.optim)
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert set(decay) == {id(p) for p in model.parameters()}
-    tables = {id(p) for p in model.identity_parameters()} | {id(model.latents.weight), id(model.types.weight)}
+    tables = {id(part.parameter) for part in model.identity_parameters()}
+    tables |= {id(model.latents.weight), id(model.types.weight)}
     for name, p in model.named_parameters():
         expected = 0.0 if p.ndim < 2 or id(p) in tables else config.optim.weight_decay
         assert decay[id(p)] == expected, name
@@ -500,7 +501,7 @@ def test_another_version_is_refused(spikes, whole_run, tmp_path):
     (tmp_path / "checkpoint").mkdir()
     facts = json.loads((whole_run[0] / "checkpoint" / "checkpoint.json").read_text())
     write_signed(tmp_path / "checkpoint" / "checkpoint.json", facts | {"version": 99})
-    with pytest.raises(ArtefactError, match="version 99, this spiketok reads 'spiketok-checkpoint' version 2"):
+    with pytest.raises(ArtefactError, match="version 99, this spiketok reads 'spiketok-checkpoint' versions 2 and 3"):
         load_run(tmp_path)
 
 
