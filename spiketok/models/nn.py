@@ -15,8 +15,9 @@ Shape letters: B windows, L rows, D width, H heads, E width of a head, F frequen
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -450,7 +451,7 @@ class Vocabulary(nn.Module):
     def __len__(self) -> int:
         return self.first + len(self.weight)
 
-    def extend(self, blocks: Mapping[str, Sequence[str]], values: Sequence[Tensor] | None = None) -> None:
+    def extend(self, blocks: Mapping[str, Sequence[str]], values: Iterable[Tensor] | None = None) -> None:
         """Add blocks of rows, all at once: each call copies the table.
 
         Args:
@@ -470,12 +471,13 @@ class Vocabulary(nn.Module):
                 message = f"'{twice}' of block '{block}' stands twice: the rows of a block have a name each"
                 raise DataError(message)
         fresh, row = torch.empty(sum(map(len, blocks.values())), self.dim), 0
-        for k, (block, words) in enumerate(blocks.items()):
-            part = fresh[row : row + len(words)]
-            if values is None:
+        given = itertools.repeat(None) if values is None else iter(values)
+        for block, words in blocks.items():
+            part, value = fresh[row : row + len(words)], next(given)
+            if value is None:
                 self._draw(part)
             else:
-                part.copy_(values[k].detach())
+                part.copy_(value.detach())
             self._start[block] = len(self.weight) + row
             row += len(words)
         self.words |= blocks

@@ -26,7 +26,7 @@ a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -174,18 +174,24 @@ class Poyo(Model):
         """
         start = self.session_table.weight.detach().mean(0, keepdim=True) if self.sessions() else None
         fresh: dict[str, list[str]] = {}
-        units, places = [], []
         for info in infos:
             keys = info.unit_keys()
             if info.id in self.units.words or info.id in fresh:
                 check_same_units(info.id, self.units.words.get(info.id, fresh.get(info.id)), keys)
                 continue
             fresh[info.id] = keys
-            units.append(self.units.draw(len(keys)))
-            places.append(self.session_table.draw(1) if start is None else start)
-        if fresh:
-            self.units.extend(fresh, units)
-            self.session_table.extend({session: [session] for session in fresh}, places)
+        if not fresh:
+            return
+        places = []
+
+        def unit_rows() -> Iterator[Tensor]:  # drawn in turns: a session's units, then its row
+            for keys in fresh.values():
+                rows = self.units.draw(len(keys))
+                places.append(self.session_table.draw(1) if start is None else start)
+                yield rows
+
+        self.units.extend(fresh, unit_rows())
+        self.session_table.extend({session: [session] for session in fresh}, places)
 
     def sessions(self) -> list[str]:
         return list(self.session_table.words)
