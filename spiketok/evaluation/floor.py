@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from spiketok.errors import SpiketokError
+from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.evaluation.results import FLOOR, Cell
 from spiketok.models.batch import Head
 from spiketok.recording.nouns import NS_PER_MS, Session
@@ -41,6 +41,8 @@ def floor_cell(
         with binned_tokens(session.tokens, config, stored) as tokens:
             divided = replace(session, tokens=tokens, tasks=(task,))
             answer, fitted = _decode(config, divided, task, head)
+    except ArtefactError:  # damage is no reason for an empty cell
+        raise
     except SpiketokError as error:
         return Cell(session.id, FLOOR, task.name, None, str(error))
     return Cell(session.id, FLOOR, task.name, answer.score(), "", fitted, answer)

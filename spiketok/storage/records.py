@@ -18,6 +18,7 @@ from spiketok.storage.files import read_signed, sha256_file
 
 CONFIG, RESULT, REPORT = "config.json", "result.json", "report.json"
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
+SIGNED_VERSION = 3  # of the checkpoint: from it on the configuration beside it is signed
 AGAIN = "run the same 'spiketok train' again"
 
 
@@ -27,7 +28,7 @@ def is_run(folder: Path) -> bool:
 
 
 def run_config(run: Path, checkpoint: Mapping | None = None) -> dict:
-    """The configuration that the last ``train`` on a run's folder resolved; earlier releases did not sign it.
+    """The configuration that the last ``train`` on a run's folder resolved.
 
     Args:
         checkpoint: what :func:`run_checkpoint` gave, if there is one: both must be of the same run.
@@ -36,7 +37,8 @@ def run_config(run: Path, checkpoint: Mapping | None = None) -> dict:
         ArtefactError: it is gone, was changed or is another run's.
     """
     try:
-        found = read_signed(run / CONFIG, "configuration", AGAIN, unsigned=True)
+        earlier = checkpoint is None or checkpoint["version"] < SIGNED_VERSION
+        found = read_signed(run / CONFIG, "configuration", AGAIN, unsigned=earlier)
     except FileNotFoundError:
         message = f"configuration {run / CONFIG} is gone: {AGAIN}"
         raise ArtefactError(message) from None

@@ -16,6 +16,7 @@ import pytest
 
 from spiketok.sources.simulator import SimulationConfig, simulate
 from spiketok.storage.files import WIP
+from spiketok.storage.index import INDEX
 from spiketok.tokens.stamps import STAMP
 
 TRAIN = ["train", "--model", "poyo", "--set", "optim.steps=40", "--set", "optim.checkpoint_every=10",
@@ -45,10 +46,10 @@ def finish(root: Path, words: list[str]) -> float:
 def tree(root: Path, pattern: str) -> dict[str, str]:
     """Digest of every file below the folders that match; a half-written one would show as an extra name.
 
-    But for stamps: whether and when a shard was checked is no part of it.
+    But for stamps (whether and when a shard was checked is no part of it) and the index, which names times of files.
     """
     found = [f for folder in root.glob(pattern) for f in folder.rglob("*") if f.is_file()]
-    files = [f for f in found if not f.name.startswith(STAMP)]
+    files = [f for f in found if not f.name.startswith(STAMP) and f.name != INDEX]
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 

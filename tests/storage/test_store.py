@@ -280,7 +280,7 @@ def test_no_damaged_byte_is_believed(tmp_path, name):
             told += 1
     assert told > 100
     (target / name).unlink()
-    words = "arrays.zip is missing" if name == "arrays.zip" else "holds no session"
+    words = "arrays.zip is missing" if name == "arrays.zip" else "it has lost its session.json"
     assert words in reads(target)[0]
 
 
