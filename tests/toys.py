@@ -38,8 +38,8 @@ class Toy(Model):
     def sessions(self) -> list[str]:
         return []
 
-    def session_row(self, session_id: str) -> int:
-        return 0
+    def session_rows(self, session_ids) -> dict[str, int]:
+        return dict.fromkeys(session_ids, 0)
 
     def forward(self, batch) -> dict[str, torch.Tensor]:
         raise NotImplementedError

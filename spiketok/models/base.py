@@ -136,10 +136,15 @@ class Model(nn.Module, ABC):
         Raises:
             DataError: the model does not know the session.
         """
-        known = self.sessions()
-        if session_id not in known:
-            raise self.unknown(session_id)
-        return known.index(session_id)
+        return self.session_rows([session_id])[session_id]
+
+    def session_rows(self, session_ids: Sequence[str]) -> dict[str, int]:
+        """:meth:`session_row` of several at once, by id."""
+        row = {session: k for k, session in enumerate(self.sessions())}
+        for session in session_ids:
+            if session not in row:
+                raise self.unknown(session)
+        return {session: row[session] for session in session_ids}
 
     def unknown(self, session_id: str) -> DataError:
         """The error that says that the model does not know a session."""

@@ -298,7 +298,6 @@ def train_loader(
 ) -> Loader:
     """Random windows of the training time of all sessions."""
     windows = [s.windows("train") for s in sessions]
-    row = {session: k for k, session in enumerate(model.sessions())}
     weights = {s.id: config.data.session_weights.get(s.id, 1.0) for s in sessions}
     sampler = RandomWindows(windows, config.data.window_ns, seed=config.seed, weights=weights)
     dropout = config.data.unit_dropout
@@ -309,7 +308,7 @@ def train_loader(
         tasks=tasks,
         calibration={s.id: s.calibration for s in sessions if s.tokens.once},
         unit_rows={s.id: model.unit_row(s.tokens.info) for s in sessions},
-        session_rows={s.id: row[s.id] for s in sessions},
+        session_rows=model.session_rows([s.id for s in sessions]),
         unit_dropout=UnitDropout(dropout.min, dropout.mode, dropout.max, dropout.peak) if dropout is not None else None,
         one_session=model.one_session_batches,
         seed=config.seed,
