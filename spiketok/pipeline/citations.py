@@ -134,14 +134,14 @@ def _of_entry(session_id: str, recorded: Mapping | None, workspace: Workspace) -
 
 
 def _of_session(session_id: str, workspace: Workspace) -> list[Citation]:
-    attributes = read_attributes(workspace.store_path(session_id))
+    attributes = workspace.attributes(session_id)
     return _of_source(Source.from_dict(attributes["source"]), session_id, attributes["info"])
 
 
 def _info_of(session_id: str, workspace: Workspace) -> Mapping[str, str]:
     """What the source says of itself, where the store is here; nothing where it is not."""
     try:
-        return read_attributes(workspace.store_path(session_id))["info"]
+        return workspace.attributes(session_id)["info"]
     except ArtefactError:
         return {}
 

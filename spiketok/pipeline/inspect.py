@@ -359,7 +359,7 @@ def _describe_workspace(path: Path) -> Description:
     workspace = Workspace.locate(path)
     rows = []
     for session_id in workspace.session_ids():
-        attributes = read_attributes(workspace.store_path(session_id))
+        attributes = workspace.attributes(session_id)
         rows.append(
             {
                 "session": session_id,

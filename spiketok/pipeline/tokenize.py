@@ -16,7 +16,7 @@ from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokEr
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, SessionInfo
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
-from spiketok.storage.store import read_attributes, read_session, session_info
+from spiketok.storage.store import read_session, session_info
 from spiketok.storage.workspace import CONTEXT, Workspace
 from spiketok.tokens.schemes import Scheme
 
@@ -210,7 +210,7 @@ def tokenize_session(
     from spiketok.tokens.context import Context, write_context
 
     store = workspace.store_path(session_id)
-    digest = read_attributes(store)["digest"]
+    digest = workspace.attributes(session_id)["digest"]
     context = _context_place(workspace, session_id, digest)
     if context.exists():
         Context(context)

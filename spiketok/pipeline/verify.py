@@ -18,7 +18,7 @@ from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Session
 from spiketok.storage.files import sha256_source
 from spiketok.storage.remote import local_copy
-from spiketok.storage.store import read_attributes, read_session, session_digest, session_info
+from spiketok.storage.store import read_session, session_digest, session_info
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
 
 
@@ -55,7 +55,7 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
     digest for digest, when it is made again from its files by its recorded settings.
     """
     session = read_session(workspace.store_path(session_id))
-    attributes = read_attributes(workspace.store_path(session_id))
+    attributes = workspace.attributes(session_id)
     not_here: list[str] = []
     if attributes["settings"].get("streamed"):
         not_here = [f"{part.file}, read from afar and never verified as a whole" for part in session.source.files]

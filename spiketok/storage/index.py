@@ -29,7 +29,7 @@ from spiketok.recording.segments import observed_stretches
 from spiketok.storage.files import SESSION_MARKS, atomic_file, canonical_json
 from spiketok.storage.members import ARRAYS
 from spiketok.storage.remote import RemotePath
-from spiketok.storage.store import array_shapes, read_attributes, read_observed
+from spiketok.storage.store import array_shapes, attributes_of, read_observed
 
 INDEX = "index.jsonl"
 FORMAT = "spiketok-index"
@@ -184,7 +184,7 @@ def _read_sessions(store: Path | RemotePath, ids: Iterable[str], stamps: Mapping
     def read(session_id: str) -> tuple[str, dict] | None:
         path = store / session_id
         try:
-            attributes = read_attributes(path)
+            attributes = attributes_of(path, session_id)
             known = {"facts": facts_of(attributes), "sizes": sizes_of(path, attributes)}
         except (ArtefactError, KeyError, TypeError, AttributeError):
             return None

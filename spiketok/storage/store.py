@@ -287,6 +287,14 @@ def read_attributes(path: Path | RemotePath) -> dict[str, object]:
     return _read_marked(place(path))[0]
 
 
+def attributes_of(path: Path | RemotePath, session_id: str) -> dict[str, object]:
+    """:func:`read_attributes` of this session; ArtefactError also where another lies in its place."""
+    attributes = read_attributes(path)
+    if attributes["id"] != session_id:
+        raise damaged(place(path), f"it holds session '{attributes['id']}'")
+    return attributes
+
+
 def open_stored(path: Path | RemotePath) -> tuple[dict[str, object], FolderMembers | ZipMembers]:
     """The attributes of a session, and what its arrays are read from.
 

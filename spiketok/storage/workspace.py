@@ -113,9 +113,18 @@ class Workspace:
         if self.index is not None and session_id in self.index.entries:
             return self.index.entries[session_id]["facts"]
         from spiketok.storage.index import facts_of
-        from spiketok.storage.store import read_attributes
 
-        return facts_of(read_attributes(self.store_path(session_id)))
+        return facts_of(self.attributes(session_id))
+
+    def attributes(self, session_id: str) -> dict[str, object]:
+        """Everything that stands beside a session's arrays.
+
+        Raises:
+            ArtefactError: there is no session, or one of another format or version, or another session in its place.
+        """
+        from spiketok.storage.store import attributes_of
+
+        return attributes_of(self.store_path(session_id), session_id)
 
     def sizes(self, session_id: str) -> dict[str, object]:
         """What planning asks of a session beside its facts, see :func:`spiketok.storage.index.sizes_of`.
@@ -126,10 +135,8 @@ class Workspace:
         if self.index is not None and session_id in self.index.entries:
             return self.index.entries[session_id]["sizes"]
         from spiketok.storage.index import sizes_of
-        from spiketok.storage.store import read_attributes
 
-        path = self.store_path(session_id)
-        return sizes_of(path, read_attributes(path))
+        return sizes_of(self.store_path(session_id), self.attributes(session_id))
 
     def select(self, patterns: str | None = None) -> list[str]:
         """The sessions whose id or name matches any of the comma-separated glob patterns; all without a pattern.
