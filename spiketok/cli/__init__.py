@@ -113,6 +113,7 @@ app.command()(splits.splits)
 
 app.command()(train.models)
 app.command()(train.train)
+app.command()(train.ensemble)
 app.command("eval-xsession")(train.eval_xsession)
 app.command()(demo.demo)
 

@@ -1,4 +1,4 @@
-"""The commands ``train`` and ``eval-xsession``."""
+"""The commands ``train``, ``models``, ``ensemble`` and ``eval-xsession``."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def models(
                 "reads": ", ".join(dict.fromkeys(wanted.scheme for wanted in run_inputs(chosen).values())),
                 "answers": ", ".join(cls.tasks),
                 "asked by default": ", ".join(cls.default_tasks),
-                "transfer": ", ".join(cls.protocols) or "none (its refit is the floor)",
+                "transfer": ", ".join(cls.protocols) or f"none ({_why_none(cls)})",
                 "sizes": ", ".join(cls.sizes),
                 "inputs": inputs,
                 "settings": [setting._asdict() for setting in explain(each, size or default_size(each))],
@@ -181,6 +181,38 @@ def models(
     show_rows("settings, as --set takes them", ["key", "type", "default", "source"], shown)
     print()
     print(code.cleandoc(model_class(name).Config.__doc__))
+
+
+def _why_none(cls: type) -> str:
+    return "it holds one session" if cls.one_session else "its refit is the floor"
+
+
+def ensemble(
+    runs: Annotated[list[str], typer.Argument(help="Runs' folders or names, of several seeds or models.")],
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Score the mean rates of several population runs; how many of the best take part is chosen on the valid time."""
+    require("torch", "train", "evaluation")
+    from dataclasses import asdict
+
+    from spiketok.evaluation.ensemble import ensemble as combine
+    from spiketok.training.checkpoints import load_run
+    from spiketok.training.runs import device_of, find_run, open_shards
+
+    workspace = Workspace.locate(root)
+    loaded = [load_run(find_run(workspace, name)) for name in runs]
+    sessions = sorted({s.id for run in loaded for s in run.trained_on})
+    found = combine(loaded, open_shards(workspace, sessions, loaded[0].config), device_of(loaded[0].config))
+    if as_json:
+        show_json(asdict(found))
+        return
+    members = [asdict(member) for member in found.members]
+    show_rows(f"{found.metric} of each run, the best on the valid time first", list(members[0]), members)
+    rows = [{"session": session, **_plain_scores(score)} for session, score in found.test.items()]
+    taken = sum(member.taken for member in found.members)
+    say(f"the mean rates of the first {taken} are best on the valid time: {found.metric} {found.valid:.4f} there")
+    show_rows("their mean rates: scores on the test split", list(rows[0]), rows)
 
 
 def eval_xsession(

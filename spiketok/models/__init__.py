@@ -6,5 +6,6 @@ from spiketok.models.linear import Linear
 from spiketok.models.ndt1 import Ndt1
 from spiketok.models.poyo import Poyo
 from spiketok.models.spint import Spint
+from spiketok.models.stndt import Stndt
 
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint)}
+MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt)}

@@ -67,6 +67,7 @@ class Model(nn.Module, ABC):
             session can serve is left out of them.
         protocols: the rows of the transfer table that it has; each of the others needs a reason in
             :meth:`why_not`.
+        one_session: it holds one session and refuses a second (may be a property of the instance).
         one_session_batches: every batch must hold windows of one session (models with a read-in a session).
         causal: what it puts out for a time depends on nothing after that time (may be a property of the instance).
         carries: :meth:`predict` hands on a state from window to window.
@@ -79,6 +80,7 @@ class Model(nn.Module, ABC):
     tasks: ClassVar[tuple[str, ...]] = ("decode",)
     default_tasks: ClassVar[tuple[str, ...]] = ("decode",)
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "identity_only", "full")
+    one_session: ClassVar[bool] = False
     one_session_batches: ClassVar[bool] = False
     causal: ClassVar[bool] = False
     carries: ClassVar[bool] = False

@@ -103,6 +103,20 @@ class Stretch:
     weight: Mapping[str, np.ndarray]
 
 
+def mean_counts(stretches: Sequence[Stretch], name: str) -> np.ndarray:
+    """float64 ``[N]``: spikes a bin of each unit in the observed bins, above 0: half a spike and one bin are added.
+
+    Args:
+        name: of the input.
+    """
+    spikes, bins = 0.5, 1.0  # one half: a unit without a spike has a rate too
+    for stretch in stretches:
+        columns = stretch.columns[name]
+        seen = columns.get("unit_observed", columns["observed"][:, None]) > 0
+        spikes, bins = spikes + (columns["counts"] * seen).sum(0), bins + seen.sum(0)
+    return np.asarray(spikes / bins)
+
+
 # ---- what a model gets ----------------------------------------------------------------------------------------------
 
 

@@ -1,13 +1,17 @@
 """Losses that models share. Absent data never count: every mean runs over what is valid, and is 0 where nothing is.
 
-Shape letters: Q query times, C components or classes, T bins, N units.
+Shape letters: B windows, Q query times, C components or classes, T bins, N units, F features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from spiketok.models.batch import Batch, Head
 
 
 def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -39,6 +43,20 @@ def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Ten
     return (weight * error).sum() / weight.sum().clamp_min(torch.finfo(error.dtype).tiny)
 
 
+def behaviour_losses(heads: Mapping[str, Head], batch: Batch, output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By task, the loss of each behaviour that the batch asks: cross entropy of classes, else MSE of values.
+
+    Args:
+        heads: of the model, by task; those of counts are passed over. output: by task ``[Q, C]``.
+    """
+    terms = {}
+    for task, asked in batch.asked.items():
+        if task in heads and heads[task].output != "counts":
+            measure = weighted_cross_entropy if heads[task].output == "classes" else weighted_mse
+            terms[task] = measure(output[task].float(), asked.target, asked.weight)
+    return terms
+
+
 def poisson_log_rate(log_rate: Tensor, count: Tensor, scored: Tensor, *, top: float = 1.0) -> Tensor:
     """Mean of ``exp(z) - y z`` over the scored elements (the Poisson loss without ``log y!``); 0 where none is scored.
 
@@ -64,6 +82,21 @@ def poisson_rate(rate: Tensor, count: Tensor, scored: Tensor, *, top: float = 1.
     scored = scored.expand_as(rate)
     r = torch.where(scored, rate.float(), 1.0)
     return _mean_of_top(torch.where(scored, r - count * (r + eps).log(), 0.0), scored, top)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.07) -> Tensor:
+    """NT-Xent of two views of each window: mean cross entropy of finding a row's other view among all other rows.
+
+    Similarity is the cosine over ``temperature``; rows are the 2 B of both views (Chen et al. 2020, SimCLR; as STNDT).
+
+    Args:
+        first, second: ``[B, F]``, row b of both being views of one window. A single window gives 0.
+    """
+    with torch.autocast(first.device.type, enabled=False):  # half precision would blur cosines near 1
+        rows = F.normalize(torch.cat([first, second]).float(), dim=1)
+        itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        similarity = (rows @ rows.T / temperature).masked_fill(itself, -torch.inf)
+        return F.cross_entropy(similarity, torch.arange(len(rows), device=rows.device).roll(len(first)))
 
 
 def _mean_of_top(term: Tensor, scored: Tensor, top: float) -> Tensor:

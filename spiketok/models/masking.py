@@ -115,3 +115,31 @@ def corrupt(
     top = left.max().clamp_min(1) if counts.numel() else counts.new_ones(())
     draw = torch.rand(counts.shape, device=counts.device, generator=generator)
     return torch.where(random, (draw * top).floor(), left)
+
+
+def hide_counts(
+    counts: Tensor,
+    always: Tensor | None,
+    drawn: Tensor | None,
+    zero_ratio: float,
+    random_ratio: float,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The counts without what is hidden, and what that is.
+
+    Args:
+        counts: float ``[B, T, N]``.
+        always: bool ``[B, T, N]``, what the task hides (held-out units, forward bins): 0 before anything else, so that
+            it has no influence on what the model sees. drawn: bool, broadcasts to it, what the model hides beside, as
+            :func:`corrupt` does. None where there is nothing of the kind.
+        zero_ratio, random_ratio: as in :func:`corrupt`.
+
+    Returns:
+        float ``[B, T, N]``; bool that broadcasts to it, None where nothing is hidden.
+    """
+    if always is not None:
+        counts = torch.where(always, 0.0, counts)
+    if drawn is None:
+        return counts, always
+    own = drawn if always is None else drawn & ~always
+    return corrupt(counts, own, zero_ratio, random_ratio, generator), own if always is None else own | always

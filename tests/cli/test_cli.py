@@ -309,9 +309,33 @@ def test_a_model_is_told_with_every_setting():
     assert "optim.weight_decay\tfloat\t5e-05\trecipe of size nlb" in lines
     assert "data.unit_dropout\ta table or off\toff\tdefault" in lines
     assert not any(line.startswith("optim\t") for line in lines)  # its keys stand there one by one
+    listed = {row["model"]: row["transfer"] for row in json.loads(spiketok(Path("."), "models", "--json").stdout)}
+    assert listed["stndt"] == "none (it holds one session)"
+    assert listed["linear"] == "none (its refit is the floor)"
     told = json.loads(spiketok(Path("."), "models", "poyo", "--json").stdout)
     assert {"key": "model.depth", "type": "int", "default": 2, "source": "model preset"} in told["settings"]
     assert "unknown model 'poyoo'" in spiketok(Path("."), "models", "poyoo", code=2).stderr
+
+
+def test_seeds_of_a_model_of_one_session_make_an_ensemble(workspace):
+    few = ["--model", "stndt", "--task", "population", "--set", "model.layers=1", "--set", "optim.steps=2"]
+    few += ["--set", "task.population.held_out=0.25"]
+    two = spiketok(workspace, "train", *few, "--sessions", "*", code=2).stderr
+    assert "stndt holds one session, local/sub-S01_ses-CO-day01" in two and "Traceback" not in two
+    runs = [
+        json.loads(spiketok(workspace, "train", *few, "--set", f"seed={k}", "--json").stdout)["run"] for k in (1, 2)
+    ]
+    told = json.loads(spiketok(workspace, "ensemble", *runs, "--json").stdout)
+    assert sorted(member["run"] for member in told["members"]) == sorted(Path(run).name for run in runs)
+    assert told["members"][0]["taken"] and told["metric"] == "co_bps"
+    ((session, score),) = told["test"].items()
+    assert session.endswith("day01_behavior+ecephys") and np.isfinite(score["co_bps"])
+    table = spiketok(workspace, "ensemble", *(Path(run).name for run in runs))
+    assert table.stdout.splitlines()[0].split("\t") == ["run", "valid", "test", "taken"]
+    assert "best on the valid time: co_bps" in table.stderr
+    assert "at least two different runs" in spiketok(workspace, "ensemble", runs[0], code=2).stderr
+    for run in (workspace / "runs").glob("stndt-*"):
+        shutil.rmtree(run)
 
 
 def test_version_needs_no_command():

@@ -287,6 +287,16 @@ def test_a_read_in_that_nothing_trained_has_no_zero_shot(shards, tmp_path):
     assert found.cell(IDS[2], "linear", DECODE).score is not None
 
 
+def test_a_model_of_one_session_is_scored_on_it_and_refuses_another(shards, tmp_path):
+    sets = ["model.layers=1", "model.hidden=16", "data.window_ms=500", "optim.steps=4"]
+    train(load_config("stndt", None, sets), [shards["binned"][IDS[0]]], tmp_path)
+    run = load_run(tmp_path)
+    found = evaluate_transfer(run, [shards["binned"][IDS[0]]], within=True, calibration_s=5)
+    assert all(found.cell(IDS[0], "within", task).score is not None for task in (DECODE, "population"))
+    with pytest.raises(UsageError, match=f"stndt holds one session, {IDS[0]}, not {IDS[2]} too: .*--sessions {IDS[2]}"):
+        evaluate_transfer(run, [shards["binned"][IDS[2]]], calibration_s=5)
+
+
 def test_unlabelled_calibration_cuts_no_label(shards, tmp_path, monkeypatch):
     """What ``identity_unlabelled`` trains on asks the population alone; ``identity_only`` asks the behaviour too."""
     train(load_config("ndt1", None, SMALL_NDT1), [shards["binned"][i] for i in IDS[:2]], tmp_path)

@@ -34,6 +34,8 @@ POPULATION = Head("population", "population", "counts", input="counts")
 ALL = pytest.mark.parametrize("name", MODELS)
 CLOSED_FORM = "linear"  # fitted by fit alone
 TRAINED = pytest.mark.parametrize("name", [name for name in MODELS if name != CLOSED_FORM])
+OF_SEVERAL = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.one_session])
+OF_ONE = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.one_session])
 WITH_IDENTITY = pytest.mark.parametrize(
     "name", [n for n, model in MODELS.items() if "identity_only" in model.protocols]
 )
@@ -45,6 +47,7 @@ QUICK = {
         **{"dim": 16, "heads": 2, "hidden": 24, "history_bins": 5, "calibration_length": 8, "calibration_trials": 3},
         "unit_dropout_high": 0.0,
     },
+    "stndt": {"hidden": 24, "dropout": 0.0, "dropout_embedding": 0.0, "decode_weight": 10.0},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -231,9 +234,15 @@ def inputs_of(model) -> dict[str, Input]:
     return model.inputs(model.config, [head.kind for head in model.heads.values()], TIMING)
 
 
-def build(name: str, sessions=(A, B), seed: int = 0):
+def sessions_of(name: str) -> tuple[Toy, ...]:
+    """The sessions that a model of these tests knows."""
+    return (A,) if MODELS[name].one_session else (A, B)
+
+
+def build(name: str, sessions=None, seed: int = 0):
     """A model of toy size that knows the sessions; one in closed form is fitted, others stand at their start."""
     torch.manual_seed(seed)
+    sessions = sessions_of(name) if sessions is None else sessions
     model = MODELS[name](config_of(name), heads_of(name), TIMING)
     add(model, sessions)
     return model.eval()
@@ -343,7 +352,7 @@ def test_training_is_reproducible_and_lowers_the_loss(name):
     finals = []
     for _ in range(2):
         model = build(name)
-        batches = [make_batch(model, windows_of(model, session)) for session in (A, B)]
+        batches = [make_batch(model, windows_of(model, session)) for session in sessions_of(name)]
         before = float(sum(losses(model, b)["total"] for b in batches).detach())
         torch.manual_seed(7)
         totals = train(model, batches, 60, weight_decay=0.0)
@@ -353,7 +362,7 @@ def test_training_is_reproducible_and_lowers_the_loss(name):
     assert finals[0] == finals[1]
 
 
-@ALL
+@OF_SEVERAL
 def test_a_new_session_leaves_old_outputs_as_they_are(name):
     model = build(name)
     batch = make_batch(model, windows_of(model))
@@ -373,14 +382,26 @@ def test_a_new_session_leaves_old_outputs_as_they_are(name):
     assert new[past_bins(model) :].isfinite().all()
 
 
-@ALL
-def test_known_sessions_are_left_alone(name):
+@OF_ONE
+def test_a_second_session_is_refused_and_changes_nothing(name):
     model = build(name)
     batch = make_batch(model, windows_of(model))
-    expected = predict(model, batch)
-    model.add_sessions([A.info, B.info])
+    expected, state = predict(model, batch), copy.deepcopy(model.state_dict())
+    with pytest.raises(UsageError, match=rf"{name} holds one session, toy/a\.1, not toy/c too: .*--sessions toy/c"):
+        model.add_sessions([C.info])
+    assert model.sessions() == [A.info.id]
     assert same(predict(model, batch), expected)
-    assert model.sessions() == [A.info.id, B.info.id]
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@ALL
+def test_known_sessions_are_left_alone(name):
+    model, known = build(name), sessions_of(name)
+    batch = make_batch(model, windows_of(model))
+    expected = predict(model, batch)
+    model.add_sessions([session.info for session in known])
+    assert same(predict(model, batch), expected)
+    assert model.sessions() == [session.info.id for session in known]
     for changed in (A.info.unit_id[:-1], A.info.unit_id[::-1]):
         with pytest.raises(DataError, match=r"toy/a\.1: .* 6 units"):
             model.add_sessions([dataclasses.replace(A.info, unit_id=changed)])
@@ -390,7 +411,7 @@ def test_known_sessions_are_left_alone(name):
 def test_unknown_sessions_are_refused(name):
     model = build(name)
     for call in (lambda: model.session_row("toy/x"), lambda: model.identity_parameters(["toy/x"])):
-        with pytest.raises(DataError, match="'toy/x' is not one of the 2"):
+        with pytest.raises(DataError, match=f"'toy/x' is not one of the {len(sessions_of(name))}"):
             call()
 
 
@@ -407,7 +428,7 @@ def test_state_rebuilds_the_model(name):
     other.eval()
     assert other.sessions() == model.sessions()
     assert other.extra_state() == model.extra_state()
-    for session in (A, B):
+    for session in sessions_of(name):
         np.testing.assert_array_equal(other.unit_row(session.info), model.unit_row(session.info))
         batch = make_batch(model, windows_of(model, session))
         assert same(predict(other, batch), predict(model, batch))

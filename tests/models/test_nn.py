@@ -15,7 +15,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models import masking  # noqa: E402
+from spiketok.models.batch import Asked, Batch, Head, Stretch, mean_counts  # noqa: E402
 from spiketok.models.losses import (  # noqa: E402
+    behaviour_losses,
+    nt_xent,
     poisson_log_rate,
     poisson_rate,
     weighted_cross_entropy,
@@ -411,6 +414,68 @@ def test_weighted_cross_entropy():
     assert weighted_cross_entropy(logits[:0], label[:0], weight[:0]) == 0
 
 
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_nt_xent_is_its_slow_twin(temperature):
+    """Row by row, as the paper has it: the other view among all rows but itself."""
+    rng = np.random.default_rng(0)
+    views = rng.normal(size=(2, 5, 7))
+    rows, terms = views.reshape(10, 7), []
+    for i in range(10):
+        cosine = rows @ rows[i] / np.linalg.norm(rows, axis=1) / np.linalg.norm(rows[i]) / temperature
+        others = [cosine[k] for k in range(10) if k != i]
+        terms.append(np.log(np.exp(others).sum()) - cosine[(i + 5) % 10])
+    first, second = (torch.from_numpy(view).float().requires_grad_() for view in views)
+    loss = nt_xent(first, second, temperature)
+    assert float(loss.detach()) == pytest.approx(np.mean(terms), rel=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert nt_xent(first, second, temperature) == loss
+    swapped = nt_xent(3 * second, first, temperature)
+    assert float(swapped.detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
+
+
+def test_nt_xent_of_one_window_and_of_silence():
+    one = torch.randn(1, 4, requires_grad=True)
+    assert nt_xent(one, torch.randn(1, 4)) == 0
+    silent = torch.zeros(3, 4, requires_grad=True)
+    loss = nt_xent(silent, torch.zeros(3, 4))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(math.log(5))  # nothing tells the five other rows apart
+    assert silent.grad.isfinite().all()
+
+
+def test_behaviour_losses_are_by_output_and_of_what_is_asked():
+    heads = {
+        "decode:v": Head("decode:v", "decode", "values", 2),
+        "classify:c": Head("classify:c", "classify", "classes", 3),
+        "population": Head("population", "population", "counts"),
+        "decode:absent": Head("decode:absent", "decode", "values", 1),
+    }
+    values, labels, weight = torch.randn(4, 2), torch.tensor([0, 2, 1, 1]), torch.tensor([1.0, 0.0, 2.0, 1.0])
+    output = {"decode:v": torch.randn(4, 2), "classify:c": torch.randn(4, 3), "population": torch.randn(4, 5)}
+    targets = {"decode:v": values, "classify:c": labels, "population": torch.ones(4, 5), "decode:other": values}
+    asked = {task: Asked(weight, torch.tensor([0, 4]), np.arange(4), t, weight) for task, t in targets.items()}
+    batch = Batch({}, 1, torch.zeros(1), ["a"], np.zeros(1), asked)
+    found = behaviour_losses(heads, batch, output)
+    assert set(found) == {"decode:v", "classify:c"}
+    assert found["decode:v"] == weighted_mse(output["decode:v"], values, weight)
+    assert found["classify:c"] == weighted_cross_entropy(output["classify:c"], labels, weight)
+
+
+def test_mean_counts_are_of_what_was_observed():
+    rng = np.random.default_rng(0)
+    counts, observed = rng.poisson(2.0, (2, 30, 4)).astype(np.uint8), rng.random((2, 30)) > 0.3
+    each = rng.random((30, 4)) > 0.5
+    stretches = [
+        Stretch({"counts": {"counts": counts[0], "observed": observed[0].astype(np.uint8)}}, {}, {}),
+        Stretch(
+            {"counts": {"counts": counts[1], "observed": observed[1].astype(np.uint8), "unit_observed": each}}, {}, {}
+        ),
+    ]
+    for unit, mean in enumerate(mean_counts(stretches, "counts")):
+        seen = [*counts[0][observed[0], unit].tolist(), *counts[1][each[:, unit], unit].tolist()]
+        assert mean == pytest.approx((sum(seen) + 0.5) / (len(seen) + 1))
+
+
 # ---- masks ----------------------------------------------------------------------------------------------------------
 
 
@@ -468,6 +533,27 @@ def test_corruption_of_hidden_elements():
     seen = masking.corrupt(loud, hidden, 1.0, 1.0, torch.Generator().manual_seed(0))
     assert seen.max() == 7
     assert masking.corrupt(torch.zeros(2, 3, 4), hidden[:2, :3], 0.0, 1.0).abs().sum() == 0
+
+
+def test_what_is_always_hidden_is_hidden_first():
+    """0 before anything else, and never what a draw is made of; beside it the draw, as corrupt has it."""
+    counts = torch.full((3, 5, 4), 3.0)
+    always = torch.zeros(3, 5, 4, dtype=torch.bool)
+    always[..., -1] = True
+    counts[always] = 200.0
+    drawn = torch.rand(3, 5, 1, generator=torch.Generator().manual_seed(1)) < 0.5
+    seen, hidden = masking.hide_counts(counts, always, drawn, 0.2, 1.0, torch.Generator().manual_seed(0))
+    own = drawn & ~always
+    zeroed = torch.where(always, 0.0, counts)
+    assert torch.equal(hidden, own | always)
+    assert torch.equal(seen, masking.corrupt(zeroed, own, 0.2, 1.0, torch.Generator().manual_seed(0)))
+    assert (seen[always] == 0).all() and seen.max() == 3
+    alone, hidden = masking.hide_counts(counts, always, None, 0.2, 1.0)
+    assert torch.equal(alone, zeroed) and hidden is always
+    seen, hidden = masking.hide_counts(counts, None, drawn, 1.0, 1.0)
+    assert torch.equal(seen, torch.where(drawn, 0.0, counts)) and hidden is drawn
+    seen, hidden = masking.hide_counts(counts, None, None, 1.0, 1.0)
+    assert seen is counts and hidden is None
 
 
 def test_masks_follow_their_generator():

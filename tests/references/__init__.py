@@ -17,4 +17,5 @@ REPLAYS = {
     "poyo_tiny": "tests.references.poyo",
     "sparse_lamb_onecycle": "tests.references.optimizer",
     "spint": "tests.references.spint",
+    "stndt": "tests.references.stndt",
 }

@@ -693,6 +693,32 @@ def test_several_tasks_train_together_and_a_bare_session_takes_part(tmp_path):
     assert score_split(run.model, divided, "test", run.config)[0] == result.scores
 
 
+STNDT = ["model.layers=1", "model.hidden=16", "model.dropout=0.1", *NDT1[4:-1], "optim.checkpoint_every=4"]
+
+
+def test_stndt_trains_on_one_session_and_resumes_to_the_same_bytes(tmp_path):
+    """Its masks, views and dropout follow the step; a second session is refused before anything is trained."""
+    tokens = [bake_tokens(tmp_path, decodable_session(f"day{k}", k, n_units=6), "binned") for k in range(2)]
+    config = load_config("stndt", sets=STNDT, tasks=["population", "decode:hand_vel"])
+    result = train(config, tokens[:1], tmp_path / "whole")
+    assert list(result.scores["made/day0"]) == ["population", "decode:hand_vel"]
+    (line,) = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()][-1:]
+    assert list(line["loss"]) == ["population", "contrast", "decode:hand_vel", "total"]
+
+    def stop(event: dict) -> None:
+        if event["event"] == "checkpoint" and event["step"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tokens[:1], tmp_path / "killed", on_event=stop)
+    assert train(config, tokens[:1], tmp_path / "killed").resumed_from == 4
+    one, other = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    with pytest.raises(UsageError, match="stndt holds one session, made/day0, not made/day1 too"):
+        train(config, tokens, tmp_path / "two")
+    assert not (tmp_path / "two/checkpoint").exists()
+
+
 def test_a_question_that_cannot_be_asked_is_refused(tmp_path):
     tokens = [bake_tokens(tmp_path, decodable_session("a"), "binned")]
     with pytest.raises(UsageError, match="'linear' answers decode, not population"):
