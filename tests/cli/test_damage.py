@@ -235,7 +235,7 @@ def artefact_of(path: str) -> str:
     """The folder that inspect and verify are given for a damaged file; empty where there is none."""
     parts = Path(path).parts
     depth = {"store": 3, "shards": 5, "runs": 3 if "xsession" in parts else 2}.get(parts[0], 0)
-    return "/".join(parts[:depth])
+    return "/".join(parts[:depth]) if len(parts) > depth else ""  # the store's index lies in no session
 
 
 # ---- damages --------------------------------------------------------------------------------------------------------
