@@ -451,17 +451,17 @@ class Vocabulary(nn.Module):
     def __len__(self) -> int:
         return self.first + len(self.weight)
 
-    def extend(self, blocks: Mapping[str, Sequence[str]], values: Iterable[Tensor] | None = None) -> None:
+    def extend(self, blocks: Mapping[str, Sequence[str]], values: Iterable[Tensor | None] | None = None) -> None:
         """Add blocks of rows, all at once: each call copies the table.
 
         Args:
             blocks: by name, the words of its rows.
-            values: ``[n, D]`` for each, what its rows begin as; drawn (:meth:`draw`) by default.
+            values: ``[n, D]`` for each, what its rows begin as; drawn where it is None, one block after the other.
 
         Raises:
             DataError: a block is there already, or a word comes twice in one.
         """
-        blocks = {block: [str(word) for word in words] for block, words in blocks.items()}
+        blocks = {block: list(words) for block, words in blocks.items()}
         for block, words in blocks.items():
             if block in self.words:
                 message = f"the table has a block '{block}' already"

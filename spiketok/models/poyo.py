@@ -182,15 +182,19 @@ class Poyo(Model):
             fresh[info.id] = keys
         if not fresh:
             return
-        places = []
+        places: list[Tensor] = []
 
-        def unit_rows() -> Iterator[Tensor]:  # drawn in turns: a session's units, then its row
-            for keys in fresh.values():
-                rows = self.units.draw(len(keys))
-                places.append(self.session_table.draw(1) if start is None else start)
-                yield rows
+        def place() -> None:
+            places.append(self.session_table.draw(1) if start is None else start)
 
-        self.units.extend(fresh, unit_rows())
+        def in_turns() -> Iterator[None]:  # the table draws a session's units, then its row is drawn here
+            yield None
+            for _ in range(len(fresh) - 1):
+                place()
+                yield None
+
+        self.units.extend(fresh, in_turns())
+        place()
         self.session_table.extend({session: [session] for session in fresh}, places)
 
     def sessions(self) -> list[str]:

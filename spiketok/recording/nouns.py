@@ -129,9 +129,11 @@ class Intervals:
     def union(self) -> Intervals:
         """Sorted, disjoint, non-touching intervals that cover the same time; columns are left out."""
         start, stop = self.start_ns, self.stop_ns
+        if "_is_union" in self.__dict__:
+            return self
         keep = stop > start
         if keep.all() and (start[1:] > stop[:-1]).all():
-            return self if not self.columns else Intervals(start, stop)
+            return self._known_union() if not self.columns else Intervals(start, stop)._known_union()
         start, stop = start[keep], stop[keep]
         if start.size == 0:
             return Intervals.empty()
@@ -139,7 +141,12 @@ class Intervals:
         start, reach = start[order], np.maximum.accumulate(stop[order])
         first = np.concatenate([[True], start[1:] > reach[:-1]])
         last = np.concatenate([first[1:], [True]])
-        return Intervals(start[first], reach[last])
+        return Intervals(start[first], reach[last])._known_union()
+
+    def _known_union(self) -> Intervals:
+        """This, of which it is known that :meth:`union` gives it back: asked of thousands of sessions, often."""
+        object.__setattr__(self, "_is_union", True)
+        return self
 
     def intersect(self, other: Intervals) -> Intervals:
         """The time that lies in both, as sorted disjoint intervals; columns are left out."""
@@ -155,7 +162,7 @@ class Intervals:
                 i += 1
             else:
                 j += 1
-        return Intervals(np.array(start, np.int64), np.array(stop, np.int64))
+        return Intervals(np.array(start, np.int64), np.array(stop, np.int64))._known_union()
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +282,10 @@ class Signal:
     @property
     def period_ns(self) -> int:
         """The median step between samples; 0 with fewer than two samples."""
-        return int(np.median(np.diff(self.time_ns))) if self.time_ns.size > 1 else 0
+        step = np.diff(self.time_ns)
+        if step.size == 0:
+            return 0
+        return int(step[0]) if (step == step[0]).all() else int(np.median(step))
 
 
 @dataclass(frozen=True)
@@ -451,6 +461,10 @@ class SessionInfo:
         return len(self.unit_id)
 
     def unit_keys(self) -> list[str]:
-        """The stable names of the units: ``"<dataset>/<session>/<unit id>"``."""
-        prefix = f"{self.id}/"
-        return [prefix + unit for unit in np.asarray(self.unit_id).tolist()]
+        """The stable names of the units: ``"<dataset>/<session>/<unit id>"``; made once, so do not change them."""
+        found = self.__dict__.get("_unit_keys")
+        if found is None:
+            prefix = f"{self.id}/"
+            found = [prefix + unit for unit in np.asarray(self.unit_id).tolist()]
+            object.__setattr__(self, "_unit_keys", found)
+        return found

@@ -213,8 +213,6 @@ class SessionWindows:
     Attributes:
         segment, start_ns, stop_ns: int64 ``[I]``, the usable intervals by segment and time; they start and end on the
             grid counted from their segment's start. No window crosses from one into another.
-        dropped: allowed time that no window can use: ``unobserved_ns``, ``split_border_ns`` (windows there would reach
-            over the border), ``outside_segments_ns``, ``off_grid_ns``.
     """
 
     def __init__(
@@ -244,12 +242,8 @@ class SessionWindows:
         last = origin + (stop - origin) // grid_ns * grid_ns  # down to the grid
         kept = last > first
         self.segment, self.start_ns, self.stop_ns = segment[kept], first[kept], last[kept]
-        self.dropped = {
-            "unobserved_ns": allowed.union().total_ns - observed.total_ns,
-            "split_border_ns": observed.total_ns - usable.total_ns,
-            "outside_segments_ns": usable.total_ns - usable.intersect(segments).total_ns,
-            "off_grid_ns": int((stop - start).sum() - (self.stop_ns - self.start_ns).sum()),
-        }
+        self._observed, self._usable = observed, usable
+        self._off_grid_ns = int((stop - start).sum()) - self.total_ns
 
     def __repr__(self) -> str:
         return f"SessionWindows({self.id}, {len(self.start_ns)} intervals, {self.total_ns / 1e9:.3f} s)"
@@ -257,6 +251,19 @@ class SessionWindows:
     @property
     def total_ns(self) -> int:
         return int((self.stop_ns - self.start_ns).sum())
+
+    @cached_property
+    def dropped(self) -> dict[str, int]:
+        """Allowed time that no window can use: ``unobserved_ns``, ``split_border_ns`` (windows there would reach over
+        the border), ``outside_segments_ns``, ``off_grid_ns``.
+        """
+        observed_ns, usable_ns = self._observed.total_ns, self._usable.total_ns
+        return {
+            "unobserved_ns": self.allowed.union().total_ns - observed_ns,
+            "split_border_ns": observed_ns - usable_ns,
+            "outside_segments_ns": usable_ns - self._usable.intersect(self.segments).total_ns,
+            "off_grid_ns": self._off_grid_ns,
+        }
 
 
 @dataclass(frozen=True, eq=False)
