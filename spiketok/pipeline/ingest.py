@@ -357,24 +357,36 @@ def _source_index(workspace: Workspace) -> Path:
     return workspace.root / "sources.json"
 
 
-def _remember_source(workspace: Workspace, done: Ingested) -> None:
+def _known_sources(workspace: Workspace) -> dict[str, list[str]]:
+    """The paths of each session's files, by id; ArtefactError where the file holds anything else."""
     index = _source_index(workspace)
-    known = read_json(index) if index.exists() else {}
+    try:
+        known = read_json(index)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        message = f"{index} cannot be read ({error}): remove it and ingest again, which writes it anew"
+        raise ArtefactError(message) from error
+    try:
+        paths = {s: [listed] if isinstance(listed, str) else list(listed) for s, listed in known.items()}
+        whole = all(isinstance(path, str) for listed in paths.values() for path in listed)
+    except (AttributeError, TypeError):  # no object, or something in it that is no list
+        whole = False
+    if not whole:
+        message = f"{index} is damaged (it holds no lists of paths): remove it and ingest again, which writes it anew"
+        raise ArtefactError(message)
+    return paths
+
+
+def _remember_source(workspace: Workspace, done: Ingested) -> None:
+    known = _known_sources(workspace)
     if known.get(done.session_id) != list(done.paths):
-        write_json(index, known | {done.session_id: list(done.paths)})
+        write_json(_source_index(workspace), known | {done.session_id: list(done.paths)})
 
 
 def recorded_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
     """Where the files of a session lay when it was ingested, in the order of its sources; none if nobody knows here."""
-    index = _source_index(workspace)
-    try:
-        listed = read_json(index).get(session_id, [])
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        message = f"{index} cannot be read ({error}): remove it and ingest again, which writes it anew"
-        raise ArtefactError(message) from error
-    return [place(text) for text in ([listed] if isinstance(listed, str) else listed)]
+    return [place(text) for text in _known_sources(workspace).get(session_id, [])]
 
 
 def source_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:

@@ -368,7 +368,7 @@ def _describe_workspace(path: Path) -> Description:
                 "spikes": attributes["n_spikes"],
                 "seconds": (attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
                 "behaviours": ", ".join(attributes["signals"]) or "-",
-                "shards": ", ".join(_baked_by(path, session_id)) or "-",
+                "shards": ", ".join(_baked_by(workspace, session_id)) or "-",
             }
         )
     runs = sorted(p.name for p in workspace.runs.glob("*") if is_run(p))
@@ -376,9 +376,9 @@ def _describe_workspace(path: Path) -> Description:
     return Description("workspace", facts, {"sessions": rows} if rows else {})
 
 
-def _baked_by(root: Path, session_id: str) -> list[str]:
+def _baked_by(workspace: Workspace, session_id: str) -> list[str]:
     """The schemes that have a shard of a session."""
-    return sorted({p.parts[-5] for p in root.glob(f"shards/*/{session_id}/*/{MANIFEST}")} - {CONTEXT})
+    return sorted({folder.parts[-4] for folder in workspace.baked(session_id)} - {CONTEXT})
 
 
 _DESCRIBE = {

@@ -69,7 +69,7 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
         differences = [] if not_here else _compare_sources(session, files)
         if not quick and not differences and not not_here:
             differences = compare_made(session, attributes, files)
-    folders = sorted(p.parent for p in workspace.shards.glob(f"*/{session_id}/*/{MANIFEST}"))
+    folders = workspace.baked(session_id)
     for folder in folders:
         if _store_digest(folder) in ("", attributes["digest"]):
             differences += _compare_tokens(folder)  # else of an earlier state of the store: never read again
@@ -90,7 +90,7 @@ def _store_digest(folder: Path) -> str:
     """Of which state of the store a shard or a context says it is; empty where its manifest cannot be read."""
     try:
         return str(json.loads((folder / MANIFEST).read_text())["store_digest"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 

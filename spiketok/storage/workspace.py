@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "spiketok-data"
 CONTEXT = "context"  # the folder of sessions' contexts among those of the schemes: no scheme may have this name
 MANIFEST = "manifest.json"  # the file that makes a folder whole: written last
+COLUMNS = "columns.bin"  # what lies beside it
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,10 @@ class Workspace:
         from spiketok.storage.index import sizes_of
 
         return sizes_of(self.store_path(session_id), self.attributes(session_id))
+
+    def baked(self, session_id: str) -> list[Path]:
+        """The folders of a session's contexts and shards, also of one that has lost a file."""
+        return sorted({p.parent for name in (MANIFEST, COLUMNS) for p in self.shards.glob(f"*/{session_id}/*/{name}")})
 
     def select(self, patterns: str | None = None) -> list[str]:
         """The sessions whose id or name matches any of the comma-separated glob patterns; all without a pattern.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,11 +25,10 @@ import numpy as np
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.storage.files import atomic_folder, content_digest
 from spiketok.storage.limits import limit_reached
-from spiketok.storage.workspace import MANIFEST
+from spiketok.storage.workspace import COLUMNS, MANIFEST
 from spiketok.tokens.maps import hold, map_file
 from spiketok.tokens.stamps import is_stamped, read_whole, state_of, write_stamp
 
-COLUMNS = "columns.bin"
 ALIGNMENT = 64
 PIECE_BYTES = 1 << 20
 
@@ -86,6 +86,8 @@ class Kind:
         try:
             text = read_whole(f"{folder}/{MANIFEST}")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if os.path.exists(f"{folder}/{COLUMNS}"):
+                self.refuse(folder, f"has lost its {MANIFEST}")
             message = f"no {self.word} at {folder} (it has no {MANIFEST}): run 'spiketok tokenize'"
             raise ArtefactError(message) from None
         try:

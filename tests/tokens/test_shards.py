@@ -6,6 +6,7 @@ import gc
 import json
 import multiprocessing
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -437,6 +438,9 @@ def test_a_context_that_is_gone_or_another_is_said_when_it_is_needed(damaged):
     with pytest.raises(ArtefactError, match=r"was made with context \w{12}, at .* lies \w{12}.*spiketok tokenize"):
         _ = reader.info
     (place / MANIFEST).unlink()
+    with pytest.raises(ArtefactError, match=r"has lost its manifest.json: delete it .*spiketok tokenize"):
+        _ = reader.observed
+    shutil.rmtree(place)
     with pytest.raises(ArtefactError, match=r"no context at .*spiketok tokenize"):
         _ = reader.observed
 
