@@ -22,7 +22,7 @@ import torch
 from harness import Row, machine, print_table
 from torch import nn
 
-from spiketok.models.nn import Vocabulary
+from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session, SessionInfo, Signal, Source, Spikes, UnitTable
 from spiketok.tokens.schemes import make_scheme
 from spiketok.training.config import OptimConfig, RunConfig, load_config

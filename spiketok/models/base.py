@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing
-from spiketok.models.nn import Vocabulary
+from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
 # What can be done with an unseen session, in the order of the report. (calibration, what moves):

@@ -99,6 +99,38 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.07) -> Tensor:
         return F.cross_entropy(similarity, torch.arange(len(rows), device=rows.device).roll(len(first)))
 
 
+def softened_counts(max_count: int, *, top_row: bool = True) -> Tensor:
+    """float32 ``[C + 1, C + 1]``: row y is the Poisson distribution of mean y over the counts 0 to C, summing to 1.
+
+    What stands in the place of the class y when counts are classes (NDT2, NDT3).
+
+    Args:
+        max_count: C. top_row: False leaves row C at 0, as NDT2's code, so that a count of C has no loss.
+
+    >>> softened_counts(2)[1]
+    tensor([0.4000, 0.4000, 0.2000])
+    """
+    y = torch.arange(max_count + 1, dtype=torch.float64)
+    log_pmf = torch.xlogy(y, y[:, None]) - y[:, None] - torch.lgamma(y + 1)
+    table = log_pmf.softmax(dim=1)
+    if not top_row:
+        table[-1] = 0
+    return table.float()
+
+
+def softened_cross_entropy(logits: Tensor, count: Tensor, scored: Tensor, table: Tensor) -> Tensor:
+    """Mean over the scored elements of the cross entropy against softened counts; 0 where none is scored.
+
+    Args:
+        logits: ``[..., C + 1]``. count: ``[...]``; larger ones than C count as C.
+        scored: bool ``[...]``. table: of :func:`softened_counts`.
+    """
+    safe = torch.where(scored[..., None], logits.float(), 0.0)
+    target = table[torch.where(scored, count, 0).long().clamp_max(len(table) - 1)]
+    term = -(target * safe.log_softmax(dim=-1)).sum(dim=-1)
+    return torch.where(scored, term, 0.0).sum() / scored.sum().clamp_min(1)
+
+
 def _mean_of_top(term: Tensor, scored: Tensor, top: float) -> Tensor:
     """The sum of the ``top`` largest scored terms over the number of all that are scored."""
     n = scored.sum().clamp_min(1)

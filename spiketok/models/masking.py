@@ -3,7 +3,9 @@
 Masks are drawn for each batch and never stored. Draws come from ``generator``, or from torch's global generator of the
 bins' device, so that a run which restores the generator goes on with the same masks.
 
-Source: NDT1, src/mask.py of snel-repo/neural-data-transformers. Shape letters: B windows, T bins, N units.
+Sources: NDT1, src/mask.py of snel-repo/neural-data-transformers; NDT2, context_general_bci/task_io.py of
+joel99/context_general_bci (``keep_tokens``). Shape letters: B windows, T bins, N units,
+L tokens.
 
 Differs from the reference: its mode ``neuron`` spreads units over the wrong axis; here ``"unit"`` hides whole units.
 """
@@ -94,6 +96,24 @@ def hide(
         raise UsageError(message)
     drawn = (n_windows, n_bins if mode == "element" else 1, n_units)
     return torch.rand(drawn, device=device, generator=generator) < ratio
+
+
+def keep_tokens(
+    n_tokens: int, ratio: float, *, device: torch.device | str = "cpu", generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw which tokens of a window an encoder sees; the rest are to be predicted (masked autoencoding, NDT2).
+
+    A random choice of exactly ``int((1 - ratio) * n_tokens)``, as the first of a permutation.
+
+    Returns:
+        bool ``[L]``, True where kept.
+
+    >>> int(keep_tokens(70, 0.25).sum())
+    52
+    """
+    kept = torch.zeros(n_tokens, dtype=torch.bool, device=device)
+    kept[torch.randperm(n_tokens, device=device, generator=generator)[: int((1 - ratio) * n_tokens)]] = True
+    return kept
 
 
 def corrupt(

@@ -1,13 +1,11 @@
-"""Blocks that several models share: attention over packed windows, rotary time, tables of named rows.
+"""Blocks that several models share: attention over packed windows, rotary time, layers.
 
 What is unusual:
 
 - windows lie one behind the other, ``[L_total, ...]``, with the number of rows of each; nothing is padded unless a
   backend of :func:`attention` pads for itself;
 - :class:`RotaryTime` turns pairs of channels by time in seconds, always in float32 (its shortest period is 0.1 ms:
-  half precision would lose the time), and may turn the values too;
-- :class:`Vocabulary` is one table with a range of rows for each session; a batch reads the rows that it holds, and its
-  gradient is of them alone.
+  half precision would lose the time), and may turn the values too.
 
 Shape letters: B windows, L rows, D width, H heads, E width of a head, F frequencies.
 """
@@ -15,9 +13,9 @@ Shape letters: B windows, L rows, D width, H heads, E width of a head, F frequen
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import numpy as np
@@ -29,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from spiketok.errors import DataError, UsageError
 
 BUCKET = 4  # windows of similar length that are padded to one another
+FIRST, NEVER = -1, 2**62  # orders of keys that all queries see, and that none does; others lie between
 
 
 # ---- attention ------------------------------------------------------------------------------------------------------
@@ -42,7 +41,7 @@ def attention(
     key_length: Sequence[int],
     *,
     dropout: float = 0.0,
-    mask: Tensor | None = None,
+    mask: Tensor | Visible | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Softmax attention of each window's queries over the same window's keys.
@@ -51,7 +50,8 @@ def attention(
         query: ``[Lq, H, E]``. key, value: ``[Lk, H, E]``.
         query_length, key_length: rows of each window; they sum to Lq and Lk. A window without keys gives zeros.
         dropout: probability of dropping an attention weight.
-        mask: bool ``[Tq, Tk]``, True where a query may attend, the same for every window; needs equal lengths.
+        mask: bool ``[Tq, Tk]``, True where a query may attend, the same for every window; needs equal lengths. Or
+            :class:`Visible`, for windows of any lengths. A query that sees no key gets zeros.
         backend: a name in ``ATTENTION``, or ``"auto"``: windows of equal lengths go in one call, without padding; else
             on the CPU self-attention goes window by window and cross-attention in buckets of similar length (measured
             as the fastest: 5 times and 1.2 times as fast as padded), on CUDA through a kernel for packed windows, and
@@ -72,6 +72,10 @@ def attention(
         return _without_empty(live, query, key, value, query_length, key_length, dropout, mask, backend)
     if not live:
         return torch.zeros_like(query)
+    if isinstance(mask, Visible):
+        if mask.shared is None:
+            return _ordered(query, key, value, query_length, key_length, dropout, mask)
+        mask = mask.shared
     uniform = len(set(query_length)) == 1 and len(set(key_length)) == 1
     if mask is not None and not uniform:
         message = "an attention mask needs windows of equal lengths"
@@ -108,8 +112,51 @@ def _without_empty(live, query, key, value, query_length, key_length, dropout, m
 
     q, k = rows(query_length), rows(key_length)
     lengths = keep(query_length), keep(key_length)
+    if isinstance(mask, Visible):
+        mask = Visible.of(mask.query[q], mask.key[k], *lengths)
     part = attention(query[q], key[k], value[k], *lengths, dropout=dropout, mask=mask, backend=backend)
     return query.new_zeros(query.shape).masked_scatter(q[:, None, None], part)
+
+
+@dataclass(frozen=True, eq=False)
+class Visible:
+    """Which keys a query sees: those of its window whose order is not above its own.
+
+    One rule for block-causal attention and for context: with its bin as order, a row sees the bins up to its own; rows
+    with order :data:`FIRST` are seen by all and see only each other; a key with order :data:`NEVER` is seen by none.
+
+    No mask of the whole batch is made: one of a window serves all where their orders are equal, else windows go one by
+    one, each with its own.
+
+    Args:
+        query, key: int64 ``[Lq]`` and ``[Lk]``. shared: bool ``[Tq, Tk]`` where it is the same for every window.
+    """
+
+    query: Tensor
+    key: Tensor
+    shared: Tensor | None = None
+
+    @classmethod
+    def of(cls, query: Tensor, key: Tensor, query_length: Sequence[int], key_length: Sequence[int]) -> Visible:
+        """The rule for windows of these lengths; computed once, it serves every layer."""
+        shared = None
+        if len(set(query_length)) == 1 and len(set(key_length)) == 1 and min(query_length[0], key_length[0]) > 0:
+            q, k = (order.unflatten(0, (len(query_length), -1)) for order in (query, key))
+            if bool((q == q[0]).all() & (k == k[0]).all()):
+                shared = k[0] <= q[0][:, None]
+        return cls(query, key, shared)
+
+
+def _ordered(query, key, value, query_length, key_length, dropout, visible: Visible) -> Tensor:
+    """Window by window, each with the mask of its own rows."""
+    queries = (t.split(query_length) for t in (query, visible.query))
+    keys = (t.split(key_length) for t in (key, value, visible.key))
+    return torch.cat(
+        [
+            _sdpa(q[None], k[None], v[None], dropout, k_order <= q_order[:, None])[0]
+            for q, q_order, k, v, k_order in zip(*queries, *keys, strict=True)
+        ]
+    )
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
@@ -377,15 +424,15 @@ class EncoderBlock(nn.Module):
         nn.init.zeros_(self.to_qkv.bias)
         nn.init.zeros_(self.to_out.bias)
 
-    def forward(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | None = None) -> Tensor:
-        """``[L, D]``; ``mask`` is bool ``[T, T]`` for windows of T rows each, or None."""
+    def forward(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | Visible | None = None) -> Tensor:
+        """``[L, D]``; ``mask`` as :func:`attention` takes it."""
         if self.pre_norm:
             x_LD = x_LD + self._attend(self.norm_attention(x_LD), length, mask)
             return x_LD + self._feed_forward(self.norm_hidden(x_LD))
         x_LD = self.norm_attention(x_LD + self._attend(x_LD, length, mask))
         return self.norm_hidden(x_LD + self._feed_forward(x_LD))
 
-    def _attend(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | None) -> Tensor:
+    def _attend(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | Visible | None) -> Tensor:
         query, key, value = self.to_qkv(x_LD).unflatten(-1, (3, self.heads, -1)).unbind(1)
         dropout = self.attention_dropout if self.training else 0.0
         out = attention(query, key, value, length, length, dropout=dropout, mask=mask)
@@ -410,144 +457,9 @@ def band_mask(n_bins: int, forward: int, backward: int, device: torch.device | s
     return (ahead <= forward) & (ahead >= -backward) if backward >= 0 else ahead <= forward
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------
+# ---- names ----------------------------------------------------------------------------------------------------------
 
 
 def module_key(name: str) -> str:
     """A name as torch takes it for a submodule or parameter: no dots, nothing else lost."""
     return quote(name, safe="/ ").replace(".", "%2E")
-
-
-class Vocabulary(nn.Module):
-    """A table of rows with names, that grows: one parameter, in which each block is a range of rows.
-
-    A block is what one session brings. New blocks leave the rows of old ones as they are, bit for bit, in a parameter
-    that is new: make the optimizer after them.
-
-    What is read of the table costs what is read, whatever its size: the gradient is a sparse tensor of the rows that a
-    batch held. An optimizer that leaves other rows behind (``spiketok.training.optimizers``) sets :attr:`late`.
-
-    Rows count through the blocks in the order of their coming. With ``padding``, row 0 is a constant zero vector (the
-    "NA" unit of padded tokens), which the parameter does not hold, and the first word has row 1.
-
-    Args:
-        dim: D. std: new rows are drawn from N(0, std).
-
-    Attributes:
-        weight: ``[n, D]``, the rows without the one of padding.
-        words: by block, the names of its rows, each once in a block.
-        late: what rows (int64 ``[k]``, of ``weight``) still have to be moved by, ``[k, D]``, before they are what they
-            should be; None where all are.
-    """
-
-    def __init__(self, dim: int, std: float = 0.02, *, padding: bool) -> None:
-        super().__init__()
-        self.dim, self.std, self.first = dim, std, int(padding)
-        self.weight = nn.Parameter(torch.empty(0, dim))
-        self.words: dict[str, list[str]] = {}
-        self.late: Callable[[Tensor], Tensor | None] | None = None
-        self._start: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return self.first + len(self.weight)
-
-    def extend(self, blocks: Mapping[str, Sequence[str]], values: Iterable[Tensor | None] | None = None) -> None:
-        """Add blocks of rows, all at once: each call copies the table.
-
-        Args:
-            blocks: by name, the words of its rows.
-            values: ``[n, D]`` for each, what its rows begin as; drawn where it is None, one block after the other.
-
-        Raises:
-            DataError: a block is there already, or a word comes twice in one.
-        """
-        blocks = {block: list(words) for block, words in blocks.items()}
-        for block, words in blocks.items():
-            if block in self.words:
-                message = f"the table has a block '{block}' already"
-                raise DataError(message)
-            if len(set(words)) < len(words):
-                twice = next(word for k, word in enumerate(words) if word in words[:k])
-                message = f"'{twice}' of block '{block}' stands twice: the rows of a block have a name each"
-                raise DataError(message)
-        fresh, row = torch.empty(sum(map(len, blocks.values())), self.dim), 0
-        given = itertools.repeat(None) if values is None else iter(values)
-        for block, words in blocks.items():
-            part, value = fresh[row : row + len(words)], next(given)
-            if value is None:
-                self._draw(part)
-            else:
-                part.copy_(value.detach())
-            self._start[block] = len(self.weight) + row
-            row += len(words)
-        self.words |= blocks
-        self._grow(fresh)
-
-    def _grow(self, fresh: Tensor) -> None:
-        held, fresh = self.weight.detach(), fresh.to(self.weight)
-        grown = torch.cat([held, fresh]) if len(held) else fresh
-        self.weight = nn.Parameter(grown, requires_grad=self.weight.requires_grad)
-        self.late = None  # it was of the parameter before
-
-    def draw(self, n: int) -> Tensor:
-        """New rows ``[n, D]`` from N(0, std), by torch's global generator."""
-        return self._draw(torch.empty(n, self.dim))
-
-    def _draw(self, out: Tensor) -> Tensor:
-        return out.normal_().mul_(self.std)
-
-    def rows(self, block: str) -> np.ndarray:
-        """int32 ``[n]``: the rows of a block.
-
-        Raises:
-            DataError: there is no such block.
-        """
-        span = self.span(block)
-        return np.arange(self.first + span.start, self.first + span.stop, dtype=np.int32)
-
-    def span(self, block: str) -> slice:
-        """Where in ``weight`` a block lies.
-
-        Raises:
-            DataError: there is no such block.
-        """
-        if block not in self._start:
-            message = f"the table has no block '{block}' among its {len(self.words)}"
-            raise DataError(message)
-        start = self._start[block]
-        return slice(start, start + len(self.words[block]))
-
-    def starts(self) -> list[int]:
-        """The first row in ``weight`` of each block, in their order."""
-        return list(self._start.values())
-
-    def block(self, block: str) -> Tensor:
-        """The rows of one block, ``[n, D]``: a view of the parameter, without a gradient."""
-        return self.weight.detach()[self.span(block)]
-
-    def table(self) -> Tensor:
-        """All rows, ``[len(self), D]``: for looking at, as it costs the whole table."""
-        return self(torch.arange(len(self), device=self.weight.device))
-
-    def forward(self, row: Tensor) -> Tensor:
-        """``[..., D]`` for integer rows ``[...]``; each row is read once, however often it comes."""
-        distinct, index = torch.unique(row.long(), return_inverse=True)
-        return F.embedding(index, self._read(distinct))
-
-    def _read(self, row_K: Tensor) -> Tensor:
-        own = (row_K - self.first).clamp_min(0)
-        value = F.embedding(own, self.weight, sparse=True)
-        move = self.late(own) if self.late is not None else None
-        value = value if move is None else value + move
-        return value * (row_K >= self.first)[:, None] if self.first else value
-
-    def state(self) -> list[list]:
-        """JSON-able: ``[block, words]`` in the order of their rows."""
-        return [[block, words] for block, words in self.words.items()]
-
-    def load_state(self, state: Sequence[Sequence]) -> None:
-        """Replace all blocks by those of :meth:`state`; their values are to be loaded with ``load_state_dict``."""
-        blocks = {block: list(words) for block, words in state}
-        self.words, self._start = {}, {}
-        self.weight, self.late = nn.Parameter(self.weight.detach()[:0]), None
-        self.extend(blocks, [torch.zeros(len(words), self.dim) for words in blocks.values()])

@@ -39,7 +39,8 @@ from spiketok.errors import UsageError
 from spiketok.models.base import Model, Part, check_same_units
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing
 from spiketok.models.losses import weighted_mse
-from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, Vocabulary
+from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention
+from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
 N_TYPES = 4  # spike, start, end, and one that the reference allocates and never uses

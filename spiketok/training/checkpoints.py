@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from spiketok import __version__
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.models.base import Model
-from spiketok.models.nn import Vocabulary, module_key
+from spiketok.models.nn import module_key
+from spiketok.models.vocabulary import Vocabulary
 from spiketok.storage.files import (
     WIP,
     atomic_folder,

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.models.base import Model
-from spiketok.models.nn import Vocabulary
+from spiketok.models.vocabulary import Vocabulary
 from spiketok.training.config import OptimConfig
 from spiketok.training.tables import LazyRows, rows_of, tables_of
 

@@ -1,7 +1,7 @@
 """Tables in training: a step handles the rows of its batch, so it costs the same with any number of sessions.
 
-The gradient of a table (:class:`spiketok.models.nn.Vocabulary`) is a sparse tensor of the batch's rows. Here is what
-such gradients need: one norm over them and all others (:func:`clip_`), their mean over processes
+The gradient of a table (:class:`spiketok.models.vocabulary.Vocabulary`) is a sparse tensor of the batch's rows. Here is
+what such gradients need: one norm over them and all others (:func:`clip_`), their mean over processes
 (:func:`average_rows`), a fence around the rows that may be trained (:func:`only`), and AdamW (:class:`LazyRows`).
 
 :class:`MissedSteps` is what makes AdamW lazy. Under AdamW a row that is absent from a batch still moves: its moments
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spiketok.models.base import Part
-from spiketok.models.nn import Vocabulary
+from spiketok.models.vocabulary import Vocabulary
 
 NEGLIGIBLE = math.log(1e-20)  # of a missed step's weight: later ones change nothing
 ALIKE = 1e-5  # spread of e_j below which one term stands for all

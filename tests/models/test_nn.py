@@ -21,21 +21,26 @@ from spiketok.models.losses import (  # noqa: E402
     nt_xent,
     poisson_log_rate,
     poisson_rate,
+    softened_counts,
+    softened_cross_entropy,
     weighted_cross_entropy,
     weighted_mse,
 )
 from spiketok.models.nn import (  # noqa: E402
     ATTENTION,
+    FIRST,
+    NEVER,
     EncoderBlock,
     RotaryTime,
     ScaleNorm,
-    Vocabulary,
+    Visible,
     attention,
     band_mask,
     module_key,
     rotate,
     sinusoidal_position,
 )
+from spiketok.models.vocabulary import Vocabulary  # noqa: E402
 
 # ---- attention ------------------------------------------------------------------------------------------------------
 
@@ -120,6 +125,65 @@ def test_the_backend_that_auto_takes():
     assert nn._choose(query, True, 0.0) == "loop"
     assert nn._choose(query, False, 0.0) == "bucket"
     assert set(CPU_BACKENDS) - {"auto"} | {"varlen"} == set(ATTENTION)
+
+
+def orders(length: list[int], seed: int, context: int = 2) -> torch.Tensor:
+    """Bins of the rows of each window in any order, the last rows of a window context, and some rows seen by none."""
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for n in length:
+        own = torch.randint(0, 4, (n,), generator=generator)
+        own[torch.rand(n, generator=generator) < 0.2] = NEVER
+        own[max(n - context, 0) :] = FIRST
+        parts.append(own)
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_attention_by_order_is_the_slow_twin(name):
+    """Each query by itself over the keys whose order is not above its own; a query that sees none gives zeros."""
+    (query, key, value), query_length, key_length = attention_case(name)
+    q_order, k_order = orders(query_length, 1), orders(key_length, 2)
+    q_order[q_order == NEVER] = 1
+    visible = Visible.of(q_order, k_order, query_length, key_length)
+    out = attention(query, key, value, query_length, key_length, mask=visible)
+    expected, q0, k0 = torch.zeros(out.shape, dtype=torch.float64), 0, 0
+    for n_query, n_key in zip(query_length, key_length, strict=True):
+        for row in range(q0, q0 + n_query):
+            seen = [j for j in range(k0, k0 + n_key) if int(k_order[j]) <= int(q_order[row])]
+            if seen:
+                alone = [t.detach().double() for t in (query[row : row + 1], key[seen], value[seen])]
+                expected[row] = slow_attention(*alone, [1], [len(seen)])[0]
+        q0, k0 = q0 + n_query, k0 + n_key
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), (query, key, value)))
+
+
+def test_windows_with_the_same_orders_share_one_mask():
+    """And give what they give one by one; no mask is of more rows than a window has."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(15, 2, 8) for _ in range(3))
+    own = torch.tensor([2, 0, 1, NEVER, FIRST])
+    one = Visible.of(own.repeat(3), own.repeat(3), [5] * 3, [5] * 3)
+    assert one.shared.tolist() == [[int(k) <= int(q) for k in own] for q in own]
+    apart = Visible(one.query, one.key)
+    a, b = (attention(query, key, value, [5] * 3, [5] * 3, mask=v) for v in (one, apart))
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    other = own.repeat(3)
+    other[7] = 3
+    for order, length in ((other, [5] * 3), (own.repeat(3), [5, 4, 6]), (own.repeat(3), [15, 0])):
+        assert (Visible.of(order, order, length, length).shared is None) == (length != [15])
+
+
+def test_an_encoder_block_takes_the_rule():
+    """Block-causal with context: a row's output is that of the rows that it sees, put alone."""
+    torch.manual_seed(0)
+    block = EncoderBlock(8, 2, 12, pre_norm=False, activation="gelu").eval()
+    order = torch.tensor([0, 0, 1, 2, FIRST])
+    x = torch.randn(5, 8)
+    out = block(x, [5], Visible.of(order, order, [5], [5]))
+    for row, seen in ((1, [0, 1, 4]), (2, [0, 1, 2, 4]), (4, [4])):
+        alone = block(x[seen], [len(seen)])
+        torch.testing.assert_close(out[row], alone[seen.index(row)], rtol=1e-5, atol=1e-5)
 
 
 def test_attention_refuses_wrong_lengths():
@@ -572,3 +636,48 @@ def test_spans_ramp_up():
     assert {masking.draw_span(3, 1.0, generator) for _ in range(50)} == {1, 2, 3}
     assert {masking.draw_span(3, 0.0, generator) for _ in range(50)} == {1}
     assert {masking.draw_span(1, 1.0, generator) for _ in range(5)} == {1}
+
+
+# ---- counts as classes, and tokens that are left out ----------------------------------------------------------------
+
+
+def test_softened_counts_are_poissons():
+    poisson = pytest.importorskip("scipy.stats", reason="scipy is not installed").poisson
+    expected = poisson.pmf(np.arange(7)[None], np.arange(7)[:, None])
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(softened_counts(6).numpy(), expected, atol=1e-7)
+    quirk = softened_counts(6, top_row=False)
+    assert torch.equal(quirk[:-1], softened_counts(6)[:-1]) and not quirk[-1].any()
+
+
+def test_softened_cross_entropy_is_torchs_over_what_is_scored():
+    torch.manual_seed(0)
+    logits, count = torch.randn(5, 3, 7), torch.randint(0, 9, (5, 3))
+    scored = torch.rand(5, 3) < 0.6
+    logits[~scored], count[~scored] = torch.nan, -4
+    table = softened_counts(6)
+    target = table[count[scored].clamp_max(6)]
+    expected = torch.nn.functional.cross_entropy(logits[scored], target)
+    torch.testing.assert_close(softened_cross_entropy(logits, count, scored, table), expected)
+    assert softened_cross_entropy(logits, count, torch.zeros_like(scored), table) == 0
+    uniform = torch.zeros(1, 7)
+    top = torch.tensor([6])
+    assert softened_cross_entropy(uniform, top, top > 0, softened_counts(6, top_row=False)) == 0
+
+
+# Over 2,000 draws of 70 tokens the reference leaves out this many, and each position this often, at least and at most.
+REFERENCE_LEFT_OUT = {0.25: (18, 0.2305, 0.288), 0.5: (35, 0.471, 0.521), 0.1: (7, 0.0855, 0.122)}
+
+
+@pytest.mark.parametrize("ratio", REFERENCE_LEFT_OUT)
+def test_kept_tokens_have_the_statistics_of_the_reference(ratio):
+    number, least, most = REFERENCE_LEFT_OUT[ratio]
+    generator = torch.Generator().manual_seed(0)
+    left_out = torch.stack([~masking.keep_tokens(70, ratio, generator=generator) for _ in range(2000)])
+    assert (left_out.sum(1) == number).all()
+    share = left_out.float().mean(0)
+    spread = 4 * math.sqrt(number / 70 * (1 - number / 70) / 2000)
+    assert share.min() > number / 70 - spread and share.max() < number / 70 + spread
+    assert least > number / 70 - spread and most < number / 70 + spread  # the bound holds for the reference's too
+    together = (left_out[:, :-1] & left_out[:, 1:]).float().mean()  # neighbours are drawn as any two are
+    assert float(together) == pytest.approx(number * (number - 1) / (70 * 69), abs=0.01)

@@ -26,7 +26,7 @@ from spiketok.models import MODELS  # noqa: E402
 from spiketok.models.base import PROTOCOLS, Model, Part, check_same_units  # noqa: E402
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing, query_bin  # noqa: E402
 from spiketok.models.losses import weighted_mse  # noqa: E402
-from spiketok.models.nn import Vocabulary  # noqa: E402
+from spiketok.models.vocabulary import Vocabulary  # noqa: E402
 from spiketok.recording.nouns import SessionInfo  # noqa: E402
 from spiketok.sources.simulator import SimulationConfig, simulate  # noqa: E402
 from spiketok.storage.workspace import Workspace  # noqa: E402
