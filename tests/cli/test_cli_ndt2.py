@@ -15,6 +15,8 @@ from spiketok.models.ndt2 import Ndt2
 from spiketok.sources.simulator import SimulationConfig, simulate
 from tests.cli.test_cli import spiketok
 
+pytestmark = pytest.mark.slow  # a minute of CPU
+
 SETS = {
     "model": ("dim=16", "heads=2", "patch_size=8", "subject_token=true"),
     "optim": ("steps=4", "checkpoint_every=2"),
