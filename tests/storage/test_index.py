@@ -25,6 +25,7 @@ from spiketok.tokens.schemes import make_scheme
 from spiketok.training.config import load_config
 from spiketok.training.runs import choose_training
 from tests.made import random_session
+from tests.s3_server import s3_server
 
 
 def refuse(line: str) -> None:
@@ -195,33 +196,9 @@ def test_workers_get_the_workspace_without_it(workspace):
 @pytest.fixture(scope="module")
 def s3():
     """A file system for an empty bucket, and the list of the requests that its server answered."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'spiketok[remote]'")
-    moto_server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
-    import s3fs
-
-    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    answered: list[str] = []
-    app = server._server.app
-
-    def counted(environ, start_response):
-        answered.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ['QUERY_STRING']}")
-        return app(environ, start_response)
-
-    server._server.app = counted
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "FSSPEC_S3"):
-            patch.delenv(name, raising=False)
-        s3fs.S3FileSystem.clear_instance_cache()
-        system = s3fs.S3FileSystem(use_listings_cache=False)
+    with s3_server() as (system, answered):
         system.mkdir("index")
         yield system, answered
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture

@@ -24,32 +24,18 @@ from spiketok.storage.workspace import Workspace
 from spiketok.tokens.schemes import make_scheme
 from spiketok.tokens.stamps import STAMP
 from tests.made import as_folder, random_session
+from tests.s3_server import s3_server
 from tests.storage.test_store import assert_equal
 
 pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'spiketok[remote]'")
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
 
 
 @pytest.fixture(scope="module")
 def s3():
-    """The URL of an empty bucket, and the file system for looking into it."""
-    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "FSSPEC_S3"):
-            patch.delenv(name, raising=False)
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        system = s3fs.S3FileSystem(use_listings_cache=False)
+    """The file system of an empty bucket, for looking into it."""
+    with s3_server() as (system, _):
         system.mkdir("bucket")
         yield system
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(scope="module")
