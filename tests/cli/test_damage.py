@@ -44,7 +44,7 @@ POYO = {"dim": 16, "depth": 1, "dim_head": 8, "self_heads": 2, "latents_per_step
 FEW = [f"model.{key}={value}" for key, value in POYO.items()] + ["data.window_ms=500", "data.batch_size=8"]
 FEW += ["optim.checkpoint_every=2"]
 EVALUATE = ["--protocols", "zero_shot", "--calibration-s", "8", "--json"]
-SEED, FAST, MANY = 1, 12, 150
+SEED, FAST, MANY = 1, 6, 150
 PATIENCE_S = 120  # a command that takes longer hangs
 MEMORY = 24 << 30  # damaged sizes must not take the machine down
 STAMP = ".checked"

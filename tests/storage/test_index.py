@@ -209,6 +209,7 @@ def remote(s3, workspace, request) -> Workspace:
     return Workspace(workspace.root / "there", place(f"s3://{name}"))
 
 
+@pytest.mark.slow  # ten seconds; the parts are tested below
 def test_behind_a_url_it_is_put_by_who_writes_and_used_by_who_reads(remote, s3):
     lines: list[str] = []
     assert remote.indexed(lines.append).index.read == 7

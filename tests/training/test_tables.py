@@ -299,6 +299,7 @@ TWO = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow  # ten seconds of two processes that import torch
 def test_two_processes_have_the_mean_gradient_of_all_their_batches(tmp_path):
     code = TWO.format(tests=str(Path(__file__).parents[2]), meet=tmp_path / "meet")
     running = [
