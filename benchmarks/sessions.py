@@ -91,6 +91,8 @@ def divided(tokens: list[SessionTokens]) -> tuple[list[DividedSession], list[Dec
     half, stop = SECONDS * NS_PER_S // 2, SECONDS * NS_PER_S
     splits = {"train": Intervals([0], [half]), "valid": Intervals.empty(), "test": Intervals([half], [stop])}
     sessions = [DividedSession(one, (task,), one.observed, splits) for one in tokens]
+    for one in sessions:  # as prepare does, before there is a model: each session keeps its territories
+        one.windows("train")
     task.fit([(one.tokens, one.guarded["train"]) for one in sessions[:1]])
     return sessions, [task]
 
@@ -105,19 +107,23 @@ def config_of(optimizer: str) -> RunConfig:
 
 
 def step_rows(optimizer: str) -> list[Row]:
-    """One step: cut, forward, backward, clip, optimizer."""
-    seconds = {}
+    """One step: cut, forward, backward, clip, optimizer; the numbers of sessions take turns, ratios are of one turn."""
+    config, steps = config_of(optimizer), {}
     for n in STEP_SESSIONS:
         sessions, tasks = divided(made_sessions(n))
-        config = config_of(optimizer)
         torch.manual_seed(0)
         model = build_model(config, tasks, sessions)
-        loader = train_loader(config, sessions, model, tasks)
-        seconds[n] = statistics.median(_steps(model.train(), loader, config))
-    first = seconds[STEP_SESSIONS[0]]
+        steps[n] = _steps(model.train(), train_loader(config, sessions, model, tasks), config)
+    turns = list(zip(*steps.values(), strict=True))
     return [
-        Row(f"poyo step, {optimizer}", f"{n:,} sessions x {N_UNITS} units", took, took / first, 1.2)
-        for n, took in seconds.items()
+        Row(
+            f"poyo step, {optimizer}",
+            f"{n:,} sessions x {N_UNITS} units",
+            statistics.median(turn[k] for turn in turns),
+            statistics.median(turn[k] / turn[0] for turn in turns),
+            1.2,
+        )
+        for k, n in enumerate(STEP_SESSIONS)
     ]
 
 

@@ -391,11 +391,15 @@ class RandomWindows(_Sampler):
     def _session(self, k: int, epoch: int) -> WindowPlan:
         session = self.sessions[k]
         each = (session.stop_ns - session.start_ns) // self.window_ns
-        wanted = round(self.weights.get(session.id, 1.0) * int(each.sum()))
+        of_pass = int(each.sum())
+        wanted = round(self.weights.get(session.id, 1.0) * of_pass)
         key = (self.seed, epoch, zlib.crc32(session.id.encode()))
+        if wanted == of_pass > 0:  # most sessions, of which there may be thousands
+            segment, start = self._pass(session, each, generator(Stream.JITTER, *key, 0))
+            return WindowPlan(np.full(of_pass, k), segment, start)
         segment, start, n, turn = [], [], 0, 0
         while n < wanted:
-            own_segment, own_start = self._pass(session, generator(Stream.JITTER, *key, turn))
+            own_segment, own_start = self._pass(session, each, generator(Stream.JITTER, *key, turn))
             if n + len(own_start) > wanted:
                 chosen = generator(Stream.SHARE, *key, turn).permutation(len(own_start))[: wanted - n]
                 own_segment, own_start = own_segment[chosen], own_start[chosen]
@@ -406,11 +410,12 @@ class RandomWindows(_Sampler):
         empty = np.zeros(0, np.int64)
         return WindowPlan(np.full(n, k), np.concatenate([empty, *segment]), np.concatenate([empty, *start]))
 
-    def _pass(self, session: SessionWindows, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Segment and start of the windows of one pass over a session, in order of interval."""
+    def _pass(
+        self, session: SessionWindows, each: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Segment and start of the windows of one pass over a session, in order of interval; ``each`` of them."""
         window_ns, grid_ns = self.window_ns, session.grid_ns
         length = session.stop_ns - session.start_ns
-        each = length // window_ns
         offset = random.integers(0, window_ns // grid_ns, size=len(length)) * grid_ns
         follow = np.maximum(length - offset, 0) // window_ns  # windows that follow the offset: `each`, or one less
         interval = np.repeat(np.arange(len(length)), each)
