@@ -80,6 +80,8 @@ def upgrade(
     elif not done:
         print(f"nothing in {workspace.root} is of an earlier release")
     else:
-        say(f"{len(done)} artefacts of an earlier release, {len(left)} of them left as they are")
+        reports = sum(one.kind == "report" for one in done)
+        told = f", and {reports} reports to be made again" if reports else ""
+        say(f"{len(done) - reports} artefacts of an earlier release, {len(left)} of them left as they are{told}")
     if left:
         raise typer.Exit(1)
