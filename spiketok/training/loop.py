@@ -14,6 +14,7 @@ Written into the run's folder: ``config.json`` (resolved), ``metrics.jsonl``, ``
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import math
@@ -279,6 +280,18 @@ def _refuse_unknown_weights(config: RunConfig, sessions: Sequence[SessionTokens]
             raise UsageError(message)
 
 
+@contextlib.contextmanager
+def _all_of_it_stays() -> Iterator[None]:
+    """Python looks for no garbage meanwhile: it would walk again and again through what thousands of sessions made."""
+    again = gc.enable if gc.isenabled() else gc.disable
+    gc.disable()
+    try:
+        yield
+    finally:
+        again()
+
+
+@_all_of_it_stays()
 def build_model(config: RunConfig, tasks: Sequence[Task], sessions: Sequence[DividedSession]) -> Model:
     """A fresh model with rows for the sessions; the same weights for the same seed and sessions."""
     torch.manual_seed(seed_of(config.seed))
@@ -287,6 +300,7 @@ def build_model(config: RunConfig, tasks: Sequence[Task], sessions: Sequence[Div
     return model
 
 
+@_all_of_it_stays()
 def train_loader(
     config: RunConfig,
     sessions: Sequence[DividedSession],
