@@ -16,7 +16,7 @@ from pathlib import Path
 from spiketok.errors import ArtefactError
 from spiketok.storage.files import read_signed, sha256_file
 
-CONFIG, RESULT, REPORT = "config.json", "result.json", "report.json"
+CONFIG, RESULT = "config.json", "result.json"
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
 SIGNED_VERSION = 3  # of the checkpoint: from it on the configuration beside it is signed
 AGAIN = "run the same 'spiketok train' again"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.pipeline.upgrade import OldShard, Upgraded
-from spiketok.storage.files import atomic_folder, content_digest, read_json, sha256_file, write_json
+from spiketok.storage.files import atomic_folder, content_digest, read_json, sha256_file, write_json, write_signed
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import FOLDER, FORMAT, Run, checkpoint_digest, load_run
@@ -134,7 +134,7 @@ def upgrade_run(path: Path, facts: Mapping, config: RunConfig, shards: Mapping[s
     with atomic_folder(path) as wip:
         shutil.copytree(path, wip, dirs_exist_ok=True)
         write_json(wip / FOLDER / "checkpoint.json", said | {"digest": content_digest(said)})
-        write_json(wip / "config.json", config.to_dict() | {"transfer": read_json(path / "config.json")["transfer"]})
+        write_signed(wip / "config.json", config.to_dict() | {"transfer": read_json(path / "config.json")["transfer"]})
         run = load_run(wip)  # whether the weights fit the model
         if (path / "result.json").exists():
             write_json(wip / "result.json", _upgraded_result(path, facts, run, sessions, checkpoint_digest(wip)))
