@@ -206,6 +206,10 @@ class Batch:
         present: the different sessions of the batch, in the order of their first window.
         present_B: int64 ``[B]``, each window's position in ``present``.
         facts: by session id, its units with their columns (region, group, channel, held_out).
+        mode: in a pass of an evaluation, how what is hidden was chosen (a word of ``task.population.modes``), for
+            models that are told it. Empty in training and in every other evaluation.
+        given: names of the tasks whose truth a model may read as an input in an evaluation: behaviour from which rates
+            are predicted. In training a model may read all of it, and hides itself what it then predicts.
     """
 
     inputs: dict[str, Tokens]
@@ -219,6 +223,8 @@ class Batch:
     present: list[str] = field(default_factory=list)
     present_B: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     facts: Facts = field(default_factory=Facts)
+    mode: str = ""
+    given: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sessions)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -277,6 +277,27 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
         return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
+def rotary_steps(step: Tensor, dim_head: int, base: float = 10_000.0) -> Tensor:
+    """complex64 ``[L, E / 2]``: what :func:`rotate_halves` multiplies by, for whole steps ``[L]``.
+
+    RoPE (Su et al. 2021): pair i turns by ``step * base ** (-2 i / E)``.
+    """
+    omega = base ** (-torch.arange(0, dim_head, 2, dtype=torch.float32, device=step.device) / dim_head)
+    angle = step.float()[..., None] * omega
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def rotate_halves(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn channel i of ``x``, ``[..., E]``, with channel ``i + E / 2``, by ``turn``, complex ``[..., E / 2]``.
+
+    In float32. The usual code of language models pairs channels so; :func:`rotate` pairs neighbours.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        first, second = x.float().chunk(2, dim=-1)
+        turned = torch.complex(first, second) * turn
+        return torch.cat([turned.real, turned.imag], dim=-1).to(x.dtype)
+
+
 def sinusoidal_position(n: int, dim: int, first: int = 0) -> Tensor:
     """float32 ``[n, dim]``: sine and cosine in turn, wavelengths of 2 pi to 20,000 pi steps (Vaswani et al. 2017).
 
@@ -398,6 +419,7 @@ class EncoderBlock(nn.Module):
         hidden: width of the feed-forward layer.
         dropout: of attention weights, of the hidden layer and of both residual branches.
         pre_norm: normalise what goes into a branch; else the sum after it. activation: a name in ``ACTIVATIONS``.
+        norm: makes a normalisation of a width.
     """
 
     def __init__(
@@ -409,14 +431,15 @@ class EncoderBlock(nn.Module):
         *,
         pre_norm: bool = True,
         activation: str = "relu",
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
         self.heads, self.attention_dropout, self.pre_norm = heads, dropout, pre_norm
         self.activation = ACTIVATIONS[activation]
-        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_attention = norm(dim)
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_out = nn.Linear(dim, dim)
-        self.norm_hidden = nn.LayerNorm(dim)
+        self.norm_hidden = norm(dim)
         self.to_hidden = nn.Linear(dim, hidden)
         self.from_hidden = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
@@ -424,16 +447,22 @@ class EncoderBlock(nn.Module):
         nn.init.zeros_(self.to_qkv.bias)
         nn.init.zeros_(self.to_out.bias)
 
-    def forward(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | Visible | None = None) -> Tensor:
-        """``[L, D]``; ``mask`` as :func:`attention` takes it."""
+    def forward(
+        self, x_LD: Tensor, length: Sequence[int], mask: Tensor | Visible | None = None, turn: Tensor | None = None
+    ) -> Tensor:
+        """``[L, D]``; ``mask`` as :func:`attention` takes it; ``turn`` of :func:`rotary_steps` for queries and keys."""
         if self.pre_norm:
-            x_LD = x_LD + self._attend(self.norm_attention(x_LD), length, mask)
+            x_LD = x_LD + self._attend(self.norm_attention(x_LD), length, mask, turn)
             return x_LD + self._feed_forward(self.norm_hidden(x_LD))
-        x_LD = self.norm_attention(x_LD + self._attend(x_LD, length, mask))
+        x_LD = self.norm_attention(x_LD + self._attend(x_LD, length, mask, turn))
         return self.norm_hidden(x_LD + self._feed_forward(x_LD))
 
-    def _attend(self, x_LD: Tensor, length: Sequence[int], mask: Tensor | Visible | None) -> Tensor:
+    def _attend(
+        self, x_LD: Tensor, length: Sequence[int], mask: Tensor | Visible | None, turn: Tensor | None
+    ) -> Tensor:
         query, key, value = self.to_qkv(x_LD).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        if turn is not None:
+            query, key = (rotate_halves(t, turn[:, None]) for t in (query, key))
         dropout = self.attention_dropout if self.training else 0.0
         out = attention(query, key, value, length, length, dropout=dropout, mask=mask)
         return self.dropout(self.to_out(out.flatten(-2)))

@@ -37,7 +37,9 @@ from spiketok.models.nn import (  # noqa: E402
     attention,
     band_mask,
     module_key,
+    rotary_steps,
     rotate,
+    rotate_halves,
     sinusoidal_position,
 )
 from spiketok.models.vocabulary import Vocabulary  # noqa: E402
@@ -251,6 +253,31 @@ def test_half_precision_does_not_reach_the_time():
 def test_rotary_refuses_odd_heads():
     with pytest.raises(UsageError, match="dim_head is 6"):
         RotaryTime(6)
+
+
+def test_rotary_steps_turn_halves():
+    x, step = torch.randn(5, 3, 8), torch.tensor([0, 1, 2, 7, 40])
+    turned = rotate_halves(x, rotary_steps(step, 8)[:, None])
+    for i in range(4):
+        angle = (step * 10_000 ** (-2 * i / 8))[:, None]
+        a, b = x[..., i], x[..., i + 4]
+        torch.testing.assert_close(turned[..., i], a * angle.cos() - b * angle.sin())
+        torch.testing.assert_close(turned[..., i + 4], b * angle.cos() + a * angle.sin())
+    later = rotate_halves(x, rotary_steps(step + 100, 8)[:, None])
+    torch.testing.assert_close(torch.einsum("lhe,mhe->lm", turned, turned), torch.einsum("lhe,mhe->lm", later, later))
+    assert rotate_halves(x.bfloat16(), rotary_steps(step, 8)[:, None]).dtype == torch.bfloat16
+
+
+def test_a_block_turns_queries_and_keys_alone():
+    block = EncoderBlock(8, 2, 16, norm=ScaleNorm).double()
+    assert isinstance(block.norm_attention, ScaleNorm) and isinstance(block.norm_hidden, ScaleNorm)
+    x, step = torch.randn(6, 8, dtype=torch.float64), torch.arange(6)
+    for shift in (0, 3):  # only differences of steps tell
+        turn = rotary_steps(step + shift, 4).to(torch.complex128)
+        torch.testing.assert_close(
+            block(x, [6], turn=turn), block(x, [6], turn=rotary_steps(step, 4)), atol=1e-5, rtol=0
+        )
+    assert not torch.allclose(block(x, [6], turn=rotary_steps(step, 4)), block(x, [6]), atol=1e-3)
 
 
 def test_sinusoidal_positions():
