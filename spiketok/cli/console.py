@@ -167,7 +167,8 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
         return f"of later days, not trained on (for eval-xsession): {shown}" if others else ""
 
     def first_lines(event: Mapping[str, object]) -> list[str]:
-        lines = (start_line(event), dropped_line(event), guard_line(event), days_line(event), event["stand_in"])
+        base = f"the weights of {event['base']}, which knows its sessions too" if event["base"] else ""
+        lines = (start_line(event), base, dropped_line(event), guard_line(event), days_line(event), event["stand_in"])
         return [line for line in lines if line]
 
     def losses(event: Mapping[str, object]) -> str:

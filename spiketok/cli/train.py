@@ -38,6 +38,10 @@ def train(
             show_default="the last session of each subject that has several",
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Start from the weights of a run, its folder or name."),
+    ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions into the run's folder.")
@@ -52,14 +56,18 @@ def train(
         message = "--resume and --restart exclude each other"
         raise UsageError(message)
     require("torch", "train", "training")
+    from spiketok.training.checkpoints import load_run
     from spiketok.training.config import load_config
     from spiketok.training.loop import train as run_training
     from spiketok.training.predictions import write_predictions
-    from spiketok.training.runs import choose_training, make_shards, open_shards, run_path
+    from spiketok.training.runs import choose_training, find_run, make_shards, open_shards, run_path, sets_from
 
     workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
-    if model is None and not _names_model(config, sets or []):
+    begun = load_run(find_run(workspace, _one_run(workspace, base))) if base is not None else None
+    if begun is not None:
+        sets, model = [*sets_from(begun, model), *(sets or [])], begun.config.model
+    elif model is None and not _names_model(config, sets or []):
         model = _default_model(workspace, sessions, hold_out)
     resolved = load_config(model, config, sets or [], tasks=words)
     chosen = choose_training(workspace, resolved, sessions, hold_out)
@@ -74,7 +82,7 @@ def train(
     run_dir = run_path(workspace, resolved, opened)
     wanted = "must" if resume else "never" if restart else "auto"
     with training_table() as listen:
-        result = run_training(resolved, opened, run_dir, resume=wanted, on_event=listen)
+        result = run_training(resolved, opened, run_dir, resume=wanted, on_event=listen, base=begun)
     if result.rank != 0:
         return  # one of several devices: the first one speaks
     if result.resumed_from:
@@ -103,6 +111,17 @@ def train(
 def _plain_scores(scores: dict) -> dict:
     """The single numbers of a score, its headline first; None where one does not exist."""
     return {key: value for key, value in scores.items() if value is None or isinstance(value, int | float)}
+
+
+def _one_run(workspace: Workspace, base: str) -> str:
+    """A run's name or folder; a model's name is refused: its newest run would be another one after this training."""
+    from spiketok.models import MODELS
+    from spiketok.training.runs import find_run
+
+    if base in MODELS and not Path(base).exists():
+        message = f"--from {base} names a model, whose newest run changes: --from {find_run(workspace, base).name}"
+        raise UsageError(message)
+    return base
 
 
 def _names_model(config: Path | None, sets: list[str]) -> bool:

@@ -27,7 +27,7 @@ from spiketok.pipeline.inspect import kind_of, report_file
 from spiketok.pipeline.verify import compare_made
 from spiketok.recording.nouns import Session, Source
 from spiketok.storage.files import read_signed, sha256_file, sha256_source
-from spiketok.storage.records import run_config
+from spiketok.storage.records import checkpoint_digest, run_config
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import MANIFEST, Workspace
@@ -147,6 +147,11 @@ class _Walk:
         yield from self._checkpoint(path, path.name, expected, depth)
         facts = _facts_or_none(path / "checkpoint" / "checkpoint.json")
         if facts is not None and facts.get("version") != EARLIER:
+            if start := facts["config"].get("start"):
+                bases = (p.parent.parent for p in sorted(self.workspace.runs.glob("*/checkpoint/checkpoint.json")))
+                base = next((run for run in bases if checkpoint_digest(run) == start), None)
+                name = f"{start[:12]}, which it starts from,"
+                yield from self._checkpoint(base, name, _Expected(start, "the checkpoint"), depth + 1)
             yield from self._sessions([(s, "the checkpoint") for s in facts["sessions"]], depth + 1)
 
     def _run_of(self, report: Path, body: Mapping) -> Path | None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spiketok import __version__
-from spiketok.errors import ArtefactError, SpiketokError
+from spiketok.errors import ArtefactError, SpiketokError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
@@ -283,6 +283,80 @@ def load_run(run_dir: Path) -> Run:
         digest=checkpoint_digest(run_dir),
         facts=facts,
     )
+
+
+def require_base(config: RunConfig, base: Run | None) -> None:
+    """Raise UsageError where a run does not start from the checkpoint that its configuration names."""
+    there = base.digest if base is not None else ""
+    if config.start != there:
+        shown = f"'{config.start[:12]}'", f"'{there[:12]}'" if there else "none"
+        message = f"start is {shown[0]} and the run given is {shown[1]}: it is set by 'spiketok train --from RUN'"
+        raise UsageError(message)
+    if base is not None:
+        require_model(config.model, base)
+
+
+def require_model(model: str, base: Run) -> None:
+    """Raise UsageError where a model is to start from the weights of another one."""
+    if base.config.model != model:
+        message = f"{model} cannot start from the weights of {base.path.name}, which are of {base.config.model}"
+        raise UsageError(message)
+
+
+def start_from(model: Model, base: Run) -> None:
+    """Give a model without sessions the sessions of another run, and its weights.
+
+    Tensors that the run has not (read-outs of other tasks) stay as they were drawn.
+
+    Raises:
+        UsageError: tensors of one name have different shapes, or none is the same.
+    """
+    model.load_extra_state(base.facts["extra_state"])
+    ours, theirs = model.state_dict(), base.model.state_dict()
+    shared = [name for name in ours if name in theirs]
+    other = [name for name in shared if ours[name].shape != theirs[name].shape]
+    if other or not shared:
+        what = f"'{other[0]}' is {tuple(theirs[other[0]].shape)} there and {tuple(ours[other[0]].shape)} here"
+        message = f"the weights of {base.path.name} do not fit: {what if other else 'no tensor has a name in common'}"
+        raise UsageError(message)
+    model.load_state_dict({name: theirs[name] for name in shared}, strict=False)
+
+
+def load_start(run_dir: Path, config: RunConfig, trained_on: list[TrainedSession], resume: str) -> dict | None:
+    """The facts of the checkpoint to go on from, or None; refuses one of another configuration or other data."""
+    if resume == "never" or not (run_dir / "checkpoint").exists():
+        return None
+    facts = read_facts(run_dir)
+    there, here = RunConfig.from_dict(facts["config"]), config
+    if there.fingerprint() != here.fingerprint():
+        message = (
+            f"{run_dir} holds a run of another configuration ({_difference(there, here)}): choose another folder, or "
+            "--restart to begin anew"
+        )
+        raise UsageError(message)
+    # a shard's digest is of the store's and the source's too
+    ours = {s.id: {name: shard["digest"] for name, shard in s.shards.items()} for s in trained_on}
+    theirs = {s["id"]: {name: shard["digest"] for name, shard in s["shards"].items()} for s in facts["sessions"]}
+    if ours != theirs:
+        changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        message = (
+            f"{run_dir} was trained on other data ({', '.join(changed[:6])} differ): choose another folder, or "
+            "--restart to begin anew"
+        )
+        raise UsageError(message)
+    return facts
+
+
+def _difference(there: RunConfig, here: RunConfig) -> str:
+    def flat(values: dict, prefix: str = "") -> dict[str, object]:
+        found = {}
+        for key, value in values.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return found
+
+    a, b = flat(there.to_dict()), flat(here.to_dict())
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not k.startswith("transfer."))
+    return ", ".join(f"{k} is {a.get(k)} there and {b.get(k)} here" for k in keys[:4])
 
 
 def seed_of(*parts: int) -> int:

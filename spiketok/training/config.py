@@ -64,6 +64,8 @@ class DataConfig:
         session_weights: relative number of windows by session id; 1 for those not named.
         stitch: how predictions of overlapping windows become one: ``"mean"`` of all that speak of a time, or
             ``"causal"``, that of the window that ends first after it and so knows least of what follows.
+        train_share: share of each session's training time that is used, its first part; for curves over the amount of
+            data. The rest is not read; valid and test time stay as they are.
     """
 
     window_ms: float = 1000.0
@@ -74,9 +76,13 @@ class DataConfig:
     unit_dropout: UnitDropoutConfig | None = None
     session_weights: dict[str, float] = field(default_factory=dict)
     stitch: Literal["mean", "causal"] = "mean"
+    train_share: float = 1.0
 
     def __post_init__(self) -> None:
         _positive("data", self, "window_ms", "batch_size", "bin_ms")
+        if not 0 < self.train_share <= 1:
+            message = f"data.train_share is {self.train_share}, must be above 0 and at most 1"
+            raise UsageError(message)
         if self.eval_step_ms is not None:
             _positive("data", self, "eval_step_ms")
         whole = self.segments in (OBSERVED, CONTINUOUS)
@@ -205,6 +211,8 @@ class RunConfig:
             (``"decode:cursor_vel"``); empty for the model's ``default_tasks``.
         task: settings of the questions, by kind; :meth:`task_config` builds them.
         model_overrides: fields of the model's own Config that differ from the preset; ``[model]`` in TOML.
+        start: digest of the checkpoint whose weights the training starts from (``train --from RUN``); empty for fresh
+            ones.
     """
 
     model: str
@@ -217,6 +225,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=100))
     transfer: TransferConfig = field(default_factory=TransferConfig)
     model_overrides: dict[str, object] = field(default_factory=dict)
+    start: str = ""
 
     def model_config(self):
         """The model's own Config: the preset of the size, with the overrides.
@@ -256,8 +265,16 @@ class RunConfig:
         return build(cls, values)
 
     def fingerprint(self) -> str:
-        """Names all that shapes the checkpoint (everything but ``transfer``)."""
-        return fingerprint({key: value for key, value in self.to_dict().items() if key != "transfer"})
+        """Names all that shapes the checkpoint (everything but ``transfer``).
+
+        What came later than the first runs is left out at its default, so that those keep their names.
+        """
+        values = {key: value for key, value in self.to_dict().items() if key != "transfer"}
+        if self.data.train_share == 1:
+            del values["data"]["train_share"]
+        if not self.start:
+            del values["start"]
+        return fingerprint(values)
 
 
 # ---- models and their recipes ---------------------------------------------------------------------------------------

@@ -36,13 +36,17 @@ from spiketok.recording.intervals import seconds
 from spiketok.storage.files import atomic_file, clean_leftovers, locked, write_signed
 from spiketok.storage.records import checkpoint_digest
 from spiketok.training.checkpoints import (
+    Run,
     TrainedSession,
     load_optimizer,
+    load_start,
     optimizer_tensors,
     read_facts,
     read_tensors,
     remove,
+    require_base,
     seed_of,
+    start_from,
     write_checkpoint,
 )
 from spiketok.training.config import RunConfig, model_class
@@ -98,6 +102,7 @@ def train(
     *,
     resume: Literal["auto", "must", "never"] = "auto",
     on_event: Callable[[Event], None] | None = None,
+    base: Run | None = None,
 ) -> TrainResult:
     """Train a model, or go on with one that was interrupted, and score it on its sessions' test time.
 
@@ -108,6 +113,7 @@ def train(
         resume: ``"auto"`` continues from a checkpoint that stands in ``run_dir``, ``"must"`` insists on one,
             ``"never"`` removes it and begins anew.
         on_event: called with a dict a step, validation, checkpoint and score; key ``"event"`` says which.
+        base: the run whose weights it starts from, where the configuration names one (``start``).
 
     Raises:
         DataError: nothing to learn, or no window fits. UsageError: the checkpoint in ``run_dir`` is of another
@@ -115,24 +121,27 @@ def train(
             is none.
     """
     with contextlib.ExitStack() as held:
-        return _train(config, sessions, Path(run_dir), resume, on_event, held)
+        return _train(config, sessions, Path(run_dir), resume, on_event, base, held)
 
 
-def _train(config, sessions, run_dir, resume, on_event, held: contextlib.ExitStack) -> TrainResult:
+def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: contextlib.ExitStack) -> TrainResult:
     """:func:`train`, which holds the run's folder until ``held`` is closed."""
     asked = {tokens.id for tokens in sessions}
+    require_base(config, base)
     divided, tasks = prepare(config, sessions)
     fabric = _launch(config)
     first = fabric.global_rank == 0
     emit = on_event if on_event is not None and first else _silent
     trained_on = [TrainedSession.of(s.tokens) for s in divided]
+    if base is not None:  # what it has seen, the weights have seen
+        trained_on += [s for s in base.trained_on if s.id not in {d.id for d in divided}]
     if first:
         _prepare_folder(run_dir, resume, held)
     fabric.barrier()
-    start = _load_start(run_dir, config, trained_on, resume)
+    start = load_start(run_dir, config, trained_on, resume)
     if first:
         write_signed(run_dir / "config.json", config.to_dict())
-    model = build_model(config, tasks, divided)
+    model = build_model(config, tasks, divided, base)
     by_steps = any(True for _ in model.parameters())  # of a model without any, fit is all
     if not by_steps:
         loader, total = None, 1
@@ -140,12 +149,13 @@ def _train(config, sessions, run_dir, resume, on_event, held: contextlib.ExitSta
         loader = train_loader(config, divided, model, tasks, rank=fabric.global_rank, world=fabric.world_size)
         total = config.optim.steps or config.optim.epochs * steps_in_epoch(loader, config)
     other_days = sorted(asked - {s.id for s in divided})
-    emit(_start_event(config, divided, tasks, model, loader, start, total) | {"other_days": other_days})
+    told = {"other_days": other_days, "base": base.path.name if base is not None else ""}
+    emit(_start_event(config, divided, tasks, model, loader, start, total) | told)
     checkpoint = _Checkpointer(run_dir, config, tasks, trained_on, total, emit if first else None)
     with deterministic(fabric.device):
         if start is not None:
             model.load_state_dict(read_tensors(run_dir, "model.safetensors", start, model))
-        else:
+        elif base is None:
             model.fit(_Fitting(divided, "train"))
         if start is not None and start["step"] >= total:
             resumed_from = total
@@ -222,7 +232,7 @@ def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[
             raise DataError(message)
     _refuse_unknown_weights(config, ordered)
     tasks = resolve_tasks(config, ordered)
-    divided = [divide(tokens, tasks, rule) for tokens in ordered]
+    divided = [divide(tokens, tasks, rule, config.data.train_share) for tokens in ordered]
     for session in divided:
         for split, allowed in session.splits.items():
             if split == "train" or len(allowed):
@@ -292,10 +302,14 @@ def _all_of_it_stays() -> Iterator[None]:
 
 
 @_all_of_it_stays()
-def build_model(config: RunConfig, tasks: Sequence[Task], sessions: Sequence[DividedSession]) -> Model:
-    """A fresh model with rows for the sessions; the same weights for the same seed and sessions."""
+def build_model(
+    config: RunConfig, tasks: Sequence[Task], sessions: Sequence[DividedSession], base: Run | None = None
+) -> Model:
+    """A model with rows for the sessions; the same weights for the same seed, sessions and run that it starts from."""
     torch.manual_seed(seed_of(config.seed))
     model = model_class(config.model)(config.model_config(), [task.head() for task in tasks], config.timing)
+    if base is not None:
+        start_from(model, base)
     model.add_sessions([s.tokens.info for s in sessions])
     return model
 
@@ -345,43 +359,6 @@ def _prepare_folder(run_dir: Path, resume: str, held: contextlib.ExitStack) -> N
         remove(run_dir)
         for name in ("metrics.jsonl", "result.json"):
             (run_dir / name).unlink(missing_ok=True)
-
-
-def _load_start(run_dir: Path, config: RunConfig, trained_on: list[TrainedSession], resume: str) -> dict | None:
-    """The facts of the checkpoint to go on from, or None; refuses one of another configuration or other data."""
-    if resume == "never" or not (run_dir / "checkpoint").exists():
-        return None
-    facts = read_facts(run_dir)
-    there, here = RunConfig.from_dict(facts["config"]), config
-    if there.fingerprint() != here.fingerprint():
-        message = (
-            f"{run_dir} holds a run of another configuration ({_difference(there, here)}): choose another folder, or "
-            "--restart to begin anew"
-        )
-        raise UsageError(message)
-    # a shard's digest is of the store's and the source's too
-    ours = {s.id: {name: shard["digest"] for name, shard in s.shards.items()} for s in trained_on}
-    theirs = {s["id"]: {name: shard["digest"] for name, shard in s["shards"].items()} for s in facts["sessions"]}
-    if ours != theirs:
-        changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-        message = (
-            f"{run_dir} was trained on other data ({', '.join(changed[:6])} differ): choose another folder, or "
-            "--restart to begin anew"
-        )
-        raise UsageError(message)
-    return facts
-
-
-def _difference(there: RunConfig, here: RunConfig) -> str:
-    def flat(values: dict, prefix: str = "") -> dict[str, object]:
-        found = {}
-        for key, value in values.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        return found
-
-    a, b = flat(there.to_dict()), flat(here.to_dict())
-    keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k) and not k.startswith("transfer."))
-    return ", ".join(f"{k} is {a.get(k)} there and {b.get(k)} here" for k in keys[:4])
 
 
 def _start_event(config, sessions, tasks, model, loader, start, total) -> Event:

@@ -21,7 +21,7 @@ from spiketok.storage.records import is_run, run_result
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
-from spiketok.training.checkpoints import Run
+from spiketok.training.checkpoints import Run, require_model
 from spiketok.training.config import RunConfig, load_config, model_class
 from spiketok.training.sampling import Once, SessionTokens, listing
 from spiketok.training.tasks import TASKS
@@ -311,6 +311,24 @@ def run_path(workspace: Workspace, config: RunConfig, sessions: Sequence[Session
     """The folder of the run of this configuration on these shards: same inputs, same name."""
     named = {s.id: sorted(r.digest for r in s.readers) for s in sessions}
     return workspace.runs / f"{config.model}-{fingerprint([config.fingerprint(), named])[:10]}"
+
+
+def sets_from(base: Run, model: str | None) -> list[str]:
+    """What a run takes over from the one that it starts from: size, windows and bins, and fields of the model's own.
+
+    In the form of ``--set``; the user's own stand behind them. A file's keys do not override them.
+
+    Args:
+        model: that was asked for, None for the base's.
+
+    Raises:
+        UsageError: it is another.
+    """
+    require_model(model or base.config.model, base)
+    config = base.config
+    own = {f"model.{key}": value for key, value in config.model_overrides.items()}
+    taken = {"size": config.size, "data.window_ms": config.data.window_ms, "data.bin_ms": config.data.bin_ms}
+    return [f"{key}={typed(value)}" for key, value in ({"start": base.digest} | taken | own).items()]
 
 
 def device_of(config: RunConfig):

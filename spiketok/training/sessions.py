@@ -11,6 +11,7 @@ from functools import cached_property
 
 from spiketok.errors import DataError
 from spiketok.models.batch import Stretch
+from spiketok.recording.intervals import first_of
 from spiketok.recording.leakage import Reach, guarded, territories
 from spiketok.recording.nouns import Intervals
 from spiketok.recording.splits import SplitRule, assign_days, recording_day, resolve_splits, valid_is_test
@@ -108,12 +109,13 @@ def _stretch(columns, truths, row: slice) -> Stretch:
     return Stretch(cut, target, weight)
 
 
-def divide(tokens: SessionTokens, tasks: Sequence[Task], rule: SplitRule) -> DividedSession:
+def divide(tokens: SessionTokens, tasks: Sequence[Task], rule: SplitRule, train_share: float = 1.0) -> DividedSession:
     """Find a session's usable time and divide it.
 
     Args:
         tasks: of the run; those that the session cannot serve are left out.
         rule: one that divides the time of a session; :func:`divide_days` turns ``"day"`` into such a one.
+        train_share: of the training time, its first part, that is used.
 
     Raises:
         DataError: no time is usable, or the rule does not fit.
@@ -134,7 +136,11 @@ def divide(tokens: SessionTokens, tasks: Sequence[Task], rule: SplitRule) -> Div
     except DataError as error:
         message = f"{tokens.id}: {error}"
         raise DataError(message) from error
-    return DividedSession(tokens, served, domain, splits, valid_is_test(tokens.splits, splits, rule))
+    stands_in = valid_is_test(tokens.splits, splits, rule)
+    if train_share < 1:
+        used = first_of(splits["train"], round(train_share * splits["train"].total_ns))
+        splits = {**splits, "train": used}
+    return DividedSession(tokens, served, domain, splits, stands_in)
 
 
 def stand_in_line(sessions: Sequence[str], asked: str) -> str:

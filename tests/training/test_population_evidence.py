@@ -1,8 +1,7 @@
 """How good the rates of held-out units are: beside the true rates of a simulation, and beside simpler models.
 
-The true rates. The simulator knows the intensity of each unit; what is expected of a bin is less, for each spike takes
-from the intensity behind it. Both are scored: ``intensity``, as the truth file has it, and ``expected``, by the mean
-interval that the simulator's absolute and relative refractory period give at that intensity. The second is the bound.
+The true rates (``spiketok.sources.simulator.truth``): both are scored, ``intensity`` as the truth file has it, and what
+is ``expected`` after refractoriness. The second is the bound.
 
 The simpler models, on the real file, have the same held-out units and bins, also learn from the valid time, and choose
 their penalties inside the training time, by co-bps over whole trials.
@@ -26,8 +25,7 @@ from sklearn.linear_model import PoissonRegressor, Ridge  # noqa: E402
 from spiketok.pipeline.ingest import ingest  # noqa: E402
 from spiketok.recording.metrics import co_bps  # noqa: E402
 from spiketok.sources.simulator import SimulationConfig, simulate  # noqa: E402
-from spiketok.sources.simulator.config import SAMPLE_HZ  # noqa: E402
-from spiketok.sources.simulator.population import MAX_RATE_HZ  # noqa: E402
+from spiketok.sources.simulator.truth import true_rates  # noqa: E402
 from spiketok.storage.workspace import Workspace  # noqa: E402
 from spiketok.training.config import load_config  # noqa: E402
 from spiketok.training.loop import prepare, train  # noqa: E402
@@ -68,34 +66,6 @@ def simulated(folder: Path, **settings) -> tuple[SimulationConfig, SessionTokens
         return config, tokens, dict(held)
 
 
-def rate_after_refractoriness(intensity_hz: np.ndarray, config: SimulationConfig) -> np.ndarray:
-    """Spikes a second at a constant intensity: 1 over the mean interval; the intensity moves slowly beside it.
-
-    u seconds after the absolute refractory period the intensity is back to ``1 - exp(-u / recovery)`` of itself.
-    """
-    dead, recovery = config.refractory_ms / 1000, config.recovery_ms / 1000
-    grid = np.geomspace(1e-2, MAX_RATE_HZ, 200)
-    made = []
-    for hertz in grid:
-        u = np.concatenate([np.linspace(0, 0.05, 1001), np.linspace(0.05, 0.05 + 20 / hertz, 2001)[1:]])
-        back = recovery * (1 - np.exp(-u / recovery)) if recovery else 0.0
-        made.append(1 / (dead + np.trapezoid(np.exp(-hertz * (u - back)), u)))
-    return np.exp(np.interp(np.log(np.maximum(intensity_hz, grid[0])), np.log(grid), np.log(made)))
-
-
-def true_rates(config: SimulationConfig, truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Spikes a bin, float64 ``[T, N]``: the ``intensity``, and what is ``expected`` of it."""
-    log_rate = truth["baseline"] + truth["latent"].astype(np.float64) @ truth["loading"].T
-    intensity = np.minimum(np.exp(log_rate), MAX_RATE_HZ)
-    cells = np.where(truth["multi_unit"], 2, 1)  # that share a unit's intensity, each with its own refractory period
-    expected = cells * rate_after_refractoriness(intensity / cells, config)
-    samples = BIN_MS * SAMPLE_HZ // 1000
-    return {
-        name: rate.reshape(-1, samples, rate.shape[1]).mean(axis=1) * BIN_MS / 1000
-        for name, rate in (("intensity", intensity), ("expected", expected))
-    }
-
-
 def bound(answer: Rates, rate: np.ndarray) -> float:
     """co-bps of rates of the whole session on exactly what an answer is scored on."""
     _, count = answer.pair("held_out")
@@ -121,7 +91,7 @@ class Knowing(Toy):
 def test_what_true_rates_are_scored(tmp_path):
     """The bound by way of overlapping windows is the one by hand, no other rates reach it, and it is no chance."""
     config, tokens, truth = simulated(tmp_path, n_units=16, duration_s=60.0, rate_median_hz=30.0, tuning_depth=0.8)
-    rates = true_rates(config, truth)
+    rates = true_rates(config, truth, BIN_MS)
     counts = tokens.reader.columns["counts"]
     assert rates["expected"].sum() == pytest.approx(counts.sum(), rel=0.02)  # the noise of 40,000 spikes is 0.005
     assert rates["intensity"].sum() > 1.1 * counts.sum()
@@ -156,7 +126,10 @@ def test_ndt1_comes_near_the_true_rates(tmp_path):
     config, tokens, truth = simulated(tmp_path, **settings)
     result = train(configured("size=population"), [tokens], tmp_path / "run")
     answer = result.answers[tokens.id]["population"]
-    reached, best = answer.score()["co_bps"], {n: bound(answer, r) for n, r in true_rates(config, truth).items()}
+    reached, best = (
+        answer.score()["co_bps"],
+        {n: bound(answer, r) for n, r in true_rates(config, truth, BIN_MS).items()},
+    )
     print(f"co-bps {reached:.4f}, {', '.join(f'{reached / b:.3f} of {n} {b:.4f}' for n, b in best.items())}")
     assert answer.held_out.sum() == 75 and np.isfinite(answer.pair("held_out")[1]).sum() == 75 * 6000
     assert best["expected"] > best["intensity"]
