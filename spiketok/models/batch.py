@@ -103,6 +103,19 @@ class Stretch:
     weight: Mapping[str, np.ndarray]
 
 
+def observed_counts(columns: Mapping[str, Tensor]) -> Tensor:
+    """uint8 ``[T, N]``: counts, with 0 where nothing was observed: a bin that was recorded in part has some.
+
+    Args:
+        columns: of tokens by ``binned``.
+
+    >>> observed_counts({"counts": torch.tensor([[3, 1], [2, 2]]), "observed": torch.tensor([1, 0])})
+    tensor([[3, 1],
+            [0, 0]])
+    """
+    return columns["counts"] * (columns.get("unit_observed", columns["observed"][:, None]) > 0)
+
+
 def mean_counts(stretches: Sequence[Stretch], name: str) -> np.ndarray:
     """float64 ``[N]``: spikes a bin of each unit in the observed bins, above 0: half a spike and one bin are added.
 

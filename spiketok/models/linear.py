@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError, require
 from spiketok.models.base import Model, check_same_units
-from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, query_bin
+from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, observed_counts, query_bin
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import module_key
 from spiketok.recording.nouns import SessionInfo
@@ -155,7 +155,8 @@ class Linear(Model):
         if n_bins < lags:
             message = f"a window of {n_bins} bins is shorter than model.lags, {lags}: use a longer data.window_ms"
             raise DataError(message)
-        counts = columns["counts"].to(ridge.weight.dtype).unflatten(0, (n_windows, n_bins)).transpose(1, 2)  # [B, N, T]
+        counts = observed_counts(columns).to(ridge.weight.dtype)
+        counts = counts.unflatten(0, (n_windows, n_bins)).transpose(1, 2)  # [B, N, T]
         if counts.shape[1] != ridge.weight.shape[1]:
             message = f"{batch.sessions[0]}: the batch has {counts.shape[1]} units, the model {ridge.weight.shape[1]}"
             raise DataError(message)
@@ -200,7 +201,9 @@ class Linear(Model):
             if session not in self.units:
                 raise self.unknown(session)
             ridge = self.ridges[module_key(session)]
-            pieces = [(s.columns["counts"]["counts"], s.target[self.task], s.weight[self.task]) for s in stretches]
+            columns = [s.columns["counts"] for s in stretches]
+            counts = [c["counts"] * c.get("unit_observed", 1) for c in columns]
+            pieces = [(c, s.target[self.task], s.weight[self.task]) for c, s in zip(counts, stretches, strict=True)]
             weight, intercept, alpha = self._solve(session, self._checked(session, pieces))
             n_units = len(self.units[session])
             shaped = weight.reshape(self.config.lags, n_units, self.n_components).transpose(2, 1, 0)

@@ -43,7 +43,18 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model, Part, check_same_units
-from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
+from spiketok.models.batch import (
+    Batch,
+    Head,
+    Input,
+    Progress,
+    Stretch,
+    Timing,
+    bins_of,
+    mean_counts,
+    observed_counts,
+    query_bin,
+)
 from spiketok.models.losses import behaviour_losses, poisson_log_rate, poisson_rate
 from spiketok.models.masking import HideMode, draw_span, hide, hide_counts, span_probability
 from spiketok.models.nn import EncoderBlock, ScaleNorm, band_mask, module_key, sinusoidal_position
@@ -390,7 +401,7 @@ class Ndt1(Model):
         columns, length = batch.inputs[COUNTS].packed()
         session = self._session(batch, columns["counts"].shape[-1])
         n_bins = self._bins(length)
-        counts = columns["counts"].float().unflatten(0, (len(length), n_bins))  # [B, T, N]
+        counts = observed_counts(columns).float().unflatten(0, (len(length), n_bins))  # [B, T, N]
         counts, scored = self._hide(batch, counts)
         x = self._embed(session, counts) * math.sqrt(self.dim)
         x = self.dropout_embedding(x + self._positions(n_bins, x.device)).flatten(0, 1)  # [B * T, D]

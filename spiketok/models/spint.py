@@ -421,6 +421,7 @@ class Spint(Model):
         if series.shape[1] != self.config.history_bins:
             message = f"a history has {series.shape[1]} bins, model.history_bins is {self.config.history_bins}"
             raise DataError(message)
+        series = series * (columns["observed"] > 0)  # a bin that was recorded in part has counts
         first = torch.tensor([0, *accumulate(n_units)], device=series.device)[batch.present_B]
         repeats = torch.tensor(in_window, device=series.device)
         row = torch.repeat_interleave(first, repeats, output_size=len(series)) + columns["unit"]

@@ -40,7 +40,18 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model, check_same_units
-from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
+from spiketok.models.batch import (
+    Batch,
+    Head,
+    Input,
+    Progress,
+    Stretch,
+    Timing,
+    bins_of,
+    mean_counts,
+    observed_counts,
+    query_bin,
+)
 from spiketok.models.losses import behaviour_losses, nt_xent, poisson_log_rate
 from spiketok.models.masking import HideMode, hide, hide_counts
 from spiketok.models.nn import ACTIVATIONS, EncoderBlock, band_mask, module_key, sinusoidal_position
@@ -427,7 +438,7 @@ class Stndt(Model):
         if n_bins != self.n_bins:
             message = f"a window has {n_bins} bins and stndt was built for {self.n_bins}: it reads one length"
             raise DataError(message)
-        return columns["counts"].float().unflatten(0, (len(length), n_bins))
+        return observed_counts(columns).float().unflatten(0, (len(length), n_bins))
 
     def _draw(self, counts_BTN: Tensor) -> Tensor:
         return hide(self.config.mask_mode, counts_BTN.shape, self.config.mask_ratio, device=counts_BTN.device)
