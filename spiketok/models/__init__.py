@@ -5,8 +5,9 @@ from __future__ import annotations
 from spiketok.models.linear import Linear
 from spiketok.models.ndt1 import Ndt1
 from spiketok.models.ndt2 import Ndt2
+from spiketok.models.ndt3 import Ndt3
 from spiketok.models.poyo import Poyo
 from spiketok.models.spint import Spint
 from spiketok.models.stndt import Stndt
 
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2)}
+MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3)}

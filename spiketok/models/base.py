@@ -256,3 +256,14 @@ def check_same_units(session_id: str, known: Sequence[str], given: Sequence[str]
         f"differs being row {first}: train anew, or use the store that the model was trained on"
     )
     raise DataError(message)
+
+
+def n_patches(info: SessionInfo, patch_size: int, group_by: str) -> int:
+    """Patches of a session's units where each group of a unit column is cut apart (the scheme ``patch``).
+
+    Args:
+        group_by: the column; one that the session lacks, or none, is one group.
+    """
+    group = np.asarray(info.unit_columns.get(group_by, np.zeros(info.n_units)))
+    sizes = np.unique(group, return_counts=True)[1]
+    return int(-(-sizes // patch_size).sum())

@@ -4,8 +4,8 @@ Masks are drawn for each batch and never stored. Draws come from ``generator``, 
 bins' device, so that a run which restores the generator goes on with the same masks.
 
 Sources: NDT1, src/mask.py of snel-repo/neural-data-transformers; NDT2, context_general_bci/task_io.py of
-joel99/context_general_bci (``keep_tokens``). Shape letters: B windows, T bins, N units,
-L tokens.
+joel99/context_general_bci (``keep_tokens``); NDT3, context_general_bci/model.py of joel99/ndt3 (``drop_inputs``).
+Shape letters: B windows, T bins, N units, L tokens.
 
 Differs from the reference: its mode ``neuron`` spreads units over the wrong axis; here ``"unit"`` hides whole units.
 """
@@ -114,6 +114,30 @@ def keep_tokens(
     kept = torch.zeros(n_tokens, dtype=torch.bool, device=device)
     kept[torch.randperm(n_tokens, device=device, generator=generator)[: int((1 - ratio) * n_tokens)]] = True
     return kept
+
+
+def drop_inputs(
+    n_tokens: int,
+    ratio: float,
+    *,
+    random_ratio: bool = False,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw which places of a sequence lose what stands there, so that it is not learned to be copied (NDT3).
+
+    Args:
+        ratio: probability of each. random_ratio: it is itself drawn, uniform from 0 to ``ratio``.
+
+    Returns:
+        bool ``[L]``, True where nothing is shown.
+
+    >>> bool(drop_inputs(5, 1.0).all())
+    True
+    """
+    if random_ratio:
+        ratio *= torch.rand((), generator=generator).item()
+    return torch.rand(n_tokens, device=device, generator=generator) < ratio
 
 
 def corrupt(

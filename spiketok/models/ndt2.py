@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_same_units
+from spiketok.models.base import Model, Part, check_same_units, n_patches
 from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, query_bin
 from spiketok.models.losses import poisson_log_rate, softened_counts, softened_cross_entropy, weighted_mse
 from spiketok.models.masking import keep_tokens
@@ -297,12 +297,10 @@ class Ndt2(Model):
         ]
 
     def _check_patches(self, info: SessionInfo) -> None:
-        group = np.asarray(info.unit_columns.get(self.config.group_by, np.zeros(info.n_units)))
-        sizes = np.unique(group, return_counts=True)[1]
-        n_patches = int(-(-sizes // self.config.patch_size).sum())
-        if n_patches > self.config.max_patches:
+        n = n_patches(info, self.config.patch_size, self.config.group_by)
+        if n > self.config.max_patches:
             message = (
-                f"{info.id} has {n_patches} patches of {self.config.patch_size} units and model.max_patches is "
+                f"{info.id} has {n} patches of {self.config.patch_size} units and model.max_patches is "
                 f"{self.config.max_patches}: raise it, or model.patch_size"
             )
             raise DataError(message)

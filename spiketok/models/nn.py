@@ -159,10 +159,34 @@ def _ordered(query, key, value, query_length, key_length, dropout, visible: Visi
     )
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, length: Sequence[int], *, dropout: float = 0.0
+) -> Tensor:
+    """:func:`attention` in which a row sees itself and the rows of its window before it; no mask is made.
+
+    Args:
+        query, key, value: ``[L, H, E]``. length: rows of each window; windows of one length go in one call.
+
+    Returns:
+        ``[L, H, E]``.
+    """
+    length = [n for n in length if n]
+    rows = list(zip(*(t.split(length) for t in (query, key, value)), strict=True))
+    if rows and len(set(length)) == 1:
+        rows = [tuple(t.unflatten(0, (len(length), -1)) for t in (query, key, value))]
+    else:
+        rows = [tuple(t[None] for t in window) for window in rows]
+    out = [_sdpa(*window, dropout, causal=True).flatten(0, 1) for window in rows]
+    return torch.cat(out) if out else torch.zeros_like(query)
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
     """``[B, L, H, E]`` in and out; torch wants the heads before the rows."""
     q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+    return out.transpose(1, 2)
 
 
 def _uniform(query, key, value, n_windows: int, dropout: float, mask: Tensor | None) -> Tensor:

@@ -50,6 +50,7 @@ QUICK = {
         "unit_dropout_high": 0.0,
     },
     "stndt": {"hidden": 24, "dropout": 0.0, "dropout_embedding": 0.0, "decode_weight": 10.0},
+    "ndt3": {"dim": 16, "heads": 2, "patch_size": 4, "layers": 2, "activation": "gelu"},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------

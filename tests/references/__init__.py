@@ -19,4 +19,5 @@ REPLAYS = {
     "sparse_lamb_onecycle": "tests.references.optimizer",
     "spint": "tests.references.spint",
     "stndt": "tests.references.stndt",
+    "ndt3": "tests.references.ndt3",
 }
