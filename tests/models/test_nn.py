@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from spiketok.models.nn import (  # noqa: E402
     Visible,
     attention,
     band_mask,
+    causal_attention,
     module_key,
     rotary_steps,
     rotate,
@@ -708,3 +710,46 @@ def test_kept_tokens_have_the_statistics_of_the_reference(ratio):
     assert least > number / 70 - spread and most < number / 70 + spread  # the bound holds for the reference's too
     together = (left_out[:, :-1] & left_out[:, 1:]).float().mean()  # neighbours are drawn as any two are
     assert float(together) == pytest.approx(number * (number - 1) / (70 * 69), abs=0.01)
+
+
+# Over 2,000 draws of the reference: mean, standard deviation, least and most of the share of inputs that are hidden.
+REFERENCE_DROPPED = {
+    (1.0, False): (1.0, 0.0, 1.0, 1.0),
+    (1.0, True): (0.4903, 0.2965, 0.0, 1.0),
+    (0.5, False): (0.5, 0.085, 0.239, 0.783),
+}
+
+
+@pytest.mark.parametrize("draw", REFERENCE_DROPPED)
+def test_dropped_inputs_have_the_statistics_of_the_reference(draw):
+    """In its batch of two windows of 8 and 6 bins, where a place is drawn once for both and what pads counts."""
+    with np.load(Path(__file__).parents[1] / "golden" / "models" / "ndt3_classification.npz") as golden:
+        behaviour = torch.from_numpy(golden["mid/modality_index"] == 1)[:, :-1]  # the last is no input
+    generator = torch.Generator().manual_seed(0)
+    drawn = [masking.drop_inputs(62, draw[0], random_ratio=draw[1], generator=generator)[:-1] for _ in range(2000)]
+    share = torch.stack([(behaviour & mask).sum() / behaviour.sum() for mask in drawn])
+    mean, spread, least, most = REFERENCE_DROPPED[draw]
+    assert float(share.mean()) == pytest.approx(mean, abs=0.02)
+    assert float(share.std()) == pytest.approx(spread, rel=0.06)
+    assert float(share.min()) == pytest.approx(least, abs=0.06) and float(share.max()) == pytest.approx(most, abs=0.06)
+
+
+@pytest.mark.parametrize("length", [[5, 1, 9, 3], [4, 4, 4], [6], [3, 0, 2], [2, 0, 2], [0], []], ids=str)
+def test_causal_attention_is_the_slow_twin(length):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(sum(length), 2, 8, generator=generator).requires_grad_() for _ in range(3)]
+    query, key, value = tensors
+    out = causal_attention(*tensors, length)
+    expected, first = [query[:0]], 0
+    for n in length:
+        for row in range(first, first + n):  # alone, with what stands before it as all that there is
+            seen = slice(first, row + 1)
+            score = torch.einsum("he,khe->hk", query[row], key[seen]) / math.sqrt(8)
+            expected.append(torch.einsum("hk,khe->he", score.softmax(-1), value[seen])[None])
+        first += n
+    expected = torch.cat(expected)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    if len(query):
+        direction = torch.randn(out.shape, generator=generator)
+        for a, b in zip(*(torch.autograd.grad((o * direction).sum(), tensors) for o in (out, expected)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
