@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spiketok.models.linear import Linear
+from spiketok.models.mtm import Mtm
 from spiketok.models.ndt1 import Ndt1
 from spiketok.models.ndt2 import Ndt2
 from spiketok.models.ndt3 import Ndt3
@@ -10,4 +11,4 @@ from spiketok.models.poyo import Poyo
 from spiketok.models.spint import Spint
 from spiketok.models.stndt import Stndt
 
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3)}
+MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm)}

@@ -4,8 +4,9 @@ Masks are drawn for each batch and never stored. Draws come from ``generator``, 
 bins' device, so that a run which restores the generator goes on with the same masks.
 
 Sources: NDT1, src/mask.py of snel-repo/neural-data-transformers; NDT2, context_general_bci/task_io.py of
-joel99/context_general_bci (``keep_tokens``); NDT3, context_general_bci/model.py of joel99/ndt3 (``drop_inputs``).
-Shape letters: B windows, T bins, N units, L tokens.
+joel99/context_general_bci (``keep_tokens``); NDT3, context_general_bci/model.py of joel99/ndt3 (``drop_inputs``); MtM,
+src/models/masker.py of colehurwitz/IBL_foundation_model (``draw_scheme``). Shape letters: B windows, T bins, N units,
+L tokens.
 
 Differs from the reference: its mode ``neuron`` spreads units over the wrong axis; here ``"unit"`` hides whole units.
 """
@@ -21,6 +22,8 @@ from spiketok.errors import UsageError
 
 # What a draw decides at once; the reference's names are timestep, timestep_only, full and neuron.
 HideMode = Literal["timestep", "shared_timestep", "element", "unit"]
+# What a batch hides, and from what it is to be predicted; ``inter-region``, ``intra-region`` and ``random`` in MtM.
+Scheme = Literal["neuron", "causal", "inter_region", "intra_region", "temporal", "random_token"]
 
 
 def span_probability(step: int, ramp_start: int, ramp_end: int) -> float:
@@ -96,6 +99,47 @@ def hide(
         raise UsageError(message)
     drawn = (n_windows, n_bins if mode == "element" else 1, n_units)
     return torch.rand(drawn, device=device, generator=generator) < ratio
+
+
+def draw_scheme(
+    scheme: Scheme,
+    shape: tuple[int, int, int],
+    region: Tensor,
+    ratio: float,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw by a scheme of MtM what is hidden of counts of a shape ``[B, T, N]``, and which of that is to be predicted.
+
+    Only with ``"intra_region"`` the two differ.
+
+    Args:
+        scheme: ``"neuron"``: whole units, drawn for each window. ``"temporal"`` and ``"causal"``: whole bins, drawn for
+            each window (what a bin then attends to is the model's). ``"random_token"``: single counts.
+            ``"inter_region"``: all units of one region, the same in every window. ``"intra_region"``: all units of all
+            regions but one, and of that one a share of the units, which alone are to be predicted.
+        shape: B, T, N. region: integer ``[N]``, the region of each unit; each that occurs is drawn as often.
+        ratio: share that is hidden; ``"inter_region"`` has none.
+
+    Returns:
+        hidden and predicted, bool, each of a shape that broadcasts to ``[B, T, N]``.
+
+    >>> hidden, predicted = draw_scheme("intra_region", (4, 10, 3), torch.tensor([0, 0, 1]), 1.0)
+    >>> bool(hidden.all()), predicted.shape
+    (True, torch.Size([4, 1, 3]))
+    """
+    if scheme in ("inter_region", "intra_region"):
+        present = region.to(device).unique()
+        chosen = present[torch.randint(len(present), (1,), device=device, generator=generator)]
+        inside = (region.to(device) == chosen)[None, None]
+        if scheme == "inter_region":
+            return inside, inside
+        drawn = hide("unit", shape, ratio, device=device, generator=generator)
+        return drawn | ~inside, drawn & inside
+    modes: dict[Scheme, HideMode] = {"neuron": "unit", "temporal": "timestep", "causal": "timestep"}
+    hidden = hide(modes.get(scheme, "element"), shape, ratio, device=device, generator=generator)
+    return hidden, hidden
 
 
 def keep_tokens(

@@ -113,7 +113,7 @@ def _without_empty(live, query, key, value, query_length, key_length, dropout, m
     q, k = rows(query_length), rows(key_length)
     lengths = keep(query_length), keep(key_length)
     if isinstance(mask, Visible):
-        mask = Visible.of(mask.query[q], mask.key[k], *lengths)
+        mask = Visible.of(mask.query[q], mask.key[k], *lengths, itself=mask.itself)
     part = attention(query[q], key[k], value[k], *lengths, dropout=dropout, mask=mask, backend=backend)
     return query.new_zeros(query.shape).masked_scatter(q[:, None, None], part)
 
@@ -130,21 +130,37 @@ class Visible:
 
     Args:
         query, key: int64 ``[Lq]`` and ``[Lk]``. shared: bool ``[Tq, Tk]`` where it is the same for every window.
+        itself: in self-attention, a row sees itself whatever its order, also one that no other sees.
     """
 
     query: Tensor
     key: Tensor
     shared: Tensor | None = None
+    itself: bool = False
 
     @classmethod
-    def of(cls, query: Tensor, key: Tensor, query_length: Sequence[int], key_length: Sequence[int]) -> Visible:
+    def of(
+        cls,
+        query: Tensor,
+        key: Tensor,
+        query_length: Sequence[int],
+        key_length: Sequence[int],
+        *,
+        itself: bool = False,
+    ) -> Visible:
         """The rule for windows of these lengths; computed once, it serves every layer."""
         shared = None
         if len(set(query_length)) == 1 and len(set(key_length)) == 1 and min(query_length[0], key_length[0]) > 0:
             q, k = (order.unflatten(0, (len(query_length), -1)) for order in (query, key))
             if bool((q == q[0]).all() & (k == k[0]).all()):
-                shared = k[0] <= q[0][:, None]
-        return cls(query, key, shared)
+                shared = _sees(q[0], k[0], itself)
+        return cls(query, key, shared, itself)
+
+
+def _sees(query: Tensor, key: Tensor, itself: bool) -> Tensor:
+    """bool ``[Tq, Tk]`` of one window's orders."""
+    seen = key <= query[:, None]
+    return seen.fill_diagonal_(True) if itself else seen
 
 
 def _ordered(query, key, value, query_length, key_length, dropout, visible: Visible) -> Tensor:
@@ -153,7 +169,7 @@ def _ordered(query, key, value, query_length, key_length, dropout, visible: Visi
     keys = (t.split(key_length) for t in (key, value, visible.key))
     return torch.cat(
         [
-            _sdpa(q[None], k[None], v[None], dropout, k_order <= q_order[:, None])[0]
+            _sdpa(q[None], k[None], v[None], dropout, _sees(q_order, k_order, visible.itself))[0]
             for q, q_order, k, v, k_order in zip(*queries, *keys, strict=True)
         ]
     )

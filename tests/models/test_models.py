@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models import MODELS  # noqa: E402
 from spiketok.models.base import PROTOCOLS, Part  # noqa: E402
-from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, Tokens  # noqa: E402
+from spiketok.models.batch import Asked, Batch, Facts, Head, Input, Progress, Stretch, Timing, Tokens  # noqa: E402
 from spiketok.models.linear import Linear, LinearConfig  # noqa: E402
 from spiketok.models.poyo import Poyo, PoyoConfig  # noqa: E402
 from spiketok.models.vocabulary import Vocabulary  # noqa: E402
@@ -51,6 +51,7 @@ QUICK = {
     },
     "stndt": {"hidden": 24, "dropout": 0.0, "dropout_embedding": 0.0, "decode_weight": 10.0},
     "ndt3": {"dim": 16, "heads": 2, "patch_size": 4, "layers": 2, "activation": "gelu"},
+    "mtm": {"channels": 12, "dim": 16, "heads": 2, "hidden": 24, "decode_weight": 2.0},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -211,6 +212,7 @@ def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, q
         asked=asked,
         present=ids,
         present_B=torch.tensor([ids.index(s.info.id) for s, _ in windows]),
+        facts=Facts({s.info.id: s.info for s in present}),
     )
 
 
