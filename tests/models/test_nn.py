@@ -178,6 +178,23 @@ def test_windows_with_the_same_orders_share_one_mask():
         assert (Visible.of(order, order, length, length).shared is None) == (length != [15])
 
 
+@pytest.mark.parametrize("length", [[5, 5, 5], [4, 6, 5], [0, 10, 5]])
+def test_a_row_may_see_itself_whatever_its_order(length):
+    """Rows that nobody sees see themselves beside what their order lets them see."""
+    torch.manual_seed(0)
+    x, order = torch.randn(15, 2, 8), torch.tensor([2, 0, 1, NEVER, FIRST]).repeat(3)
+    query = torch.where(order == NEVER, 1, order)
+    visible = Visible.of(query, order, length, length, itself=True)
+    assert (visible.shared is None) == (length != [5, 5, 5])
+    out, expected, start = attention(x, x, x, length, length, mask=visible), [], 0
+    for n in length:
+        for row in range(start, start + n):
+            seen = [j for j in range(start, start + n) if order[j] <= query[row] or j == row]
+            expected.append(slow_attention(x[row : row + 1].double(), *[x[seen].double()] * 2, [1], [len(seen)])[0])
+        start += n
+    torch.testing.assert_close(out.double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_an_encoder_block_takes_the_rule():
     """Block-causal with context: a row's output is that of the rows that it sees, put alone."""
     torch.manual_seed(0)
