@@ -7,8 +7,9 @@ from spiketok.models.mtm import Mtm
 from spiketok.models.ndt1 import Ndt1
 from spiketok.models.ndt2 import Ndt2
 from spiketok.models.ndt3 import Ndt3
+from spiketok.models.neds import Neds
 from spiketok.models.poyo import Poyo
 from spiketok.models.spint import Spint
 from spiketok.models.stndt import Stndt
 
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm)}
+MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds)}

@@ -5,14 +5,15 @@ bins' device, so that a run which restores the generator goes on with the same m
 
 Sources: NDT1, src/mask.py of snel-repo/neural-data-transformers; NDT2, context_general_bci/task_io.py of
 joel99/context_general_bci (``keep_tokens``); NDT3, context_general_bci/model.py of joel99/ndt3 (``drop_inputs``); MtM,
-src/models/masker.py of colehurwitz/IBL_foundation_model (``draw_scheme``). Shape letters: B windows, T bins, N units,
-L tokens.
+src/models/masker.py of colehurwitz/IBL_foundation_model (``draw_scheme``); NEDS, src/multi_modal/mm.py of yzhang511/NEDS
+(``hide_modalities``). Shape letters: B windows, T bins, N units, L tokens, M modalities.
 
 Differs from the reference: its mode ``neuron`` spreads units over the wrong axis; here ``"unit"`` hides whole units.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -182,6 +183,63 @@ def drop_inputs(
     if random_ratio:
         ratio *= torch.rand((), generator=generator).item()
     return torch.rand(n_tokens, device=device, generator=generator) < ratio
+
+
+# What a window with spikes and behaviours is asked at once (NEDS): the spikes, from the behaviours; these, from the
+# spikes; some bins of the spikes; some of each behaviour; some bins of everything.
+SCHEMES = ("encoding", "decoding", "self_spikes", "self_behaviour", "random_token")
+
+
+def draw_schemes(
+    n_windows: int,
+    schemes: Sequence[str] = SCHEMES,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """A scheme for each window, each as likely: int64 ``[B]``, places in ``SCHEMES``.
+
+    Args:
+        schemes: names of those that may come.
+    """
+    place = torch.tensor([SCHEMES.index(name) for name in schemes], device=device)
+    return place[torch.randint(len(place), (n_windows,), device=device, generator=generator)]
+
+
+def hide_modalities(
+    scheme_B: Tensor,
+    n_behaviours: int,
+    n_bins: int,
+    ratio: float,
+    *,
+    one_row: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw the bins of each modality that are hidden in each window, the spikes being the first modality.
+
+    ``self_behaviour`` draws for each behaviour by itself, ``random_token`` the same bins for all modalities.
+
+    Args:
+        scheme_B: int64 ``[B]`` of :func:`draw_schemes`. ratio: share of the bins, where bins are drawn.
+        one_row: all windows of a scheme hide the same bins, as in NEDS's code; else each has a draw of its own.
+
+    Returns:
+        bool ``[B, M, T]``, M being 1 and the behaviours.
+
+    >>> hide_modalities(torch.tensor([0, 1]), 2, 3, 0.5).all(-1)
+    tensor([[ True, False, False],
+            [False,  True,  True]])
+    """
+    rows, n_modalities, device = 1 if one_row else len(scheme_B), 1 + n_behaviours, scheme_B.device
+    own = hide_timesteps(rows * n_modalities, n_bins, ratio, device=device, generator=generator)
+    own = own.unflatten(0, (rows, n_modalities))
+    shared = hide_timesteps(rows, n_bins, ratio, device=device, generator=generator)[:, None]
+    spikes = (torch.arange(n_modalities, device=device) == 0)[:, None]
+    encoding, decoding, self_spikes, self_behaviour, random_token = (
+        (scheme_B == place)[:, None, None] for place in range(len(SCHEMES))
+    )
+    whole = encoding & spikes | decoding & ~spikes
+    return whole | (self_spikes & spikes | self_behaviour & ~spikes) & own | random_token & shared
 
 
 def corrupt(

@@ -21,4 +21,5 @@ REPLAYS = {
     "spint": "tests.references.spint",
     "stndt": "tests.references.stndt",
     "ndt3": "tests.references.ndt3",
+    "neds": "tests.references.neds",
 }
