@@ -153,19 +153,19 @@ def weights_of(golden: Golden, config: Mapping) -> list[str]:
 
 def place_of(name: str, golden: Golden, model: Neds, config: Mapping) -> list[Place]:
     """Where a weight of the original stands in ours."""
-    parameters, whole = dict(model.named_parameters()), slice(None)
+    whole = slice(None)
     if name == "mask_token":
-        return [((0, 0), Part(parameters["mask_token"]), None)]
+        return [((0, 0), Part(model.mask_token), None)]
     if name.startswith("encoder_norm"):
-        return [(whole, Part(parameters[name.replace("encoder_norm", "norm")]), None)]
+        return [(whole, Part(model.get_parameter(name.replace("encoder_norm", "norm"))), None)]
     if name.startswith("encoder."):
         _, layer, part = name.split(".", 2)
         part, _, kind = part.rpartition(".")
         if part.removeprefix("attn.") in QKV:
             k, dim = QKV.index(part.removeprefix("attn.")), model.config.dim
-            both = parameters[f"layers.{layer}.to_qkv.{kind}"]
+            both = model.get_parameter(f"layers.{layer}.to_qkv.{kind}")
             return [(whole, Part(both, slice(k * dim, (k + 1) * dim)), None)]
-        return [(whole, Part(parameters[f"layers.{layer}.{LAYER[part]}.{kind}"]), None)]
+        return [(whole, Part(model.get_parameter(f"layers.{layer}.{LAYER[part]}.{kind}")), None)]
     if "[" in name:  # of the forms for one direction
         modality, rest = name.split("[")[1].split("]")
         group = f"{name.split('[')[0]}{rest}"
