@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spiketok.models.lfads import Lfads
 from spiketok.models.linear import Linear
 from spiketok.models.mtm import Mtm
 from spiketok.models.ndt1 import Ndt1
@@ -12,4 +13,4 @@ from spiketok.models.poyo import Poyo
 from spiketok.models.spint import Spint
 from spiketok.models.stndt import Stndt
 
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds)}
+MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads)}

@@ -96,11 +96,14 @@ class Stretch:
     Args:
         columns: by input, the columns that have one row a bin, as ``counts`` ``[T, N]``.
         target: by task, ``[T, C]`` normalised. weight: by task, ``[T]``; 0 where nothing was measured or observed.
+        trial_bin: int64, the bins in which trials begin, of those that begin in it. trial_columns: of these trials.
     """
 
     columns: Mapping[str, Mapping[str, np.ndarray]]
     target: Mapping[str, np.ndarray]
     weight: Mapping[str, np.ndarray]
+    trial_bin: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    trial_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def observed_counts(columns: Mapping[str, Tensor]) -> Tensor:

@@ -138,3 +138,17 @@ def _mean_of_top(term: Tensor, scored: Tensor, top: float) -> Tensor:
         return term.sum() / n
     chosen = term[scored]
     return chosen.topk(int(len(chosen) * top)).values.sum() / n
+
+
+def stirling(count: Tensor, scored: Tensor) -> Tensor:
+    """Mean of Stirling's ``log y!`` over the scored elements, 0 for y up to 1: makes a Poisson loss a log likelihood.
+
+    As torch's ``poisson_nll_loss(full=True)``.
+
+    Args:
+        count: y, ``[T, N]``. scored: bool, of a shape that broadcasts to it.
+    """
+    scored = scored.expand_as(count)
+    y = torch.where(scored, count, 0).float().clamp_min(1.0)
+    term = y * y.log() - y + 0.5 * (2 * torch.pi * y).log()
+    return torch.where(y > 1, term, 0.0).sum() / scored.sum().clamp_min(1)

@@ -289,3 +289,25 @@ def hide_counts(
         return counts, always
     own = drawn if always is None else drawn & ~always
     return corrupt(counts, own, zero_ratio, random_ratio, generator), own if always is None else own | always
+
+
+def coordinated_dropout(
+    counts: Tensor, rate: float, pass_rate: float = 0.0, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Drop single counts from an autoencoder's input, so that it learns from those alone (Keshtkaran et al. 2019).
+
+    Args:
+        counts: float ``[B, T, N]``. rate: share that becomes 0; the others are divided by ``1 - rate``. At 0 nothing is
+            dropped and all is learned from.
+        pass_rate: share of the others that are learned from too.
+
+    Returns:
+        float ``[B, T, N]``; bool ``[B, T, N]``, which counts are learned from.
+    """
+    if rate == 0:
+        return counts, torch.ones_like(counts, dtype=torch.bool)
+    dropped = torch.rand(counts.shape, device=counts.device, generator=generator) < rate
+    learned = dropped
+    if pass_rate:
+        learned = dropped | (torch.rand(counts.shape, device=counts.device, generator=generator) < pass_rate)
+    return torch.where(dropped, 0.0, counts) / (1 - rate), learned

@@ -6,8 +6,10 @@ Usable time is where something was recorded *and* some task of the run has somet
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
 
 from spiketok.errors import DataError
 from spiketok.models.batch import Stretch
@@ -91,7 +93,8 @@ class DividedSession:
                 first = int(tokens.bin_row[g])
                 row = slice(first - (start_ns - low) // bin_ns, first + (high - start_ns) // bin_ns)
                 if row.stop > row.start:
-                    found.append(_stretch(columns, truths, row))
+                    begins = start_ns + (row.start - first) * bin_ns
+                    found.append(_with_trials(_stretch(columns, truths, row), tokens, begins))
         return found
 
 
@@ -107,6 +110,16 @@ def _stretch(columns, truths, row: slice) -> Stretch:
         target[task.name][known <= 0] = 0
         weight[task.name] = known
     return Stretch(cut, target, weight)
+
+
+def _with_trials(stretch: Stretch, tokens: SessionTokens, start_ns: int) -> Stretch:
+    """With the trials that begin in it; ``start_ns`` is where it begins itself."""
+    trials, bin_ns = tokens.trials, tokens.bin_ns
+    n_bins = len(next(column for part in stretch.columns.values() for column in part.values()))
+    at = (np.asarray(trials.start_ns) - start_ns) // bin_ns
+    inside = np.flatnonzero((at >= 0) & (at < n_bins))
+    columns = {name: np.asarray(column)[inside] for name, column in trials.columns.items()}
+    return replace(stretch, trial_bin=at[inside], trial_columns=columns)
 
 
 def divide(tokens: SessionTokens, tasks: Sequence[Task], rule: SplitRule, train_share: float = 1.0) -> DividedSession:

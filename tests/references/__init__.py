@@ -14,6 +14,7 @@ from __future__ import annotations
 # The beginning of a file's name -> the module that replays it; the longest that fits counts.
 REPLAYS = {
     "mtm": "tests.references.mtm",
+    "lfads": "tests.references.lfads",
     "ndt1": "tests.references.ndt1",
     "ndt2": "tests.references.ndt2",
     "poyo_tiny": "tests.references.poyo",
