@@ -80,7 +80,7 @@ class LfadsConfig:
             controller reads late of the past, and early of the future.
         external: tasks whose behaviour is an input of the generator: in training, and in evaluations that give it
             (others see 0, its mean).
-        clip: largest value in a state. dropout: of encoded, initial, external and generator's states and of the
+        clip: largest value in a state, at least 1. dropout: of encoded, initial, external and generator's states and of the
             controller's input.
         drop: share of the counts that training drops from the input. drop_pass: share of the others that is learned
             from all the same.
@@ -136,7 +136,7 @@ class LfadsConfig:
     decode_joint: bool = False
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("encoder", "initial", "generator", "factors"), 1)
+        least = dict.fromkeys(("encoder", "initial", "generator", "factors", "clip"), 1)
         least |= dict.fromkeys(
             ("read_in", "input_encoder", "controller", "inputs", "initial_bins", "lag", "samples"), 0
         )
@@ -146,7 +146,7 @@ class LfadsConfig:
             if getattr(self, name) < bound:
                 message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
                 raise UsageError(message)
-        for name in ("clip", "initial_var", "initial_min_var", "input_tau", "input_var", "loss_scale", "align_ms"):
+        for name in ("initial_var", "initial_min_var", "input_tau", "input_var", "loss_scale", "align_ms"):
             if not getattr(self, name) > 0:
                 message = f"model.{name} is {getattr(self, name)}, must be above 0"
                 raise UsageError(message)
@@ -252,6 +252,8 @@ class Lfads(Model):
             "samples": 0,
             "rate_init": True,
             "pcr": True,
+            "decode_weight": 0.1,
+            "decode_joint": True,
         },
         "mc_maze": {},
         "mc_rtt": _OLDER,
