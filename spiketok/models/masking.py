@@ -5,8 +5,8 @@ bins' device, so that a run which restores the generator goes on with the same m
 
 Sources: NDT1, src/mask.py of snel-repo/neural-data-transformers; NDT2, context_general_bci/task_io.py of
 joel99/context_general_bci (``keep_tokens``); NDT3, context_general_bci/model.py of joel99/ndt3 (``drop_inputs``); MtM,
-src/models/masker.py of colehurwitz/IBL_foundation_model (``draw_scheme``); NEDS, src/multi_modal/mm.py of yzhang511/NEDS
-(``hide_modalities``). Shape letters: B windows, T bins, N units, L tokens, M modalities.
+src/models/masker.py of colehurwitz/IBL_foundation_model (``draw_scheme``); NEDS, src/multi_modal/mm.py of
+yzhang511/NEDS (``hide_modalities``). Shape letters: B windows, T bins, N units, L tokens, M modalities.
 
 Differs from the reference: its mode ``neuron`` spreads units over the wrong axis; here ``"unit"`` hides whole units.
 """
