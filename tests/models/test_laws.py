@@ -45,6 +45,7 @@ QUESTIONS = {head.kind: head for head in (VELOCITY, POPULATION, CHOICE)}
 # Models in which the order of the units counts, and why; for all others it must not.
 ORDERED = {
     "ndt2": "a patch holds neighbours, and patches have places",
+    "ndt3": "a patch holds neighbours, and patches have places",
     "stndt": "units have places, as bins have",
 }
 D = toy("d", 11, 3)  # no width of a toy model is 11: a parameter of this size is of its units
