@@ -132,14 +132,8 @@ def main() -> None:
         behaviour = [row["r2_variance_weighted"] for row in done["test"] if row["task"] == BEHAVIOUR]
         spent, per_s = speed(run)
         co, best, r2 = rates.mean(axis=0) if len(rates) else (np.nan, np.nan, np.nan)
-        cells = [
-            f"{co:.3f}",
-            f"{co / best:.3f}",
-            f"{r2:.3f}",
-            f"{np.mean(behaviour):.3f}",
-            f"{spent:.0f}",
-            f"{per_s:.0f}",
-        ]
+        cells = [f"{value:.3f}" for value in (co, co / best, r2, np.mean(behaviour))]
+        cells += [f"{value:.0f}" for value in (done["cpu_s"], spent, per_s)]
         print(f"| {model} | " + " | ".join("" if cell == "nan" else cell for cell in cells) + " |", flush=True)
         if arguments.calibration_s and MODELS[model].protocols:
             words = ["eval-xsession", str(run), "--tokenize", "--json", "--calibration-s", str(arguments.calibration_s)]
