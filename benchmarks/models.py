@@ -4,8 +4,8 @@
 
 Two subjects of four days each; the last day of both is held out. 25 % of the units are held out by name. For each
 model: the test scores of the trained days, beside the true rates' co-bps on exactly the same bins; the CPU seconds of
-the whole command (its imports and the scoring too), the seconds and the speed of the training steps as the run's own log
-has them; and the rows of its transfer table. A run that stands is not trained again.
+the whole command (imports and scoring too), the seconds and the speed of the training steps as the run's own log has
+them; and the rows of its transfer table. A run that stands is not trained again.
 """
 
 from __future__ import annotations
