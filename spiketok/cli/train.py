@@ -61,6 +61,7 @@ def train(
     from spiketok.training.loop import train as run_training
     from spiketok.training.predictions import write_predictions
     from spiketok.training.runs import choose_training, find_run, make_shards, open_shards, run_path, sets_from
+    from spiketok.training.tasks.base import reason_lines
 
     workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
@@ -104,6 +105,8 @@ def train(
     for task in dict.fromkeys(row["task"] for row in rows):
         told = [row for row in rows if row["task"] == task]
         show_rows(f"{resolved.model}: scores on the test split", list(told[0]), told)
+        for line in reason_lines({session: of[task] for session, of in result.scores.items() if task in of}):
+            say(line)
     print(f"run {run_dir}")
     say(f"next: spiketok eval-xsession {run_dir}")
 

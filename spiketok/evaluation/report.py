@@ -26,7 +26,7 @@ from spiketok.storage.files import atomic_file, sha256_file, write_signed
 from spiketok.training.checkpoints import TrainedSession
 from spiketok.training.sampling import dropped_words, listing
 from spiketok.training.sessions import stand_in_line
-from spiketok.training.tasks.base import Task
+from spiketok.training.tasks.base import Task, reason_lines
 from spiketok.training.tasks.decode import Prediction
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; the floor and the truth are greys.
@@ -108,6 +108,7 @@ def remarks(result: TransferResult) -> list[str]:
             named = reasons.setdefault((cell.protocol, cell.reason), [])
             named += [cell.session] if cell.session not in named else []
     lines = [f"{protocol} is empty for {', '.join(ids)}: {why}" for (protocol, why), ids in reasons.items()]
+    lines += reason_lines({c.session: c.score for c in result.cells if c.score is not None and "reasons" in c.score})
     if not result.run.finished:
         lines.append(f"the run is not finished: {result.run.step} of {result.run.total_steps} steps")
     for facts in result.sessions:
@@ -455,7 +456,7 @@ def _summary_table(result: TransferResult, task: Task) -> str:
 def _session_table(result: TransferResult, task: Task) -> str:
     head = [("session", False), ("protocol", False), *((task.titles[name], True) for name in task.metrics)]
     head += [("each", False), ("trained numbers", True), ("test samples", True)]
-    rows = []
+    rows, words = [], set(task.head().words)
     for facts in result.sessions:
         for protocol in result.protocols_of(task.name):
             cell = result.cell(facts.session.id, protocol, task.name)
@@ -466,12 +467,12 @@ def _session_table(result: TransferResult, task: Task) -> str:
                 empty = [""] * len(task.metrics)
                 rows.append(("", [*name, *empty, f'<span class="empty">{_escape(cell.reason)}</span>', "", ""]))
                 continue
-            parts = next((v for v in cell.score.values() if isinstance(v, dict)), {})
-            each = ", ".join(f"{c} {_number(v, 2)}" for c, v in parts.items())
+            parts = next((v for v in cell.score.values() if isinstance(v, dict) and words.issuperset(v)), {})
+            each = _escape(", ".join(f"{c} {_number(v, 2)}" for c, v in parts.items()))
+            for metric, why in cell.score.get("reasons", {}).items():
+                each += f'<span class="empty">{_escape(f"{task.titles[metric]}: {why}")}</span> '
             scores = [_number(cell.score[key]) for key in task.metrics]
-            rows.append(
-                ("", [*name, *scores, _escape(each), f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"])
-            )
+            rows.append(("", [*name, *scores, each, f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"]))
     return _table(head, rows)
 
 

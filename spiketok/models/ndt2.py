@@ -474,7 +474,8 @@ class Ndt2(Model):
             scored = ~kept[:, None] if hidden is None else ~kept[:, None] | hidden[place]
         else:
             scored = real if hidden is None else hidden[place]
-            slots = self._unseen(tokens, kept, slots)
+            if not batch.mode:  # in a mode what is seen is not scored
+                slots = self._unseen(tokens, kept, slots)
         rate = slots if slots.ndim == 2 else self._expected(slots)
         where = place[0].expand_as(real)[real], place[1][real]
         dense = rate.new_zeros(asked.target.shape).index_put(where, rate[real])

@@ -170,13 +170,22 @@ def fp_bps(rate, count) -> float:
     return _bits_per_spike(rate, count)
 
 
-def bps_per_unit(rate, count) -> float:
-    """Bits per spike of each unit, then the mean over the units that have a spike (MtM, NEDS); nan where none has."""
+def bps_of_units(rate, count) -> np.ndarray:
+    """Bits per spike of each unit over its own bins, float64 ``[N]``; nan where it has no spike.
+
+    The null is each unit's mean rate over its scored bins. Arguments and errors as :func:`poisson_nll`.
+    """
     rate, count = _rates_and_counts(rate, count)
     spikes = np.nansum(count, axis=0)
     gain = _nll_per_unit(_null_rate(count), count) - _nll_per_unit(rate, count)
-    heard = spikes > 0
-    return float(np.mean(gain[heard] / spikes[heard] / np.log(2))) if heard.any() else float("nan")
+    return np.divide(gain, spikes, out=np.full_like(gain, np.nan), where=spikes > 0) / np.log(2)
+
+
+def bps_per_unit(rate, count) -> float:
+    """Bits per spike of each unit, then the mean over the units that have a spike (MtM, NEDS); nan where none has."""
+    each = bps_of_units(rate, count)
+    heard = np.isfinite(each)
+    return float(np.mean(each[heard])) if heard.any() else float("nan")
 
 
 # Of behaviour: (target, prediction, weight, valid). Of spikes: (rate per bin, count).

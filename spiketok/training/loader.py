@@ -111,7 +111,6 @@ class Loader:
         tasks: what is asked of each window; none for batches without a question.
         calibration: by session id, the time of which the inputs of the session are cut; none is empty time. Where such
             an input takes a block of its tokens (``Once.choose``), a shuffled sampler's batches each draw their own.
-        hide: which scoring pass of the one task this is (see ``Task.passes``); None for training.
         unit_rows: int32 ``[N]`` by session id, what the cut writes for each unit; the session's own rows by default.
         session_rows: by session id; the position in ``sessions`` by default.
         unit_dropout: how many units a window keeps; None keeps all.
@@ -136,7 +135,6 @@ class Loader:
         batch_size: int,
         tasks: Sequence[Task] = (),
         calibration: Mapping[str, Intervals] | None = None,
-        hide: int | None = None,
         unit_rows: Mapping[str, np.ndarray] | None = None,
         session_rows: Mapping[str, int] | None = None,
         unit_dropout: UnitDropout | None = None,
@@ -149,7 +147,6 @@ class Loader:
         world: int = 1,
     ) -> None:
         self.sampler, self.tasks, self.unit_dropout = sampler, tuple(tasks), unit_dropout
-        self.hide = hide
         self.batch_size, self.one_session, self.layout = batch_size, one_session, layout
         self.prefetch, self.seed, self.drop_last = prefetch, seed, drop_last
         self.rank, self.world = rank, world
@@ -429,7 +426,7 @@ class Loader:
                 Group(source.tokens, rows, own, source.truth[task.name], keep)
                 for (source, rows, own), keep in zip(groups, keeps, strict=True)
             ]
-            task.ask(asked, cut, buffers, self.hide)
+            task.ask(asked, cut, buffers)
         return cut
 
     def _tokens(self, name: str, groups, keeps, n_windows: int, buffers: _Buffers) -> Tokens:

@@ -420,7 +420,7 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
             if metrics is not None and (save or step % LOG_EVERY == 0):
                 emit(metrics.line(step, total, loader.epoch, lr))
             if validate:
-                scores, _ = score_split(model, sessions, "valid", config, fabric.device)
+                scores, _ = score_split(model, sessions, "valid", config, fabric.device, modes=False)
                 if metrics is not None and scores:
                     emit(metrics.validation(step, scores))
                 wrapped.train()

@@ -5,12 +5,14 @@ What is unusual:
 - windows overlap by half and their predictions are averaged at identical times (``data.stitch = "mean"``);
 - ``"causal"`` takes each time from one window: the one that ends soonest after it. A model that is not causal by itself
   then answers only the last step of each window, so that no prediction knows more than one step of the future;
-- a task that hides bins of its own is scored in passes, each with other bins hidden.
+- a task that hides something of its own is scored in passes, each with other things hidden: windows are cut once for
+  all passes, and the passes follow each other batch by batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from spiketok.training.config import RunConfig
 from spiketok.training.loader import Loader
 from spiketok.training.sampling import SequentialWindows, SessionWindows
 from spiketok.training.sessions import DividedSession, require_window
-from spiketok.training.tasks.base import Answer, Score, Task
+from spiketok.training.tasks.base import Answer, Collector, Pass, Score, Task
 
 Answers = dict[str, Answer]  # by task
 
@@ -36,6 +38,7 @@ def predict(
     device: torch.device | str = "cpu",
     *,
     calibration: Intervals | None = None,
+    modes: bool = True,
 ) -> Answers:
     """Answers of all tasks that the session can serve, in all windows of a split that fit.
 
@@ -43,6 +46,7 @@ def predict(
         model: knows the session. It is put into eval mode for the time, and back.
         config: window length, evaluation step, stitching and batch size.
         calibration: the time of which the inputs of the session are cut; its own by default.
+        modes: make the passes of modes too (``Pass.mode``), which may be as many as the session has units.
 
     Raises:
         DataError: no window fits.
@@ -51,26 +55,45 @@ def predict(
     require_window(windows, "evaluation", config.data.window_ns)
     if calibration is None:
         calibration = session.calibration
-    together = [task for task in session.tasks if not task.passes]
+    others = {task.name: [o.name for o in session.tasks if o.labelled and o is not task] for task in session.tasks}
+    collectors = {task.name: task.collector(session.tokens, others[task.name]) for task in session.tasks}
+    together = list(session.tasks)
+    walks: list[_Question] = []
+    for task in session.tasks:
+        passes = [one for one in task.passes(session.tokens, others[task.name]) if modes or not one.mode]
+        if any(not one.mode for one in passes):
+            together.remove(task)
+        walks += [
+            _Question(asked, [task], own)
+            for asked, own in (
+                ([task], [one for one in passes if not one.given]),
+                (session.tasks, [one for one in passes if one.given]),
+            )
+            if own
+        ]
+    if together:
+        walks.insert(0, _Question(session.tasks, together, [None]))
     was_training = model.training
     model.eval()
     try:
-        answers = _run(model, session, windows, together, session.tasks, None, config, device, calibration)
-        for task in session.tasks:
-            if task.passes:
-                answers |= _run(
-                    model, session, windows, [task], [task], range(task.passes), config, device, calibration
-                )
+        for walk in walks:
+            _run(model, session, windows, walk, collectors, config, device, calibration)
     finally:
         model.train(was_training)
-    return {task.name: answers[task.name] for task in session.tasks}
+    return {name: collector.answer() for name, collector in collectors.items()}
 
 
 def score_split(
-    model: Model, sessions: Sequence[DividedSession], split: str, config: RunConfig, device: torch.device | str = "cpu"
+    model: Model,
+    sessions: Sequence[DividedSession],
+    split: str,
+    config: RunConfig,
+    device: torch.device | str = "cpu",
+    *,
+    modes: bool = True,
 ) -> tuple[dict[str, dict[str, Score]], dict[str, Answers]]:
     """Scores and answers by session and task, for the sessions that have such a split."""
-    answers = {s.id: predict(model, s, split, config, device) for s in sessions if len(s.splits[split])}
+    answers = {s.id: predict(model, s, split, config, device, modes=modes) for s in sessions if len(s.splits[split])}
     span = {s.id: seconds(s.splits[split]) for s in sessions}
     scores = {
         session: {task: answer.score() | {"seconds": span[session]} for task, answer in by_task.items()}
@@ -79,46 +102,56 @@ def score_split(
     return scores, answers
 
 
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """One walk over the windows: what is asked in them, whose predictions are collected, and in which passes.
+
+    ``passes`` are of the one task that is collected; None is the batch as the loader gives it.
+    """
+
+    asked: Sequence[Task]
+    collected: Sequence[Task]
+    passes: Sequence[Pass | None]
+
+
 def _run(
     model: Model,
     session: DividedSession,
     windows: SessionWindows,
-    collected: Sequence[Task],
-    asked: Sequence[Task],
-    passes: Sequence[int] | None,
+    question: _Question,
+    collectors: Mapping[str, Collector],
     config: RunConfig,
     device: torch.device | str,
     calibration: Intervals,
-) -> Answers:
-    """Answers of the collected tasks; all those asked hide what is theirs."""
-    if not collected:
-        return {}
+) -> None:
+    """Collect the predictions of one walk; all tasks asked hide what is theirs."""
     info, window_ns, grid_ns = session.tokens.info, config.data.window_ns, windows.grid_ns
     step_ns = window_ns if model.carries else max(config.data.eval_step_ns // grid_ns, 1) * grid_ns
-    collectors = {task.name: task.collector(session.tokens) for task in collected}
-    for hide in [None] if passes is None else passes:
-        loader = Loader(
-            [windows],
-            SequentialWindows([windows], window_ns, step_ns=step_ns),
-            batch_size=1 if model.carries else config.data.batch_size,
-            tasks=asked,
-            calibration={session.id: calibration},
-            hide=hide,
-            unit_rows={info.id: model.unit_row(info)},
-            session_rows={info.id: model.session_row(info.id)},
-            one_session=model.one_session_batches,
-            seed=0,
-        )
-        walk = _Walk(step_ns, config.data.stitch == "causal" or model.carries, model.causal)
-        with torch.inference_mode():
-            for batch in loader:
-                fresh = walk.step(batch)
-                if model.carries and not fresh.begins and not fresh.follows:
-                    continue  # a last window that lies over the one before: its past is not the carried one
-                output, walk.carry = model.predict(batch.to(device), None if fresh.begins else walk.carry)
-                for name, collector in collectors.items():
-                    collector.add(batch, output, _used(output, batch, name, fresh.since_ns))
-    return {name: collector.answer() for name, collector in collectors.items()}
+    loader = Loader(
+        [windows],
+        SequentialWindows([windows], window_ns, step_ns=step_ns),
+        batch_size=1 if model.carries else config.data.batch_size,
+        tasks=question.asked,
+        calibration={session.id: calibration},
+        unit_rows={info.id: model.unit_row(info)},
+        session_rows={info.id: model.session_row(info.id)},
+        one_session=model.one_session_batches,
+        seed=0,
+    )
+    walk = _Walk(step_ns, config.data.stitch == "causal" or model.carries, model.causal)
+    carry: list[object] = [None] * len(question.passes)
+    with torch.inference_mode():
+        for batch in loader:
+            fresh = walk.step(batch)
+            if model.carries and not fresh.begins and not fresh.follows:
+                continue  # a last window that lies over the one before: its past is not the carried one
+            moved = batch.to(device)
+            for k, of in enumerate(question.passes):
+                shown = moved if of is None else question.collected[0].hide(moved, session.tokens, of)
+                output, carry[k] = model.predict(shown, None if fresh.begins else carry[k])
+                for task in question.collected:
+                    used = _used(output, shown, task.name, fresh.since_ns)
+                    collectors[task.name].add(shown, output, used)
 
 
 def _used(output, batch: Batch, task: str, since_ns: np.ndarray | None) -> np.ndarray | None:
@@ -140,12 +173,11 @@ class _Fresh:
 
 
 class _Walk:
-    """Goes with windows in order of time: how far they have come, and the carry of the model."""
+    """Goes with windows in order of time: how far they have come."""
 
     def __init__(self, step_ns: int, causal_stitch: bool, causal_model: bool) -> None:
         self.step_ns, self.causal_stitch, self.causal_model = step_ns, causal_stitch, causal_model
         self.covered_ns: int | None = None
-        self.carry: object = None
 
     def step(self, batch: Batch) -> _Fresh:
         since = np.empty(len(batch), np.int64)

@@ -28,7 +28,9 @@ from spiketok.recording.nouns import Intervals
 from spiketok.tokens.schemes.base import Windows
 from spiketok.training.sampling import SessionTokens
 
-Score = dict[str, object]  # numbers by metric, None where one does not exist; a dict of numbers by component or class
+# Numbers by metric, None where one does not exist, with words under "reasons" where it is not plain why; dicts of
+# numbers by component, class or unit.
+Score = dict[str, object]
 
 
 class Buffers(Protocol):
@@ -80,6 +82,21 @@ class Group:
     windows: Windows
     truth: Truth | None
     keep: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One of several times that windows are scored, each with other things hidden.
+
+    Args:
+        hide: what is hidden, in the task's own words.
+        mode: as ``Batch.mode`` has it; empty where the pass is the task's score itself and no mode beside it.
+        given: names of the tasks whose truth the model may read; they are asked in the batch too.
+    """
+
+    hide: object
+    mode: str = ""
+    given: tuple[str, ...] = ()
 
 
 class Task(ABC):
@@ -166,23 +183,38 @@ class Task(ABC):
         return value
 
     @abstractmethod
-    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers, hide: int | None = None) -> None:
-        """Put ``batch.asked[name]``, and ``batch.hidden`` where it hides something.
+    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers) -> None:
+        """Put ``batch.asked[name]``, and ``batch.hidden`` where something is hidden in every batch."""
+
+    def passes(self, session: SessionTokens, others: Sequence[str] = ()) -> Sequence[Pass]:
+        """The passes over the evaluated windows that are made for this task alone; none by default.
+
+        A task is also scored beside all others, in one walk over the windows, unless a pass of its own mode (``""``)
+        stands for that.
 
         Args:
-            hide: which of :attr:`passes` this is; None where the windows are for training, or for other tasks too.
+            others: names of the tasks with labels that are asked in the session too.
         """
+        return ()
 
-    @property
-    def passes(self) -> int:
-        """How many times windows are scored, each with other things hidden; 0: nothing is hidden for its sake."""
-        return 0
+    def hide(self, batch: Batch, session: SessionTokens, of: Pass) -> Batch:
+        """The windows of a batch as one of :meth:`passes` shows and asks them; tokens are shared with ``batch``.
+
+        Args:
+            batch: windows of this session, with what :meth:`ask` put into it; it is not changed.
+        """
+        message = f"{self.name} has no passes"
+        raise NotImplementedError(message)
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def collector(self, session: SessionTokens) -> Collector:
-        """What gathers the predictions of a session."""
+    def collector(self, session: SessionTokens, others: Sequence[str] = ()) -> Collector:
+        """What gathers the predictions of a session, of the walk beside other tasks and of the passes alike.
+
+        Args:
+            others: as :meth:`passes` has them.
+        """
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +231,19 @@ class Task(ABC):
 def number(value: float) -> float | None:
     """A score as JSON has it: None where it does not exist."""
     return float(value) if np.isfinite(value) else None
+
+
+def reason_lines(scores: Mapping[str, Score]) -> list[str]:
+    """Why sessions have no score of a metric, each reason once with its sessions.
+
+    >>> reason_lines({"made/a": {"unit_bps": None, "reasons": {"unit_bps": "it has one unit"}}})
+    ['no unit_bps of made/a: it has one unit']
+    """
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for session, score in scores.items():
+        for metric, why in score.get("reasons", {}).items():
+            lacking.setdefault((metric, why), []).append(session)
+    return [f"no {metric} of {', '.join(ids)}: {why}" for (metric, why), ids in lacking.items()]
 
 
 class Answer(ABC):

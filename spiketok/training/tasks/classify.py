@@ -130,12 +130,12 @@ class Classify(Task):
         label = np.searchsorted(self.classes, words[known]).astype(np.float32)  # below 2**24: exact in float32
         return Truth(at_ns[known], label[:, None], np.ones(int(known.sum()), np.float32))
 
-    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers, hide: int | None = None) -> None:
+    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers) -> None:
         ask_values(self.name, groups, batch, buffers, np.zeros(1), np.ones(1), as_label=True)
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
-    def collector(self, session: SessionTokens) -> Collector:
+    def collector(self, session: SessionTokens, others: Sequence[str] = ()) -> Collector:
         return _Stitch(self)
 
     def to_dict(self) -> dict[str, object]:

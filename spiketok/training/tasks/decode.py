@@ -180,13 +180,13 @@ class Decode(Task):
     def normalised(self, value: np.ndarray) -> np.ndarray:
         return ((value - np.array(self.target.mean)) / np.array(self.target.std)).astype(np.float32)
 
-    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers, hide: int | None = None) -> None:
+    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers) -> None:
         mean, std = np.array(self.target.mean, np.float64), np.array(self.target.std, np.float64)
         ask_values(self.name, groups, batch, buffers, mean, std)
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
-    def collector(self, session: SessionTokens) -> Collector:
+    def collector(self, session: SessionTokens, others: Sequence[str] = ()) -> Collector:
         return _Stitch(self)
 
     def to_dict(self) -> dict[str, object]:

@@ -7,6 +7,9 @@ Three questions, by what the session and the settings say:
 - forward bins (``task.population.forward_ms``): the end of each window, never seen; ``fp_bps``;
 - neither: windows are scored several times, each bin hidden once; ``bps_per_unit``.
 
+Beside these, ``task.population.modes`` has the windows scored in passes of other kinds, each under a number of its own
+(:mod:`spiketok.training.tasks.population_modes`). Training does not know of them.
+
 What is unusual:
 
 - what is hidden leaves the input (``batch.hidden``), in training and in every evaluation, also in that of other tasks;
@@ -24,19 +27,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from spiketok.errors import DataError, UsageError, require
+from spiketok.errors import DataError, UnknownNameError, UsageError, require
 from spiketok.models.batch import Asked, Batch, Head, Input, Timing
-from spiketok.recording.metrics import MIN_RATE, bps_per_unit, co_bps, fp_bps, r2_mean
+from spiketok.recording.metrics import MIN_RATE, bps_of_units, bps_per_unit, co_bps, fp_bps, r2_mean
 from spiketok.recording.nouns import Intervals
 from spiketok.training.sampling import SessionTokens
-from spiketok.training.tasks.base import Answer, Buffers, Collector, Group, Score, Task, number
+from spiketok.training.tasks.base import Answer, Buffers, Collector, Group, Pass, Score, Task, number
+from spiketok.training.tasks.population_modes import MODES, metric_of, passes_of, why_none
 
 COUNTS = "counts"  # the name of the input whose counts are asked; a model of the spikes reads it under this name
 HELD_OUT = "held_out"  # the unit column
@@ -53,6 +57,10 @@ class PopulationConfig:
         velocity: a behaviour to read from the rates (``velocity_r2``); empty for none.
         condition: a trial column; ``psth_r2`` compares the rates' mean over its trials with the counts'.
         psth_ms: length of the mean from each trial's start.
+        modes: other ways to hide, each scored in passes of its own after training: unit, forward, intra_region,
+            inter_region, encode.
+        forward_share: share of the window that ``forward`` hides where ``forward_ms`` is 0.
+        region_column: the unit column that holds the regions.
     """
 
     held_out: float = 0.0
@@ -62,9 +70,18 @@ class PopulationConfig:
     velocity: str = ""
     condition: str = ""
     psth_ms: float = 500.0
+    modes: tuple[str, ...] = ()
+    forward_share: float = 0.1
+    region_column: str = "region"
 
     def __post_init__(self) -> None:
-        for name, low, high in (("held_out", 0, 1), ("hide", 1e-3, 1)):
+        for mode in self.modes:
+            if mode not in MODES:
+                raise UnknownNameError("mode", mode, MODES, "task.population.modes")
+        if len(set(self.modes)) < len(self.modes):
+            message = f"task.population.modes is {', '.join(self.modes)}: each mode once"
+            raise UsageError(message)
+        for name, low, high in (("held_out", 0, 1), ("hide", 1e-3, 1), ("forward_share", 1e-3, 1)):
             if not low <= getattr(self, name) < high:
                 message = f"task.population.{name} is {getattr(self, name)}, must be from {low:g} to below {high:g}"
                 raise UsageError(message)
@@ -87,6 +104,11 @@ class Population(Task):
         "d2": "D² of the Poisson deviance",
         "velocity_r2": "velocity R² from rates",
         "psth_r2": "PSTH R²",
+        "unit_bps": "bits per spike, one unit hidden",
+        "forward_bps": "bits per spike, forward bins",
+        "intra_region_bps": "bits per spike, from its region",
+        "inter_region_bps": "bits per spike, from other regions",
+        "encode_bps": "bits per spike, from behaviour",
     }
 
     def __init__(self, about: str, config: PopulationConfig, holds_out: bool) -> None:
@@ -102,7 +124,7 @@ class Population(Task):
         """The headline is co-bps with held-out units, fp-bps with forward bins alone, else the hidden bins' bits."""
         first = (["co_bps"] if self.holds_out else []) + (["fp_bps"] if self.config.forward_ms else [])
         more = (["velocity_r2"] if self.config.velocity else []) + (["psth_r2"] if self.config.condition else [])
-        return (*first, "bps_per_unit", "d2", *more)
+        return (*first, "bps_per_unit", "d2", *more, *map(metric_of, self.config.modes))
 
     @classmethod
     def resolve(cls, about: str, sessions: Sequence[SessionTokens], config: PopulationConfig) -> Population:
@@ -160,11 +182,7 @@ class Population(Task):
 
     # ---- in a batch -----------------------------------------------------------------------------------------------
 
-    @property
-    def passes(self) -> int:
-        return 0 if self.holds_out or self.config.forward_ms else max(round(1 / self.config.hide), 2)
-
-    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers, hide: int | None = None) -> None:
+    def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers) -> None:
         tokens = batch.inputs[COUNTS]
         columns, length = tokens.packed()
         counts = columns["counts"]
@@ -195,9 +213,7 @@ class Population(Task):
         shaped = hidden.unflatten(0, (len(batch), n_bins))
         if forward:
             shaped[:, n_bins - forward :] = True
-        if hide is not None and self.passes:
-            shaped[:, hide :: self.passes] = True
-        if self.holds_out or forward or hide is not None:
+        if self.holds_out or forward:
             batch.hidden[COUNTS] = hidden
         batch.asked[self.name] = Asked(
             time=torch.from_numpy(np.tile(middle / 1e9, len(batch)).astype(np.float32)),
@@ -205,6 +221,60 @@ class Population(Task):
             ns=np.repeat(batch.start_ns, n_bins) + np.tile(middle, len(batch)),
             target=counts,
             weight=weight,
+        )
+
+    @property
+    def _own_passes(self) -> int:
+        """How many passes hide each bin once; 0 where units or forward bins are hidden in every batch instead."""
+        return 0 if self.holds_out or self.config.forward_ms else max(round(1 / self.config.hide), 2)
+
+    def passes(self, session: SessionTokens, others: Sequence[str] = ()) -> list[Pass]:
+        found = [Pass(k) for k in range(self._own_passes)]
+        able = np.flatnonzero(~_kept_back(session))
+        held = self.held_out(session) if self.holds_out else np.zeros(session.info.n_units, np.bool_)
+        for mode in self.config.modes:
+            if not self.why_no_mode(mode, session, others):
+                given = tuple(others) if mode == "encode" else ()
+                found += [Pass(rows, mode, given) for rows in passes_of(mode, able, held, self._region(session))]
+        return found
+
+    def why_no_mode(self, mode: str, session: SessionTokens, others: Sequence[str]) -> str:
+        """Why a session is not scored in a mode; empty where it is. ``others``: as :meth:`passes` has them."""
+        able = np.flatnonzero(~_kept_back(session))
+        return why_none(mode, able, self._region(session), self.config.region_column, len(others))
+
+    def _region(self, session: SessionTokens) -> np.ndarray | None:
+        """str ``[N]``."""
+        column = session.info.unit_columns.get(self.config.region_column)
+        return None if column is None else np.asarray(column).astype(str)
+
+    def hide(self, batch: Batch, session: SessionTokens, of: Pass) -> Batch:
+        """Also ``asked[...].weight``, in a mode: what is scored is hidden, and no more than the pass scores."""
+        asked = batch.asked[self.name]
+        n_bins = len(asked.ns) // len(batch)
+        always = batch.hidden.get(COUNTS)
+        hidden = torch.zeros_like(asked.target, dtype=torch.bool) if always is None else always.clone()
+        shaped = hidden.unflatten(0, (len(batch), n_bins))
+        if not of.mode:
+            shaped[:, of.hide :: self._own_passes] = True
+            return replace(batch, hidden=batch.hidden | {COUNTS: hidden})
+        scored, units = (torch.from_numpy(rows).to(hidden.device) for rows in of.hide)
+        ahead = self._forward_bins(batch.window_ns // n_bins, n_bins)
+        bins = slice(0, n_bins - ahead)
+        if of.mode == "forward":
+            last = ahead or min(max(round(self.config.forward_share * n_bins), 1), n_bins - 1)
+            bins = slice(n_bins - last, n_bins)
+            shaped[:, bins] = True
+        shaped[:, :, units] = True
+        weight = torch.zeros_like(hidden)
+        weight.unflatten(0, (len(batch), n_bins))[:, bins, scored] = True
+        posed = replace(asked, weight=weight & (asked.weight > 0))
+        return replace(
+            batch,
+            hidden=batch.hidden | {COUNTS: hidden},
+            asked=batch.asked | {self.name: posed},
+            mode=of.mode,
+            given=of.given,
         )
 
     def _forward_bins(self, bin_ns: int, n_bins: int) -> int:
@@ -219,8 +289,9 @@ class Population(Task):
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
-    def collector(self, session: SessionTokens) -> Collector:
-        return _Rates(self, session)
+    def collector(self, session: SessionTokens, others: Sequence[str] = ()) -> Collector:
+        why = {metric_of(mode): self.why_no_mode(mode, session, others) for mode in self.config.modes}
+        return _Rates(self, session, {metric: reason for metric, reason in why.items() if reason})
 
     def to_dict(self) -> dict[str, object]:
         return {"holds_out": self.holds_out}
@@ -253,15 +324,23 @@ def _kept_back(session: SessionTokens) -> np.ndarray:
 
 
 class _Rates(Collector):
-    """Mean rates over windows: of held-out units, of forward bins, of hidden bins, each by itself; and of all bins."""
+    """Mean rates over windows: of held-out units, of forward bins, of hidden bins, each by itself; and of all bins.
 
-    def __init__(self, task: Population, session: SessionTokens) -> None:
-        self.task, self.session = task, session
+    Beside them those of modes, whose passes over the windows of a batch together fill one ``[Q, N]``: each count is
+    scored in one of them.
+    """
+
+    def __init__(self, task: Population, session: SessionTokens, reasons: Mapping[str, str]) -> None:
+        self.task, self.session, self.reasons = task, session, dict(reasons)
         self.held = task.held_out(session) if task.holds_out else np.zeros(session.info.n_units, np.bool_)
         self.parts: list[tuple[np.ndarray, ...]] = []
+        self.modes: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}  # ns, rate, scored, by metric
 
     def add(self, batch: Batch, output: Mapping[str, torch.Tensor], used: np.ndarray | None) -> None:
         asked = batch.asked[self.task.name]
+        if batch.mode:
+            self._add_mode(metric_of(batch.mode), asked, output[self.task.name], used)
+            return
         rate = output[self.task.name].float().exp().cpu().numpy()
         count, weight = asked.target.cpu().numpy(), asked.weight.cpu().numpy() > 0
         n_bins = len(asked.ns) // len(batch)
@@ -270,6 +349,18 @@ class _Rates(Collector):
         hidden = batch.hidden[COUNTS].cpu().numpy() if COUNTS in batch.hidden else np.zeros(rate.shape, np.bool_)
         rows = slice(None) if used is None else used
         self.parts.append(tuple(a[rows] for a in (np.array(asked.ns), rate, count.copy(), weight, hidden, ahead)))
+
+    def _add_mode(self, metric: str, asked: Asked, log_rate: torch.Tensor, used: np.ndarray | None) -> None:
+        held = self.modes.setdefault(metric, [])
+        if not held or not np.array_equal(held[-1][0], asked.ns):  # the first pass over these windows
+            shape = tuple(asked.target.shape)
+            held.append((np.array(asked.ns), np.zeros(shape, np.float32), np.zeros(shape, np.bool_)))
+        _, rate, scored = held[-1]
+        now = asked.weight if used is None else asked.weight & torch.from_numpy(used).to(asked.weight.device)[:, None]
+        said = log_rate[now].float().exp().cpu().numpy()
+        now = now.cpu().numpy()
+        rate[now] = said
+        scored |= now
 
     def answer(self) -> Rates:
         if not self.parts or not sum(len(part[0]) for part in self.parts):
@@ -284,14 +375,25 @@ class _Rates(Collector):
             "all": weight & ~ahead[:, None],
         }
         means = {name: _mean(rate, scored, inverse, len(time_ns)) for name, scored in chosen.items()}
-        return Rates(time_ns, means, count[first].astype(np.float64), weight[first], self.held, self.task, self.session)
+        for metric, held in self.modes.items():
+            ns, rate, scored = (np.concatenate(column) for column in zip(*held, strict=True))
+            known = np.isin(ns, time_ns)
+            row = np.searchsorted(time_ns, ns[known])
+            means[metric] = _mean(rate[known], scored[known], row, len(time_ns))
+        about = self.held, self.task, self.session, self.reasons
+        return Rates(time_ns, means, count[first].astype(np.float64), weight[first], *about)
 
 
 def _mean(rate: np.ndarray, scored: np.ndarray, inverse: np.ndarray, n_times: int) -> np.ndarray:
     """float64 ``[T, N]``: the mean of the scored rates at each time; NaN where none was scored."""
     total, times = np.zeros((n_times, rate.shape[1])), np.zeros((n_times, rate.shape[1]), np.int64)
-    np.add.at(total, inverse, np.where(scored, rate, 0.0).astype(np.float64))
-    np.add.at(times, inverse, scored)
+    order = np.argsort(inverse, kind="stable")
+    at = inverse[order]
+    turn = np.arange(len(at)) - np.searchsorted(at, at)  # how many predictions of the same time stand before
+    for k in range(int(turn.max(initial=-1)) + 1):  # each time once in a turn: plain sums, ten times as fast as add.at
+        rows = order[turn == k]
+        total[inverse[rows]] += np.where(scored[rows], rate[rows], 0.0)
+        times[inverse[rows]] += scored[rows]
     return np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
 
 
@@ -301,9 +403,10 @@ class Rates(Answer):
 
     Args:
         time_ns: int64 ``[T]``, the bins' middles.
-        rate: float64 ``[T, N]`` by what was hidden: ``held_out``, ``forward``, ``hidden``; and ``all``, of every bin
-            that is not ahead. NaN where it was not.
+        rate: float64 ``[T, N]`` by what was hidden: ``held_out``, ``forward``, ``hidden``; ``all``, of every bin that
+            is not ahead; and of each mode that was asked under the name of its metric. NaN where it was not hidden.
         count: float64 ``[T, N]``. observed: bool ``[T, N]``. held_out: bool ``[N]``.
+        reasons: by metric, why the session has no score of a mode.
     """
 
     time_ns: np.ndarray
@@ -313,6 +416,7 @@ class Rates(Answer):
     held_out: np.ndarray
     task: Population
     session: SessionTokens
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def pair(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Rates and counts of one part, both NaN where it was not scored."""
@@ -325,7 +429,11 @@ class Rates(Answer):
         return "held_out" if self.task.holds_out else "forward" if self.task.config.forward_ms else "hidden"
 
     def score(self) -> Score:
-        """Each metric of the task; None where it does not exist (no spike, no such part)."""
+        """Each metric of the task; None where it does not exist (no spike, no such part).
+
+        Beside the mean over units of a mode its values by unit (``unit_bps_of``), and where a session cannot be scored
+        in one, why (``reasons``). A mode that was not asked (the validation in a training) has no key.
+        """
         rate, count = self.pair(self.headline)
         found: Score = {}
         for name in self.task.metrics:
@@ -341,17 +449,35 @@ class Rates(Answer):
                 found[name] = self._velocity_r2()
             elif name == "psth_r2":
                 found[name] = self._psth_r2()
+            elif name in self.rate:
+                each = bps_of_units(*self.pair(name))
+                found[name] = number(np.mean(each[np.isfinite(each)])) if np.isfinite(each).any() else None
+                ids = np.asarray(self.session.info.unit_id).tolist()
+                found[f"{name}_of"] = {unit: number(bits) for unit, bits in zip(ids, each, strict=True)}
+            elif name in self.reasons:
+                found[name] = None
+        found |= {"reasons": dict(self.reasons)} if self.reasons else {}
         return found | {"n_samples": int(np.isfinite(count).sum())}
 
     def arrays(self) -> dict[str, np.ndarray]:
         rate, count = self.pair(self.headline)
         scored = np.isfinite(count)
-        return {
+        found = {
             "time_ns": self.time_ns,
             "prediction": np.where(scored, rate, 0.0),
             "target": np.where(scored, count, 0.0),
             "weight": scored.astype(np.float32),
         }
+        for name in map(metric_of, self.task.config.modes):
+            if name in self.rate:
+                rate, count = self.pair(name)
+                scored = np.isfinite(count)
+                found |= {
+                    f"{name}.prediction": np.where(scored, rate, 0.0),
+                    f"{name}.target": np.where(scored, count, 0.0),
+                    f"{name}.weight": scored.astype(np.float32),
+                }
+        return found
 
     def _velocity_r2(self) -> float | None:
         """R2 (mean over components) of a ridge from the rates to a behaviour: first half to second half of the time."""
