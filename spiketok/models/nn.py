@@ -113,29 +113,33 @@ def _without_empty(live, query, key, value, query_length, key_length, dropout, m
     q, k = rows(query_length), rows(key_length)
     lengths = keep(query_length), keep(key_length)
     if isinstance(mask, Visible):
-        mask = Visible.of(mask.query[q], mask.key[k], *lengths, itself=mask.itself)
+        mask = Visible.of(mask.query[q], mask.key[k], *lengths, band=mask.band, itself=mask.itself)
     part = attention(query[q], key[k], value[k], *lengths, dropout=dropout, mask=mask, backend=backend)
     return query.new_zeros(query.shape).masked_scatter(q[:, None, None], part)
 
 
 @dataclass(frozen=True, eq=False)
 class Visible:
-    """Which keys a query sees: those of its window whose order is not above its own.
+    """Which keys a query sees: those of its window whose order is not above its own, or lies in a band around it.
 
-    One rule for block-causal attention and for context: with its bin as order, a row sees the bins up to its own; rows
-    with order :data:`FIRST` are seen by all and see only each other; a key with order :data:`NEVER` is seen by none.
+    One rule for block-causal attention, bands and context: with its bin as order, a row sees the bins up to its own, or
+    those of its band; rows with order :data:`FIRST` are seen by all and see only each other; a key with order
+    :data:`NEVER` is seen by none.
 
     No mask of the whole batch is made: one of a window serves all where their orders are equal, else windows go one by
     one, each with its own.
 
     Args:
         query, key: int64 ``[Lq]`` and ``[Lk]``. shared: bool ``[Tq, Tk]`` where it is the same for every window.
+        band: how far above and below its own order a query sees, both included; -1 for no limit, as
+            :func:`band_mask`.
         itself: in self-attention, a row sees itself whatever its order, also one that no other sees.
     """
 
     query: Tensor
     key: Tensor
     shared: Tensor | None = None
+    band: tuple[int, int] = (0, -1)
     itself: bool = False
 
     @classmethod
@@ -146,6 +150,7 @@ class Visible:
         query_length: Sequence[int],
         key_length: Sequence[int],
         *,
+        band: tuple[int, int] = (0, -1),
         itself: bool = False,
     ) -> Visible:
         """The rule for windows of these lengths; computed once, it serves every layer."""
@@ -153,14 +158,20 @@ class Visible:
         if len(set(query_length)) == 1 and len(set(key_length)) == 1 and min(query_length[0], key_length[0]) > 0:
             q, k = (order.unflatten(0, (len(query_length), -1)) for order in (query, key))
             if bool((q == q[0]).all() & (k == k[0]).all()):
-                shared = _sees(q[0], k[0], itself)
-        return cls(query, key, shared, itself)
+                shared = _sees(q[0], k[0], band, itself)
+        return cls(query, key, shared, band, itself)
 
 
-def _sees(query: Tensor, key: Tensor, itself: bool) -> Tensor:
-    """bool ``[Tq, Tk]`` of one window's orders."""
-    seen = key <= query[:, None]
-    return seen.fill_diagonal_(True) if itself else seen
+def _sees(query: Tensor, key: Tensor, band: tuple[int, int], itself: bool) -> Tensor:
+    """bool ``[Tq, Tk]``, of the orders of one window."""
+    forward, backward = band
+    query = query[:, None]
+    seen = key <= query + forward if forward >= 0 else (key != NEVER).expand(len(query), -1)
+    if forward:
+        seen = seen & ((key == FIRST) | (query != FIRST))
+    if backward >= 0:
+        seen = seen & ((key == FIRST) | (key >= query - backward))
+    return seen | torch.eye(len(query), dtype=torch.bool, device=query.device) if itself else seen
 
 
 def _ordered(query, key, value, query_length, key_length, dropout, visible: Visible) -> Tensor:
@@ -169,7 +180,7 @@ def _ordered(query, key, value, query_length, key_length, dropout, visible: Visi
     keys = (t.split(key_length) for t in (key, value, visible.key))
     return torch.cat(
         [
-            _sdpa(q[None], k[None], v[None], dropout, _sees(q_order, k_order, visible.itself))[0]
+            _sdpa(q[None], k[None], v[None], dropout, _sees(q_order, k_order, visible.band, visible.itself))[0]
             for q, q_order, k, v, k_order in zip(*queries, *keys, strict=True)
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from pathlib import Path
@@ -160,6 +161,38 @@ def test_attention_by_order_is_the_slow_twin(name):
         q0, k0 = q0 + n_query, k0 + n_key
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), (query, key, value)))
+
+
+@pytest.mark.parametrize("band", [(0, 1), (1, 0), (2, 1), (-1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize("lengths", [[6, 1, 9, 4], [7] * 3, [5, 0, 8]], ids=["ragged", "equal", "with an empty one"])
+def test_a_band_over_windows_of_any_lengths_is_a_mask_of_the_whole_batch(band, lengths):
+    """The dense twin: one mask over all rows, from windows, orders and the two special orders, element by element."""
+    (forward, backward), n = band, sum(lengths)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(n, 2, 8, requires_grad=True) for _ in range(3))
+    order, window = orders(lengths, 3, context=1), np.repeat(np.arange(len(lengths)), lengths)
+    dense = torch.zeros(n, n, dtype=torch.bool)
+    for q, k in itertools.product(range(n), range(n)):
+        own, other = int(order[q]), int(order[k])
+        if own == FIRST or other in (FIRST, NEVER):
+            seen = other == FIRST
+        else:
+            seen = (forward < 0 or other - own <= forward) and (backward < 0 or own - other <= backward)
+        dense[q, k] = bool(seen and window[q] == window[k])
+    # what a row sees that none sees is nobody's business
+    asked = order != NEVER
+    out = attention(query, key, value, lengths, lengths, mask=Visible.of(order, order, lengths, lengths, band=band))
+    expected = attention(query, key, value, [n], [n], mask=dense)
+    torch.testing.assert_close(out[asked], expected[asked], rtol=1e-5, atol=1e-6)
+    grads = (torch.autograd.grad(o[asked].square().sum(), (query, key, value)) for o in (out, expected))
+    for found, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_band_over_bins_is_band_mask():
+    order = torch.arange(7)
+    for band in ((0, 2), (4, 8), (1, -1), (-1, 3), (0, -1)):
+        assert torch.equal(Visible.of(order, order, [7], [7], band=band).shared, band_mask(7, *band)), band
 
 
 def test_windows_with_the_same_orders_share_one_mask():
