@@ -227,7 +227,7 @@ class Ndt3(Model):
     causal: ClassVar[bool] = True
     Config: ClassVar[type] = Ndt3Config
     sizes: ClassVar[dict[str, dict[str, object]]] = {
-        "tiny": {"dim": 64, "layers": 3, "heads": 4, "dropout": 0.0, "rate_init": True, "group_by": ""},
+        "tiny": {"dim": 64, "layers": 3, "heads": 4, "dropout": 0.0, "rate_init": True},
         "scratch": {"dim": 512},  # v5/_scratch.yaml: what its baselines without pretraining are
         "45M": {},
         "350M": {"dim": 2048, "layers": 12, "heads": 16},

@@ -1,4 +1,4 @@
-"""NDT3 by the command line alone: two tasks, behaviour that is rolled out, an unseen day, and a run that was stopped."""
+"""NDT3 by the command line alone: two tasks, behaviour rolled out, an unseen day, and a run that was stopped."""
 
 from __future__ import annotations
 

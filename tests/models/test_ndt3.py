@@ -14,6 +14,7 @@ from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models.batch import Batch, Head, Input, Stretch, Tokens  # noqa: E402
 from spiketok.models.ndt3 import Ndt3, Ndt3Config  # noqa: E402
 from spiketok.models.ndt3_layers import Block  # noqa: E402
+from spiketok.tokens.schemes import make_scheme  # noqa: E402
 from tests.models.test_models import (  # noqa: E402
     BIN_NS,
     HALF,
@@ -28,6 +29,7 @@ from tests.models.test_models import (  # noqa: E402
     counts_of,
     make_batch,
 )
+from tests.tokens.test_scheme_patch import cut, session_of, steps  # noqa: E402
 
 SMALL = {"dim": 16, "heads": 2, "patch_size": 4, "layers": 2, "dropout": 0.0, "activation": "gelu"}
 BOTH = (VELOCITY, POPULATION)
@@ -410,6 +412,37 @@ def test_constraints_and_returns_stand_in_the_stream():
     assert same({k: v for k, v in run(model, gone).items() if k != "returns.target"},
                 {k: v for k, v in d.items() if k != "returns.target"})  # fmt: skip
     assert model.loss(gone, d, HALF)["returns"] == 0
+
+
+def test_the_stream_is_the_schemes_with_behaviour_as_tokens():
+    """What is cut for the model, with behaviour put in by it, against the scheme that puts it in itself."""
+    rng = np.random.default_rng(0)
+    assist = np.repeat(rng.integers(0, 2, (5, 6)), 5, axis=0).astype(float)
+    signals = {
+        "assist": steps(assist.tolist()),
+        "return": steps([[t // 10] for t in range(N_BINS, 0, -1)]),
+        "vel": steps(rng.normal(size=(N_BINS, 2)).tolist()),
+    }
+    session = session_of(rng.poisson(1.0, (N_BINS, 6)).tolist(), signals=signals)
+    model = ndt3(constraints="assist", returns="return", group_by="", **SHOWN).train()
+    (wanted,) = Ndt3.inputs(model.config, ["decode"], TIMING).values()
+    tokens = {n: torch.from_numpy(c) for n, c in cut(make_scheme(wanted.scheme, **wanted.fields), session).items()}
+    expected = cut(make_scheme(wanted.scheme, **wanted.fields, covariates=("vel",)), session)
+    batch = make_batch(model, [(A, 0)])
+    batch.inputs["patches"] = Tokens(tokens, torch.tensor([0, len(tokens["time"])]))
+    batch.asked[TASK].target = torch.tensor(signals["vel"].value)
+    sequence = model._sequence(batch, tokens, [len(tokens["time"])], model._behaviours(batch, N_BINS), N_BINS)
+    for name in ("time", "space"):
+        assert getattr(sequence, name).tolist() == expected[name].tolist()
+    model.draw_hidden = lambda n_tokens, device: torch.zeros(n_tokens, dtype=torch.bool)
+    sequence = model._sequence(batch, tokens, [len(tokens["time"])], model._behaviours(batch, N_BINS), N_BINS)
+    read = torch.from_numpy(expected["kind"] == 4)
+    value = torch.from_numpy(expected["value"])[read]
+    assert torch.equal(sequence.content[read], model.value_in(value[:, None]))
+    assert sequence.content[torch.from_numpy(expected["kind"] > 1)].any(1).all()  # a constraint may be three zeros
+    model.loss(batch, model(batch), HALF)["total"].backward()
+    for part in (model.constraint_rows, model.return_table.weight, model.reward_table.weight, model.value_in.weight):
+        assert part.grad.any()
 
 
 # ---- sizes, layers and refusals -------------------------------------------------------------------------------------
