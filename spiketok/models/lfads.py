@@ -19,8 +19,8 @@ Differs from the reference:
 - what is hidden otherwise (bins, single units, regions), and what was not observed, reads as the unit's mean count in
   the training time: 0 would say that it was silent;
 - the divergence of the inferred inputs is computed in closed form (``kl_draws``: by one draw, as there);
-- with ``initial_bins`` the gradients of dropped counts fall on the bins that they were dropped from; there they fall on
-  bins that lie ``initial_bins`` earlier;
+- with ``initial_bins`` the gradients of dropped counts fall on the bins that they were dropped from; there, and with
+  ``reference_quirks``, they fall on bins that lie ``initial_bins`` earlier;
 - ramps are shares of the training, not epochs; a batch holds one session, and a step does not average over all;
 - behaviour: a linear layer for each task on the factors, on detached ones unless ``decode_joint``. The reference
   decodes by ridge regression on its rates.
@@ -48,7 +48,9 @@ from spiketok.models.lfads_layers import (
     NormalPrior,
     Posterior,
     Rollout,
+    bins_ahead,
     fan_in_linear,
+    ramp,
     recurrent_l2,
     window_draws,
 )
@@ -80,8 +82,8 @@ class LfadsConfig:
             controller reads late of the past, and early of the future.
         external: tasks whose behaviour is an input of the generator: in training, and in evaluations that give it
             (others see 0, its mean).
-        clip: largest value in a state, at least 1. dropout: of encoded, initial, external and generator's states and of the
-            controller's input.
+        clip: largest value in a state, at least 1. dropout: of what the encoder says, of the generator's states and
+            external inputs, and of what the controller reads.
         drop: share of the counts that training drops from the input. drop_pass: share of the others that is learned
             from all the same.
         initial_var, initial_min_var: variance of the first state's prior; least one of its posterior. input_tau,
@@ -93,6 +95,7 @@ class LfadsConfig:
         samples: draws that rates are the mean of in evaluation; 0 for the posterior means.
         rate_init: the biases of the read-outs start from the mean rates of the training time, not from 0.
         decode_weight: of the losses of behaviour beside the Poisson loss. decode_joint: let them train the rest too.
+        reference_quirks: with ``initial_bins``, gradients of dropped counts fall on bins that lie so much earlier.
     """
 
     read_in: int = 0
@@ -134,6 +137,7 @@ class LfadsConfig:
     rate_init: bool = False
     decode_weight: float = 1.0
     decode_joint: bool = False
+    reference_quirks: bool = False
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("encoder", "initial", "generator", "factors", "clip"), 1)
@@ -155,7 +159,7 @@ class LfadsConfig:
                 message = f"model.{name} is {getattr(self, name)}, must be in [0, 1)"
                 raise UsageError(message)
         if self.pcr and not self.read_in:
-            message = "model.pcr is set and model.read_in is 0: there is no read-in to start, set model.read_in"
+            message = "model.pcr is set and model.read_in is 0: there is no read-in to start, use model.pcr=false"
             raise UsageError(message)
         if self.align and not self.pcr:
             message = f"model.align is '{self.align}' and model.pcr is not set: nothing is aligned"
@@ -437,7 +441,8 @@ class Lfads(Model):
         rollout = self.roll_out(seen, posterior, initial, of_inputs)
         output = self._put_out(batch, seen.own, rollout, posterior.mean)
         for_kl = torch.randn_like(rollout.mean) if self.config.kl_draws else None
-        return output | self.divergences(posterior, rollout, for_kl) | {"learned": seen.learned}
+        output |= self.divergences(posterior, rollout, for_kl)
+        return output if seen.learned is None else output | {"learned": seen.learned}
 
     def predict(self, batch: Batch, carry: object = None) -> tuple[dict[str, Tensor], object]:
         """With ``samples``, the mean over so many draws: of rates, and of everything that :meth:`forward` gives."""
@@ -478,9 +483,9 @@ class Lfads(Model):
         if self.training:
             for name, weight in (("kl_initial", config.kl_initial), ("kl_inputs", config.kl_inputs)):
                 terms[name] = output[name].mean()
-                total = total + _ramp(progress, config.kl_start, config.kl_ramp) * weight * terms[name]
+                total = total + ramp(progress, config.kl_start, config.kl_ramp) * weight * terms[name]
             terms["l2"] = recurrent_l2(list(self._kernels())).to(zero)
-            total = total + _ramp(progress, config.l2_start, config.l2_ramp) * terms["l2"]
+            total = total + ramp(progress, config.l2_start, config.l2_ramp) * terms["l2"]
         return terms | decode | {"total": config.loss_scale * total}
 
     def encode(self, seen: _Seen) -> Posterior:
@@ -537,7 +542,7 @@ class Lfads(Model):
         away, ahead = ~observed.unflatten(0, shape), 0
         if COUNTS in batch.hidden:
             hidden = batch.hidden[COUNTS].unflatten(0, shape)
-            away, ahead = away | hidden, _bins_ahead(hidden)
+            away, ahead = away | hidden, bins_ahead(hidden)
         if n_bins - ahead <= self.config.initial_bins:
             message = f"model.initial_bins is {self.config.initial_bins} and {n_bins - ahead} bins of a window are seen"
             raise DataError(message)
@@ -551,8 +556,8 @@ class Lfads(Model):
         """Coordinated dropout of what is seen behind the initial bins; learned from, as the rows of rates."""
         first = self.config.initial_bins
         dropped, learned = coordinated_dropout(counts_BTN[:, first:], self.config.drop, self.config.drop_pass)
-        whole = torch.ones_like(counts_BTN[:, :first], dtype=torch.bool)
-        learned = torch.cat([whole, learned], 1) | away
+        parts = [torch.ones_like(counts_BTN[:, :first], dtype=torch.bool), learned]
+        learned = torch.cat(parts[::-1] if self.config.reference_quirks else parts, 1) | away
         return torch.cat([counts_BTN[:, :first], dropped], 1), learned.flatten(0, 1)
 
     def _external(self, batch: Batch, n_bins: int) -> Tensor:
@@ -585,25 +590,3 @@ class Lfads(Model):
             of_inputs = encoder.of_inputs
             yield from ((gru.kernel, config.l2_input_encoder) for gru in (of_inputs.ahead, of_inputs.back))
             yield decoder.controller.kernel, config.l2_controller
-
-
-def _ramp(progress: Progress, start: float, length: float) -> float:
-    """0 up to ``start``, then rising to 1 over ``length``, as shares of the training."""
-    if not length:
-        return float(progress.share >= start)
-    return min(max((progress.share - start) / length, 0.0), 1.0)
-
-
-def _bins_ahead(hidden_BTN: Tensor) -> int:
-    """How many bins at the end of each window are hidden whole; 0 where nothing is seen at all.
-
-    Raises:
-        DataError: windows differ.
-    """
-    whole = hidden_BTN.all(-1).flip(1).int().cumprod(1).sum(1).tolist()
-    if len(set(whole)) > 1:
-        message = (
-            f"the windows of a batch hide {min(whole)} to {max(whole)} bins at their end, expected the same number"
-        )
-        raise DataError(message)
-    return 0 if whole[0] == hidden_BTN.shape[1] else whole[0]

@@ -25,6 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from spiketok.errors import DataError
+from spiketok.models.batch import Progress
+
 
 def fan_in_(weight: Tensor) -> Tensor:
     """Draw from N(0, 1 / inputs)."""
@@ -355,3 +358,28 @@ def window_draws(sessions: Sequence[str], start_ns: Sequence[int], n: int, sampl
         generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
     for _ in range(samples):
         yield torch.stack([torch.randn(n, generator=generator) for generator in generators])
+
+
+# ---- what else a pass needs ------------------------------------------------------------------------------------------
+
+
+def ramp(progress: Progress, start: float, length: float) -> float:
+    """0 up to ``start``, then rising to 1 over ``length``, as shares of the training."""
+    if not length:
+        return float(progress.share >= start)
+    return min(max((progress.share - start) / length, 0.0), 1.0)
+
+
+def bins_ahead(hidden_BTN: Tensor) -> int:
+    """How many bins at the end of each window are hidden whole; 0 where nothing is seen at all.
+
+    Raises:
+        DataError: windows differ.
+    """
+    whole = hidden_BTN.all(-1).flip(1).int().cumprod(1).sum(1).tolist()
+    if len(set(whole)) > 1:
+        message = (
+            f"the windows of a batch hide {min(whole)} to {max(whole)} bins at their end, expected the same number"
+        )
+        raise DataError(message)
+    return 0 if whole[0] == hidden_BTN.shape[1] else whole[0]

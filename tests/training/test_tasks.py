@@ -719,6 +719,52 @@ def test_stndt_trains_on_one_session_and_resumes_to_the_same_bytes(tmp_path):
     assert not (tmp_path / "two/checkpoint").exists()
 
 
+LFADS = [
+    *(f"model.{name}=6" for name in ("read_in", "encoder", "input_encoder", "controller", "initial", "generator")),
+    *("model.factors=6", "model.align=side", "model.align_ms=200", "model.samples=2", "task.population.held_out=0.25"),
+    *("task.population.forward_ms=100", "data.window_ms=500", "data.batch_size=4", "optim.steps=6"),
+    "optim.checkpoint_every=4",
+]
+
+
+def test_lfads_trains_on_sessions_of_other_units_and_resumes_to_the_same_bytes(tmp_path):
+    """Read-ins that are aligned by a trial column; its draws and dropped counts follow the step."""
+    days = [decodable_session(f"day{k}", k, n_units=6 + 2 * k) for k in range(2)]
+    tokens = [bake_tokens(tmp_path, with_trials(day, side=["l", "r"] * 10), "binned") for day in days]
+    config = load_config("lfads", sets=LFADS, tasks=["population", "decode:hand_vel"])
+    result = train(config, tokens, tmp_path / "whole")
+    assert list(result.scores) == ["made/day0", "made/day1"]
+    assert all(np.isfinite(s["population"]["co_bps"] + s["population"]["fp_bps"]) for s in result.scores.values())
+    (line,) = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()][-1:]
+    assert set(line["loss"]) == {"population", "kl_initial", "kl_inputs", "l2", "decode:hand_vel", "total"}
+
+    def stop(event: dict) -> None:
+        if event["event"] == "checkpoint" and event["step"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tokens, tmp_path / "killed", on_event=stop)
+    assert train(config, tokens, tmp_path / "killed").resumed_from == 4
+    one, other = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_a_stretch_tells_of_the_trials_that_begin_in_it(tmp_path):
+    session = with_trials(decodable_session("a", n_units=6), 1990, 1500, side=["l", "r"] * 10)
+    tokens = bake_tokens(tmp_path, session, "binned")
+    config = load_config("ndt1", sets=["split.kind=block"], tasks=["population"])
+    (divided,), _ = prepare(config, [tokens])
+    whole, found = tokens.windowed["counts"].columns["counts"], []
+    for stretch in (s for split in divided.splits for s in divided.stretches(split)):
+        counts, begins = stretch.columns["counts"]["counts"], session.trials.start_ns // (20 * MS)
+        (first,) = [k for k in range(len(whole)) if np.array_equal(whole[k : k + len(counts)], counts)]
+        inside = np.flatnonzero((begins >= first) & (begins < first + len(counts)))
+        assert stretch.trial_bin.tolist() == (begins[inside] - first).tolist()
+        assert stretch.trial_columns["side"].tolist() == ["lr"[k % 2] for k in inside]
+        found += inside.tolist()
+    assert sorted(found) == sorted(set(found)) and len(found) > 10
+
+
 def test_a_question_that_cannot_be_asked_is_refused(tmp_path):
     tokens = [bake_tokens(tmp_path, decodable_session("a"), "binned")]
     with pytest.raises(UsageError, match="'linear' answers decode, not population"):
