@@ -7,8 +7,6 @@ through ``predict`` as the models are: on the same windows, bins and units, by t
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
