@@ -166,6 +166,21 @@ def test_mixed_precision_trains_as_full_precision_does(name, tokens, whole, tmp_
         assert found == pytest.approx(expected, rel=0.05, abs=0.02)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 0.2), ("bf16-mixed", 0.25)])
+@TRAINED
+def test_a_gpu_trains_as_the_cpu_does(name, precision, tolerance, tokens, whole, tmp_path):
+    """What is hidden and dropped is drawn on the device: losses are near, and no more.
+
+    Gradients of a step without draws are compared in tests/models/test_models.py.
+    """
+    config = config_of(name, "optim.accelerator=cuda", f"optim.precision={precision}")
+    result = train(config, tokens(config), tmp_path)
+    assert sorted(result.scores) == sorted(whole(name)[1].scores)
+    for found, expected in zip(losses_of(tmp_path), losses_of(whole(name)[0]), strict=True):
+        assert found == pytest.approx(expected, rel=tolerance, abs=0.1)
+
+
 @WITH_IDENTITY
 def test_identity_only_moves_every_identity_parameter_and_no_other(name, tokens, whole, monkeypatch):
     """As eval-xsession adapts: by the numbers before and after, not by what the adaptation itself says of them."""
