@@ -10,7 +10,7 @@ import typer
 
 from spiketok.cli.console import complain, progress, say, show_json, show_rows
 from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, print_rows
-from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError
+from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError, require
 from spiketok.storage.workspace import Workspace
 
 
@@ -148,19 +148,32 @@ def _sources_here(workspace: Workspace, session_id: str) -> list[Path]:
 
 
 def export(
-    sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or globs of stored sessions.")],
-    to: Annotated[str, typer.Option("--to", help="nwb, torch_brain, nlb (_20, _test, _test_20) or falcon.")],
+    sessions: Annotated[
+        list[str],
+        typer.Argument(metavar="SESSION... | RUN", help="Ids or globs of stored sessions; or a run's folder or name."),
+    ],
+    to: Annotated[
+        str, typer.Option("--to", help="nwb, torch_brain, nlb (_20, _test, _test_20) or falcon; a run: nlb, nlb_test.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder; a session goes to DATASET/SESSION in it.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand there.")] = False,
     root: Root = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Write stored sessions in another format; what the format cannot hold is told."""
+    """Write stored sessions in another format; what the format cannot hold is told. Of a run: its rates, for NLB."""
     from spiketok.pipeline.export import export_session, exporter_of
+    from spiketok.storage.records import is_run
     from spiketok.storage.store import read_attributes, read_session
 
     workspace = Workspace.locate(root, store)
+    runs = [path for name in sessions for path in (Path(name), workspace.runs / name) if is_run(path)]
+    if runs:
+        if len(sessions) > 1:
+            message = f"{runs[0].name} is a run: export it alone"
+            raise UsageError(message)
+        _export_rates(workspace, runs[0], to, out, overwrite, as_json)
+        return
     exporter = exporter_of(to)
     chosen = list(dict.fromkeys(s for pattern in sessions for s in workspace.select(pattern)))
     rows, failed = [], 0
@@ -183,3 +196,25 @@ def export(
     print_rows("exported", rows, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _export_rates(workspace: Workspace, folder: Path, to: str, out: Path, overwrite: bool, as_json: bool) -> None:
+    """The rates of a population run as the benchmark's evaluation reads them; of the valid split its scores too."""
+    require("torch", "train", "the rates of a run")
+    from spiketok.evaluation.nlb_rates import export_rates
+    from spiketok.training.checkpoints import load_run
+    from spiketok.training.runs import device_of, open_shards
+
+    splits = {"nlb": "valid", "nlb_test": "test"}
+    if to not in splits:
+        message = f"a run is exported --to {' or '.join(splits)} (its bins are those of the run), not --to {to}"
+        raise UsageError(message)
+    run = load_run(folder)
+    rows = []
+    for tokens in open_shards(workspace, [s.id for s in run.trained_on], run.config):
+        path = workspace.store_path(tokens.id)
+        done = export_rates(run, tokens, path, splits[to], out, device_of(run.config), overwrite=overwrite)
+        for line in done.remarks:
+            say(f"{tokens.id}: {line}")
+        rows.append({"session": tokens.id, "file": done.path, "bytes": done.nbytes, **done.scores})
+    print_rows(f"rates of {run.path.name}, scored as the benchmark does" if to == "nlb" else "rates", rows, as_json)

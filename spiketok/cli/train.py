@@ -56,6 +56,7 @@ def train(
         message = "--resume and --restart exclude each other"
         raise UsageError(message)
     require("torch", "train", "training")
+    from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import load_config
     from spiketok.training.loop import train as run_training
@@ -108,6 +109,8 @@ def train(
         for line in reason_lines({session: of[task] for session, of in result.scores.items() if task in of}):
             say(line)
     print(f"run {run_dir}")
+    if any(row["task"] == "population" and row["session"].split("/")[0] in BENCHMARKS for row in rows):
+        say(f"scored as the Neural Latents Benchmark does: spiketok export {run_dir.name} --to nlb --out FOLDER")
     say(f"next: spiketok eval-xsession {run_dir}")
 
 

@@ -146,6 +146,20 @@ def eval_target(
     return {cut.dataset + ("" if bin_ms == BIN_MS else f"_{bin_ms}"): out}
 
 
+def window_starts(
+    session: Session, dataset: str = "", split: str = "valid", *, bin_ms: int = BIN_MS, seed: int = 0
+) -> np.ndarray:
+    """int64 ``[R]``: the session time at which the first bin of each row of the tensors of a split begins.
+
+    Arguments and errors as :func:`train_input`.
+    """
+    cut = _Cut(session, dataset, bin_ms, "first")
+    rows = cut.rows(split, jitter_seed=seed)
+    first = cut.window(rows, *cut.bench.window_ms, overlap=True).first
+    part = cut.part[rows.index]
+    return first * cut.bin_ns - cut.grid.first_ms[part] * NS_PER_MS + cut.grid.start_ns[part]
+
+
 # ---- how windows are cut --------------------------------------------------------------------------------------------
 
 
