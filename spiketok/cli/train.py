@@ -157,7 +157,7 @@ def models(
     size: Annotated[str | None, typer.Option("--size", help="Whose defaults are shown.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the models: what they read, what they answer, which transfer they have; one with all its settings."""
+    """List the models: what they read, answer and transfer; one with sizes, settings, origin and differences."""
     require("torch", "train", "the models")
     import inspect as code
 
@@ -184,18 +184,27 @@ def models(
                 "settings": [setting._asdict() for setting in explain(each, size or default_size(each))],
             }
         )
-    if as_json:
-        show_json(told if name is None else told[0])
-        return
     if name is None:
+        if as_json:
+            show_json(told)
+            return
         print_rows("models", told, as_json=False)
-        say("inputs, every setting and its default: spiketok models NAME")
+        say("inputs, sizes, every setting and its default, origin: spiketok models NAME")
         return
-    about = told[0]
+    about = told[0] | _known_of(name, load_config(name, None, [f"size={size}"] if size else []))
+    if as_json:
+        show_json(about)
+        return
     for label in ("model", "reads", "answers", "asked by default", "transfer", "sizes"):
         print(f"{label:<18}{about[label]}")
     for key, scheme in about["inputs"].items():
         print(f"{'input ' + key:<18}{scheme}")
+    print(f"{'from':<18}{about['source'] or 'no other code: it is described in its own module'}")
+    print()
+    show_rows("transfer", ["protocol", "has it", "why not"], about["protocols"])
+    print()
+    print(f"parameters are counted for {about['counted for']}")
+    show_rows("parameters", ["size", "parameters", "of the session"], about["parameters"])
     print()
     keys = [setting["key"] for setting in about["settings"]]
     shown = [
@@ -206,6 +215,29 @@ def models(
     show_rows("settings, as --set takes them", ["key", "type", "default", "source"], shown)
     print()
     print(code.cleandoc(model_class(name).Config.__doc__))
+    if about["differs"]:
+        print()
+        print(about["differs"])
+
+
+def _known_of(name: str, config: object) -> dict:
+    """What ``spiketok models NAME`` tells beside the list: protocols, parameters of each size, origin, differences."""
+    from spiketok.training.describe import TOY, origin_of, protocols_of, sizes_of
+
+    source, differs = origin_of(name)
+    return {
+        "source": source,
+        "protocols": [
+            {"protocol": protocol, "has it": "no" if why else "yes", "why not": why}
+            for protocol, why in protocols_of(config).items()
+        ],
+        "counted for": TOY,
+        "parameters": [
+            {"size": size, "parameters": found.reason or found.total, "of the session": found.session}
+            for size, found in sizes_of(name).items()
+        ],
+        "differs": differs,
+    }
 
 
 def _why_none(cls: type) -> str:
