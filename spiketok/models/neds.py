@@ -237,12 +237,13 @@ class Neds(Model):
             self.modalities = self.modalities[:1] if config.form == "decoding" else self.modalities[1:]
         # as the reference, whose optimizer does not know them
         self.still_read_outs = config.reference_quirks and config.form != "multimodal"
-        n, dim = len(self.modalities), config.dim
+        dim, std = config.dim, config.embedding_std
         self.mask_token = nn.Parameter(torch.zeros(dim))
-        self.modality, self.position = nn.Embedding(n, dim), nn.Embedding(n * self.n_bins, dim)
-        for table in (self.modality, self.position):
-            nn.init.normal_(table.weight, std=config.embedding_std)
-        self.session_table = Vocabulary(dim, config.embedding_std, padding=False)  # a row a modality
+        # by modality, so that a run with other behaviours can start from these weights
+        names = [module_key(name) for name in self.modalities]
+        self.modality = nn.ParameterDict({name: nn.Parameter(torch.randn(1, dim) * std) for name in names})
+        self.position = nn.ParameterDict({name: nn.Parameter(torch.randn(self.n_bins, dim) * std) for name in names})
+        self.session_tables = nn.ModuleDict({name: Vocabulary(dim, std, padding=False) for name in names})
         self.dropout_embedding = nn.Dropout(config.dropout_embedding)
         self.layers = nn.ModuleList(
             EncoderBlock(dim, config.heads, config.hidden, config.dropout, activation="gelu")
@@ -290,9 +291,9 @@ class Neds(Model):
             self._add(info.id, keys)
             self._start_behaviour(info.id, known or fresh[:1])
             fresh.append(info.id)
-        start = self.session_table.weight.detach().unflatten(0, (-1, len(self.modalities))).mean(0) if known else None
-        if fresh:
-            self.session_table.extend(dict.fromkeys(fresh, self.modalities), [start] * len(fresh))
+        for table in self.session_tables.values() if fresh else ():
+            start = table.weight.detach().mean(0, keepdim=True) if known else None
+            table.extend({session: ["session"] for session in fresh}, [start] * len(fresh))
 
     def _add(self, session: str, keys: list[str]) -> None:
         """Its modules, drawn."""
@@ -345,7 +346,7 @@ class Neds(Model):
                 raise self.unknown(session)
             for table in (self.read_in, self.read_out):
                 found += map(Part, table[module_key(session)].parameters())
-            found.append(Part.of(self.session_table, session))
+            found += [Part.of(table, session) for table in self.session_tables.values()]
         return found
 
     def why_not(self, protocol: str, session_id: str) -> str:
@@ -361,7 +362,9 @@ class Neds(Model):
         self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()
         for session, keys in state["units"]:
             self._add(session, list(keys))
-        self.session_table.load_state([[session, self.modalities] for session in self.units])
+            self._start_behaviour(session, list(self.units)[:1])
+        for table in self.session_tables.values():
+            table.load_state([[session, ["session"]] for session in self.units])
 
     # ---- the computation ----------------------------------------------------------------------------------------
 
@@ -466,10 +469,12 @@ class Neds(Model):
         tokens = [self._tokens(session, name, seen.value, hidden) for name, (seen, hidden) in read.items()]
         x_BMTD = torch.stack(tokens, 1)
         n_windows, n, n_bins, _ = x_BMTD.shape
-        place = self.modality.weight[:, None] + self.position.weight.unflatten(0, (n, n_bins))
+        names = [module_key(name) for name in read]
+        place = torch.stack([self.modality[name] + self.position[name] for name in names])
         if not self._alone(n_windows):
-            rows = torch.from_numpy(self.session_table.rows(session)).to(place.device)
-            place = place + self.session_table(rows)[:, None]
+            tables = [self.session_tables[name] for name in names]
+            rows = [torch.from_numpy(table.rows(session)).to(place.device) for table in tables]
+            place = place + torch.stack([table(row) for table, row in zip(tables, rows, strict=True)])
         x = (x_BMTD + place).flatten(0, 2)
         turn = None
         if self.config.rope:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from spiketok.models.batch import Asked, Batch, Input, Stretch, Timing  # noqa: 
 from spiketok.models.masking import SCHEMES, draw_schemes, hide_modalities, hide_timesteps  # noqa: E402
 from spiketok.models.neds import Neds, NedsConfig, labels  # noqa: E402
 from spiketok.models.nn import module_key  # noqa: E402
+from spiketok.training.checkpoints import start_from  # noqa: E402
 from tests.models.test_ndt1 import (  # noqa: E402
     BIN_NS,
     HALF,
@@ -446,12 +449,28 @@ def test_behaviour_starts_alike_and_a_later_session_at_the_mean():
     assert torch.equal(a, b) and a is not b
     with torch.no_grad():
         a.add_(1.0)
-    rows = model.session_table.weight.detach().clone()
+    rows = model.session_tables["spikes"].weight.detach().clone()
     model.add_sessions([C])
     c = model.read_out[module_key(C.id)][task].weight
     torch.testing.assert_close(c, (a + b) / 2)
     assert model.read_out[module_key(C.id)]["spikes"].out_features == C.n_units
-    torch.testing.assert_close(model.session_table.block(C.id), (rows[:4] + rows[4:]) / 2)
+    torch.testing.assert_close(model.session_tables["spikes"].block(C.id), (rows[:1] + rows[1:]) / 2)
+
+
+def test_weights_of_spikes_alone_start_a_model_with_behaviours():
+    base = Neds(neds().config, [POPULATION], TIMING)
+    base.add_sessions([A, B])
+    run = SimpleNamespace(model=base, facts={"extra_state": base.extra_state()}, path=Path("base"))
+    model = Neds(base.config, [POPULATION, *BEHAVIOURS], TIMING)
+    start_from(model, run)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in base.state_dict().items())
+    fresh = {name.split(".")[0] for name in state.keys() - base.state_dict().keys()}
+    assert fresh == {"modality", "position", "session_tables", "read_in", "read_out"}
+    model.add_sessions([C])
+    task = module_key(VELOCITY.task)
+    a, b, c = (model.read_out[module_key(s.id)][task].weight for s in (A, B, C))
+    assert torch.equal(a, b) and torch.equal(a, c)  # what nothing trained is as it is drawn
 
 
 def test_what_a_batch_without_labels_trains():
@@ -486,9 +505,10 @@ def test_the_quirks_are_off_by_default_and_can_be_had():
     plain, quirk = neds(), neds(reference_quirks=True)
     alone, two = batch_of(n_windows=1), batch_of(n_windows=2)
     assert same(run(plain, two), {k: v for k, v in run(quirk, two).items() if "tokens" not in k})
-    rows = quirk.session_table.weight.data
     before, rows_plain = run(quirk, alone), run(plain, alone)
-    rows.add_(1.0), plain.session_table.weight.data.add_(1.0)
+    for model in (quirk, plain):
+        for table in model.session_tables.values():
+            table.weight.data.add_(1.0)
     assert same(run(quirk, alone), before) and not same(run(plain, alone), rows_plain)
     out = quirk.read_out[module_key(A.id)][module_key(TARGET_ID.task)].out
     torch.testing.assert_close(before[TARGET_ID.task], out.bias.detach()[None])  # a label of nothing

@@ -174,16 +174,12 @@ def place_of(name: str, golden: Golden, model: Neds, config: Mapping) -> list[Pl
     own = SPIKES if modality == "spike" else TASK[modality]
     key = module_key(own)
     if group == "embedder.mod_emb.weight":
-        row = model.modalities.index(own)
-        return [(config["avail_mod"].index(modality), Part(model.modality.weight, slice(row, row + 1)), None)]
+        return [(config["avail_mod"].index(modality), Part(model.modality[key], slice(0, 1)), None)]
     if group == "embedder.pos_embed.weight":
-        start = model.modalities.index(own) * model.n_bins
-        return [(whole, Part(model.position.weight, slice(start, start + model.n_bins)), None)]
+        return [(whole, Part(model.position[key]), None)]
     if group == "embedder.session_emb.weight":
         index = dict(zip(config["session_order"], golden["in/session_index"].tolist(), strict=True))
-        row = model.modalities.index(own)
-        starts = {s: model.session_table.span(s).start + row for s in index}
-        return [(i, Part(model.session_table.weight, slice(starts[s], starts[s] + 1)), None) for s, i in index.items()]
+        return [(i, Part.of(model.session_tables[key], s), None) for s, i in index.items()]
     group, session = group.removeprefix("embedder."), next(s for s in model.units if s in group)
     read_in, read_out = model.read_in[module_key(session)], model.read_out[module_key(session)]
     kind = group.rpartition(".")[2]
