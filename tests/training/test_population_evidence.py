@@ -40,13 +40,13 @@ BIN_MS, FOLDS, INNER_FOLDS = 20, 5, 4
 HELD_OUT = "task.population.held_out=0.25"
 
 
-def configured(*sets: str):
-    return load_config("ndt1", sets=[f"data.bin_ms={BIN_MS}", HELD_OUT, *sets], tasks=["population"])
+def configured(*sets: str, model: str = "ndt1"):
+    return load_config(model, sets=[f"data.bin_ms={BIN_MS}", HELD_OUT, *sets], tasks=["population"])
 
 
-def tokens_in(folder: Path, files: list[Path]) -> list[SessionTokens]:
-    """The files in a workspace of their own, ingested and tokenized."""
-    workspace, config = Workspace.locate(folder), configured()
+def tokens_in(folder: Path, files: list[Path], model: str = "ndt1") -> list[SessionTokens]:
+    """The files in a workspace of their own, ingested (once) and tokenized for a model."""
+    workspace, config = Workspace.locate(folder), configured(model=model)
     found = []
     for outcome in ingest(workspace, files):
         if outcome.error is not None:
@@ -235,33 +235,67 @@ BASELINES = {
 }
 
 
-def folds(tokens: SessionTokens) -> Iterator[tuple]:
+# What a minute of recording allows: strong dropout, and windows that are whole trials.
+MODELS = {
+    "ndt1": ("size=population-small",),
+    "stndt": (),
+    "ndt2": (),
+    "mtm": (),
+    "lfads": (),
+}
+
+
+def folds(model: str) -> Iterator:
+    """The configurations of the folds: trials in five parts, each of them the test once."""
     for fold in range(FOLDS):
-        yield configured("size=population-small", "split.kind=kfold", f"split.k={FOLDS}", f"split.fold={fold}")
+        sets = ("data.window_ms=700", "split.kind=kfold", f"split.k={FOLDS}", f"split.fold={fold}")
+        yield configured(*MODELS[model], *sets, model=model)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)")
-def test_ndt1_is_better_than_simpler_models_on_a_minute_of_real_recording(tmp_path):
-    """Trials in five folds, each of them the test once; the session names no held-out units, so a share is drawn."""
-    (tokens,) = tokens_in(tmp_path / "root", [real_data() / REAL])
-    reached: dict[str, list[float]] = {}
-    for config in folds(tokens):
+def trained(model: str, folder: Path) -> tuple[list[float], list[np.ndarray]]:
+    """co-bps of each fold and the counts that it is of; the session names no held-out units, so a share is drawn."""
+    (tokens,) = tokens_in(folder / "root", [real_data() / REAL], model)
+    scores, counts = [], []
+    for config in folds(model):
+        answer = train(config, [tokens], folder / f"{model}-{config.split.fold}").answers[tokens.id]["population"]
+        assert answer.held_out.sum() == 27
+        scores.append(answer.score()["co_bps"])
+        counts.append(answer.pair("held_out")[1][:, answer.held_out])
+    return scores, counts
+
+
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory) -> tuple[dict[str, list[float]], list[np.ndarray]]:
+    """co-bps of the simpler models by fold, and the counts that it is of."""
+    (tokens,) = tokens_in(tmp_path_factory.mktemp("simple") / "root", [real_data() / REAL])
+    found: dict[str, list[float]] = {}
+    counts = []
+    for config in folds("ndt1"):
         (session,), (task,) = prepare(config, [tokens])
         held = task.held_out(tokens)
-        assert held.sum() == 27
-        result = train(config, [tokens], tmp_path / f"run-{config.split.fold}")
-        answer = result.answers[tokens.id]["population"]
         parts = {
             name: [s.columns["counts"]["counts"].astype(np.float64) for s in session.stretches(name)]
             for name in ("train", "valid", "test")
         }
-        truth = np.concatenate(parts["test"])[:, held]
-        np.testing.assert_array_equal(answer.pair("held_out")[1][:, held], truth)  # the same units, the same bins
-        reached.setdefault("NDT1", []).append(answer.score()["co_bps"])
-        for name, simple in BASELINES.items():
-            reached.setdefault(name, []).append(simple.score(parts["train"] + parts["valid"], parts["test"], held))
-    for name, values in reached.items():
-        print(f"{name}: {np.mean(values):.4f} ({', '.join(f'{v:.4f}' for v in values)})")
-    mean = {name: float(np.mean(values)) for name, values in reached.items()}
-    assert all(mean["NDT1"] > mean[name] for name in BASELINES), mean
+        counts.append(np.concatenate(parts["test"])[:, held])
+        for name, model in BASELINES.items():
+            found.setdefault(name, []).append(model.score(parts["train"] + parts["valid"], parts["test"], held))
+    for name, values in found.items():
+        print(f"{name}: {told(values)}")
+    return found, counts
+
+
+def told(values: list[float]) -> str:
+    return f"{np.mean(values):.4f} ({', '.join(f'{v:.4f}' for v in values)})"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)")
+@pytest.mark.parametrize("model", MODELS)
+def test_models_are_better_than_simpler_ones_on_a_minute_of_real_recording(model, simple, tmp_path):
+    """In the mean over folds."""
+    (scores, counts), (others, truth) = trained(model, tmp_path), simple
+    print(f"{model}: {told(scores)}")
+    for own, true in zip(counts, truth, strict=True):
+        np.testing.assert_array_equal(own, true)  # the same units, the same bins
+    assert all(np.mean(scores) > np.mean(values) for values in others.values()), (scores, others)
