@@ -14,13 +14,16 @@ from spiketok.evaluation.ensemble import ensemble
 from spiketok.evaluation.report import write_report
 from spiketok.evaluation.transfer import evaluate_transfer
 from spiketok.recording.metrics import bps_of_units, bps_per_unit
-from spiketok.recording.nouns import Spikes
+from spiketok.recording.nouns import Intervals, Spikes
+from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config
-from spiketok.training.loop import prepare, train
+from spiketok.training.loader import Loader
+from spiketok.training.loop import build_model, prepare, train
 from spiketok.training.predict import predict
 from spiketok.training.predictions import read_predictions, write_predictions
-from spiketok.training.sampling import SessionTokens
+from spiketok.training.runs import run_inputs, scheme_of
+from spiketok.training.sampling import SequentialWindows, SessionTokens
 from spiketok.training.tasks.population import PopulationConfig
 from spiketok.training.tasks.population_modes import MODES
 from tests.decodable import BIN_NS, bake_tokens, decodable_session
@@ -344,3 +347,36 @@ def test_a_report_names_reasons_and_keeps_units_out_of_its_page(tokens, tmp_path
     assert "bits per spike, one unit hidden" in page
     assert ">u0 " not in page
     assert page.count(line.split(": ", 1)[1].split(" (")[0]) == 1
+
+
+def test_ndt2_answers_a_mode_in_one_pass_of_its_own(tmp_path):
+    """It hides seen tokens in turn to say their rates, which a mode does not score: the others are the same without."""
+    sets = ["model.dim=16", "model.layers=1", "model.heads=2", "model.patch_size=4", 'model.group_by=""']
+    sets += ["data.window_ms=500"]
+    config = load_config("ndt2", sets=[*sets, "task.population.modes=unit,forward"], tasks=["population"])
+    session, readers = decodable_session("m", 3, n_units=N), {}
+    for name, wanted in run_inputs(config).items():
+        scheme, span = scheme_of(wanted), Intervals([session.start_ns], [session.stop_ns])
+        shard = tmp_path / name / session.id
+        write_shard(shard, scheme, session, span, segments_rule="observed", store_digest="d" * 64)
+        readers[name] = ShardReader(shard)
+    (divided,), (task,) = prepare(config, [SessionTokens(readers)])
+    model = build_model(config, [task], [divided]).eval()
+    windows = divided.windows("test")
+    row = {divided.id: model.session_row(divided.id)}
+    sampler = SequentialWindows([windows], config.data.window_ns)
+    loader = Loader([windows], sampler, batch_size=4, tasks=[task], session_rows=row, one_session=True)
+    batch, made = next(iter(loader)), []
+    encode, model._encode = model._encode, lambda *given: made.append(1) or encode(*given)
+    with torch.inference_mode():
+        for of in [one for one in task.passes(divided.tokens) if one.mode]:
+            shown = task.hide(batch, divided.tokens, of)
+            scored = shown.asked["population"].weight
+            assert bool((shown.hidden["counts"] | ~scored).all()) and bool(scored.any())
+            found = []
+            for mode in (of.mode, ""):
+                made.clear()
+                found.append((model(replace(shown, mode=mode))["population"][scored], len(made)))
+            (said, passes), (again, more) = found
+            torch.testing.assert_close(said, again, rtol=0, atol=0)
+            assert (passes, more) == (1, 1 + max(round(1 / config.model_config().mask_ratio), 2))
