@@ -359,6 +359,7 @@ class Lfads(Model):
                 self._add(info.id, keys)
 
     def _add(self, session: str, keys: list[str]) -> None:
+        device = self.initial_prior.mean.device
         if not keys:
             message = f"{session} has no units: it cannot be read in"
             raise DataError(message)
@@ -370,9 +371,9 @@ class Lfads(Model):
                 )
                 raise UsageError(message)
             self._build_encoder(len(keys))
-        self.own[module_key(session)] = _Own(len(keys), self.config, bool(self.population))
+            self.encoder.to(device)
+        self.own[module_key(session)] = _Own(len(keys), self.config, bool(self.population)).to(device)
         self.units[session] = keys
-        self.to(self.initial_prior.mean.device)
 
     def sessions(self) -> list[str]:
         return list(self.units)
@@ -408,8 +409,7 @@ class Lfads(Model):
         """The mean counts of each session; with ``rate_init`` the biases of its read-out; with ``pcr`` its read-in."""
         config, sd_bins, shared = self.config, self._bins(SMOOTH_MS), {}
         if config.align:
-            known = {session: sessions[session] for session in self.sessions()}
-            shared = aligned(known, COUNTS, config.align, self._bins(config.align_ms), sd_bins, config.read_in)
+            shared = aligned(sessions, COUNTS, config.align, self._bins(config.align_ms), sd_bins, config.read_in)
         for session in self.sessions():
             own, stretches = self.own[module_key(session)], sessions[session]
             mean = mean_counts(stretches, COUNTS)
