@@ -5,7 +5,7 @@ bins' device, so that a run which restores the generator goes on with the same m
 
 Sources: NDT1, src/mask.py of snel-repo/neural-data-transformers; NDT2, context_general_bci/task_io.py of
 joel99/context_general_bci (``keep_tokens``); NDT3, context_general_bci/model.py of joel99/ndt3 (``drop_inputs``); MtM,
-src/models/masker.py of colehurwitz/IBL_foundation_model (``draw_scheme``); NEDS, src/multi_modal/mm.py of
+src/models/masker.py of colehurwitz/IBL_foundation_model (``draw_mask``); NEDS, src/multi_modal/mm.py of
 yzhang511/NEDS (``hide_modalities``). Shape letters: B windows, T bins, N units, L tokens, M modalities.
 
 Differs from the reference: its mode ``neuron`` spreads units over the wrong axis; here ``"unit"`` hides whole units.
@@ -24,7 +24,7 @@ from spiketok.errors import UsageError
 # What a draw decides at once; the reference's names are timestep, timestep_only, full and neuron.
 HideMode = Literal["timestep", "shared_timestep", "element", "unit"]
 # What a batch hides, and from what it is to be predicted; ``inter-region``, ``intra-region`` and ``random`` in MtM.
-Scheme = Literal["neuron", "causal", "inter_region", "intra_region", "temporal", "random_token"]
+Mask = Literal["neuron", "causal", "inter_region", "intra_region", "temporal", "random_token"]
 
 
 def span_probability(step: int, ramp_start: int, ramp_end: int) -> float:
@@ -102,8 +102,8 @@ def hide(
     return torch.rand(drawn, device=device, generator=generator) < ratio
 
 
-def draw_scheme(
-    scheme: Scheme,
+def draw_mask(
+    mask: Mask,
     shape: tuple[int, int, int],
     region: Tensor,
     ratio: float,
@@ -111,12 +111,12 @@ def draw_scheme(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw by a scheme of MtM what is hidden of counts of a shape ``[B, T, N]``, and which of that is to be predicted.
+    """Draw by a mask of MtM what is hidden of counts of a shape ``[B, T, N]``, and which of that is to be predicted.
 
     Only with ``"intra_region"`` the two differ.
 
     Args:
-        scheme: ``"neuron"``: whole units, drawn for each window. ``"temporal"`` and ``"causal"``: whole bins, drawn for
+        mask: ``"neuron"``: whole units, drawn for each window. ``"temporal"`` and ``"causal"``: whole bins, drawn for
             each window (what a bin then attends to is the model's). ``"random_token"``: single counts.
             ``"inter_region"``: all units of one region, the same in every window. ``"intra_region"``: all units of all
             regions but one, and of that one a share of the units, which alone are to be predicted.
@@ -126,20 +126,20 @@ def draw_scheme(
     Returns:
         hidden and predicted, bool, each of a shape that broadcasts to ``[B, T, N]``.
 
-    >>> hidden, predicted = draw_scheme("intra_region", (4, 10, 3), torch.tensor([0, 0, 1]), 1.0)
+    >>> hidden, predicted = draw_mask("intra_region", (4, 10, 3), torch.tensor([0, 0, 1]), 1.0)
     >>> bool(hidden.all()), predicted.shape
     (True, torch.Size([4, 1, 3]))
     """
-    if scheme in ("inter_region", "intra_region"):
+    if mask in ("inter_region", "intra_region"):
         present = region.to(device).unique()
         chosen = present[torch.randint(len(present), (1,), device=device, generator=generator)]
         inside = (region.to(device) == chosen)[None, None]
-        if scheme == "inter_region":
+        if mask == "inter_region":
             return inside, inside
         drawn = hide("unit", shape, ratio, device=device, generator=generator)
         return drawn | ~inside, drawn & inside
-    modes: dict[Scheme, HideMode] = {"neuron": "unit", "temporal": "timestep", "causal": "timestep"}
-    hidden = hide(modes.get(scheme, "element"), shape, ratio, device=device, generator=generator)
+    modes: dict[Mask, HideMode] = {"neuron": "unit", "temporal": "timestep", "causal": "timestep"}
+    hidden = hide(modes.get(mask, "element"), shape, ratio, device=device, generator=generator)
     return hidden, hidden
 
 
@@ -187,27 +187,27 @@ def drop_inputs(
 
 # What a window with spikes and behaviours is asked at once (NEDS): the spikes, from the behaviours; these, from the
 # spikes; some bins of the spikes; some of each behaviour; some bins of everything.
-SCHEMES = ("encoding", "decoding", "self_spikes", "self_behaviour", "random_token")
+MODALITY_MASKS = ("encoding", "decoding", "self_spikes", "self_behaviour", "random_token")
 
 
-def draw_schemes(
+def draw_modality_masks(
     n_windows: int,
-    schemes: Sequence[str] = SCHEMES,
+    masks: Sequence[str] = MODALITY_MASKS,
     *,
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A scheme for each window, each as likely: int64 ``[B]``, places in ``SCHEMES``.
+    """A mask for each window, each as likely: int64 ``[B]``, places in ``MODALITY_MASKS``.
 
     Args:
-        schemes: names of those that may come.
+        masks: names of those that may come.
     """
-    place = torch.tensor([SCHEMES.index(name) for name in schemes], device=device)
+    place = torch.tensor([MODALITY_MASKS.index(name) for name in masks], device=device)
     return place[torch.randint(len(place), (n_windows,), device=device, generator=generator)]
 
 
 def hide_modalities(
-    scheme_B: Tensor,
+    mask_B: Tensor,
     n_behaviours: int,
     n_bins: int,
     ratio: float,
@@ -220,8 +220,8 @@ def hide_modalities(
     ``self_behaviour`` draws for each behaviour by itself, ``random_token`` the same bins for all modalities.
 
     Args:
-        scheme_B: int64 ``[B]`` of :func:`draw_schemes`. ratio: share of the bins, where bins are drawn.
-        one_row: all windows of a scheme hide the same bins, as in NEDS's code; else each has a draw of its own.
+        mask_B: int64 ``[B]`` of :func:`draw_modality_masks`. ratio: share of the bins, where bins are drawn.
+        one_row: all windows of a mask hide the same bins, as in NEDS's code; else each has a draw of its own.
 
     Returns:
         bool ``[B, M, T]``, M being 1 and the behaviours.
@@ -230,13 +230,13 @@ def hide_modalities(
     tensor([[ True, False, False],
             [False,  True,  True]])
     """
-    rows, n_modalities, device = 1 if one_row else len(scheme_B), 1 + n_behaviours, scheme_B.device
+    rows, n_modalities, device = 1 if one_row else len(mask_B), 1 + n_behaviours, mask_B.device
     own = hide_timesteps(rows * n_modalities, n_bins, ratio, device=device, generator=generator)
     own = own.unflatten(0, (rows, n_modalities))
     shared = hide_timesteps(rows, n_bins, ratio, device=device, generator=generator)[:, None]
     spikes = (torch.arange(n_modalities, device=device) == 0)[:, None]
     encoding, decoding, self_spikes, self_behaviour, random_token = (
-        (scheme_B == place)[:, None, None] for place in range(len(SCHEMES))
+        (mask_B == place)[:, None, None] for place in range(len(MODALITY_MASKS))
     )
     whole = encoding & spikes | decoding & ~spikes
     return whole | (self_spikes & spikes | self_behaviour & ~spikes) & own | random_token & shared

@@ -1,4 +1,4 @@
-"""MtM: a transformer over bins that fills in what masks of several schemes hide, and is told by a token which it is.
+"""MtM: a transformer over bins that fills in what masks of several kinds hide, and is told by a token of which.
 
 Zhang, Wang, Jimenez-Beneto, Wang, Azabou, Richards, Winter, International Brain Laboratory, Dyer, Paninski and Hurwitz
 2024, "Towards a universal translator for neural dynamics at single-cell, single-spike resolution" (NeurIPS, arXiv
@@ -7,11 +7,11 @@ src/trainer/base.py, src/configs/ndt1_stitching_prompting.yaml).
 
 What is unusual:
 
-- each training batch is hidden by one scheme of ``masks``: single units (``neuron``), bins that are predicted from the
+- each training batch is hidden by one mask of ``masks``: single units (``neuron``), bins that are predicted from the
   past alone (``causal``), a region from all others (``inter_region``), units of a region from the rest of that region
   (``intra_region``). A learned token says which; an evaluation that hides in one of these ways says its name too;
 - a session's units are stitched to C channels by a matrix of its own, and read out by another; a token is its own too;
-- in front of the bins stand the tokens of session and scheme, without a position.
+- in front of the bins stand the tokens of session and mask, without a position.
 
 Differs from the reference:
 
@@ -23,7 +23,7 @@ Differs from the reference:
 - the loss is the mean over the counts that are predicted, not their sum: a rate of learning holds for any size. The sum
   is ``spike_loss = "sum"``;
 - a session of one region knows no ``inter_region`` (all would be hidden); its ``intra_region`` hides single units;
-- held-out units and forward bins (``batch.hidden``) are hidden in every scheme, and always scored;
+- held-out units and forward bins (``batch.hidden``) are hidden in every mask, and always scored;
 - behaviour: a linear layer at each bin, trained in the same run; the reference trains a decoder on its frozen output;
 - dropout is one number in a layer and acts on its hidden units too; each layer starts from torch's draw of an encoder;
 - not built: patches of units, factors, stacked bins, spans of hidden bins, random counts in place of hidden ones (which
@@ -49,14 +49,14 @@ from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model, Part, check_same_units
 from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
-from spiketok.models.masking import Scheme, draw_scheme
+from spiketok.models.masking import Mask, draw_mask
 from spiketok.models.nn import FIRST, NEVER, EncoderBlock, ScaleNorm, Visible, module_key, rotary_steps
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
 COUNTS = "counts"  # the name of the input
 INIT_RANGE = 0.1  # of read-outs
-SCHEME_OF_MODE = {"unit": "neuron", "forward": "causal", "inter_region": "inter_region", "intra_region": "intra_region"}
+MASK_OF_MODE = {"unit": "neuron", "forward": "causal", "inter_region": "inter_region", "intra_region": "intra_region"}
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class MtmConfig:
     """The defaults are those of the reference's ndt1_stitching_prompting.yaml.
 
     Args:
-        masks: the schemes of training, each batch one of them: ``neuron``, ``causal``, ``inter_region``,
+        masks: the masks of training, each batch one of them: ``neuron``, ``causal``, ``inter_region``,
             ``intra_region``, ``temporal`` (whole bins), ``random_token`` (single counts). An evaluation is told the
-            scheme that it is like, if it is one of these; else ``neuron``, if it is; else the first.
+            mask that it is like, if it is one of these; else ``neuron``, if it is; else the first.
         mask_ratio: share that is hidden. causal_ratio: of the bins, in ``causal``.
         region_column: the unit column of regions; a session without it has one region.
         stitch: a matrix N -> ``channels`` for each session; else the counts go in as they are, of one session.
@@ -84,7 +84,7 @@ class MtmConfig:
         reference_quirks: in ``causal`` the tokens in front see all bins (see above).
     """
 
-    masks: tuple[Scheme, ...] = ("neuron", "causal", "inter_region", "intra_region")
+    masks: tuple[Mask, ...] = ("neuron", "causal", "inter_region", "intra_region")
     mask_ratio: float = 0.3
     causal_ratio: float = 0.6
     region_column: str = "region"
@@ -124,9 +124,9 @@ class MtmConfig:
             if not 0 < getattr(self, name) <= 1:
                 message = f"model.{name} is {getattr(self, name)}, must be in (0, 1]"
                 raise UsageError(message)
-        wrong = [mask for mask in self.masks if mask not in get_args(Scheme)]
+        wrong = [mask for mask in self.masks if mask not in get_args(Mask)]
         if wrong or not self.masks or len(set(self.masks)) < len(self.masks):
-            message = f"model.masks is {list(self.masks)}, must be some of {', '.join(get_args(Scheme))}, each once"
+            message = f"model.masks is {list(self.masks)}, must be some of {', '.join(get_args(Mask))}, each once"
             raise UsageError(message)
         if self.dim % self.heads or (self.position == "rotary" and self.dim // self.heads % 2):
             even = " into an even number of channels" if self.position == "rotary" else ""
@@ -238,7 +238,7 @@ class Mtm(Model):
 
         Raises:
             UsageError: a second session without ``stitch``.
-            DataError: a session has one region, and no other scheme than ``inter_region`` trains.
+            DataError: a session has one region, and no other mask than ``inter_region`` trains.
         """
         fresh = {}
         for info in infos:
@@ -250,7 +250,7 @@ class Mtm(Model):
             if self.population and self.config.masks == ("inter_region",) and n_regions < 2:
                 message = (
                     f"{info.id} has one region by its unit column '{self.config.region_column}', and model.masks is "
-                    "inter_region alone: nothing would be left to see, name another scheme in model.masks"
+                    "inter_region alone: nothing would be left to see, name another mask in model.masks"
                 )
                 raise DataError(message)
             self._add(info.id, keys)
@@ -331,7 +331,7 @@ class Mtm(Model):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """By task, behaviour ``[Q, C]`` and log rates ``[B * T, N]``; beside the rates bool ``scored`` ``[B * T, N]``.
 
-        Scored are observed counts that the batch hides, and in training those that the scheme asks for; in evaluation,
+        Scored are observed counts that the batch hides, and in training those that the mask asks for; in evaluation,
         where the batch hides nothing, all that were observed.
         """
         session, counts_BTN, observed_BT = self._counts(batch)
@@ -339,13 +339,13 @@ class Mtm(Model):
         hidden = scored = torch.zeros_like(counts_BTN, dtype=torch.bool)
         if always is not None:
             hidden = scored = always.unflatten(0, counts_BTN.shape[:2])
-        scheme = self.scheme(batch)
+        mask = self.mask(batch)
         if self.training and asked is not None:
-            scheme, drawn, predicted = self._draw(batch, session, counts_BTN)
+            mask, drawn, predicted = self._draw(batch, session, counts_BTN)
             hidden, scored = hidden | drawn, scored | predicted
         elif always is None:
             scored = torch.ones_like(hidden)
-        x_LD = self.encode(session, counts_BTN, hidden, observed_BT, scheme).flatten(0, 1)
+        x_LD = self.encode(session, counts_BTN, hidden, observed_BT, mask).flatten(0, 1)
         read = x_LD if self.config.decode_joint else x_LD.detach()
         output = {
             task: self.decoders[module_key(task)](read)[query_bin(batch, question, counts_BTN.shape[1])]
@@ -369,20 +369,18 @@ class Mtm(Model):
         total = torch.stack(parts).sum() if parts else self.layers[0].to_out.weight.new_zeros(())
         return terms | decode | {"total": total}
 
-    def scheme(self, batch: Batch) -> Scheme:
+    def mask(self, batch: Batch) -> Mask:
         """What an evaluation is told: its own way of hiding if that was trained, else ``neuron``, else the first."""
         trained = self.config.masks
-        named = SCHEME_OF_MODE.get(batch.mode, "neuron")
-        return next((scheme for scheme in (named, "neuron") if scheme in trained), trained[0])
+        named = MASK_OF_MODE.get(batch.mode, "neuron")
+        return next((mask for mask in (named, "neuron") if mask in trained), trained[0])
 
-    def encode(
-        self, session: str, counts_BTN: Tensor, hidden_BTN: Tensor, observed_BT: Tensor, scheme: Scheme
-    ) -> Tensor:
+    def encode(self, session: str, counts_BTN: Tensor, hidden_BTN: Tensor, observed_BT: Tensor, mask: Mask) -> Tensor:
         """``[B, T, D]``: what the read-outs read.
 
         Args:
             counts_BTN: float. hidden_BTN: bool, what of them is 0 on the way in. observed_BT: bool.
-            scheme: of ``masks``; with ``"causal"`` no bin depends on a later one.
+            mask: of ``masks``; with ``"causal"`` no bin depends on a later one.
         """
         n_windows, n_bins = observed_BT.shape
         x = torch.where(hidden_BTN, 0.0, counts_BTN)
@@ -393,7 +391,7 @@ class Mtm(Model):
         x = self.narrow(F.softsign(self.widen(x)))
         if self.config.position == "learned":
             x = x + self.position.weight[:n_bins]
-        front = self._front(session, scheme)
+        front = self._front(session, mask)
         x = torch.cat([front.expand(n_windows, -1, -1).to(x), self.dropout_embedding(x)], dim=1)
         n_front, n_rows = len(front), len(front) + n_bins
         turn = None
@@ -401,25 +399,25 @@ class Mtm(Model):
             step = torch.arange(n_rows, device=x.device).repeat(n_windows)
             turn = rotary_steps(step, self.config.dim // self.config.heads)
         length, x = [n_rows] * n_windows, x.flatten(0, 1)
-        visible = self._visible(observed_BT, n_front, scheme)
+        visible = self._visible(observed_BT, n_front, mask)
         for layer in self.layers:
             x = layer(x, length, visible, turn)
         return self.norm(x.unflatten(0, (n_windows, n_rows))[:, n_front:])
 
-    def _front(self, session: str, scheme: Scheme) -> Tensor:
-        """``[P, D]``: the tokens of the session and of the scheme."""
+    def _front(self, session: str, mask: Mask) -> Tensor:
+        """``[P, D]``: the tokens of the session and of the mask."""
         tokens = [self.layers[0].to_out.weight.new_zeros(0, self.config.dim)]
         if self.config.session_token:
             row = torch.from_numpy(self.session_table.rows(session)).to(tokens[0].device)
             tokens.append(self.session_table(row))
         if self.config.prompt_token:
-            tokens.append(self.prompt.weight[self.config.masks.index(scheme)][None])
+            tokens.append(self.prompt.weight[self.config.masks.index(mask)][None])
         return torch.cat(tokens)
 
-    def _visible(self, observed_BT: Tensor, n_front: int, scheme: Scheme) -> Visible | None:
+    def _visible(self, observed_BT: Tensor, n_front: int, mask: Mask) -> Visible | None:
         """Which rows a row attends to; None for all."""
         n_windows, n_bins = observed_BT.shape
-        causal = scheme == "causal"
+        causal = mask == "causal"
         if not causal and bool(observed_BT.all()):
             return None
         bins = torch.arange(n_bins, device=observed_BT.device) * int(causal)
@@ -455,14 +453,14 @@ class Mtm(Model):
         counts = torch.where(seen, columns["counts"].float(), 0.0)
         return session, *(t.unflatten(0, (len(length), n_bins)) for t in (counts, observed))
 
-    def _draw(self, batch: Batch, session: str, counts_BTN: Tensor) -> tuple[Scheme, Tensor, Tensor]:
-        """The scheme of a training batch, what it hides, and what of that is to be predicted."""
+    def _draw(self, batch: Batch, session: str, counts_BTN: Tensor) -> tuple[Mask, Tensor, Tensor]:
+        """The mask of a training batch, what it hides, and what of that is to be predicted."""
         region = _regions(batch.facts[session], self.config.region_column)
         several = bool((region > 0).any())
-        able = [scheme for scheme in self.config.masks if several or scheme != "inter_region"]
-        scheme = able[int(torch.randint(len(able), ()))]
-        ratio = self.config.causal_ratio if scheme == "causal" else self.config.mask_ratio
-        return scheme, *draw_scheme(scheme, counts_BTN.shape, region, ratio, device=counts_BTN.device)
+        able = [mask for mask in self.config.masks if several or mask != "inter_region"]
+        mask = able[int(torch.randint(len(able), ()))]
+        ratio = self.config.causal_ratio if mask == "causal" else self.config.mask_ratio
+        return mask, *draw_mask(mask, counts_BTN.shape, region, ratio, device=counts_BTN.device)
 
 
 def _regions(info: SessionInfo, column: str) -> Tensor:

@@ -8,7 +8,7 @@ What is unusual:
 
 - the spikes and each behaviour that the run asks are modalities of T tokens each, one a bin, in one sequence: what a
   token holds, and rows of its modality, its bin and its session. What is hidden is one learned token in their place;
-- a behaviour is an input too: in training each window draws what it hides (``SCHEMES`` of ``masking``), so that
+- a behaviour is an input too: in training each window draws what it hides (``MODALITY_MASKS`` of ``masking``), so that
   one model encodes (rates from behaviour), decodes (behaviour from spikes) and fills in either from itself;
 - in an evaluation behaviours are hidden but for those that the batch gives (``Batch.given``), and spikes are seen but
   for what the batch hides: whichever is wholly hidden is predicted from the others;
@@ -22,12 +22,12 @@ Differs from the reference:
   one of K inputs, not as its number, which says that class 2 is twice class 1;
 - bins without an observation or a behaviour are hidden tokens, and are not scored. Held-out units are always 0 on the
   input side and always scored. A window that has no behaviour at all hides bins of its spikes alone;
-- each window draws bins of its own; there all windows of a scheme share them;
+- each window draws bins of its own; there all windows of a mask share them;
 - a label is learned where all its tokens are hidden, and its loss is a mean over windows;
 - read-ins and read-outs of behaviour start alike in all sessions, those of a later session at the mean of the known;
 - ``rope`` and learned rows of bins stand side by side in both; ScaleNorm and other masks of its masker are not built.
 
-``reference_quirks`` brings back: windows of a scheme hide the same bins; the cross entropy sums over all windows, also
+``reference_quirks`` brings back: windows of a mask hide the same bins; the cross entropy sums over all windows, also
 those whose label is seen, and divides by the number of hidden tokens; a batch of one window has no row of its session
 and answers labels from nothing; read-outs of the forms for one direction are not trained.
 
@@ -49,14 +49,14 @@ from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model, Part, check_same_units
 from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
-from spiketok.models.masking import SCHEMES, draw_schemes, hide_modalities
+from spiketok.models.masking import MODALITY_MASKS, draw_modality_masks, hide_modalities
 from spiketok.models.nn import EncoderBlock, module_key, rotary_steps
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
 COUNTS = "counts"  # the name of the input
 SPIKES = "spikes"  # the name of the first modality; behaviours have those of their tasks
-SELF_SPIKES = SCHEMES.index("self_spikes")
+SELF_SPIKES = MODALITY_MASKS.index("self_spikes")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class NedsConfig:
     Args:
         form: ``"multimodal"``; or for one direction alone ``"encoding"`` (behaviours in, rates out: it says of a
             behaviour its mean, as it knows nothing of it) or ``"decoding"`` (spikes in, behaviours out).
-        schemes: what a window of the multimodal form may hide in training, names in ``SCHEMES``.
+        masks: what a window of the multimodal form may hide in training, names in ``MODALITY_MASKS``.
         mask_ratio: share of the bins that the last three of them hide.
         dim: D. layers, heads; hidden: width of the feed-forward layers.
         widen: width of the read-ins' hidden layer, over their inputs.
@@ -80,7 +80,7 @@ class NedsConfig:
     """
 
     form: Literal["multimodal", "encoding", "decoding"] = "multimodal"
-    schemes: tuple[str, ...] = SCHEMES
+    masks: tuple[str, ...] = MODALITY_MASKS
     mask_ratio: float = 0.1
     dim: int = 256
     layers: int = 5
@@ -112,9 +112,9 @@ class NedsConfig:
         if not 0 < self.mask_ratio < 1:
             message = f"model.mask_ratio is {self.mask_ratio}, must be between 0 and 1"
             raise UsageError(message)
-        unknown = [name for name in self.schemes if name not in SCHEMES]
-        if unknown or not self.schemes:
-            message = f"model.schemes are {', '.join(self.schemes) or 'none'}: there are {', '.join(SCHEMES)}"
+        unknown = [name for name in self.masks if name not in MODALITY_MASKS]
+        if unknown or not self.masks:
+            message = f"model.masks are {', '.join(self.masks) or 'none'}: there are {', '.join(MODALITY_MASKS)}"
             raise UsageError(message)
 
 
@@ -228,9 +228,9 @@ class Neds(Model):
         self.behaviours = [head for head in heads if head.output != "counts"]
         self._check_form()
         # of a run that does not ask the spikes, only what hides a behaviour has a loss
-        self.schemes = [s for s in config.schemes if self.population or s not in ("encoding", "self_spikes")]
-        if not self.schemes:
-            message = f"model.schemes {', '.join(config.schemes)} hide spikes alone and the run has no population task"
+        self.masks = [s for s in config.masks if self.population or s not in ("encoding", "self_spikes")]
+        if not self.masks:
+            message = f"model.masks {', '.join(config.masks)} hide spikes alone and the run has no population task"
             raise UsageError(message)
         self.modalities = [SPIKES, *(head.task for head in self.behaviours)]
         if config.form != "multimodal":
@@ -419,12 +419,12 @@ class Neds(Model):
             able_B: bool, windows with a behaviour; the others hide bins of their spikes.
         """
         config = self.config
-        names = self.schemes if config.form == "multimodal" else [config.form]
-        scheme_B = draw_schemes(len(able_B), names, device=able_B.device)
+        names = self.masks if config.form == "multimodal" else [config.form]
+        mask_B = draw_modality_masks(len(able_B), names, device=able_B.device)
         if config.form == "multimodal":
-            scheme_B = torch.where(able_B, scheme_B, SELF_SPIKES)
+            mask_B = torch.where(able_B, mask_B, SELF_SPIKES)
         n_behaviours, one_row = len(self.behaviours), config.reference_quirks
-        return hide_modalities(scheme_B, n_behaviours, self.n_bins, config.mask_ratio, one_row=one_row)
+        return hide_modalities(mask_B, n_behaviours, self.n_bins, config.mask_ratio, one_row=one_row)
 
     def _session(self, batch: Batch, n_units: int, n_bins: int) -> str:
         session = batch.one_session(self.name)

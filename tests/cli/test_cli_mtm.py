@@ -36,7 +36,7 @@ UNITS = 19  # recorded of 20
 
 @pytest.fixture(scope="module")
 def drawn() -> list[tuple[str, float]]:
-    """The scheme of each training batch of the first run, and the share of the units that it hid."""
+    """The mask of each training batch of the first run, and the share of the units that it hid."""
     return []
 
 
@@ -49,9 +49,9 @@ def root(tmp_path_factory, drawn) -> Path:
     plain = Mtm._draw
 
     def watching(self, batch, session, counts):
-        scheme, hidden, predicted = plain(self, batch, session, counts)
-        drawn.append((scheme, float(hidden.expand_as(counts).float().mean())))
-        return scheme, hidden, predicted
+        mask, hidden, predicted = plain(self, batch, session, counts)
+        drawn.append((mask, float(hidden.expand_as(counts).float().mean())))
+        return mask, hidden, predicted
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Mtm, "_draw", watching)
@@ -71,7 +71,7 @@ def test_both_tasks_are_scored(root, drawn):
     for scores in result["test"].values():
         assert np.isfinite(scores["population"]["co_bps"]) and np.isfinite(scores["decode:cursor_vel"]["r2_mean"])
     assert len(drawn) == 4
-    assert all(0 < share < 1 for _, share in drawn)  # the files name two regions: neither scheme hides all or nothing
+    assert all(0 < share < 1 for _, share in drawn)  # the files name two regions: neither mask hides all or nothing
 
 
 def test_an_unseen_day_has_every_row_of_the_table(root, tmp_path):
@@ -86,7 +86,7 @@ def test_an_unseen_day_has_every_row_of_the_table(root, tmp_path):
 
 
 def test_a_run_that_was_stopped_ends_in_the_same_bytes(root, tmp_path, monkeypatch):
-    """The schemes and masks that are drawn go on where they stood."""
+    """The masks that are drawn go on where they stood."""
     shutil.copytree(root, tmp_path / "root")
     weights = run_of(root) / "checkpoint" / "model.safetensors"
     shutil.rmtree(tmp_path / "root" / "runs")

@@ -1,4 +1,4 @@
-"""What MtM promises beside the contract: schemes of masks and their statistics, no future in causal mode, regions."""
+"""What MtM promises beside the contract: masks and their statistics, no future in causal mode, regions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models.batch import Batch, Facts, Input, Stretch  # noqa: E402
-from spiketok.models.masking import Scheme, draw_scheme, draw_span, hide_timesteps  # noqa: E402
+from spiketok.models.masking import Mask, draw_mask, draw_span, hide_timesteps  # noqa: E402
 from spiketok.models.mtm import Mtm, MtmConfig  # noqa: E402
 from tests.models.test_ndt1 import (  # noqa: E402
     BIN_NS,
@@ -34,8 +34,8 @@ from tests.models.test_ndt1 import (  # noqa: E402
 )
 from tests.models.test_ndt1 import make_batch as plain_batch  # noqa: E402
 
-SCHEMES = get_args(Scheme)
-FOUR = SCHEMES[:4]
+MASKS = get_args(Mask)
+FOUR = MASKS[:4]
 QUIET = {"channels": 12, "dim": 16, "heads": 2, "hidden": 24, "dropout": 0.0, "dropout_embedding": 0.0}
 REGION = np.array(["V1", "CA1", "V1", "V1", "CA1", "PO"])
 A = dataclasses.replace(info("a.1", 6), unit_columns={"region": REGION})
@@ -150,15 +150,13 @@ SHAPE = (16, 100, 40)
 FOUR_REGIONS = torch.arange(40) % 4
 
 
-@pytest.mark.parametrize("scheme", REFERENCE_MASKS)
-def test_masks_have_the_statistics_of_the_reference(scheme):
-    target, deviation, zeroed = REFERENCE_MASKS[scheme]
+@pytest.mark.parametrize("mask", REFERENCE_MASKS)
+def test_masks_have_the_statistics_of_the_reference(mask):
+    target, deviation, zeroed = REFERENCE_MASKS[mask]
     generator, draws = torch.Generator().manual_seed(3), 200
     shares = []
     for _ in range(draws):
-        hidden, predicted = (
-            t.expand(SHAPE) for t in draw_scheme(scheme, SHAPE, FOUR_REGIONS, 0.3, generator=generator)
-        )
+        hidden, predicted = (t.expand(SHAPE) for t in draw_mask(mask, SHAPE, FOUR_REGIONS, 0.3, generator=generator))
         shares.append([predicted.float().mean(), hidden.float().mean()])
     shares = torch.tensor(shares)
     slack = 4 * deviation * (1 / draws + 1 / 2000) ** 0.5 + 1e-6
@@ -170,7 +168,7 @@ def test_masks_have_the_statistics_of_the_reference(scheme):
 @pytest.mark.parametrize("ratio", [0.3, 0.6])
 def test_hidden_bins_lie_next_to_each_other_as_in_the_reference(ratio):
     """Whole bins, each by itself: of 118,594 + 34,980 + ... stretches at .3, 58 % were of one bin; 37 % at .6."""
-    hidden, _ = draw_scheme("causal", (800, 100, 2), torch.zeros(2), ratio, generator=torch.Generator().manual_seed(1))
+    hidden, _ = draw_mask("causal", (800, 100, 2), torch.zeros(2), ratio, generator=torch.Generator().manual_seed(1))
     assert hidden.shape == (800, 100, 1)
     runs = [len(list(run)) for row in hidden[..., 0].tolist() for is_hidden, run in groupby(row) if is_hidden]
     shares = {0.3: (0.7035, 0.2075, 0.0628), 0.6: (0.4023, 0.2385, 0.1424)}[ratio]
@@ -189,49 +187,49 @@ def test_stretches_of_bins_have_the_statistics_of_the_reference():
     assert shares.mean() == pytest.approx(0.2710, abs=0.005) and shares.std() == pytest.approx(0.0256, rel=0.15)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_each_scheme_hides(scheme):
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_each_mask_hides(mask):
     generator, region, shape = torch.Generator().manual_seed(0), torch.tensor([2, 0, 2, 2, 0, 7]), (5, 8, 6)
     chosen = set()
     for _ in range(60):
-        hidden, predicted = (t.expand(shape) for t in draw_scheme(scheme, shape, region, 0.5, generator=generator))
+        hidden, predicted = (t.expand(shape) for t in draw_mask(mask, shape, region, 0.5, generator=generator))
         assert not (predicted & ~hidden).any()
-        assert scheme == "intra_region" or torch.equal(hidden, predicted)
+        assert mask == "intra_region" or torch.equal(hidden, predicted)
         by_unit, by_bin = hidden.any(1), hidden.any(2)
-        if scheme in ("neuron", "inter_region", "intra_region"):
+        if mask in ("neuron", "inter_region", "intra_region"):
             assert torch.equal(hidden, by_unit[:, None].expand(shape))
-        elif scheme != "random_token":
+        elif mask != "random_token":
             assert torch.equal(hidden, by_bin[..., None].expand(shape))
-        if scheme == "inter_region":
+        if mask == "inter_region":
             (one,) = {int(r) for r in region[by_unit[0]]}
             assert torch.equal(by_unit, (region == one).expand(5, 6))
             chosen.add(one)
-        elif scheme == "intra_region":
+        elif mask == "intra_region":
             (one,) = {int(r) for r in region} - {int(r) for r in region[by_unit.all(0)]} or {None}
             inside = region == one
             assert torch.equal(predicted, hidden & inside) or one is None
             chosen.add(one)
-    assert chosen - {None} == ({0, 2, 7} if "region" in scheme else set())
+    assert chosen - {None} == ({0, 2, 7} if "region" in mask else set())
 
 
-def test_a_training_batch_has_one_scheme_and_all_of_them_come():
+def test_a_training_batch_has_one_mask_and_all_of_them_come():
     model, batch = mtm().train(), make_batch()
     plain, seen = model.encode, []
 
-    def watching(session, counts, hidden, observed, scheme):
-        seen.append((scheme, hidden))
-        return plain(session, counts, hidden, observed, scheme)
+    def watching(session, counts, hidden, observed, mask):
+        seen.append((mask, hidden))
+        return plain(session, counts, hidden, observed, mask)
 
     model.encode = watching
     for seed in range(40):
         scored = run(model, batch, seed)["scored"]
-        scheme, hidden = seen[-1]
+        mask, hidden = seen[-1]
         hidden = hidden.flatten(0, 1)
         assert not (scored & ~hidden).any()
-        assert torch.equal(scored, hidden) == (scheme != "intra_region") or not scored.any()
-    counted = {scheme: [s for s, _ in seen].count(scheme) for scheme in FOUR}
+        assert torch.equal(scored, hidden) == (mask != "intra_region") or not scored.any()
+    counted = {mask: [s for s, _ in seen].count(mask) for mask in FOUR}
     assert sum(counted.values()) == 40 and min(counted.values()) >= 4
-    shares = [hidden.float().mean() for scheme, hidden in seen if scheme == "causal"]
+    shares = [hidden.float().mean() for mask, hidden in seen if mask == "causal"]
     assert np.mean(shares) == pytest.approx(0.6, abs=0.06)  # of the bins, .3 elsewhere
     model.eval()(batch)
     assert seen[-1][0] == "neuron" and not seen[-1][1].any()
@@ -254,11 +252,11 @@ def test_a_session_of_one_region():
 # ---- what a bin sees ------------------------------------------------------------------------------------------------
 
 
-def reached(model: Mtm, scheme: str, row: int = 10) -> list[int]:
+def reached(model: Mtm, mask: str, row: int = 10) -> list[int]:
     """The bins whose counts have a gradient in the output of one bin."""
     counts = torch.rand(2, N_BINS, 6, requires_grad=True)
     nothing, every = torch.zeros(2, N_BINS, 6, dtype=torch.bool), torch.ones(2, N_BINS, dtype=torch.bool)
-    model.encode(A.id, counts, nothing, every, scheme)[:, row].square().sum().backward()
+    model.encode(A.id, counts, nothing, every, mask)[:, row].square().sum().backward()
     return counts.grad.abs().sum((0, 2)).nonzero().flatten().tolist()
 
 
@@ -274,27 +272,27 @@ def test_in_causal_mode_no_bin_knows_its_future(position):
     assert reached(mtm(layers=3, position=position, reference_quirks=True, **bare), "causal") == past
 
 
-def test_it_is_causal_where_no_other_scheme_trains():
+def test_it_is_causal_where_no_other_mask_trains():
     assert mtm(masks=("causal",)).causal
     assert not mtm().causal and not mtm(masks=("causal",), reference_quirks=True).causal
 
 
-@pytest.mark.parametrize("scheme", ["neuron", "causal"])
-def test_bins_that_were_not_observed_are_no_bins(scheme):
+@pytest.mark.parametrize("mask", ["neuron", "causal"])
+def test_bins_that_were_not_observed_are_no_bins(mask):
     """Behind a window they change nothing of it, whatever counts stand there: as if it were shorter."""
     model, batch, short = mtm(position="rotary"), make_batch(), N_BINS - 6
     columns = batch.inputs["counts"].columns
     counts = columns["counts"].float().unflatten(0, (2, N_BINS))
     nothing = torch.zeros_like(counts, dtype=torch.bool)
     every = torch.ones(2, N_BINS, dtype=torch.bool)
-    alone = model.encode(A.id, counts[:, :short], nothing[:, :short], every[:, :short], scheme)
+    alone = model.encode(A.id, counts[:, :short], nothing[:, :short], every[:, :short], mask)
     observed = every.clone()
     observed[0, short:] = False  # of one window alone: each has a mask of its own
-    found = model.encode(A.id, counts, nothing, observed, scheme)
+    found = model.encode(A.id, counts, nothing, observed, mask)
     torch.testing.assert_close(found[0, :short], alone[0], rtol=1e-5, atol=1e-5)
-    assert scheme == "causal" or not torch.allclose(found[1, :short], alone[1], atol=1e-4)
+    assert mask == "causal" or not torch.allclose(found[1, :short], alone[1], atol=1e-4)
     columns["observed"].copy_(observed.flatten())
-    batch.mode = {"causal": "forward"}.get(scheme, "")
+    batch.mode = {"causal": "forward"}.get(mask, "")
     expected = model(batch)["population"][:short]
     columns["counts"][short:N_BINS] = 9
     torch.testing.assert_close(model(batch)["population"][:short], expected, rtol=1e-5, atol=1e-5)
@@ -336,7 +334,7 @@ def test_an_evaluation_is_told_how_it_hides():
     for masks, expected in told.items():
         model = mtm(masks=masks)
         modes = ("unit", "forward", "inter_region", "intra_region")
-        assert [model.scheme(dataclasses.replace(make_batch(), mode=mode)) for mode in modes] == expected
+        assert [model.mask(dataclasses.replace(make_batch(), mode=mode)) for mode in modes] == expected
         assert len(model.prompt.weight) == len(masks)
 
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models.batch import Asked, Batch, Input, Stretch, Timing  # noqa: E402
-from spiketok.models.masking import SCHEMES, draw_schemes, hide_modalities, hide_timesteps  # noqa: E402
+from spiketok.models.masking import MODALITY_MASKS, draw_modality_masks, hide_modalities, hide_timesteps  # noqa: E402
 from spiketok.models.neds import Neds, NedsConfig, labels  # noqa: E402
 from spiketok.models.nn import module_key  # noqa: E402
 from spiketok.training.checkpoints import start_from  # noqa: E402
@@ -228,7 +228,7 @@ def test_the_label_of_a_window():
 
 
 def test_a_window_with_two_labels_is_neither_read_nor_learned_from():
-    model = neds(asked=(POPULATION, TARGET_ID), schemes=("decoding",))
+    model = neds(asked=(POPULATION, TARGET_ID), masks=("decoding",))
     batch = batch_of(asked=(POPULATION, TARGET_ID), n_windows=2)
     asked = batch.asked[TARGET_ID.task]
     batch.asked[TARGET_ID.task] = Asked(
@@ -251,25 +251,25 @@ def test_a_window_with_two_labels_is_neither_read_nor_learned_from():
 # ---- what a window of training hides --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_each_scheme_hides_and_learns(scheme):
+@pytest.mark.parametrize("mask", MODALITY_MASKS)
+def test_what_each_mask_hides_and_learns(mask):
     """Whatever is hidden has a loss and reaches nothing; whatever is seen has none and reaches the rest."""
-    model, batch = neds(schemes=(scheme,)).train(), batch_of()
+    model, batch = neds(masks=(mask,)).train(), batch_of()
     output = run(model, batch)
     terms = model.loss(batch, output, HALF)
     weight = {head.task: output[f"{head.task}.weight"].bool() for head in BEHAVIOURS}
     spikes = output["scored"][:, 0]
     assert torch.equal(output["scored"], spikes[:, None].expand_as(output["scored"]))
-    some = {"encoding": 1.0, "decoding": 0.0, "self_behaviour": 0.0}.get(scheme, 0.3)
+    some = {"encoding": 1.0, "decoding": 0.0, "self_behaviour": 0.0}.get(mask, 0.3)
     assert spikes.float().mean() == pytest.approx(some, abs=0.15 if some == 0.3 else 0)
-    share = {"decoding": 1.0, "self_behaviour": 0.3, "random_token": 0.3}.get(scheme, 0.0)
+    share = {"decoding": 1.0, "self_behaviour": 0.3, "random_token": 0.3}.get(mask, 0.0)
     for head in (VELOCITY, POSITION):
         assert weight[head.task].float().mean() == pytest.approx(share, abs=0.15 if share == 0.3 else 0)
         assert (terms[head.task] > 0) == (share > 0)
-    assert weight[TARGET_ID.task].all() == (scheme == "decoding")  # else some of its tokens are seen
-    if scheme == "random_token":
+    assert weight[TARGET_ID.task].all() == (mask == "decoding")  # else some of its tokens are seen
+    if mask == "random_token":
         assert torch.equal(weight[VELOCITY.task], spikes) and torch.equal(weight[POSITION.task], spikes)
-    if scheme == "self_behaviour":
+    if mask == "self_behaviour":
         assert not torch.equal(weight[VELOCITY.task], weight[POSITION.task])
 
     def reaches(changed: Batch) -> bool:
@@ -284,11 +284,11 @@ def test_what_each_scheme_hides_and_learns(scheme):
         hidden = weight[head.task]
         assert not reaches(with_truth(batch, head.task, hidden))
         assert hidden.all() or reaches(with_truth(batch, head.task, ~hidden))
-    assert reaches(with_truth(batch, TARGET_ID.task)) == (scheme != "decoding")
+    assert reaches(with_truth(batch, TARGET_ID.task)) == (mask != "decoding")
 
 
 def test_windows_without_behaviour_hide_bins_of_their_spikes():
-    model, batch = neds(schemes=("encoding", "decoding"), mask_ratio=0.5).train(), batch_of()
+    model, batch = neds(masks=("encoding", "decoding"), mask_ratio=0.5).train(), batch_of()
     for head in BEHAVIOURS:
         asked = batch.asked[head.task]
         asked.weight[: int(asked.offset[2])] = 0
@@ -317,13 +317,13 @@ def test_spikes_alone_are_learned_without_a_label():
 
 def test_a_run_of_behaviour_alone_hides_behaviour():
     model, batch = neds(asked=(VELOCITY,)).train(), batch_of(asked=(VELOCITY,))
-    assert model.schemes == ["decoding", "self_behaviour", "random_token"]
+    assert model.masks == ["decoding", "self_behaviour", "random_token"]
     for seed in range(5):
         output = run(model, batch, seed)
         assert output.keys() == {VELOCITY.task, f"{VELOCITY.task}.weight"} and output[f"{VELOCITY.task}.weight"].any()
     assert "no population task" in model.why_not("identity_unlabelled", A.id)
-    with pytest.raises(UsageError, match="schemes encoding hide spikes alone and the run has no population task"):
-        neds(asked=(VELOCITY,), schemes=("encoding",))
+    with pytest.raises(UsageError, match="masks encoding hide spikes alone and the run has no population task"):
+        neds(asked=(VELOCITY,), masks=("encoding",))
 
 
 def test_every_parameter_learns():
@@ -350,8 +350,8 @@ def test_the_sum_of_the_losses():
 # Over 2,000 batches of 16 windows of 100 bins the reference's masks hide this share of the bins, with this standard
 # deviation between batches; and so many hidden stretches of one bin there are for each of two.
 REFERENCE_BINS = {0.1: (0.099993, 0.007500, 32383 / 3226), 0.3: (0.300086, 0.011748, 59233 / 17543)}
-# In its mixed training every scheme comes as often; where bins are drawn at .1, all windows of a scheme share a row.
-REFERENCE_SCHEMES = {
+# In its mixed training every mask comes as often; where bins are drawn at .1, all windows of a mask share a row.
+REFERENCE_SHARES = {
     "encoding": 0.20059,
     "decoding": 0.19828,
     "self_spikes": 0.19969,
@@ -381,14 +381,14 @@ def test_hidden_bins_have_the_statistics_of_the_reference(ratio):
 
 
 @pytest.mark.parametrize("one_row", [False, True])
-def test_schemes_have_the_statistics_of_the_reference(one_row):
+def test_masks_have_the_statistics_of_the_reference(one_row):
     generator, draws = torch.Generator().manual_seed(1), 400
-    schemes = [draw_schemes(16, generator=generator) for _ in range(draws)]
-    hidden = torch.cat([hide_modalities(s, 4, 100, 0.1, one_row=one_row, generator=generator) for s in schemes])
-    scheme = torch.cat(schemes)
-    for place, name in enumerate(SCHEMES):
-        own = hidden[scheme == place]
-        assert len(own) / len(scheme) == pytest.approx(REFERENCE_SCHEMES[name], abs=0.02)
+    masks = [draw_modality_masks(16, generator=generator) for _ in range(draws)]
+    hidden = torch.cat([hide_modalities(s, 4, 100, 0.1, one_row=one_row, generator=generator) for s in masks])
+    mask = torch.cat(masks)
+    for place, name in enumerate(MODALITY_MASKS):
+        own = hidden[mask == place]
+        assert len(own) / len(mask) == pytest.approx(REFERENCE_SHARES[name], abs=0.02)
         spikes, behaviour = own[:, 0].float().mean(), own[:, 1:].float().mean((0, 2))
         assert spikes == pytest.approx(REFERENCE_HIDDEN[name][0], abs=0.012)
         assert behaviour.tolist() == pytest.approx([REFERENCE_HIDDEN[name][1]] * 4, abs=0.012)
@@ -396,12 +396,12 @@ def test_schemes_have_the_statistics_of_the_reference(one_row):
             assert torch.equal(own, own[:, :1].expand_as(own))
         if name == "self_behaviour":
             assert not (own[:, 1] == own[:, 2]).all(1).any()
-    batch = hide_modalities(torch.full((16,), SCHEMES.index("self_spikes")), 4, 100, 0.1, one_row=one_row)
+    batch = hide_modalities(torch.full((16,), MODALITY_MASKS.index("self_spikes")), 4, 100, 0.1, one_row=one_row)
     assert bool((batch == batch[0]).all()) == one_row
 
 
-def test_schemes_that_may_come():
-    drawn = draw_schemes(200, ("decoding", "random_token"), generator=torch.Generator().manual_seed(0))
+def test_masks_that_may_come():
+    drawn = draw_modality_masks(200, ("decoding", "random_token"), generator=torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {1, 4}
 
 
@@ -552,8 +552,8 @@ def test_read_outs_that_the_reference_never_trains():
         ({"mask_ratio": 1.0}, r"mask_ratio is 1\.0, must be between"),
         ({"dropout": 1.0}, r"dropout is 1\.0, must be in"),
         ({"decode_weight": -1.0}, r"decode_weight is -1\.0, must be at least 0"),
-        ({"schemes": ("encode",)}, "model.schemes are encode: there are encoding, decoding"),
-        ({"schemes": ()}, "model.schemes are none"),
+        ({"masks": ("encode",)}, "model.masks are encode: there are encoding, decoding"),
+        ({"masks": ()}, "model.masks are none"),
     ],
 )
 def test_a_configuration_is_refused(changes, says):
