@@ -51,7 +51,14 @@ from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.predict import predict
 from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens
-from spiketok.training.sessions import CALIBRATION, DividedSession, divide, dropped_by_split, require_window
+from spiketok.training.sessions import (
+    CALIBRATION,
+    DividedSession,
+    Stretches,
+    divide,
+    dropped_by_split,
+    require_window,
+)
 from spiketok.training.tables import clip_, only
 from spiketok.training.tasks.base import Task
 
@@ -284,6 +291,7 @@ def _learned(session: DividedSession, protocol: str) -> tuple[Task, ...]:
 def _adapt(unseen: _Unseen, model: Model, protocol: str, tasks: Sequence[Task]) -> int:
     """Train on the calibration in place; returns how many numbers were trained."""
     identity, adapt = model.identity_parameters([unseen.session.id]), unseen.adapt
+    model.fit_sessions(Stretches([unseen.session], CALIBRATION, labelled=False))
     if PROTOCOLS[protocol][1] == "identity":
         before = _others(model, identity)
         _train(unseen, model, identity, protocol, tasks, adapt.identity_steps, adapt.identity_lr, 0.0)

@@ -197,12 +197,23 @@ class Model(nn.Module, ABC):
     # ---- what is fitted, not trained ------------------------------------------------------------------------------
 
     def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
-        """Before the first step: what must be known from data. Nothing by default.
+        """Before the first step: what must be known from data; by default :meth:`fit_sessions` alone.
 
         For a model without parameters it is all: no step follows.
 
         Args:
             sessions: by id, the contiguous stretches of its training time.
+        """
+        self.fit_sessions(sessions)
+
+    def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """What belongs to these sessions alone and follows from their tokens, as mean rates. Nothing by default.
+
+        Of all sessions in :meth:`fit`; of a new one before an adaptation begins, and before a training that starts from
+        another one's weights.
+
+        Args:
+            sessions: by id, stretches of training or calibration time. No target stands in those of a calibration.
         """
 
     def calibrate(self, batches: Iterable[Batch]) -> None:

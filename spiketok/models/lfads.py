@@ -403,15 +403,22 @@ class Lfads(Model):
         for session, keys in state["units"]:
             self._add(session, list(keys))
 
-    # ---- what is known before the first step ----------------------------------------------------------------------
+    def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """As :meth:`fit_sessions`; with ``align`` the read-ins go to channels that all sessions share."""
+        config, shared = self.config, {}
+        if config.align:
+            n_bins, sd_bins = self._bins(config.align_ms), self._bins(SMOOTH_MS)
+            shared = aligned(sessions, COUNTS, config.align, n_bins, sd_bins, config.read_in)
+        self._fit(sessions, shared)
+
+    def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """The mean counts of each session; with ``rate_init`` the biases of its read-out; with ``pcr`` its read-in."""
+        self._fit(sessions, {})
 
     @torch.no_grad()
-    def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
-        """The mean counts of each session; with ``rate_init`` the biases of its read-out; with ``pcr`` its read-in."""
-        config, sd_bins, shared = self.config, self._bins(SMOOTH_MS), {}
-        if config.align:
-            shared = aligned(sessions, COUNTS, config.align, self._bins(config.align_ms), sd_bins, config.read_in)
-        for session in self.sessions():
+    def _fit(self, sessions: Mapping[str, Sequence[Stretch]], shared: Mapping[str, np.ndarray]) -> None:
+        config, sd_bins = self.config, self._bins(SMOOTH_MS)
+        for session in sessions:
             own, stretches = self.own[module_key(session)], sessions[session]
             mean = mean_counts(stretches, COUNTS)
             own.mean.copy_(torch.from_numpy(mean))

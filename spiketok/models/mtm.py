@@ -284,11 +284,11 @@ class Mtm(Model):
             self.read_out[key] = read_out.to(device)
         self.units[session] = keys
 
-    def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
-        """With ``rate_init``, the mean rate of each unit in the observed training time as the bias of its read-out."""
+    def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """With ``rate_init``, the mean rate of each unit in the observed time as the bias of its read-out."""
         if self.config.rate_init and self.population:
             with torch.no_grad():
-                for session in self.sessions():
+                for session in sessions:
                     rate = torch.from_numpy(mean_counts(sessions[session], COUNTS))
                     self.read_out[module_key(session)].bias.copy_(rate.log())
 

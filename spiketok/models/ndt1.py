@@ -336,11 +336,11 @@ class Ndt1(Model):
             parts += [nn.ReLU(), linear] if parts else [linear]
         return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
-    def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
-        """With ``rate_init``, the mean rate of each unit in the observed training time as the bias of its read-out."""
+    def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """With ``rate_init``, the mean rate of each unit in the observed time as the bias of its read-out."""
         if not (self.config.rate_init and self.population):
             return
-        for session in self.sessions():
+        for session in sessions:
             rate = torch.from_numpy(mean_counts(sessions[session], COUNTS))
             read_out = self.read_out[module_key(session)]
             last = read_out if isinstance(read_out, nn.Linear) else read_out[-1]

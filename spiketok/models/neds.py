@@ -327,11 +327,11 @@ class Neds(Model):
                     for parameter, values in zip(module.parameters(), others, strict=True):
                         parameter.copy_(torch.stack(values).mean(0))
 
-    def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
-        """With ``rate_init``, the mean rate of each unit in the observed training time as the bias of its read-out."""
+    def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """With ``rate_init``, the mean rate of each unit in the observed time as the bias of its read-out."""
         if self.config.rate_init and self.population:
             with torch.no_grad():
-                for session in self.sessions():
+                for session in sessions:
                     bias = self.read_out[module_key(session)][SPIKES].bias
                     bias.copy_(torch.from_numpy(mean_counts(sessions[session], COUNTS)).log())
 

@@ -57,6 +57,7 @@ from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import RandomWindows, SessionTokens, UnitDropout, listing
 from spiketok.training.sessions import (
     DividedSession,
+    Stretches,
     divide,
     divide_days,
     dropped_by_split,
@@ -156,7 +157,10 @@ def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: 
         if start is not None:
             model.load_state_dict(read_tensors(run_dir, "model.safetensors", start, model))
         elif base is None:
-            model.fit(_Fitting(divided, "train"))
+            model.fit(Stretches(divided, "train"))
+        else:
+            known = {s.id for s in base.trained_on}
+            model.fit_sessions(Stretches([s for s in divided if s.id not in known], "train"))
         if start is not None and start["step"] >= total:
             resumed_from = total
         elif not by_steps:
@@ -172,22 +176,6 @@ def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: 
         _write_result(run_dir, config, tasks, divided, trained_on, scores, total)
     emit({"event": "done", "step": total, "scores": scores})
     return TrainResult(run_dir, total, total, scores, resumed_from, fabric.global_rank, answers)
-
-
-class _Fitting(Mapping):
-    """Stretches by session id, cut when a model asks for them: most models fit nothing."""
-
-    def __init__(self, sessions: Sequence[DividedSession], split: str) -> None:
-        self.sessions, self.split = {s.id: s for s in sessions}, split
-
-    def __getitem__(self, session: str) -> list:
-        return self.sessions[session].stretches(self.split)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sessions)
-
-    def __len__(self) -> int:
-        return len(self.sessions)
 
 
 def _launch(config: RunConfig) -> Fabric:

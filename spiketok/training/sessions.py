@@ -5,7 +5,7 @@ Usable time is where something was recorded *and* some task of the run has somet
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -96,6 +96,27 @@ class DividedSession:
                     begins = start_ns + (row.start - first) * bin_ns
                     found.append(_with_trials(_stretch(columns, truths, row), tokens, begins))
         return found
+
+
+class Stretches(Mapping):
+    """By session id the stretches of a split, cut when a model asks for them: most models ask for none.
+
+    Args:
+        labelled: whether they hold what a task with labels asks, and tell of trials.
+    """
+
+    def __init__(self, sessions: Sequence[DividedSession], split: str, *, labelled: bool = True) -> None:
+        self.sessions, self.split, self.labelled = {s.id: s for s in sessions}, split, labelled
+
+    def __getitem__(self, session: str) -> list[Stretch]:
+        found = self.sessions[session].stretches(self.split)
+        return found if self.labelled else [Stretch(s.columns, {}, {}) for s in found]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sessions)
+
+    def __len__(self) -> int:
+        return len(self.sessions)
 
 
 def _stretch(columns, truths, row: slice) -> Stretch:

@@ -19,6 +19,8 @@ from spiketok.evaluation.results import Cell, summarize
 from spiketok.evaluation.transfer import evaluate_transfer
 from spiketok.models.batch import Input
 from spiketok.models.linear import Linear
+from spiketok.models.ndt1 import Ndt1
+from spiketok.models.nn import module_key
 from spiketok.recording.intervals import first_of, grown, values_in, without
 from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import load_run
@@ -124,6 +126,30 @@ def test_test_time_that_lies_near_calibration_is_given_up(poyo, shards, monkeypa
     # 2..4 s lies within a window of calibration at both its ends; what is left of it still is a second
     assert facts.test.start_ns.tolist() == [2 * SECOND + 500 * MS, 20 * SECOND]
     assert facts.test.stop_ns.tolist() == [4 * SECOND - 500 * MS, 30 * SECOND]
+
+
+def test_what_needs_no_label_is_known_before_an_adaptation(shards, tmp_path):
+    """The rates of a new session start from its calibration's means, whatever else is then learned."""
+    sets = ["model.dim=16", "model.layers=1", "model.rate_init=true", "optim.steps=2", "data.window_ms=500"]
+    sets += [f"transfer.{key}=1" for key in ("identity_steps", "full_steps", "unfreeze_after")]
+    config = load_config("ndt1", sets=[*sets, "task.population.held_out=0.25"], tasks=["population", "decode"])
+    train(config, [shards["binned"][IDS[0]]], tmp_path)
+    seen, plain = [], Ndt1.fit_sessions
+
+    def watching(self, sessions):
+        plain(self, sessions)
+        ((session, stretches),) = sessions.items()
+        bias = self.read_out[module_key(session)].bias.detach().clone()
+        seen.append((session, bias, stretches))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Ndt1, "fit_sessions", watching)
+        evaluate_transfer(load_run(tmp_path), [shards["binned"][IDS[2]]], calibration_s=5)
+    assert [session for session, *_ in seen] == [IDS[2]] * 3  # identity_unlabelled, identity_only, full
+    for _, bias, stretches in seen:
+        counts = np.concatenate([s.columns["counts"]["counts"] for s in stretches])
+        assert len(counts) == 5 * 50 and all(not s.target and not s.trial_columns for s in stretches)
+        np.testing.assert_allclose(bias.exp(), (counts.sum(0) + 0.5) / (len(counts) + 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

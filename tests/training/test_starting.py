@@ -66,6 +66,16 @@ def test_weights_and_settings_are_taken_over(root):
     assert base.name in names
 
 
+def test_a_new_session_starts_from_its_own_rates(root):
+    base = base_of(root).name
+    words = ("--from", base, "--task", "population", "--sessions", "*day03*", *SMALL, "--set", "model.rate_init=true")
+    run = load_run(newest(root, *words, "--set", "optim.lr=1e-12"))
+    bias = {unquote(name).split("/")[-1]: p for name, p in run.model.named_parameters() if "read_out" in name}
+    ((_, new),) = [(name, p) for name, p in bias.items() if "day03" in name and name.endswith("bias")]
+    known = [p for name, p in bias.items() if "day01" in name and name.endswith("bias")]
+    assert new.min() < -1 and known[0].abs().max() < 0.2  # of spikes in 20 ms; the base began at 0
+
+
 def test_the_same_command_goes_on(root):
     words = ("--from", base_of(root).name, "--task", "population,decode", "--sessions", "*day03*", *SMALL)
     run = newest(root, *words)
