@@ -176,7 +176,7 @@ class Mtm(Model):
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
         "tiny": {
             "data": {"window_ms": 1000.0, "batch_size": 32},
-            "optim": {"name": "adamw", "lr": 4e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 2000},
+            "optim": {"name": "adamw", "lr": 4e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 4000},
         },
         # Trials of 2 s in bins of 20 ms, batches of 16 of one session, 1000 epochs (ssl_sessions_trainer.yaml). Its
         # OneCycle rises over .15 of the steps and falls; here from 0, there from a tenth.
