@@ -200,6 +200,7 @@ def models(
     for key, scheme in about["inputs"].items():
         print(f"{'input ' + key:<18}{scheme}")
     print(f"{'from':<18}{about['source'] or 'no other code: it is described in its own module'}")
+    print(f"{'checked against':<18}{about['checked'] or 'nothing of its origin'}")
     print()
     show_rows("transfer", ["protocol", "has it", "why not"], about["protocols"])
     print()
@@ -222,11 +223,13 @@ def models(
 
 def _known_of(name: str, config: object) -> dict:
     """What ``spiketok models NAME`` tells beside the list: protocols, parameters of each size, origin, differences."""
+    from spiketok.training.config import model_class
     from spiketok.training.describe import TOY, origin_of, protocols_of, sizes_of
 
     source, differs = origin_of(name)
     return {
         "source": source,
+        "checked": model_class(name).checked,
         "protocols": [
             {"protocol": protocol, "has it": "no" if why else "yes", "why not": why}
             for protocol, why in protocols_of(config).items()

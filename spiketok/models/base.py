@@ -62,7 +62,7 @@ class Model(nn.Module, ABC):
     """A decoder, or a model of the spikes, or both.
 
     Class attributes:
-        name: its name on the command line.
+        name: its name on the command line. checked: what its numbers were held against.
         tasks: the kinds of question that it can answer. default_tasks: those of a run that names none; a task that no
             session can serve is left out of them.
         protocols: the rows of the transfer table that it has; each of the others needs a reason in
@@ -77,6 +77,7 @@ class Model(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    checked: ClassVar[str] = ""
     tasks: ClassVar[tuple[str, ...]] = ("decode",)
     default_tasks: ClassVar[tuple[str, ...]] = ("decode",)
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "identity_only", "full")

@@ -235,6 +235,7 @@ class Lfads(Model):
     """Reads binned counts; gives log rates for each bin, and behaviour at the bins of the queries."""
 
     name: ClassVar[str] = "lfads"
+    checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
     tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
     default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
@@ -579,8 +580,6 @@ class Lfads(Model):
                 part[query_bin(batch, asked, n_bins)[known]] = asked.target[known].to(part.dtype)
             parts.append(part)
         return torch.cat(parts, -1).unflatten(0, (len(batch), n_bins)).transpose(0, 1)
-
-    # ---- draws, kernels -----------------------------------------------------------------------------------------
 
     def _n_noise(self, n_bins: int) -> int:
         return self.config.initial + (n_bins * self.config.inputs if self.config.infers_inputs else 0)

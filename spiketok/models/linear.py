@@ -84,6 +84,7 @@ class Linear(Model):
     """Reads binned counts; :meth:`fit` instead of training."""
 
     name: ClassVar[str] = "linear"
+    checked: ClassVar[str] = "scikit-learn's ridge regression"
     protocols: ClassVar[tuple[str, ...]] = ()
     one_session_batches: ClassVar[bool] = True
     Config: ClassVar[type] = LinearConfig

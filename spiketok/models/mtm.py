@@ -150,6 +150,7 @@ class Mtm(Model):
     """Reads binned counts; gives log rates for each bin, and behaviour and labels at the bins of the queries."""
 
     name: ClassVar[str] = "mtm"
+    checked: ClassVar[str] = "7 recorded configurations of its original: outputs, losses, gradients"
     tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
     default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")

@@ -187,6 +187,7 @@ class Ndt2(Model):
     """Reads patches; gives log rates of what it does not see, and behaviour at the bins of the queries."""
 
     name: ClassVar[str] = "ndt2"
+    checked: ClassVar[str] = "8 recorded configurations of its original: outputs, losses, gradients"
     tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "identity_unlabelled", "identity_only", "full")

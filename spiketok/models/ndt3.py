@@ -220,6 +220,7 @@ class Ndt3(Model):
     """Reads patches and behaviour; gives log rates of every count from what came before, and behaviour likewise."""
 
     name: ClassVar[str] = "ndt3"
+    checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
     tasks: ClassVar[tuple[str, ...]] = ("decode", "population")
     default_tasks: ClassVar[tuple[str, ...]] = ("decode", "population")
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "full")

@@ -196,6 +196,7 @@ class Neds(Model):
     """Reads binned counts and behaviours; gives log rates, behaviour at the queries' bins and labels of windows."""
 
     name: ClassVar[str] = "neds"
+    checked: ClassVar[str] = "9 recorded configurations of its original: outputs, losses, gradients"
     tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
     default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")

@@ -93,6 +93,7 @@ class Poyo(Model):
     """Reads per-spike tokens, decodes behaviour at the queries' times."""
 
     name: ClassVar[str] = "poyo"
+    checked: ClassVar[str] = "1 recorded configuration of its original: outputs, losses; torch_brain in 'make oracle'"
     Config: ClassVar[type] = PoyoConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Minutes on two CPU cores; dropout on attention weights has no fast CPU kernel.

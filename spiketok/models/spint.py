@@ -180,6 +180,7 @@ class Spint(Model):
     """
 
     name: ClassVar[str] = "spint"
+    checked: ClassVar[str] = "6 recorded configurations of its original: outputs, losses, gradients"
     tasks: ClassVar[tuple[str, ...]] = ("decode",)
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "zero_gradient", "full")
     causal: ClassVar[bool] = True

@@ -224,6 +224,7 @@ class Stndt(Model):
     """Reads binned counts of one session; gives log rates for each bin, behaviour and labels at the queries' bins."""
 
     name: ClassVar[str] = "stndt"
+    checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
     tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
     default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ()

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok.errors import DataError
+from spiketok.models import MODELS
 from tests.references import REPLAYS
 from tests.references.__main__ import main
 from tests.references.harness import (
@@ -58,6 +60,14 @@ def test_the_committed_choice_has_a_file_of_every_replay():
         assert any(name.startswith(prefix) for name in NAMES), prefix
         assert callable(importlib.import_module(module).replay)
     assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 3_000_000
+
+
+@pytest.mark.skipif(not BESIDE.is_dir(), reason="the recorded files of the originals are not here (SPIKETOK_GOLDEN)")
+def test_models_say_how_many_files_they_were_checked_against():
+    for name, model in MODELS.items():
+        n = sum(re.match(rf"{name}_", path.stem) is not None for path in files(BESIDE))
+        said = re.match(r"(\d+) recorded", model.checked)
+        assert (int(said[1]) if said else 0) == n, name
 
 
 WEIGHTED = [path for path in CHOSEN if any(key.startswith("w/") for key in np.load(path).files)]
