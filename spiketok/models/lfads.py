@@ -284,7 +284,7 @@ class Lfads(Model):
                 "lr": 8e-3,
                 "weight_decay": 0.0,
                 "schedule": "cosine",
-                "steps": 600,
+                "steps": 1400,
                 "clip": 200.0,
             },
         },
