@@ -45,7 +45,13 @@ A, B, C = info("a.1", 6), info("b", 9), info("c", 8)
 
 def ndt1(sessions=(A,), heads=HEADS, seed: int = 0, **changes) -> Ndt1:
     torch.manual_seed(seed)
-    model = Ndt1(Ndt1Config(**(Ndt1.sizes["tiny"] | {"dim": 16} | QUIET | changes)), heads, TIMING)
+    model = Ndt1(
+        Ndt1Config(
+            **(Ndt1.sizes["tiny"] | {"dim": 16, "mask_mode": "timestep", "decode_weight": 10.0} | QUIET | changes)
+        ),
+        heads,
+        TIMING,
+    )
     model.add_sessions(list(sessions))
     return model.eval()
 
