@@ -41,7 +41,7 @@ WITH_IDENTITY = pytest.mark.parametrize(
 )
 QUICK = {
     "linear": {"lags": 4, "folds": 3},
-    "ndt1": {"dim": 16, "heads": 2, "hidden": 24, "dropout": 0.0, "dropout_rates": 0.0, "dropout_embedding": 0.0},
+    "ndt1": {"dim": 16, "heads": 2, "hidden": 24, "mask_mode": "timestep", "decode_weight": 10.0},
     # both tasks on one scale: an untrained read-out of rates has a large loss
     "ndt2": {"dim": 16, "heads": 2, "patch_size": 4, "max_bins": N_BINS, "decode_weight": 2.0},
     "poyo": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
