@@ -62,7 +62,7 @@ def trained(root: Path, model: str, kind: str, sets: list[str]) -> dict:
     chosen = [*SEGMENTS[kind], *sets] + (["task.population.held_out=0.25"] if len(tasks) > 1 else [])
     words += [word for text in chosen for word in ("--set", text)]
     if MODELS[model].one_session:
-        words += ["--sessions", "*S01*day01"]
+        words += ["--sessions", "*S01*day01*"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     said = json.loads(spiketok(root, *words))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
