@@ -13,6 +13,7 @@ Shape letters: B windows, L tokens, N units, T bins, Q query times, C components
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,9 +229,13 @@ class Model(nn.Module, ABC):
 
     def why_not(self, protocol: str, session_id: str) -> str:
         """Why a row of the transfer table does not apply to a session; empty where it does."""
-        if protocol in self.protocols:
-            return ""
         has_identity = bool(self.identity_parameters([session_id]))
+        if protocol in self.protocols:
+            if PROTOCOLS[protocol][1] == "identity" and not has_identity:
+                return "it has no parameters of a session's own"
+            if protocol == "identity_unlabelled" and all(head.output != "counts" for head in self.heads.values()):
+                return "the run has no population task, whose loss alone needs no label"
+            return ""
         if protocol == "zero_shot":
             return "its read-in is a session's own and nothing has trained the new one"
         if protocol == "zero_gradient" and has_identity:
@@ -255,6 +260,44 @@ class Model(nn.Module, ABC):
 
     def load_extra_state(self, state: dict[str, object]) -> None:
         """Rebuild tables and read-ins for a state from :meth:`extra_state`, before the weights are loaded."""
+
+
+def session_of(model: Model, batch: Batch, units: Mapping[str, Sequence[str]], n_units: int) -> str:
+    """The one session of a batch, which a model knows with as many units.
+
+    Args:
+        units: of each session that it knows, by name. n_units: of the batch.
+
+    Raises:
+        DataError: there are several sessions, or an unknown one, or one with other units.
+    """
+    session = batch.one_session(model.name)
+    if session not in units:
+        raise model.unknown(session)
+    if len(units[session]) != n_units:
+        message = f"{session}: the batch has {n_units} units, the model knows {len(units[session])}"
+        raise DataError(message)
+    return session
+
+
+def check_range(config: object, interval: str, *names: str) -> None:
+    """Raise UsageError where a setting of a model lies outside of an interval.
+
+    Args:
+        config: a model's own. interval: as ``"[0, 1)"``; ``inf`` for no upper bound. names: of the settings.
+
+    >>> from types import SimpleNamespace
+    >>> check_range(SimpleNamespace(dropout=0.0), "[0, 1)", "dropout")
+    """
+    low, high = (float(text) for text in interval[1:-1].split(","))
+    for name in names:
+        value = getattr(config, name)
+        above = value >= low if interval[0] == "[" else value > low
+        if above and (value <= high if interval[-1] == "]" else value < high):
+            continue
+        bound = f"{'at least' if interval[0] == '[' else 'above'} {low:g}" if high == math.inf else f"in {interval}"
+        message = f"model.{name} is {value}, must be {bound}"
+        raise UsageError(message)
 
 
 def check_same_units(session_id: str, known: Sequence[str], given: Sequence[str]) -> None:

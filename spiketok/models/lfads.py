@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_same_units
+from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
 from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
 from spiketok.models.lfads_layers import (
     AutoregressivePrior,
@@ -140,24 +140,14 @@ class LfadsConfig:
     reference_quirks: bool = False
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("encoder", "initial", "generator", "factors", "clip"), 1)
-        least |= dict.fromkeys(
-            ("read_in", "input_encoder", "controller", "inputs", "initial_bins", "lag", "samples"), 0
-        )
-        least |= dict.fromkeys(("kl_initial", "kl_inputs", "kl_start", "kl_ramp", "l2_start", "l2_ramp"), 0)
-        least |= dict.fromkeys(("l2_encoder", "l2_input_encoder", "l2_generator", "l2_controller", "decode_weight"), 0)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
-                raise UsageError(message)
-        for name in ("initial_var", "initial_min_var", "input_tau", "input_var", "loss_scale", "align_ms"):
-            if not getattr(self, name) > 0:
-                message = f"model.{name} is {getattr(self, name)}, must be above 0"
-                raise UsageError(message)
-        for name in ("dropout", "drop", "drop_pass"):
-            if not 0 <= getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1)"
-                raise UsageError(message)
+        check_range(self, "[1, inf)", "encoder", "initial", "generator", "factors", "clip")
+        counted = ("read_in", "input_encoder", "controller", "inputs", "initial_bins", "lag", "samples")
+        ramps = ("kl_initial", "kl_inputs", "kl_start", "kl_ramp", "l2_start", "l2_ramp")
+        weights = ("l2_encoder", "l2_input_encoder", "l2_generator", "l2_controller", "decode_weight")
+        check_range(self, "[0, inf)", *counted, *ramps, *weights)
+        positive = ("initial_var", "initial_min_var", "input_tau", "input_var", "loss_scale", "align_ms")
+        check_range(self, "(0, inf)", *positive)
+        check_range(self, "[0, 1)", "dropout", "drop", "drop_pass")
         if self.pcr and not self.read_in:
             message = "model.pcr is set and model.read_in is 0: there is no read-in to start, use model.pcr=false"
             raise UsageError(message)
@@ -389,13 +379,6 @@ class Lfads(Model):
             found += map(Part, self.own[module_key(session)].parameters())
         return found
 
-    def why_not(self, protocol: str, session_id: str) -> str:
-        if protocol in ("identity_unlabelled", "identity_only") and not self.identity_parameters([session_id]):
-            return "it has no parameters of a session's own"
-        if protocol == "identity_unlabelled" and not self.population:
-            return "the run has no population task, whose loss alone needs no label"
-        return super().why_not(protocol, session_id)
-
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
 
@@ -538,13 +521,7 @@ class Lfads(Model):
 
     def _see(self, batch: Batch) -> _Seen:
         columns, length = batch.inputs[COUNTS].packed()
-        session, n_bins = batch.one_session(self.name), bins_of(length)
-        if session not in self.units:
-            raise self.unknown(session)
-        n_units = columns["counts"].shape[-1]
-        if len(self.units[session]) != n_units:
-            message = f"{session}: the batch has {n_units} units, the model knows {len(self.units[session])}"
-            raise DataError(message)
+        session, n_bins = session_of(self, batch, self.units, columns["counts"].shape[-1]), bins_of(length)
         own, shape = self.own[module_key(session)], (len(length), n_bins)
         counts = columns["counts"].float().unflatten(0, shape)
         observed = columns.get("unit_observed", columns["observed"][:, None]) > 0

@@ -46,7 +46,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_same_units
+from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
 from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import Mask, draw_mask
@@ -111,19 +111,10 @@ class MtmConfig:
     reference_quirks: bool = False
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("channels", "channel_factor", "dim", "layers", "heads", "hidden", "max_bins"), 1)
-        for name, bound in (least | {"decode_weight": 0}).items():
-            if getattr(self, name) < bound:
-                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
-                raise UsageError(message)
-        for name in ("dropout", "dropout_embedding"):
-            if not 0 <= getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1)"
-                raise UsageError(message)
-        for name in ("mask_ratio", "causal_ratio"):
-            if not 0 < getattr(self, name) <= 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in (0, 1]"
-                raise UsageError(message)
+        check_range(self, "[1, inf)", "channels", "channel_factor", "dim", "layers", "heads", "hidden", "max_bins")
+        check_range(self, "[0, inf)", "decode_weight")
+        check_range(self, "[0, 1)", "dropout", "dropout_embedding")
+        check_range(self, "(0, 1]", "mask_ratio", "causal_ratio")
         wrong = [mask for mask in self.masks if mask not in get_args(Mask)]
         if wrong or not self.masks or len(set(self.masks)) < len(self.masks):
             message = f"model.masks is {list(self.masks)}, must be some of {', '.join(get_args(Mask))}, each once"
@@ -309,13 +300,6 @@ class Mtm(Model):
                 found.append(Part.of(self.session_table, session))
         return found
 
-    def why_not(self, protocol: str, session_id: str) -> str:
-        if protocol in ("identity_unlabelled", "identity_only") and not self.identity_parameters([session_id]):
-            return "it has no parameters of a session's own"
-        if protocol == "identity_unlabelled" and not self.population:
-            return "the run has no population task, whose loss alone needs no label"
-        return super().why_not(protocol, session_id)
-
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
 
@@ -437,12 +421,7 @@ class Mtm(Model):
             DataError: an unknown session, or one with other units; a window of more bins than there are positions.
         """
         columns, length = batch.inputs[COUNTS].packed()
-        session, n_units, n_bins = batch.one_session(self.name), columns["counts"].shape[-1], bins_of(length)
-        if session not in self.units:
-            raise self.unknown(session)
-        if len(self.units[session]) != n_units:
-            message = f"{session}: the batch has {n_units} units, the model knows {len(self.units[session])}"
-            raise DataError(message)
+        session, n_bins = session_of(self, batch, self.units, columns["counts"].shape[-1]), bins_of(length)
         if self.config.position == "learned" and n_bins > self.config.max_bins:
             message = (
                 f"a window has {n_bins} bins and model.max_bins is {self.config.max_bins}: shorten data.window_ms, or "

@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_same_units
+from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
 from spiketok.models.batch import (
     Batch,
     Head,
@@ -136,23 +136,13 @@ class Ndt1Config:
     decode_joint: bool = False
 
     def __post_init__(self) -> None:
-        least = {"dim": 0, "context_forward": -1, "context_backward": -1, "decode_weight": 0}
-        least |= dict.fromkeys(("embed_dim", "layers", "heads", "hidden", "max_bins", "mask_max_span", "max_spikes"), 1)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
-                raise UsageError(message)
-        for name in ("dropout", "dropout_rates", "dropout_embedding"):
-            if not 0 <= getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1)"
-                raise UsageError(message)
-        for name in ("mask_ratio", "mask_zero_ratio", "mask_random_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1]"
-                raise UsageError(message)
-        if not 0 < self.loss_top <= 1:
-            message = f"model.loss_top is {self.loss_top}, must be in (0, 1]"
-            raise UsageError(message)
+        check_range(self, "[-1, inf)", "context_forward", "context_backward")
+        check_range(self, "[0, inf)", "dim", "decode_weight")
+        counted = ("embed_dim", "layers", "heads", "hidden", "max_bins", "mask_max_span", "max_spikes")
+        check_range(self, "[1, inf)", *counted)
+        check_range(self, "[0, 1)", "dropout", "dropout_rates", "dropout_embedding")
+        check_range(self, "[0, 1]", "mask_ratio", "mask_zero_ratio", "mask_random_ratio")
+        check_range(self, "(0, 1]", "loss_top")
         if self.read_out_layers not in (1, 2):
             message = f"model.read_out_layers is {self.read_out_layers}, must be 1 or 2"
             raise UsageError(message)
@@ -378,13 +368,6 @@ class Ndt1(Model):
                 found += map(Part, table[key].parameters()) if key in table else []
         return found
 
-    def why_not(self, protocol: str, session_id: str) -> str:
-        if protocol in ("identity_unlabelled", "identity_only") and not self.identity_parameters([session_id]):
-            return "it has no parameters of a session's own"
-        if protocol == "identity_unlabelled" and not self.population:
-            return "the run has no population task, whose loss alone needs no label"
-        return super().why_not(protocol, session_id)
-
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
 
@@ -404,7 +387,7 @@ class Ndt1(Model):
         losses of training and evaluation are therefore not the same quantity.
         """
         columns, length = batch.inputs[COUNTS].packed()
-        session = self._session(batch, columns["counts"].shape[-1])
+        session = session_of(self, batch, self.units, columns["counts"].shape[-1])
         n_bins = self._bins(length)
         counts = observed_counts(columns).float().unflatten(0, (len(length), n_bins))  # [B, T, N]
         counts, scored = self._hide(batch, counts)
@@ -440,15 +423,6 @@ class Ndt1(Model):
             parts.append(self.config.decode_weight * torch.stack(list(decode.values())).sum())
         total = torch.stack(parts).sum() if parts else self.batches_seen.new_zeros((), dtype=torch.float32)
         return terms | decode | {"total": total}
-
-    def _session(self, batch: Batch, n_units: int) -> str:
-        session = batch.one_session(self.name)
-        if session not in self.units:
-            raise self.unknown(session)
-        if len(self.units[session]) != n_units:
-            message = f"{session}: the batch has {n_units} units, the model knows {len(self.units[session])}"
-            raise DataError(message)
-        return session
 
     def _bins(self, length: list[int]) -> int:
         n_bins = bins_of(length)

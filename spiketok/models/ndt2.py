@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_same_units, n_patches
+from spiketok.models.base import Model, Part, check_range, check_same_units, n_patches
 from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, query_bin
 from spiketok.models.losses import poisson_log_rate, softened_counts, softened_cross_entropy, weighted_mse
 from spiketok.models.masking import keep_tokens
@@ -116,20 +116,15 @@ class Ndt2Config:
     reference_quirks: bool = False
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("patch_size", "max_count", "dim", "heads", "max_bins", "max_patches"), 1)
-        least |= dict.fromkeys(("layers", "decoder_layers", "session_tokens", "lag_ms", "decode_weight"), 0)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
-                raise UsageError(message)
+        check_range(self, "[1, inf)", "patch_size", "max_count", "dim", "heads", "max_bins", "max_patches")
+        check_range(self, "[0, inf)", "layers", "decoder_layers", "session_tokens", "lag_ms", "decode_weight")
+        check_range(self, "[0, 1)", "dropout")
+        check_range(self, "(0, 1)", "mask_ratio")
+        check_range(self, "(0, inf)", "ffn_factor")
         for name in ("patch_size", "heads"):
             if self.dim % getattr(self, name):
                 message = f"model.dim is {self.dim}, which model.{name} {getattr(self, name)} does not divide"
                 raise UsageError(message)
-        if not 0 <= self.dropout < 1 or not 0 < self.mask_ratio < 1 or not self.ffn_factor > 0:
-            given = f"model.dropout is {self.dropout}, model.mask_ratio {self.mask_ratio}, ffn_factor {self.ffn_factor}"
-            message = f"{given}: must be in [0, 1), between 0 and 1, and above 0"
-            raise UsageError(message)
         if self.read_out == "linear" and not self.pool:
             message = "model.read_out is linear and model.pool false: a linear read-out needs one vector a bin"
             raise UsageError(message)
@@ -324,13 +319,6 @@ class Ndt2(Model):
 
     def _subject(self, session: str) -> str:
         return f"{_dataset(session)}/{self.subject_of[session]}"
-
-    def why_not(self, protocol: str, session_id: str) -> str:
-        if protocol in ("identity_unlabelled", "identity_only") and not self.identity_parameters([session_id]):
-            return "it has no parameters of a session's own"
-        if protocol == "identity_unlabelled" and not self.population:
-            return "the run has no population task, whose loss alone needs no label"
-        return super().why_not(protocol, session_id)
 
     def extra_state(self) -> dict[str, object]:
         return {"sessions": [[session, self.subject_of[session], keys] for session, keys in self.units.items()]}

@@ -52,7 +52,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_same_units, n_patches
+from spiketok.models.base import Model, check_range, check_same_units, n_patches
 from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, mean_counts, query_bin
 from spiketok.models.losses import softened_counts, softened_cross_entropy, weighted_cross_entropy, weighted_mse
 from spiketok.models.masking import drop_inputs
@@ -121,25 +121,17 @@ class Ndt3Config:
 
     def __post_init__(self) -> None:
         counted = ("patch_size", "max_count", "dim", "layers", "heads", "max_behaviours", "max_patches", "max_return")
-        least = dict.fromkeys(counted, 1)
-        least |= dict.fromkeys(("return_weight", "spike_weight", "decode_weight", "buckets"), 0)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
-                raise UsageError(message)
+        check_range(self, "[1, inf)", *counted)
+        check_range(self, "[0, inf)", "return_weight", "spike_weight", "decode_weight", "buckets")
+        check_range(self, "[0, 1)", "dropout")
+        check_range(self, "[0, 1]", "hide_behaviour")
+        check_range(self, "(0, inf)", "ffn_factor", "bucket_range")
         for name in ("patch_size", "heads"):
             if self.dim % getattr(self, name):
                 message = f"model.dim is {self.dim}, which model.{name} {getattr(self, name)} does not divide"
                 raise UsageError(message)
         if self.dim // self.heads % 2:
             message = f"model.dim {self.dim} over model.heads {self.heads} is odd: rotary time turns pairs of channels"
-            raise UsageError(message)
-        if not 0 <= self.dropout < 1 or not 0 <= self.hide_behaviour <= 1:
-            given = f"model.dropout is {self.dropout}, model.hide_behaviour {self.hide_behaviour}"
-            message = f"{given}: must be in [0, 1), and from 0 to 1"
-            raise UsageError(message)
-        if not self.ffn_factor > 0 or not self.bucket_range > 0:
-            message = f"model.ffn_factor is {self.ffn_factor}, model.bucket_range {self.bucket_range}: must be above 0"
             raise UsageError(message)
         if self.max_places < sum(self.places):
             message = (

@@ -46,7 +46,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_same_units
+from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
 from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import MODALITY_MASKS, draw_modality_masks, hide_modalities
@@ -97,20 +97,12 @@ class NedsConfig:
     reference_quirks: bool = False
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("dim", "layers", "heads", "hidden", "widen"), 1) | {"embedding_std": 0}
-        for name, bound in (least | {"decode_weight": 0}).items():
-            if getattr(self, name) < bound:
-                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
-                raise UsageError(message)
+        check_range(self, "[1, inf)", "dim", "layers", "heads", "hidden", "widen")
+        check_range(self, "[0, inf)", "embedding_std", "decode_weight")
+        check_range(self, "[0, 1)", "dropout", "dropout_embedding")
+        check_range(self, "(0, 1)", "mask_ratio")
         if self.dim % (2 * self.heads):
             message = f"model.dim is {self.dim}, must be a multiple of twice model.heads, {2 * self.heads}"
-            raise UsageError(message)
-        for name in ("dropout", "dropout_embedding"):
-            if not 0 <= getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1)"
-                raise UsageError(message)
-        if not 0 < self.mask_ratio < 1:
-            message = f"model.mask_ratio is {self.mask_ratio}, must be between 0 and 1"
             raise UsageError(message)
         unknown = [name for name in self.masks if name not in MODALITY_MASKS]
         if unknown or not self.masks:
@@ -350,11 +342,6 @@ class Neds(Model):
             found += [Part.of(table, session) for table in self.session_tables.values()]
         return found
 
-    def why_not(self, protocol: str, session_id: str) -> str:
-        if protocol == "identity_unlabelled" and not self.population:
-            return "the run has no population task, whose loss alone needs no label"
-        return super().why_not(protocol, session_id)
-
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
 
@@ -428,11 +415,7 @@ class Neds(Model):
         return hide_modalities(mask_B, n_behaviours, self.n_bins, config.mask_ratio, one_row=one_row)
 
     def _session(self, batch: Batch, n_units: int, n_bins: int) -> str:
-        session = batch.one_session(self.name)
-        self.session_row(session)
-        if len(self.units[session]) != n_units:
-            message = f"{session}: the batch has {n_units} units, the model knows {len(self.units[session])}"
-            raise DataError(message)
+        session = session_of(self, batch, self.units, n_units)
         if n_bins != self.n_bins:
             message = f"a window has {n_bins} bins and neds was built for {self.n_bins}: it reads one length"
             raise DataError(message)

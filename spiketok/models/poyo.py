@@ -35,8 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiketok.errors import UsageError
-from spiketok.models.base import Model, Part, check_same_units
+from spiketok.models.base import Model, Part, check_range, check_same_units
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention
@@ -76,17 +75,10 @@ class PoyoConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("dim", "dim_head", "cross_heads", "self_heads", "latent_step_ms", "latents_per_step"):
-            if getattr(self, name) <= 0:
-                message = f"model.{name} is {getattr(self, name)}, must be above 0"
-                raise UsageError(message)
-        for name in ("dropout_ffn", "dropout_lin", "dropout_attention"):
-            if not 0 <= getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1)"
-                raise UsageError(message)
-        if self.depth < 0:
-            message = f"model.depth is {self.depth}, must not be negative"
-            raise UsageError(message)
+        positive = ("dim", "dim_head", "cross_heads", "self_heads", "latent_step_ms", "latents_per_step")
+        check_range(self, "(0, inf)", *positive)
+        check_range(self, "[0, 1)", "dropout_ffn", "dropout_lin", "dropout_attention")
+        check_range(self, "[0, inf)", "depth")
 
 
 class Poyo(Model):

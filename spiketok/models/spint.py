@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_same_units
+from spiketok.models.base import Model, check_range, check_same_units
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing, Tokens, query_bin
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import attention
@@ -101,29 +101,21 @@ class SpintConfig:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "heads", "layers", "hidden", "identity_layers", "history_bins", "calibration_trials"):
-            if getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be at least 1"
-                raise UsageError(message)
+        counted = ("dim", "heads", "layers", "hidden", "identity_layers", "history_bins", "calibration_trials")
+        check_range(self, "[1, inf)", *counted)
+        check_range(self, "[2, inf)", "calibration_length")
+        check_range(self, "[0, 1)", "dropout")
+        check_range(self, "(0, inf)", "scale")
         if self.dim % self.heads:
             message = f"model.dim is {self.dim}, which {self.heads} heads (model.heads) do not divide"
             raise UsageError(message)
-        if self.calibration_length < 2:
-            message = f"model.calibration_length is {self.calibration_length}, must be at least 2"
-            raise UsageError(message)
         if self.calibration_choose not in ("first", "block"):
             message = f"model.calibration_choose is '{self.calibration_choose}', must be 'first' or 'block'"
-            raise UsageError(message)
-        if not 0 <= self.dropout < 1:
-            message = f"model.dropout is {self.dropout}, must be in [0, 1)"
             raise UsageError(message)
         low, high = self.unit_dropout_low, self.unit_dropout_high
         if not 0 <= low <= high <= 1 or low == 1:
             bounds = f"model.unit_dropout_low is {low} and model.unit_dropout_high {high}"
             message = f"{bounds}: need 0 <= low <= high <= 1 and low below 1"
-            raise UsageError(message)
-        if not self.scale > 0:
-            message = f"model.scale is {self.scale}, must be above 0"
             raise UsageError(message)
 
 

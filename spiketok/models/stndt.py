@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_same_units
+from spiketok.models.base import Model, check_range, check_same_units, session_of
 from spiketok.models.batch import (
     Batch,
     Head,
@@ -117,24 +117,13 @@ class StndtConfig:
     decode_joint: bool = False
 
     def __post_init__(self) -> None:
-        least = {"context_forward": -1, "context_backward": -1, "contrast_weight": 0, "decode_weight": 0}
-        least |= dict.fromkeys(("layers", "heads", "hidden"), 1)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                message = f"model.{name} is {getattr(self, name)}, must be at least {bound}"
-                raise UsageError(message)
-        for name in ("dropout", "dropout_rates", "dropout_embedding"):
-            if not 0 <= getattr(self, name) < 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1)"
-                raise UsageError(message)
-        shares = ("mask_ratio", "mask_zero_ratio", "mask_random_ratio")
-        for name in (*shares, "contrast_mask_ratio", "contrast_zero_ratio", "contrast_random_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                message = f"model.{name} is {getattr(self, name)}, must be in [0, 1]"
-                raise UsageError(message)
-        if not self.contrast_temperature > 0:
-            message = f"model.contrast_temperature is {self.contrast_temperature}, must be above 0"
-            raise UsageError(message)
+        check_range(self, "[-1, inf)", "context_forward", "context_backward")
+        check_range(self, "[0, inf)", "contrast_weight", "decode_weight")
+        check_range(self, "[1, inf)", "layers", "heads", "hidden")
+        check_range(self, "[0, 1)", "dropout", "dropout_rates", "dropout_embedding")
+        check_range(self, "[0, 1]", "mask_ratio", "mask_zero_ratio", "mask_random_ratio")
+        check_range(self, "[0, 1]", "contrast_mask_ratio", "contrast_zero_ratio", "contrast_random_ratio")
+        check_range(self, "(0, inf)", "contrast_temperature")
         if self.contrast_weight and (self.embed, self.contrast_layer) == ("identity", "embedder"):
             message = (
                 "model.contrast_layer=embedder with model.embed=identity trains nothing: use model.contrast_weight=0 "
@@ -431,11 +420,8 @@ class Stndt(Model):
             DataError: another session, or windows of another length.
         """
         columns, length = batch.inputs[COUNTS].packed()
-        session, n_units, n_bins = batch.one_session(self.name), columns["counts"].shape[-1], bins_of(length)
-        self.session_row(session)
-        if len(self.units[session]) != n_units:
-            message = f"{session}: the batch has {n_units} units, the model knows {len(self.units[session])}"
-            raise DataError(message)
+        session_of(self, batch, self.units, columns["counts"].shape[-1])
+        n_bins = bins_of(length)
         if n_bins != self.n_bins:
             message = f"a window has {n_bins} bins and stndt was built for {self.n_bins}: it reads one length"
             raise DataError(message)

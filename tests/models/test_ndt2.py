@@ -445,7 +445,7 @@ def test_a_local_start_is_a_start():
     [
         ({"dim": 15}, "model.dim is 15, which model.patch_size 4 does not divide"),
         ({"heads": 3}, "model.dim is 16, which model.heads 3"),
-        ({"mask_ratio": 1.0}, r"model.mask_ratio 1\.0"),
+        ({"mask_ratio": 1.0}, r"model.mask_ratio is 1\.0, must be in"),
         ({"session_tokens": -1}, "model.session_tokens is -1, must be at least 0"),
         ({"read_out": "linear", "pool": False}, "a linear read-out needs one vector a bin"),
     ],

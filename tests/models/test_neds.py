@@ -549,7 +549,7 @@ def test_read_outs_that_the_reference_never_trains():
     [
         ({"heads": 0}, "model.heads is 0, must be at least 1"),
         ({"dim": 12, "heads": 4}, "model.dim is 12, must be a multiple of twice model.heads, 8"),
-        ({"mask_ratio": 1.0}, r"mask_ratio is 1\.0, must be between"),
+        ({"mask_ratio": 1.0}, r"mask_ratio is 1\.0, must be in"),
         ({"dropout": 1.0}, r"dropout is 1\.0, must be in"),
         ({"decode_weight": -1.0}, r"decode_weight is -1\.0, must be at least 0"),
         ({"masks": ("encode",)}, "model.masks are encode: there are encoding, decoding"),
