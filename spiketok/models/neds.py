@@ -203,7 +203,7 @@ class Neds(Model):
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
         "tiny": {
             "data": {"window_ms": 1000.0, "batch_size": 32},
-            "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "cosine", "steps": 1500},
+            "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "cosine", "steps": 2500},
         },
         "base": _published(16, 2e-4),
         "medium": _published(64, 2e-4),  # trainer_multi_session.yaml
