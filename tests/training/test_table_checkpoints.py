@@ -121,7 +121,7 @@ def test_rows_wait_for_no_validation(shards, tmp_path, monkeypatch):
     seen = []
     score = loop.score_split
 
-    def looking(model, *rest):
+    def looking(model, *rest, **modes):
         seen.append(model.units.late is None or model.units.late(torch.arange(len(model.units.weight))) is None)
         return score(model, *rest)
 
