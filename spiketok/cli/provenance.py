@@ -211,7 +211,7 @@ def _export_rates(workspace: Workspace, folder: Path, to: str, out: Path, overwr
         raise UsageError(message)
     run = load_run(folder)
     rows = []
-    for tokens in open_shards(workspace, [s.id for s in run.trained_on], run.config):
+    for tokens in open_shards(workspace, run.own, run.config):
         path = workspace.store_path(tokens.id)
         done = export_rates(run, tokens, path, splits[to], out, device_of(run.config), overwrite=overwrite)
         for line in done.remarks:

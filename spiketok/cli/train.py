@@ -262,7 +262,7 @@ def ensemble(
 
     workspace = Workspace.locate(root)
     loaded = [load_run(find_run(workspace, name)) for name in runs]
-    sessions = sorted({s.id for run in loaded for s in run.trained_on})
+    sessions = sorted({session for run in loaded for session in run.own})
     found = combine(loaded, open_shards(workspace, sessions, loaded[0].config), device_of(loaded[0].config))
     if as_json:
         show_json(asdict(found))

@@ -89,7 +89,7 @@ def _check_same_question(runs: Sequence[Run], sessions: Sequence[SessionTokens])
 
 def _question(run: Run) -> dict[str, object]:
     """All on which two runs must agree for their rates to be of the same bins and units, hidden alike."""
-    data, trained = run.config.data, sorted(s.id for s in run.trained_on)
+    data, trained = run.config.data, run.own
     kept = {
         f"data.{name}": getattr(data, name) for name in ("window_ns", "eval_step_ns", "bin_ms", "segments", "stitch")
     }

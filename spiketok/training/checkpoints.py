@@ -55,6 +55,7 @@ class TrainedSession:
             ``"binned/<dataset>/<session>/<fingerprint>"``.
         store_digest: of the stored session. source_sha256: of the source file.
         source: the session's whole :class:`~spiketok.recording.nouns.Source`.
+        earlier: the run that this one started from was trained on it, this one was not.
     """
 
     id: str
@@ -65,6 +66,7 @@ class TrainedSession:
     store_digest: str
     source_sha256: str
     source: Mapping[str, object] = field(default_factory=dict)
+    earlier: bool = False
 
     @classmethod
     def of(cls, tokens: SessionTokens) -> TrainedSession:
@@ -107,6 +109,11 @@ class Run:
     total_steps: int
     digest: str
     facts: Mapping[str, object]
+
+    @property
+    def own(self) -> list[str]:
+        """Ids of the sessions that this training itself saw; those of a run that it started from are not among them."""
+        return sorted(s.id for s in self.trained_on if not s.earlier)
 
     @property
     def finished(self) -> bool:

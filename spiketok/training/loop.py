@@ -135,7 +135,7 @@ def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: 
     emit = on_event if on_event is not None and first else _silent
     trained_on = [TrainedSession.of(s.tokens) for s in divided]
     if base is not None:  # what it has seen, the weights have seen
-        trained_on += [s for s in base.trained_on if s.id not in {d.id for d in divided}]
+        trained_on += [replace(s, earlier=True) for s in base.trained_on if s.id not in {d.id for d in divided}]
     if first:
         _prepare_folder(run_dir, resume, held)
     fabric.barrier()

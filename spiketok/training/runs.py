@@ -268,7 +268,7 @@ def open_transfer_shards(
         only = needed[0] if needed and len(needed) == len(run.tasks) else None
         chosen, left_out = _with_behaviour(workspace, chosen, only)
         if not chosen:
-            chosen = sorted(trained)
+            chosen = run.own
             asked = listing([task.name for task in run.tasks])
             left_out.append(
                 f"nothing unseen: no other session with '{asked}' is in {workspace.store}, so the scores are "

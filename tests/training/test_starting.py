@@ -20,7 +20,7 @@ from tests.cli.test_cli import spiketok
 
 DAY = "local/sub-S01_ses-CO-day0{}_behavior+ecephys"
 SMALL = ("--set", "optim.steps=2", "--set", "data.batch_size=4", "--set", "data.window_ms=500", "--tokenize")
-OWN = ("--set", "model.dim=16", "--set", "model.layers=1")
+OWN = ("--set", "model.dim=16", "--set", "model.layers=1", "--set", "model.rate_init=false")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def test_weights_and_settings_are_taken_over(root):
     assert {name.split(".")[0] for name in after.keys() - before.keys()} >= {"decoders"}
     assert not [name for name in after if name.startswith("read_outs")]  # no rates are asked
     config = load_run(run).config
-    assert config.model_overrides == {"dim": 16, "layers": 1} and config.start
+    assert config.model_overrides == {"dim": 16, "layers": 1, "rate_init": False} and config.start
     # what the weights have seen is not unseen, and the chain goes on behind them
     assert {s.id for s in load_run(run).trained_on} == {DAY.format(k) for k in (1, 2, 3)}
+    assert load_run(run).own == [DAY.format(3)] and load_run(base).own == [DAY.format(k) for k in (1, 2)]
     refused = spiketok(root, "eval-xsession", run, "--sessions", "*day01*", code=2)
     assert "trained on" in refused.stderr
     names = [row["name"] for row in json.loads(spiketok(root, "verify", run, "--json").stdout)["chain"]]
