@@ -83,7 +83,7 @@ def export_rates(
     shapes = write_rates(run, session, digest, split, path, device)
     bin_ms, window_ns = round(run.config.data.bin_ms), run.config.data.window_ns
     start_ns = window_starts(session, "", split, bin_ms=bin_ms)
-    train = divide(tokens, run.tasks, run.config.split).splits["train"]
+    train = divide(tokens, run.tasks, run.config.split, run.config.data.train_share).splits["train"]
     seen, remarks = seen_in_training(start_ns, window_ns, train), [f"{len(shapes)} arrays, of the {split} split"]
     if seen:
         remarks.append(

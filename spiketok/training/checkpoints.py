@@ -303,6 +303,17 @@ def require_base(config: RunConfig, base: Run | None) -> None:
         require_model(config.model, base)
 
 
+def require_same_split(config: RunConfig, session_ids: Sequence[str], base: Run) -> None:
+    """Raise UsageError where the earlier run may have learned from what this one scores: a session divided anew."""
+    shared = sorted({s.id for s in base.trained_on} & set(session_ids))
+    if shared and base.config.split != config.split:
+        message = (
+            f"{base.path.name} was trained on {shared[0]} too, divided by another split.*: "
+            "its training time may be test time here; use the same one, or other sessions"
+        )
+        raise UsageError(message)
+
+
 def require_model(model: str, base: Run) -> None:
     """Raise UsageError where a model is to start from the weights of another one."""
     if base.config.model != model:
@@ -323,8 +334,10 @@ def start_from(model: Model, base: Run) -> None:
     shared = [name for name in ours if name in theirs]
     other = [name for name in shared if ours[name].shape != theirs[name].shape]
     if other or not shared:
-        what = f"'{other[0]}' is {tuple(theirs[other[0]].shape)} there and {tuple(ours[other[0]].shape)} here"
-        message = f"the weights of {base.path.name} do not fit: {what if other else 'no tensor has a name in common'}"
+        what = "no tensor has a name in common"
+        if other:
+            what = f"'{other[0]}' is {tuple(theirs[other[0]].shape)} there and {tuple(ours[other[0]].shape)} here"
+        message = f"the weights of {base.path.name} do not fit: {what}"
         raise UsageError(message)
     model.load_state_dict({name: theirs[name] for name in shared}, strict=False)
 

@@ -45,6 +45,7 @@ from spiketok.training.checkpoints import (
     read_tensors,
     remove,
     require_base,
+    require_same_split,
     seed_of,
     start_from,
     write_checkpoint,
@@ -134,7 +135,9 @@ def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: 
     first = fabric.global_rank == 0
     emit = on_event if on_event is not None and first else _silent
     trained_on = [TrainedSession.of(s.tokens) for s in divided]
-    if base is not None:  # what it has seen, the weights have seen
+    if base is not None:
+        require_same_split(config, [s.id for s in divided], base)
+        # what it has seen, the weights have seen
         trained_on += [replace(s, earlier=True) for s in base.trained_on if s.id not in {d.id for d in divided}]
     if first:
         _prepare_folder(run_dir, resume, held)

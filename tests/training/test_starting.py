@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file  # noqa: E402
 
-from spiketok.sources.simulator import SimulationConfig, simulate
-from spiketok.training.checkpoints import load_run
-from spiketok.training.config import load_config
-from tests.cli.test_cli import spiketok
+from spiketok.errors import UsageError  # noqa: E402
+from spiketok.sources.simulator import SimulationConfig, simulate  # noqa: E402
+from spiketok.training.checkpoints import load_run, start_from  # noqa: E402
+from spiketok.training.config import load_config  # noqa: E402
+from tests.cli.test_cli import spiketok  # noqa: E402
 
 DAY = "local/sub-S01_ses-CO-day0{}_behavior+ecephys"
 SMALL = ("--set", "optim.steps=2", "--set", "data.batch_size=4", "--set", "data.window_ms=500", "--tokenize")
@@ -88,11 +90,24 @@ def test_the_same_command_goes_on(root):
 
 def test_what_does_not_fit_is_refused(root):
     def told(*words: str) -> str:
-        return spiketok(root, "train", *words, "--sessions", "*day03*", *SMALL, code=2).stderr
+        return spiketok(root, "train", "--sessions", "*day03*", *SMALL, *words, code=2).stderr
 
     base = base_of(root).name
     assert "names a model, whose newest run changes: --from ndt1-" in told("--from", "ndt1", "--task", "decode")
     assert "do not fit" in told("--from", base, "--task", "decode", "--set", "model.dim=32")
+    shared = told(
+        "--from",
+        base,
+        "--task",
+        "population",
+        "--sessions",
+        "*day01*",
+        "--set",
+        "split.train=0.6",
+        "--set",
+        "split.test=0.3",
+    )
+    assert "was trained on" in shared and "another split" in shared
     assert "cannot start from the weights" in told("--from", base, "--model", "poyo", "--set", "model.dim=32")
     assert "'spiketok train --from RUN'" in told("--model", "ndt1", "--set", "start=abc")
 
@@ -116,3 +131,11 @@ def test_names_of_runs_of_before_stay():
     assert plain.fingerprint() == load_config("ndt1", sets=["data.train_share=1.0"]).fingerprint()
     assert plain.fingerprint() != load_config("ndt1", sets=["data.train_share=0.5"]).fingerprint()
     assert plain.fingerprint() != load_config("ndt1", sets=["start=abc"]).fingerprint()
+
+
+def test_weights_without_a_name_in_common_are_refused():
+    model, other = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model.load_extra_state = lambda state: None
+    base = SimpleNamespace(model=other, facts={"extra_state": {}}, path=Path("base"))
+    with pytest.raises(UsageError, match="no tensor has a name in common"):
+        start_from(model, base)
