@@ -60,7 +60,7 @@ from spiketok.training.sessions import (
     require_window,
 )
 from spiketok.training.tables import clip_, only
-from spiketok.training.tasks.base import Task
+from spiketok.training.tasks.base import Task, own_sampler
 
 
 def evaluate_transfer(
@@ -341,7 +341,10 @@ def _train(
     session = unseen.session
     optim = OptimConfig(name="adamw", lr=lr, weight_decay=decay, schedule="cosine", steps=steps, clip=1.0)
     windows = session.windows(CALIBRATION)
-    sampler = RandomWindows([windows], unseen.run.config.data.window_ns, seed=unseen.seed)
+    window_ns = unseen.run.config.data.window_ns
+    sampler = own_sampler(tasks, [windows], window_ns, seed=unseen.seed, training=True)
+    if sampler is None:
+        sampler = RandomWindows([windows], window_ns, seed=unseen.seed)
     loader = unseen.loader(model, tasks, sampler, unseen.adapt.batch_size)
     model.train()
     parameters = list({id(part.parameter): part.parameter for part in parts}.values())

@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing
+from spiketok.models.batch import Batch, Generation, Head, Input, Progress, Stretch, Timing
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
@@ -72,6 +72,7 @@ class Model(nn.Module, ABC):
         one_session_batches: every batch must hold windows of one session (models with a read-in a session).
         causal: what it puts out for a time depends on nothing after that time (may be a property of the instance).
         carries: :meth:`predict` hands on a state from window to window.
+        generates: it can draw spikes (:meth:`generate`).
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
         recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
             the other sizes. ``optim.lr_per_window`` ties the learning rate to the batch size.
@@ -86,6 +87,7 @@ class Model(nn.Module, ABC):
     one_session_batches: ClassVar[bool] = False
     causal: ClassVar[bool] = False
     carries: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
     recipes: ClassVar[dict[str, dict[str, dict]]]
@@ -195,6 +197,24 @@ class Model(nn.Module, ABC):
         is None at the start of a stretch.
         """
         return self.forward(batch), None
+
+    def generate(self, batch: Batch, how: Generation, carry: object = None) -> tuple[Tensor, object]:
+        """Spikes drawn from the model for the time of a batch's windows, and what the next windows need.
+
+        Args:
+            batch: of one session; of its tokens a model reads no spike of the time that it generates, but where it says
+                that it is given what came before a stretch. how: the draw.
+            carry: None at the start of a stretch; else what the call for the windows before gave.
+
+        Returns:
+            uint8 ``[B * T, N]`` counts on bins of :meth:`generated_bin_ns`, in the units' own order.
+        """
+        message = f"{self.name} generates no spikes"
+        raise UsageError(message)
+
+    def generated_bin_ns(self) -> int:
+        """The bins of :meth:`generate`; those of the run by default."""
+        return self.timing.bin_ns
 
     # ---- what is fitted, not trained ------------------------------------------------------------------------------
 

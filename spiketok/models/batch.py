@@ -11,6 +11,7 @@ Shape letters: B windows, L tokens, N units, T bins, Q query times, C components
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiketok.errors import DataError
+from spiketok.errors import DataError, UsageError
 from spiketok.recording.nouns import SessionInfo
 
 # ---- what a model and a task ask for --------------------------------------------------------------------------------
@@ -59,7 +60,11 @@ class Head:
     Args:
         task: the task's name in the run, as ``"decode:cursor_vel"``. kind: of the task, as ``"decode"``.
         output: ``"values"``: ``[Q, size]`` normalised numbers at the queries; ``"classes"``: ``[Q, size]`` logits;
-            ``"counts"``: log rates in the shape of ``asked[task].target``.
+            ``"counts"``: log rates in the shape of ``asked[task].target``. ``"sequence"``: ``[F, size]`` logits of F
+            frames, class 0 of which is the blank, and beside them ``<task>.offset``, int64 ``[B + 1]``, the frames of
+            each window; only frames that end inside ``asked[task].span`` are given. ``"events"``: ``[Q, size]`` logits
+            of the next token's unit and what else the task says. ``"vectors"``: ``[n, size]``, one row a unit that a
+            window holds, and ``<task>.unit`` (int64 ``[n]``, rows of the session's own table) and ``<task>.offset``.
         size: components or classes; 0 where it follows the session (one number a unit).
         words: names of the components or classes.
         input: for ``"counts"``, the name of the input whose counts are predicted and of ``batch.hidden``.
@@ -67,10 +72,35 @@ class Head:
 
     task: str
     kind: str
-    output: Literal["values", "classes", "counts"]
+    output: Literal["values", "classes", "counts", "sequence", "events", "vectors"]
     size: int = 0
     words: tuple[str, ...] = ()
     input: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How spikes are drawn from a model.
+
+    Args:
+        seed: of the draws; the same gives the same spikes.
+        temperature: logits are divided by it; 0 takes the likeliest.
+        top_k: only so many of the likeliest are drawn from; None for all. top_p: only the likeliest that have this
+            share of the probability together.
+    """
+
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and (self.top_k is None or self.top_k >= 1)):
+            message = (
+                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}: must be at least 0, "
+                "at least 1 (or none), and in (0, 1]"
+            )
+            raise UsageError(message)
 
 
 @dataclass(frozen=True)
@@ -170,8 +200,9 @@ class Asked:
         time: float32 ``[Q]`` seconds from the window's start; offset: int64 ``[B + 1]``.
         ns: int64 ``[Q]`` session time (on the host, numpy): what predictions are stitched by.
         target: float32 ``[Q, C]``, normalised, 0 where not valid; int64 ``[Q]`` for classes; counts ``[Q, N]`` for
-            counts, one query a bin.
+            counts, one query a bin; int64 ``[Q]`` from 1 for sequences, one query a label, in their order.
         weight: float32 ``[Q]``, 0 where nothing is to be learned or scored; for counts bool ``[Q, N]``.
+        span: float32 ``[B]``, for sequences: the seconds of each window, from its start, in which the sequence lies.
     """
 
     time: Tensor
@@ -179,6 +210,7 @@ class Asked:
     ns: np.ndarray
     target: Tensor
     weight: Tensor
+    span: Tensor | None = None
 
 
 class Facts:

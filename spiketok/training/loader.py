@@ -32,12 +32,10 @@ from spiketok.storage.files import fingerprint
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.sampling import (
-    RandomWindows,
-    SequentialWindows,
+    Sampler,
     SessionTokens,
     SessionWindows,
     Stream,
-    TrialWindows,
     UnitDropout,
     WindowPlan,
     generator,
@@ -130,7 +128,7 @@ class Loader:
     def __init__(
         self,
         sessions: Sequence[SessionWindows],
-        sampler: RandomWindows | SequentialWindows | TrialWindows,
+        sampler: Sampler,
         *,
         batch_size: int,
         tasks: Sequence[Task] = (),

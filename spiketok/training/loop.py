@@ -67,7 +67,7 @@ from spiketok.training.sessions import (
 )
 from spiketok.training.tables import average_rows, clip_, keep_from_ddp, tables_of
 from spiketok.training.tasks import TASKS
-from spiketok.training.tasks.base import Score, Task
+from spiketok.training.tasks.base import Score, Task, own_sampler
 
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 Event = dict[str, object]
@@ -318,7 +318,10 @@ def train_loader(
     """Random windows of the training time of all sessions."""
     windows = [s.windows("train") for s in sessions]
     weights = {s.id: config.data.session_weights.get(s.id, 1.0) for s in sessions}
-    sampler = RandomWindows(windows, config.data.window_ns, seed=config.seed, weights=weights)
+    window_ns = config.data.window_ns
+    sampler = own_sampler(tasks, windows, window_ns, seed=config.seed, training=True)
+    if sampler is None:
+        sampler = RandomWindows(windows, window_ns, seed=config.seed, weights=weights)
     dropout = config.data.unit_dropout
     return Loader(
         windows,

@@ -25,7 +25,7 @@ from spiketok.training.config import RunConfig
 from spiketok.training.loader import Loader
 from spiketok.training.sampling import SequentialWindows, SessionWindows
 from spiketok.training.sessions import DividedSession, require_window
-from spiketok.training.tasks.base import Answer, Collector, Pass, Score, Task
+from spiketok.training.tasks.base import Answer, Collector, Pass, Score, Task, own_sampler
 
 Answers = dict[str, Answer]  # by task
 
@@ -127,9 +127,10 @@ def _run(
     """Collect the predictions of one walk; all tasks asked hide what is theirs."""
     info, window_ns, grid_ns = session.tokens.info, config.data.window_ns, windows.grid_ns
     step_ns = window_ns if model.carries else max(config.data.eval_step_ns // grid_ns, 1) * grid_ns
+    own = own_sampler(question.asked, [windows], window_ns, seed=0, training=False)
     loader = Loader(
         [windows],
-        SequentialWindows([windows], window_ns, step_ns=step_ns),
+        own or SequentialWindows([windows], window_ns, step_ns=step_ns),
         batch_size=1 if model.carries else config.data.batch_size,
         tasks=question.asked,
         calibration={session.id: calibration},
@@ -142,7 +143,7 @@ def _run(
     carry: list[object] = [None] * len(question.passes)
     with torch.inference_mode():
         for batch in loader:
-            fresh = walk.step(batch)
+            fresh = walk.step(batch) if own is None else _Fresh(None, begins=True, follows=False)
             if model.carries and not fresh.begins and not fresh.follows:
                 continue  # a last window that lies over the one before: its past is not the carried one
             moved = batch.to(device)

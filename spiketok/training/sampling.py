@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -301,8 +302,12 @@ def generator(stream: Stream, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((stream, *key))))
 
 
-class _Sampler:
-    """What the samplers share: their sessions, checked, and the count of what they drop."""
+class Sampler(ABC):
+    """Which windows are met and in which order: its sessions, checked, a plan an epoch, and the count of what it drops.
+
+    Class attributes:
+        shuffled: the order is drawn anew in each epoch.
+    """
 
     shuffled = False
 
@@ -328,6 +333,10 @@ class _Sampler:
                 )
                 raise UsageError(message)
 
+    @abstractmethod
+    def plan(self, epoch: int = 0) -> WindowPlan:
+        """The windows of an epoch: a pure function of (seed, epoch) and of the sessions."""
+
     @property
     def dropped(self) -> dict[str, int]:
         """Time that no window uses, by reason, summed over sessions."""
@@ -345,7 +354,7 @@ class _Sampler:
         return {"sampler": type(self).__name__, "window_ns": self.window_ns}
 
 
-class RandomWindows(_Sampler):
+class RandomWindows(Sampler):
     """Windows at random places, new ones each epoch, shuffled over all sessions.
 
     In each usable interval the first window starts at an offset drawn from one window length (on the scheme's grid),
@@ -428,7 +437,7 @@ class RandomWindows(_Sampler):
         return session.segment[interval], np.where(flush, flush_start, start)
 
 
-class SequentialWindows(_Sampler):
+class SequentialWindows(Sampler):
     """Windows one behind the other, by session, segment and time, and a last one flush with each interval's end.
 
     Args:
@@ -457,7 +466,7 @@ class SequentialWindows(_Sampler):
         return WindowPlan(np.concatenate(session_of), np.concatenate(segment), np.concatenate(start))
 
 
-class TrialWindows(_Sampler):
+class TrialWindows(Sampler):
     """One window for each segment (trial), from its start. A segment that is not wholly usable is dropped and counted.
 
     Args:

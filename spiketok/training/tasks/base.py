@@ -21,12 +21,12 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from spiketok.errors import DataError
+from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Asked, Batch, Head, Input, Timing
 from spiketok.recording.leakage import Reach
 from spiketok.recording.nouns import Intervals
 from spiketok.tokens.schemes.base import Windows
-from spiketok.training.sampling import SessionTokens
+from spiketok.training.sampling import Sampler, SessionTokens, SessionWindows
 
 # Numbers by metric, None where one does not exist, with words under "reasons" where it is not plain why; dicts of
 # numbers by component, class or unit.
@@ -186,6 +186,17 @@ class Task(ABC):
     def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers) -> None:
         """Put ``batch.asked[name]``, and ``batch.hidden`` where something is hidden in every batch."""
 
+    def sampler(
+        self, windows: Sequence[SessionWindows], window_ns: int, *, seed: int, training: bool
+    ) -> Sampler | None:
+        """Which windows are met, where any window will not do: from each trial's start, or in pairs; None by default.
+
+        Args:
+            windows: where windows of the sessions may lie. training: whether they are for training, shuffled and drawn
+                by ``seed``; else for a score, in order.
+        """
+        return None
+
     def passes(self, session: SessionTokens, others: Sequence[str] = ()) -> Sequence[Pass]:
         """The passes over the evaluated windows that are made for this task alone; none by default.
 
@@ -226,6 +237,25 @@ class Task(ABC):
     @abstractmethod
     def from_dict(cls, facts: Mapping[str, object], config) -> Task:
         """The inverse of :meth:`to_dict`."""
+
+
+def own_sampler(
+    tasks: Sequence[Task], windows: Sequence[SessionWindows], window_ns: int, *, seed: int, training: bool
+) -> Sampler | None:
+    """The windows of the one task that has windows of its own; None where any window will do.
+
+    Raises:
+        UsageError: several tasks have, or one has and others need any window.
+    """
+    found = [(task, task.sampler(windows, window_ns, seed=seed, training=training)) for task in tasks]
+    own = [(task, sampler) for task, sampler in found if sampler is not None]
+    if not own:
+        return None
+    if len(found) > 1:
+        others = ", ".join(task.name for task in tasks if task is not own[0][0])
+        message = f"{own[0][0].name} has windows of its own: train it in a run without {others}"
+        raise UsageError(message)
+    return own[0][1]
 
 
 def number(value: float) -> float | None:

@@ -1,0 +1,198 @@
+"""What models with spikes or fluorescence as tokens share: rows of units and sessions, and POYO's trunk.
+
+Azabou et al. 2023 (NeurIPS, arXiv 2310.16046) and 2025 (ICLR, OpenReview IuU0wcO0mo). Abstract: the models are final.
+
+What is unusual:
+
+- a unit's rows and a session's row are one table each (:class:`WithRows`), whatever the number of sessions;
+- the same few latents are repeated at every latent step; their number follows from the window's length;
+- the first latents are the same in every window, and so are queries of one kind before they are turned: projected once.
+
+Shape letters: B windows, L tokens, K latents of a window, Q query times, G kinds of query, D width, H heads, E width of
+a head.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spiketok.models.base import Model, Part, check_same_units
+from spiketok.models.batch import Asked
+from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention
+from spiketok.models.vocabulary import Vocabulary
+from spiketok.recording.nouns import SessionInfo
+
+N_TYPES = 4  # spike, start, end, and one that the reference allocates and never uses
+
+
+class WithRows(Model, ABC):
+    """A model with a row for each unit and one for each session, in the tables ``units`` and ``session_table``."""
+
+    def make_rows(self, dim: int, std: float, unit_dim: int | None = None) -> None:
+        """Make the two tables, empty.
+
+        Args:
+            dim: width of the sessions' rows. std: new rows are drawn from N(0, std). unit_dim: width of the units'
+                rows; ``dim`` by default.
+        """
+        self.units = Vocabulary(dim if unit_dim is None else unit_dim, std, padding=True)
+        self.session_table = Vocabulary(dim, std, padding=False)
+
+    def add_sessions(self, infos: list[SessionInfo]) -> None:
+        """A row for each unit and one for each session that the model does not know yet.
+
+        Units start at N(0, init_std), as in the reference. The first sessions do too; a session that comes to a model
+        which has sessions starts at the mean of their rows (the reference draws it): the decoder then reads out at once
+        what the sessions have in common.
+        """
+        start = self.session_table.weight.detach().mean(0, keepdim=True) if self.sessions() else None
+        fresh: dict[str, list[str]] = {}
+        for info in infos:
+            keys = info.unit_keys()
+            if info.id in self.units.words or info.id in fresh:
+                check_same_units(info.id, self.units.words.get(info.id, fresh.get(info.id)), keys)
+                continue
+            fresh[info.id] = keys
+        if not fresh:
+            return
+        places: list[Tensor] = []
+
+        def place() -> None:
+            places.append(self.session_table.draw(1) if start is None else start)
+
+        def in_turns() -> Iterator[None]:  # the table draws a session's units, then its row is drawn here
+            yield None
+            for _ in range(len(fresh) - 1):
+                place()
+                yield None
+
+        self.units.extend(fresh, in_turns())
+        place()
+        self.session_table.extend({session: [session] for session in fresh}, places)
+
+    def sessions(self) -> list[str]:
+        return list(self.session_table.words)
+
+    def session_row(self, session_id: str) -> int:
+        if session_id not in self.session_table.words:
+            raise self.unknown(session_id)
+        return self.session_table.span(session_id).start
+
+    def unit_row(self, info: SessionInfo) -> np.ndarray:
+        """int32 ``[N]``: rows of the unit table; row 0 is no unit."""
+        self.session_row(info.id)
+        check_same_units(info.id, self.units.words[info.id], info.unit_keys())
+        return self.units.rows(info.id)
+
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
+        """The unit rows and the session row of each session."""
+        chosen = self.sessions() if sessions is None else list(sessions)
+        for session in chosen:
+            self.session_row(session)
+        return [Part.of(table, session) for session in chosen for table in (self.units, self.session_table)]
+
+    def extra_state(self) -> dict[str, object]:
+        return {"units": self.units.state()}
+
+    def load_extra_state(self, state: dict[str, object]) -> None:
+        self.units.load_state(state["units"])
+        self.session_table.load_state([[session, [session]] for session, _ in state["units"]])
+
+
+class Perceiver(WithRows, ABC):
+    """POYO's trunk: tokens into latents, among latents, and out of them at the queries' times.
+
+    Its parts are made by :meth:`make_trunk`, under the names that they have in checkpoints.
+    """
+
+    def make_trunk(self, config) -> None:
+        """Make latents, encoder, layers and decoder of a configuration with the fields of ``PoyoConfig``."""
+        dim, heads, dim_head = config.dim, config.cross_heads, config.dim_head
+        self.types = nn.Embedding(N_TYPES, dim)
+        self.latents = nn.Embedding(config.latents_per_step, dim)
+        nn.init.normal_(self.types.weight, std=config.init_std)
+        nn.init.normal_(self.latents.weight, std=config.init_std)
+        self.rotary = RotaryTime(dim_head, config.t_min_s, config.t_max_s)
+        self.encoder = CrossAttention(dim, heads, dim_head, config.dropout_attention, rotate_value=True)
+        self.encoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    SelfAttention(dim, config.self_heads, dim_head, config.dropout_attention),
+                    GatedFeedForward(dim, config.dropout_ffn),
+                ]
+            )
+            for _ in range(config.depth)
+        )
+        self.decoder = CrossAttention(dim, heads, dim_head, config.dropout_attention, rotate_value=False)
+        self.decoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
+        self.dropout = nn.Dropout(config.dropout_lin)
+
+    def encode(
+        self, key_value: Tensor, time: Tensor, token_length: Sequence[int], window_ns: int
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """Latents of all windows, ``[B * K, D]``, after the last layer; their rotation and number in each window.
+
+        Args:
+            key_value: ``[L, 2, H, E]``, of the tokens, not yet turned. time: float32 ``[L]``, seconds from the window's
+                start. token_length: tokens of each window.
+        """
+        latent_turn, n_steps = self._latent_times(window_ns)
+        n_latents, n_windows = len(latent_turn), len(token_length)
+        latent_length = [n_latents] * n_windows
+        latent_turn = latent_turn.repeat(n_windows, 1)
+        latents = self.latents.weight.repeat(n_steps * n_windows, 1)
+        query = self.encoder.query(self.latents.weight).repeat(n_steps * n_windows, 1, 1)
+        x = latents + self.encoder(query, key_value, latent_turn, self.rotary(time), latent_length, token_length)
+        x = x + self.encoder_ffn(x)
+        for attend, feed_forward in self.layers:
+            x = x + self.dropout(attend(x, latent_turn, latent_length))
+            x = x + self.dropout(feed_forward(x))
+        return x, latent_turn, latent_length
+
+    def decode(
+        self,
+        latents: tuple[Tensor, Tensor, list[int]],
+        kinds: Tensor,
+        kind: Tensor,
+        time: Tensor,
+        query_length: Sequence[int],
+    ) -> Tensor:
+        """What queries find in their window's latents, ``[Q, D]``, before a readout.
+
+        Args:
+            latents: of :meth:`encode`. kinds: ``[G, D]``, the different queries. kind: int64 ``[Q]``, which one each
+                is. time: float32 ``[Q]``. query_length: queries of each window.
+        """
+        x, latent_turn, latent_length = latents
+        query = F.embedding(kind, self.decoder.query(kinds).flatten(1)).unflatten(-1, (self.config.cross_heads, -1))
+        y = F.embedding(kind, kinds)
+        key_value = self.decoder.key_value(x)
+        y = y + self.decoder(query, key_value, self.rotary(time), latent_turn, query_length, latent_length)
+        return y + self.decoder_ffn(y)
+
+    def _latent_times(self, window_ns: int) -> tuple[Tensor, int]:
+        """The rotation of a window's latents, ``[K, E / 2]``, and their number of steps."""
+        step_s = self.config.latent_step_ms / 1e3
+        n_steps = -(-window_ns // round(self.config.latent_step_ms * 1e6))
+        time_s = torch.arange(n_steps, device=self.latents.weight.device, dtype=torch.float32) * step_s + step_s / 2
+        return self.rotary(time_s).repeat_interleave(self.config.latents_per_step, 0), n_steps
+
+    def spike_projections(self, unit: Tensor, kind: Tensor) -> Tensor:
+        """Keys and values of spikes, ``[L, 2, H, E]``, not yet turned; computed once for each (unit, type)."""
+        pair = unit.long() * N_TYPES + kind.long()
+        distinct, index = torch.unique(pair, return_inverse=True)
+        token = self.units(distinct // N_TYPES) + self.types(distinct % N_TYPES)
+        key_value = self.encoder.key_value(token)
+        return F.embedding(index, key_value.flatten(1)).unflatten(-1, key_value.shape[1:])
+
+
+def window_of(asked: Asked) -> Tensor:
+    """int64 ``[Q]``: the window of each query."""
+    return torch.repeat_interleave(asked.offset.diff(), output_size=len(asked.time))
