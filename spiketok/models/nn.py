@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from spiketok.errors import DataError, UsageError
+from spiketok.models.dropout import Dropout, dropped_attention
 
 BUCKET = 4  # windows of similar length that are padded to one another
 FIRST, NEVER = -1, 2**62  # orders of keys that all queries see, and that none does; others lie between
@@ -405,8 +406,7 @@ class CrossAttention(nn.Module):
         else:
             key, value = key_value_L2HE.unbind(1)
             key = rotate(key, key_turn[:, None])
-        dropout = self.dropout if self.training else 0.0
-        out = attention(query, key, value, query_length, key_length, dropout=dropout)
+        out = _attended(self, query, key, value, query_length, key_length)
         if self.rotate_value:
             out = rotate(out, query_turn[:, None].conj())
         return self.to_out(out.flatten(-2))
@@ -426,9 +426,16 @@ class SelfAttention(nn.Module):
         """``[L, D]``; ``turn`` is ``[L, E / 2]``, ``length`` the rows of each window."""
         qkv = self.to_qkv(self.norm(x_LD)).unflatten(-1, (3, self.heads, -1))
         query, key, value = rotate(qkv, turn[:, None, None]).unbind(1)
-        dropout = self.dropout if self.training else 0.0
-        out = attention(query, key, value, length, length, dropout=dropout)
+        out = _attended(self, query, key, value, length, length)
         return self.to_out(rotate(out, turn[:, None].conj()).flatten(-2))
+
+
+def _attended(layer: CrossAttention | SelfAttention, query, key, value, query_length, key_length) -> Tensor:
+    """Attention with the layer's dropout in training; on a CPU in float32 by :func:`dropped_attention`."""
+    dropout = layer.dropout if layer.training else 0.0
+    if dropout and query.device.type == "cpu" and query.dtype == torch.float32:
+        return dropped_attention(query, key, value, query_length, key_length, dropout)
+    return attention(query, key, value, query_length, key_length, dropout=dropout)
 
 
 class GatedFeedForward(nn.Module):
@@ -438,7 +445,7 @@ class GatedFeedForward(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.to_hidden = nn.Linear(dim, 2 * mult * dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.to_out = nn.Linear(mult * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:

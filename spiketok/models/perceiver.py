@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from spiketok.models.base import Model, Part, check_same_units
 from spiketok.models.batch import Asked
+from spiketok.models.dropout import Dropout
 from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
@@ -132,7 +133,7 @@ class Perceiver(WithRows, ABC):
         )
         self.decoder = CrossAttention(dim, heads, dim_head, config.dropout_attention, rotate_value=False)
         self.decoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
-        self.dropout = nn.Dropout(config.dropout_lin)
+        self.dropout = Dropout(config.dropout_lin)
 
     def encode(
         self, key_value: Tensor, time: Tensor, token_length: Sequence[int], window_ns: int
