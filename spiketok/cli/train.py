@@ -215,7 +215,8 @@ def models(
     ]
     show_rows("settings, as --set takes them", ["key", "type", "default", "source"], shown)
     print()
-    print(code.cleandoc(model_class(name).Config.__doc__))
+    for described in reversed(model_class(name).Config.__mro__[:-1]):  # what it shares with others, then its own
+        print(code.cleandoc(described.__doc__))
     if about["differs"]:
         print()
         print(about["differs"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spiketok.models.capoyo import Capoyo
 from spiketok.models.lfads import Lfads
 from spiketok.models.linear import Linear
 from spiketok.models.mtm import Mtm
@@ -10,7 +11,10 @@ from spiketok.models.ndt2 import Ndt2
 from spiketok.models.ndt3 import Ndt3
 from spiketok.models.neds import Neds
 from spiketok.models.poyo import Poyo
+from spiketok.models.poyo_plus import PoyoPlus
 from spiketok.models.spint import Spint
 from spiketok.models.stndt import Stndt
 
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads)}
+MODELS = {
+    model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo)
+}

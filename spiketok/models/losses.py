@@ -5,7 +5,7 @@ Shape letters: B windows, Q query times, C components or classes, T bins, N unit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -43,18 +43,58 @@ def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Ten
     return (weight * error).sum() / weight.sum().clamp_min(torch.finfo(error.dtype).tiny)
 
 
-def behaviour_losses(heads: Mapping[str, Head], batch: Batch, output: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By task, the loss of each behaviour that the batch asks: cross entropy of classes, else MSE of values.
+def mallow_distance(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over queries of the distance of cumulative distributions, for classes that have an order.
+
+    For each query the mean over classes of the squared difference between the cumulative sums of the probabilities and
+    of the label (torch_brain's MallowDistanceLoss); 0 where all weights are 0.
+
+    Args:
+        logits: ``[Q, C]``. label, weight: as in :func:`weighted_cross_entropy`.
+
+    >>> mallow_distance(torch.tensor([[0.0, 0.0]]), torch.tensor([0]), torch.tensor([1.0]))
+    tensor(0.1250)
+    """
+    used = weight > 0
+    safe = torch.where(used[:, None], logits.float(), 0.0)
+    true = F.one_hot(torch.where(used, label, 0), logits.shape[-1]).cumsum(-1)
+    error = (true - safe.softmax(-1).cumsum(-1)).square().mean(-1)
+    return (weight * error).sum() / weight.sum().clamp_min(torch.finfo(error.dtype).tiny)
+
+
+CLASS_LOSSES = {"cross_entropy": weighted_cross_entropy, "mallow": mallow_distance}
+
+
+def behaviour_losses(
+    heads: Mapping[str, Head],
+    batch: Batch,
+    output: Mapping[str, Tensor],
+    class_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = weighted_cross_entropy,
+) -> dict[str, Tensor]:
+    """By task, the loss of each behaviour that the batch asks: that of classes, else MSE of values.
 
     Args:
         heads: of the model, by task; those of counts are passed over. output: by task ``[Q, C]``.
+        class_loss: of logits, labels and weights.
     """
     terms = {}
     for task, asked in batch.asked.items():
         if task in heads and heads[task].output != "counts":
-            measure = weighted_cross_entropy if heads[task].output == "classes" else weighted_mse
+            measure = class_loss if heads[task].output == "classes" else weighted_mse
             terms[task] = measure(output[task].float(), asked.target, asked.weight)
     return terms
+
+
+def total_by_share(terms: Mapping[str, Tensor], batch: Batch, like: Tensor) -> Tensor:
+    """The sum of losses, each weighed by the share of the batch's windows that have a query of its task (POYO+).
+
+    Args:
+        terms: by task. like: a parameter, on whose device the sum of no terms is 0.
+    """
+    total = like.new_zeros((), dtype=torch.float32)
+    for task, term in terms.items():
+        total = total + term * (batch.asked[task].offset.diff() > 0).sum() / len(batch)
+    return total
 
 
 def poisson_log_rate(log_rate: Tensor, count: Tensor, scored: Tensor, *, top: float = 1.0) -> Tensor:

@@ -16,16 +16,19 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spiketok.models.base import Model, Part, check_same_units
-from spiketok.models.batch import Asked
+from spiketok.models.base import Model, Part, check_range, check_same_units
+from spiketok.models.batch import Asked, Batch, Head, Progress
 from spiketok.models.dropout import Dropout
-from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention
+from spiketok.models.losses import CLASS_LOSSES, behaviour_losses, total_by_share
+from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, module_key
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
@@ -106,18 +109,60 @@ class WithRows(Model, ABC):
         self.session_table.load_state([[session, [session]] for session, _ in state["units"]])
 
 
+@dataclass(frozen=True)
+class TrunkConfig:
+    """The numbers of POYO's trunk; the defaults are the reference's 1.3M model.
+
+    Args:
+        dim: D. depth: self-attention layers among the latents. dim_head: E.
+        cross_heads: heads of the encoder's and the decoder's cross-attention. self_heads: heads among the latents.
+        latent_step_ms: time between latents. latents_per_step: distinct latents, repeated at each step.
+        dropout_ffn: inside feed-forward layers. dropout_lin: of the residual branches among the latents.
+        dropout_attention: of attention weights.
+        t_min_s, t_max_s: shortest and longest period of the rotation (torch_brain; the paper's code says 4.0 for
+            t_max_s on a grid without its end, which is the same grid).
+        init_std: of all tables.
+    """
+
+    dim: int = 64
+    depth: int = 6
+    dim_head: int = 64
+    cross_heads: int = 2
+    self_heads: int = 8
+    latent_step_ms: float = 125.0
+    latents_per_step: int = 16
+    dropout_ffn: float = 0.2
+    dropout_lin: float = 0.4
+    dropout_attention: float = 0.2
+    t_min_s: float = 1e-4
+    t_max_s: float = 2.0627
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        positive = ("dim", "dim_head", "cross_heads", "self_heads", "latent_step_ms", "latents_per_step")
+        check_range(self, "(0, inf)", *positive)
+        check_range(self, "[0, 1)", "dropout_ffn", "dropout_lin", "dropout_attention")
+        check_range(self, "[0, inf)", "depth")
+
+
 class Perceiver(WithRows, ABC):
     """POYO's trunk: tokens into latents, among latents, and out of them at the queries' times.
 
     Its parts are made by :meth:`make_trunk`, under the names that they have in checkpoints.
     """
 
-    def make_trunk(self, config) -> None:
-        """Make latents, encoder, layers and decoder of a configuration with the fields of ``PoyoConfig``."""
+    def make_trunk(self, config: TrunkConfig, *, types: bool = True) -> None:
+        """Make latents, encoder, layers and decoder.
+
+        Args:
+            config: any with these fields. types: the tokens have types (spikes, starts and ends of units).
+        """
         dim, heads, dim_head = config.dim, config.cross_heads, config.dim_head
-        self.types = nn.Embedding(N_TYPES, dim)
+        if types:
+            self.types = nn.Embedding(N_TYPES, dim)
         self.latents = nn.Embedding(config.latents_per_step, dim)
-        nn.init.normal_(self.types.weight, std=config.init_std)
+        if types:
+            nn.init.normal_(self.types.weight, std=config.init_std)
         nn.init.normal_(self.latents.weight, std=config.init_std)
         self.rotary = RotaryTime(dim_head, config.t_min_s, config.t_max_s)
         self.encoder = CrossAttention(dim, heads, dim_head, config.dropout_attention, rotate_value=True)
@@ -197,3 +242,63 @@ class Perceiver(WithRows, ABC):
 def window_of(asked: Asked) -> Tensor:
     """int64 ``[Q]``: the window of each query."""
     return torch.repeat_interleave(asked.offset.diff(), output_size=len(asked.time))
+
+
+# ---- several tasks --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TasksConfig(TrunkConfig):
+    """The numbers of POYO's trunk, and the loss of classes.
+
+    Args:
+        class_loss: ``"cross_entropy"``, or ``"mallow"``, for classes that have an order: the mean squared distance of
+            the cumulative distributions (classes stand in the order of their words).
+    """
+
+    class_loss: Literal["cross_entropy", "mallow"] = "cross_entropy"
+
+
+class ManyTasks(Perceiver, ABC):
+    """A trunk that is asked several questions at once: values and classes, each at times of its own.
+
+    A query is the sum of its session's row and its task's; each task has a read-out. A task that the batch asks in no
+    window still passes through its read-out with no query, so that every parameter has a gradient in every process.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("decode", "classify")
+
+    def make_tasks(self, heads: Sequence[Head], config: TasksConfig) -> None:
+        """A row and a read-out for each task, by its name, so that a run with other tasks can start from them."""
+        rows = {module_key(head.task): nn.Parameter(torch.randn(1, config.dim) * config.init_std) for head in heads}
+        self.task_rows = nn.ParameterDict(rows)
+        self.readouts = nn.ModuleDict({module_key(head.task): nn.Linear(config.dim, head.size) for head in heads})
+
+    def answer(self, latents: tuple[Tensor, Tensor, list[int]], batch: Batch) -> dict[str, Tensor]:
+        """What each task of the batch is told, ``[Q, size]``.
+
+        Args:
+            latents: of :meth:`encode`.
+        """
+        asked = {task: batch.asked[task] for task in self.heads if task in batch.asked}
+        if not asked:
+            return {}
+        row = torch.cat([self.task_rows[module_key(task)] for task in asked])
+        kinds = self.session_table(batch.session_B)[:, None] + row  # [B, tasks, D]
+        window = torch.cat([window_of(a) for a in asked.values()])
+        n_queries = [len(a.time) for a in asked.values()]
+        of_task = torch.arange(len(asked), device=window.device)
+        of_task = torch.repeat_interleave(of_task, torch.tensor(n_queries, device=window.device))
+        order = torch.argsort(window, stable=True)  # decoded window by window, whatever the task
+        time = torch.cat([a.time for a in asked.values()])
+        length = torch.stack([a.offset.diff() for a in asked.values()]).sum(0).tolist()
+        kind = (window * len(asked) + of_task)[order]
+        decoded = self.decode(latents, kinds.flatten(0, 1), kind, time[order], length)
+        y = torch.empty_like(decoded).index_copy(0, order, decoded)
+        parts = y.split(n_queries)
+        return {task: self.readouts[module_key(task)](part) for task, part in zip(asked, parts, strict=True)}
+
+    def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
+        """By task weighted MSE or the loss of classes; the total weighs each by the share of windows that ask it."""
+        terms = behaviour_losses(self.heads, batch, output, CLASS_LOSSES[self.config.class_loss])
+        return terms | {"total": total_by_share(terms, batch, self.latents.weight)}

@@ -32,46 +32,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from spiketok.models.base import check_range
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing
 from spiketok.models.losses import weighted_mse
-from spiketok.models.perceiver import Perceiver, window_of
+from spiketok.models.perceiver import Perceiver, TrunkConfig, window_of
 
 
 @dataclass(frozen=True)
-class PoyoConfig:
-    """The defaults are the reference's 1.3M model (examples/poyo/configs/model/poyo_1.3M.yaml).
-
-    Args:
-        dim: D. depth: self-attention layers among the latents. dim_head: E.
-        cross_heads: heads of the encoder's and the decoder's cross-attention. self_heads: heads among the latents.
-        latent_step_ms: time between latents. latents_per_step: distinct latents, repeated at each step.
-        dropout_ffn: inside feed-forward layers. dropout_lin: of the residual branches among the latents.
-        dropout_attention: of attention weights.
-        t_min_s, t_max_s: shortest and longest period of the rotation (torch_brain; the paper's code says 4.0 for
-            t_max_s on a grid without its end, which is the same grid).
-        init_std: of all tables.
-    """
-
-    dim: int = 64
-    depth: int = 6
-    dim_head: int = 64
-    cross_heads: int = 2
-    self_heads: int = 8
-    latent_step_ms: float = 125.0
-    latents_per_step: int = 16
-    dropout_ffn: float = 0.2
-    dropout_lin: float = 0.4
-    dropout_attention: float = 0.2
-    t_min_s: float = 1e-4
-    t_max_s: float = 2.0627
-    init_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        positive = ("dim", "dim_head", "cross_heads", "self_heads", "latent_step_ms", "latents_per_step")
-        check_range(self, "(0, inf)", *positive)
-        check_range(self, "[0, 1)", "dropout_ffn", "dropout_lin", "dropout_attention")
-        check_range(self, "[0, inf)", "depth")
+class PoyoConfig(TrunkConfig):
+    """The defaults are the reference's 1.3M model (examples/poyo/configs/model/poyo_1.3M.yaml)."""
 
 
 class Poyo(Perceiver):

@@ -57,6 +57,8 @@ QUICK = {
         **dict.fromkeys(("read_in", "encoder", "input_encoder", "controller", "initial", "generator", "factors"), 12),
         "decode_weight": 10.0,
     },
+    "poyo_plus": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
+    "capoyo": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -121,6 +123,19 @@ def patches(session: Toy, start_bin: int, patch_size: int, max_count: int) -> di
     }
 
 
+def frames(model, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
+    """A token for each unit in each bin of a window, as if it were a frame: its counts of the bins up to it, fading."""
+    fading = 0.8 ** np.arange(10)
+    counts = counts_of(session)[: start_bin + N_BINS].astype(np.float32)
+    value = sum(w * counts[start_bin - k :][:N_BINS] for k, w in enumerate(fading[: start_bin + 1]))
+    n = session.info.n_units
+    return {
+        "value": (0.2 * value).astype(np.float32).ravel(),
+        "time": np.repeat((np.arange(N_BINS) + 0.5) * BIN_NS / 1e9, n).astype(np.float32),
+        "unit": np.tile(model.unit_row(session.info), N_BINS).astype(np.int32),
+    }
+
+
 def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
     """The columns of one window by an input, made by hand."""
     start = start_bin * BIN_NS
@@ -131,6 +146,8 @@ def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[st
         return patches(session, start_bin, wanted.fields["patch_size"], wanted.fields["max_count"])
     if wanted.scheme == "neuron":
         return histories(model, session, start_bin, wanted.fields["history_bins"])
+    if wanted.scheme == "fluorescence":
+        return frames(model, session, start_bin)
     inside = (session.time_ns >= start) & (session.time_ns < start + WINDOW_NS)
     time, unit, n = session.time_ns[inside] - start, session.unit[inside], session.info.n_units
     rows = model.unit_row(session.info)
@@ -563,8 +580,9 @@ def test_silence_gives_numbers(name):
     batch = make_batch(model, [(silent, 5), (A, 5)])
     output = model(batch)
     assert output[TASK][made(model, batch)].isfinite().all()
-    if inputs_of(model) == {"spikes": Input("per-spike")}:
-        batch.inputs["spikes"] = without_tokens(batch.inputs["spikes"])
+    (name, wanted), *others = inputs_of(model).items()
+    if wanted.scheme in ("per-spike", "fluorescence") and not others:
+        batch.inputs[name] = without_tokens(batch.inputs[name])
         output = model(batch)
         assert output[TASK].isfinite().all()
     if model.name != CLOSED_FORM:

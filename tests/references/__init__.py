@@ -23,4 +23,7 @@ REPLAYS = {
     "stndt": "tests.references.stndt",
     "ndt3": "tests.references.ndt3",
     "neds": "tests.references.neds",
+    "poyo_plus": "tests.references.poyo_plus",
+    "capoyo": "tests.references.capoyo",
+    "torch_brain_losses": "tests.references.torch_brain_losses",
 }

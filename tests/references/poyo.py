@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from spiketok.models.batch import Asked, Batch, Head, Progress, Timing, Tokens
+from spiketok.models.perceiver import Perceiver
 from spiketok.models.poyo import Poyo, PoyoConfig
 from spiketok.recording.nouns import SessionInfo
 from tests.references.harness import Golden, array, copy_weights, grad_norms
@@ -37,8 +38,13 @@ def replay(golden: Golden, meta: Mapping) -> dict[str, np.ndarray]:
 
 def build(meta: Mapping) -> tuple[Poyo, list[SessionInfo]]:
     """The model of the golden's configuration, and its sessions in the order of the original's vocabulary."""
-    config = meta["config"]
-    own = PoyoConfig(
+    own = PoyoConfig(**trunk_fields(meta["config"]))
+    return with_sessions(Poyo, own, [Head(TASK, "decode", "values", size=meta["config"]["dim_out"])], meta)
+
+
+def trunk_fields(config: Mapping) -> dict[str, object]:
+    """The original's numbers of the trunk by our names."""
+    return dict(
         dim=config["dim"],
         depth=config["depth"],
         dim_head=config["dim_head"],
@@ -52,9 +58,12 @@ def build(meta: Mapping) -> tuple[Poyo, list[SessionInfo]]:
         t_min_s=config["t_min"],
         t_max_s=config["t_max"],
     )
-    window_ns = round(config["sequence_length"] * 1e9)
-    heads = [Head(TASK, "decode", "values", size=config["dim_out"])]
-    model = Poyo(own, heads, Timing(window_ns, 20_000_000)).eval()
+
+
+def with_sessions(cls, own, heads: list[Head], meta: Mapping):
+    """A model of a configuration that holds the golden's sessions, and these."""
+    window_ns = round(meta["config"]["sequence_length"] * 1e9)
+    model = cls(own, heads, Timing(window_ns, 20_000_000)).eval()
     sessions = []
     for name in _words(meta["session_vocab"]):
         units = [word.removeprefix(f"{name}/") for word in _words(meta["unit_vocab"]) if word.startswith(f"{name}/")]
@@ -73,21 +82,28 @@ def _words(vocabulary: Mapping[str, int]) -> list[str]:
 
 
 def parts_of(model: Poyo) -> dict[str, list[torch.Tensor]]:
-    """Our parameters by the original's names; the row of padding is a constant in ours."""
-    padding = torch.zeros(1, model.config.dim)
+    """Our parameters by the original's names."""
+    types = {"token_type_emb.weight": [model.types.weight]}
+    return trunk_parts(model) | types | layer_parts("readout", model.readout)
+
+
+def layer_parts(theirs: str, layer: torch.nn.Module) -> dict[str, list[torch.Tensor]]:
+    bias = {} if layer.bias is None else {f"{theirs}.bias": [layer.bias]}
+    return {f"{theirs}.weight": [layer.weight]} | bias
+
+
+def trunk_parts(model: Perceiver) -> dict[str, list[torch.Tensor]]:
+    """The parameters of tables and trunk by the original's names; the row of padding is a constant in ours."""
     omega = model.rotary.omega
     parts = {
-        "unit_emb.weight": [padding, model.units.weight],
-        "session_emb.weight": [padding, model.session_table.weight],
-        "token_type_emb.weight": [model.types.weight],
+        "unit_emb.weight": [torch.zeros(1, model.units.dim), model.units.weight],
+        "session_emb.weight": [torch.zeros(1, model.session_table.dim), model.session_table.weight],
         "latent_emb.weight": [model.latents.weight],
         "rotary_emb.omega": [omega, torch.zeros_like(omega)],
     }
 
     def take(theirs: str, layer: torch.nn.Module) -> None:
-        parts[f"{theirs}.weight"] = [layer.weight]
-        if layer.bias is not None:
-            parts[f"{theirs}.bias"] = [layer.bias]
+        parts.update(layer_parts(theirs, layer))
 
     def cross(prefix: str, block: torch.nn.Module) -> None:
         take(f"{prefix}.norm", block.norm_query)
@@ -109,7 +125,6 @@ def parts_of(model: Poyo) -> dict[str, list[torch.Tensor]]:
         feed_forward(f"proc_layers.{i}.1", block)
     cross("dec_atn", model.decoder)
     feed_forward("dec_ffn", model.decoder_ffn)
-    take("readout", model.readout)
     return parts
 
 
@@ -117,10 +132,7 @@ def batch_of(golden: Golden, meta: Mapping, model: Poyo, sessions: list[SessionI
     """The golden's tokens without their padding; all of its queries, those of padding with weight 0."""
     config, rows = meta["config"], torch.from_numpy(golden["in/session_index"]) - 1  # row 0 is padding
     window_ns = round(config["sequence_length"] * 1e9)
-    first = torch.from_numpy(golden["in/latent_timestamps"][0])
-    if not torch.allclose(first, _latent_times(model, window_ns), rtol=1e-6):
-        message = f"the golden's latents stand at {first.tolist()} s, ours elsewhere"
-        raise ValueError(message)
+    require_latents(golden, model, window_ns)
     tokens = Tokens(
         columns={
             "unit": torch.from_numpy(golden["in/input_unit_index"].astype(np.int32)),
@@ -151,7 +163,12 @@ def batch_of(golden: Golden, meta: Mapping, model: Poyo, sessions: list[SessionI
     )
 
 
-def _latent_times(model: Poyo, window_ns: int) -> torch.Tensor:
+def require_latents(golden: Golden, model: Perceiver, window_ns: int) -> None:
+    """Raise ValueError where the original's latents stand at other times than ours."""
     step_ns = round(model.config.latent_step_ms * 1e6)
     start_s = torch.arange(0, window_ns, step_ns, dtype=torch.float64) / 1e9
-    return (start_s + step_ns / 2e9).float().repeat_interleave(model.config.latents_per_step)
+    ours = (start_s + step_ns / 2e9).float().repeat_interleave(model.config.latents_per_step)
+    for theirs in torch.from_numpy(golden["in/latent_timestamps"]):
+        if not torch.allclose(theirs, ours, rtol=1e-6):
+            message = f"the golden's latents stand at {theirs.tolist()} s, ours elsewhere"
+            raise ValueError(message)

@@ -22,7 +22,7 @@ import torch
 
 from spiketok.evaluation import transfer
 from spiketok.models import MODELS
-from spiketok.recording.nouns import Intervals, Session, Spikes, UnitTable
+from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, Signal, Spikes, UnitTable
 from spiketok.settings import typed
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.checkpoints import load_run
@@ -59,6 +59,10 @@ def recorded(name: str, noise: bool) -> Session:
     for key, signal in session.signals.items():
         inside = (signal.time_ns >= start) & (signal.time_ns < stop)
         value[key] = replace(signal, value=np.where(inside[:, None], 1e4 if noise else 0, signal.value))
+    frame_ns = np.arange(16_000_000, session.stop_ns, 33_000_000)
+    glow = np.stack([np.searchsorted(t, frame_ns) - np.searchsorted(t, frame_ns - 100_000_000) for t in times], 1)
+    seen = np.ones(len(frame_ns), np.bool_)
+    value[FLUORESCENCE] = Signal(frame_ns, glow.astype(np.float32), session.units.id.astype(str), "", seen)
     place = np.arange(UNITS[name]) * 2 // UNITS[name]  # the first half of the units, and the second
     columns = {"group": place, "region": np.array(["M1", "PMd"])[place]}
     return replace(
