@@ -431,7 +431,7 @@ def _asked(task: Task) -> str:
     if head.output == "counts":
         return "hidden counts of the <b>population</b>"
     what = f"<b>{_escape(task.about)}</b> ({_escape(listing(head.words))})"
-    return what if head.output == "values" else f"the class of {what}"
+    return what if head.output == "values" else f"the {'class' if head.output == 'classes' else head.kind} of {what}"
 
 
 def _summary_table(result: TransferResult, task: Task) -> str:

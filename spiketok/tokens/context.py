@@ -19,7 +19,7 @@ import numpy as np
 
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.recording.leakage import stated_reach_ns
-from spiketok.recording.nouns import Intervals, Session, SessionInfo, Signal
+from spiketok.recording.nouns import Intervals, Ragged, Session, SessionInfo, Signal
 from spiketok.recording.splits import strata
 from spiketok.recording.units import plain_unit_columns
 from spiketok.storage.files import fingerprint
@@ -94,7 +94,7 @@ def _contents(session: Session, store_digest: str) -> tuple[dict, dict[str, np.n
     trials = session.trials or Intervals.empty()
     columns["trial.start_ns"], columns["trial.stop_ns"] = trials.start_ns, trials.stop_ns
     trial_words, unit_words, unit_flags = {}, {}, []
-    for name, label in strata(trials).items():
+    for name, label in _plain_trial_columns(trials).items():
         trial_words[name], columns[f"trial.column.{name}"] = _coded(label)
     for name, column in plain_unit_columns(session.units).items():
         if column.dtype.kind == "U":
@@ -130,6 +130,17 @@ def _contents(session: Session, store_digest: str) -> tuple[dict, dict[str, np.n
         "store_digest": store_digest,
     }
     return facts, columns
+
+
+def _plain_trial_columns(trials: Intervals) -> dict[str, np.ndarray]:
+    """The columns that divide trials (of few values), and those of text, as str ``[I]``, in the table's order."""
+    few, found = strata(trials), {}
+    for name, column in trials.columns.items():
+        if name in few:
+            found[name] = few[name]
+        elif not isinstance(column, Ragged) and np.ndim(column) == 1 and all(isinstance(word, str) for word in column):
+            found[name] = np.asarray(column).astype(np.str_)
+    return found
 
 
 def _coded(labels: object) -> tuple[list[str], np.ndarray]:
@@ -266,7 +277,7 @@ class Context:
 
     @cached_property
     def trials(self) -> Intervals:
-        """The main trial table's times, and its columns of few values as str; empty where the source has none."""
+        """The main trial table's times, and its columns of few values or of text, as str; empty where the source has none."""
         words = self.manifest["session"]["trial_words"]
         columns = {name: _words(known, self.columns[f"trial.column.{name}"]) for name, known in words.items()}
         return self._intervals("trial", columns)

@@ -73,6 +73,7 @@ def heads_of(kinds: Sequence[str]) -> list[Head]:
         "population": Head("population", "population", "counts", input="counts"),
         "decode": Head("decode:vel", "decode", "values", N_COMPONENTS, ("x", "y")),
         "classify": Head("classify:word", "classify", "classes", N_CLASSES, words),
+        "sequence": Head("sequence:word", "sequence", "sequence", 1 + N_CLASSES, ("<blank>", *words)),
     }
     for kind in kinds:
         if kind not in known:

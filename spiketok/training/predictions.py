@@ -1,7 +1,8 @@
 """Predictions as files: what a score was computed of, so that anyone can compute it again.
 
 One safetensors file a session and task. Its tensors: ``time_ns`` int64 ``[T]``; ``prediction``, ``target`` ``[T, C]``
-(log-probabilities ``[T, K]`` and labels ``[T]`` of a classification; rates and counts ``[T, N]`` of a population);
+(log-probabilities ``[T, K]`` and labels ``[T]`` of a classification; rates and counts ``[T, N]`` of a population; of a
+sequence the labels of all trials, trial behind trial, and ``prediction_offset``, ``target_offset`` ``[T + 1]``);
 ``weight`` float32, 0 where nothing is scored. Its metadata: ``session``, ``task`` and ``score`` (JSON). Scores are over
 what has weight, each alike; they equal scikit-learn's on the file.
 """

@@ -6,5 +6,6 @@ from spiketok.training.tasks.base import Task
 from spiketok.training.tasks.classify import Classify
 from spiketok.training.tasks.decode import Decode
 from spiketok.training.tasks.population import Population
+from spiketok.training.tasks.sequence import SequenceTask
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (Decode, Classify, Population)}
+TASKS: dict[str, type[Task]] = {task.kind: task for task in (Decode, Classify, Population, SequenceTask)}

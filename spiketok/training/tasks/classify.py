@@ -22,10 +22,21 @@ from spiketok.errors import DataError, require
 from spiketok.models.batch import Batch, Head
 from spiketok.recording.intervals import holds
 from spiketok.recording.nouns import Intervals
+from spiketok.recording.splits import strata
 from spiketok.training.sampling import SessionTokens, listing
-from spiketok.training.tasks.base import Answer, Buffers, Collector, Group, Score, Stitch, Task, Truth, ask_values
+from spiketok.training.tasks.base import (
+    MISSING,
+    Answer,
+    Buffers,
+    Collector,
+    Group,
+    Score,
+    Stitch,
+    Task,
+    Truth,
+    ask_values,
+)
 
-MISSING = ("", "nan", "None", "NaN")  # words that say that a trial has no label
 MOST_CLASSES = 1000
 
 
@@ -55,7 +66,7 @@ class Classify(Task):
     @classmethod
     def resolve(cls, about: str, sessions: Sequence[SessionTokens], config: ClassifyConfig) -> Classify:
         """``about`` is the column's name; it may be left out where the trials have but one."""
-        columns = {s.id: set(s.trials.columns) for s in sessions}
+        columns = {s.id: set(strata(s.trials)) for s in sessions}
         if not about:
             shared = sorted(set.intersection(*columns.values()))
             if len(shared) != 1:
