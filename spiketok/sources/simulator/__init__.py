@@ -8,6 +8,9 @@ What it makes: one or more subjects, each recorded on several days while they mo
 
 and, with ``calcium_hz``, dF/F of the same units in the same NWB file.
 
+A subject reaches (``center_out``, ``random_target``), or writes symbols with a pen, one to several a trial
+(``handwriting``: trial columns ``symbols`` and ``first_symbol``, signals ``pen_pos`` and ``pen_vel``).
+
 How: kinematics (minimum-jerk reaches, Flash and Hogan 1985) drive a latent state that leads them by ``lag_ms``; the
 state has planes that turn by themselves and noise of its own (rotational dynamics, Churchland et al. 2012); each
 neuron's log intensity is a baseline plus its loadings on the state (cosine tuning to velocity, Georgopoulos et al.
@@ -144,7 +147,9 @@ def _truth(session: Simulated) -> dict[str, np.ndarray]:
 def _session_settings(config: SimulationConfig) -> dict[str, Any]:
     """The settings that a session follows from; how many other sessions there are is none of them.
 
-    Without imaging its rate is none either: such files were made before there was imaging, and stay as they are.
+    Without imaging its rate is none either, nor what concerns writing where nothing is written: such files were made
+    before there was imaging and writing, and stay as they are.
     """
     others = {"n_subjects", "sessions_per_subject"} | (set() if config.calcium_hz else {"calcium_hz"})
+    others |= set() if config.task == "handwriting" else {"n_symbols", "most_symbols"}
     return {k: v for k, v in asdict(config).items() if k not in others}

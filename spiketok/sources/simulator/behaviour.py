@@ -1,6 +1,6 @@
 """What a simulated subject does: trials of a task, and the movements of the cursor in them.
 
-Reaches are minimum-jerk (Flash and Hogan 1985). A point in the plane is one complex number, x + iy, in mm.
+Reaches and strokes of a pen are minimum-jerk (Flash and Hogan 1985). A point in the plane is one complex number, x + iy, in mm.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from spiketok.sources.simulator.streams import HAND, TASK, stream, white_noise
 REACH_MM = 100.0
 TARGET_RADIUS_MM = 10.0
 WORKSPACE_MM = 160.0  # side of the square that random targets are drawn from
+STROKE_MM = 30.0  # side of the triangles that symbols are
+OCTANTS = (0, 4, 2, 6, 1, 5, 3, 7)  # first directions of the symbols, far ones first, in steps of 45 degrees
 HAND_NOISE_MM = 0.6  # standard deviation of slow wandering about the planned path, per component
 HAND_NOISE_TAU_S = 0.2
 
@@ -56,6 +58,18 @@ class Trial:
     target: complex  # mm
     direction_rad: float  # from where the movement should begin
     result: str  # R rewarded, F target missed, A aborted
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A trial in which a text is written."""
+
+    start_s: float
+    stop_s: float
+    target_on_s: float  # the text appears
+    move_onset_s: float
+    symbols: str
+    direction_rad: float  # of the first stroke
 
 
 def _polar(rng: np.random.Generator, low_mm: float, high_mm: float) -> complex:
@@ -121,6 +135,33 @@ def _random_target(config: SimulationConfig, rng: np.random.Generator) -> Iterat
         yield trial, [_Reach(onset, length, shift, _bend(rng, shift))]
 
 
+def _handwriting(config: SimulationConfig, rng: np.random.Generator) -> Iterator[tuple[Writing, list[_Reach]]]:
+    """A text appears, and its symbols are written one after the other, with the pen at rest between them.
+
+    A symbol is a triangle of three strokes that ends where it began: its first stroke goes into one of eight
+    directions, and it turns left or right. No two that are written are alike: size, turn and pace vary.
+    """
+    now = 0.3
+    while True:
+        symbol = rng.integers(config.n_symbols, size=rng.integers(1, config.most_symbols + 1))
+        start, strokes = now, []
+        pen_s = onset = start + rng.uniform(0.2, 0.3)
+        for k in symbol.tolist():
+            length = rng.uniform(0.5, 0.8)
+            side = STROKE_MM * rng.uniform(0.85, 1.15) * np.exp(1j * (_first_rad(k) + rng.normal(0, 0.1)))
+            turn = np.exp((2j if k % 2 == 0 else -2j) * np.pi / 3)
+            strokes += [_Reach(pen_s + length * part / 3, length / 3, side * turn**part, 0j) for part in range(3)]
+            pen_s += length + rng.uniform(0.1, 0.2)
+        now = pen_s + rng.uniform(0.4, 0.6)
+        text = "".join(chr(ord("a") + k) for k in symbol.tolist())
+        yield Writing(start, pen_s, start, onset, text, _first_rad(int(symbol[0]))), strokes
+
+
+def _first_rad(symbol: int) -> float:
+    """The direction of a symbol's first stroke."""
+    return OCTANTS[symbol // 2] * np.pi / 4
+
+
 @dataclass(frozen=True, eq=False)
 class Behaviour:
     """Complex ``[T]`` at ``SAMPLE_HZ``; longer than the session by the neural lead and one sample."""
@@ -128,13 +169,13 @@ class Behaviour:
     position: np.ndarray  # mm
     velocity: np.ndarray  # mm/s
     goal: np.ndarray  # direction of the target, length 1, while the subject waits for its movement
-    trials: list[Trial]  # that end within the session
+    trials: list[Trial] | list[Writing]  # that end within the session
 
 
 def behave(config: SimulationConfig, key: tuple[int, int, int]) -> Behaviour:
     n = config.n_samples + config.lag_ms // MS_PER_SAMPLE + 2
     position, goal, trials = np.zeros(n, np.complex128), np.zeros(n, np.complex128), []
-    make = {"center_out": _center_out, "random_target": _random_target}[config.task]
+    make = {"center_out": _center_out, "random_target": _random_target, "handwriting": _handwriting}[config.task]
     for trial, reaches in make(config, stream(config, TASK, *key)):
         if trial.start_s * SAMPLE_HZ > n:
             break

@@ -13,7 +13,7 @@ SAMPLE_HZ = 100  # behaviour and latent state
 TICKS_PER_MS = CLOCK_HZ // 1000
 MS_PER_SAMPLE = 1000 // SAMPLE_HZ
 
-TASKS = {"center_out": "CO", "random_target": "RT"}  # task -> its short name in the session's name
+TASKS = {"center_out": "CO", "random_target": "RT", "handwriting": "HW"}  # task -> its short name in the session's name
 REGIONS = ("M1", "PMd")
 ELECTRODES_PER_REGION = 48
 ROTATION_HZ = (1.3, 2.1, 3.0, 0.8)  # how fast each turning plane turns; one row a plane, n_rotations are used
@@ -36,7 +36,7 @@ class SimulationConfig:
     """
 
     seed: int = _setting(0, 0, 2**63 - 1)
-    task: str = "center_out"  # or "random_target": reach follows reach without a pause
+    task: str = "center_out"  # "random_target": reach follows reach without a pause; "handwriting": symbols in trials
     n_subjects: int = _setting(2, 1, 99)
     sessions_per_subject: int = _setting(4, 1, 99)  # one a day
     duration_s: float = _setting(300.0, 5.0, 14400.0)  # of each session, in steps of 10 ms
@@ -60,6 +60,9 @@ class SimulationConfig:
     drift_rate: float = _setting(0.2, 0.0, 2.0)  # of the daily change of its log intensity at rest
 
     calcium_hz: float = _setting(0.0, 0.0, 90.0)  # frames of dF/F of the same units each second; 0: not imaged
+
+    n_symbols: int = _setting(8, 2, 16)  # of handwriting: letters of the alphabet
+    most_symbols: int = _setting(3, 1, 20)  # that are written in a trial; at least one, each number as often
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

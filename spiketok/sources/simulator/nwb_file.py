@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import SpiketokError
-from spiketok.sources.simulator.behaviour import Trial
+from spiketok.sources.simulator.behaviour import Trial, Writing
 from spiketok.sources.simulator.config import (
     CLOCK_HZ,
     ELECTRODES_PER_REGION,
@@ -36,7 +36,7 @@ def write_nwb(session: Simulated, path: Path, fingerprint: str) -> None:
     start = datetime.datetime(2020, 1, 1, hour, tzinfo=datetime.UTC) + datetime.timedelta(days=session.day)
     subject_id = f"S{session.subject + 1:02d}"
     nwb = NWBFile(
-        session_description=f"Simulated by spiketok: {config.task.replace('_', ' ')} reaching; not data of an animal",
+        session_description=f"Simulated by spiketok: {_what(config.task)}; not data of an animal",
         identifier=f"spiketok-simulation-{fingerprint}",
         session_start_time=start,
         file_create_date=start,  # fixed: the same settings give the same bytes
@@ -45,13 +45,18 @@ def write_nwb(session: Simulated, path: Path, fingerprint: str) -> None:
         keywords=["simulation", config.task],
     )
     _add_behaviour(nwb, session)
-    _add_trials(nwb, session.behaviour.trials)
+    add_trials = _add_writing if config.task == "handwriting" else _add_trials
+    add_trials(nwb, session.behaviour.trials)
     _add_units(nwb, session)
     if config.calcium_hz:
         _add_imaging(nwb, session)
     fix_object_ids(nwb, fingerprint)
     with NWBHDF5IO(path, "w") as io:
         io.write(nwb)
+
+
+def _what(task: str) -> str:
+    return task if task == "handwriting" else f"{task.replace('_', ' ')} reaching"
 
 
 def _xy(values: np.ndarray) -> np.ndarray:
@@ -63,22 +68,23 @@ def _add_behaviour(nwb, session: Simulated) -> None:
     from pynwb import TimeSeries
     from pynwb.behavior import SpatialSeries
 
-    module = nwb.create_processing_module("behavior", "cursor kinematics")
+    moved = "pen" if session.config.task == "handwriting" else "cursor"
+    module = nwb.create_processing_module("behavior", f"{moved} kinematics")
     n = session.config.n_samples
     common = {"rate": float(SAMPLE_HZ), "starting_time": 0.0, "comments": "columns=[x,y]"}
     position = SpatialSeries(
-        name="cursor_pos",
+        name=f"{moved}_pos",
         data=_xy(session.behaviour.position[:n]),
         unit="mm",
         reference_frame="centre of the workspace",
-        description="cursor position",
+        description=f"{moved} position",
         **common,
     )
     velocity = TimeSeries(
-        name="cursor_vel",
+        name=f"{moved}_vel",
         data=_xy(session.behaviour.velocity[:n]),
         unit="mm/s",
-        description="cursor velocity, the central difference of the position",
+        description=f"{moved} velocity, the central difference of the position",
         **common,
     )
     module.add(position)
@@ -109,6 +115,22 @@ def _add_trials(nwb, trials: list[Trial]) -> None:
             target_pos=_xy(np.array([trial.target]))[0],
             result=trial.result,
         )
+
+
+def _add_writing(nwb, trials: list[Writing]) -> None:
+    columns = {
+        "target_on_time": "the text appears (s)",
+        "move_onset_time": "writing begins (s)",
+        "symbols": "the text that is written, a letter a symbol",
+        "first_symbol": "the first letter of the text",
+    }
+    for name, description in columns.items():
+        nwb.add_trial_column(name, description)
+    for trial in trials:
+        times = (trial.start_s, trial.stop_s, trial.target_on_s, trial.move_onset_s)
+        start, stop, on, onset = (round(time, 4) for time in times)
+        text = {"symbols": trial.symbols, "first_symbol": trial.symbols[0]}
+        nwb.add_trial(start_time=start, stop_time=stop, target_on_time=on, move_onset_time=onset, **text)
 
 
 def _add_units(nwb, session: Simulated) -> None:
