@@ -277,7 +277,7 @@ class Context:
 
     @cached_property
     def trials(self) -> Intervals:
-        """The main trial table's times, and its columns of few values or of text, as str; empty where the source has none."""
+        """The main trial table's times, and its columns of few values or text, as str; empty where there is none."""
         words = self.manifest["session"]["trial_words"]
         columns = {name: _words(known, self.columns[f"trial.column.{name}"]) for name, known in words.items()}
         return self._intervals("trial", columns)

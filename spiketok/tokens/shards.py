@@ -220,7 +220,7 @@ class ShardReader:
 
     @property
     def trials(self) -> Intervals:
-        """The main trial table's times, and its columns of few values or of text, as str; empty where the source has none."""
+        """The main trial table's times, and its columns of few values or text, as str; empty where there is none."""
         return self.context.trials
 
     def signal(self, name: str) -> Signal:

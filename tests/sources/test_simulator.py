@@ -29,6 +29,7 @@ from spiketok.storage import files
 
 SMALL = SimulationConfig(n_subjects=1, sessions_per_subject=1, duration_s=20, n_units=8)
 TICKS_PER_MS = CLOCK_HZ // 1000
+REACHING = ("center_out", "random_target")
 
 
 def truth_of(nwb_path):
@@ -197,7 +198,7 @@ def test_record_gives_the_settings_and_the_counts(tmp_path):
     assert (record["n_units"], record["n_trials"]) == (8, len(data["trials"]["start_time"]))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", REACHING)
 def test_nwb_tables(tmp_path, task):
     config = replace(SMALL, task=task, duration_s=60, failure_fraction=0.4)
     data = read(simulate(config, tmp_path)[0])
@@ -239,6 +240,40 @@ def test_nwb_tables(tmp_path, task):
     if task == "center_out":
         assert len(np.unique(trials["target_dir"][:8])) == 8
         assert np.allclose(trials["target_pos"][:, 0], 100 * np.cos(trials["target_dir"]), atol=1e-3)
+
+
+def test_what_is_written_stands_in_the_table(tmp_path):
+    """The text of a trial, against the path of the pen: side and turn of each symbol that stands alone."""
+    config = replace(SMALL, task="handwriting", duration_s=120, n_symbols=16, most_symbols=2)
+    [path] = simulate(config, tmp_path)
+    data, record = read(path), files.read_json(path.with_name("sub-S01_ses-HW-day01_simulation.json"))
+    trials, (position, measure, rate, _) = data["trials"], data["signals"]["pen_pos"]
+    assert (data["session_id"], sorted(data["signals"]), measure, rate) == (
+        "HW-day01",
+        ["pen_pos", "pen_vel"],
+        "mm",
+        100,
+    )
+    texts = trials["symbols"].astype(str)
+    assert (record["n_trials"], record["config"]["most_symbols"]) == (len(texts), 2)
+    assert {len(text) for text in texts} == {1, 2}
+    assert len(set("".join(texts))) > 12
+    assert [text[0] for text in texts] == trials["first_symbol"].astype(str).tolist()
+    assert (trials["move_onset_time"] - trials["start_time"] >= 0.2).all()
+    assert (trials["start_time"][1:] - trials["stop_time"][:-1] >= 0.4 - 1e-3).all()
+    written_s = (trials["stop_time"] - trials["move_onset_time"]) / np.char.str_len(texts)
+    assert (written_s.min() >= 0.6) and (written_s.max() <= 1.0)
+    directions = {0: 0, 1: 180, 2: 90, 3: 270, 4: 45, 5: 225, 6: 135, 7: 315}
+    alone = np.flatnonzero(np.char.str_len(texts) == 1)
+    assert len(alone) > 10
+    for row in alone:
+        low, high = (int(100 * trials[edge][row]) for edge in ("move_onset_time", "stop_time"))
+        pen = (position[low:high] - position[low]) @ [1, 1j]
+        left = np.sum(np.imag(np.conj(pen[:-1]) * pen[1:])) > 0
+        letter = ord(texts[row]) - ord("a")
+        assert left == (letter % 2 == 0)
+        middle = np.radians(directions[letter // 2] + (30 if left else -30))  # of a triangle from its first corner
+        assert abs(np.angle(pen.mean() / np.exp(1j * middle))) < 0.4
 
 
 # --- spikes ------------------------------------------------------------------------------------------------------
@@ -400,7 +435,7 @@ def test_the_bytes_of_version_1_without_imaging(tmp_path):
     record = files.read_json(path.with_name("sub-S01_ses-CO-day01_simulation.json"))
     assert record["fingerprint"] == "e9686214a15fa7ae"
     assert record["n_spikes"] == 353
-    assert "calcium_hz" not in record["config"]
+    assert not {"calcium_hz", "n_symbols", "most_symbols"} & record["config"].keys()
 
 
 # --- days --------------------------------------------------------------------------------------------------------
@@ -474,7 +509,7 @@ def r2(true, predicted):
     return 1 - ((true - predicted) ** 2).sum() / ((true - true.mean(0)) ** 2).sum()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", REACHING)
 def test_velocity_decodes_within_a_day_and_not_across(tmp_path, task):
     linear_model = pytest.importorskip("sklearn.linear_model", reason="needs the extra 'train'")
     config = SimulationConfig(task=task, n_subjects=1, sessions_per_subject=2, duration_s=240, missed_fraction=0)
@@ -505,6 +540,8 @@ def test_velocity_decodes_within_a_day_and_not_across(tmp_path, task):
         ("gap_s", 200, "gap_s = 200.0: must be at most half of duration_s = 300.0"),
         ("calcium_hz", 0.5, "calcium_hz = 0.5: must be 0 (no imaging) or from 1 to 90"),
         ("calcium_hz", 100, "calcium_hz = 100: must be a number from 0 to 90"),
+        ("n_symbols", 1, "n_symbols = 1: must be a whole number from 2 to 16"),
+        ("most_symbols", 0, "most_symbols = 0: must be a whole number from 1 to 20"),
         ("n_rotations", 5, "n_rotations = 5: must be a whole number from 0 to 4"),
     ],
 )

@@ -1,6 +1,7 @@
 """What a simulated subject does: trials of a task, and the movements of the cursor in them.
 
-Reaches and strokes of a pen are minimum-jerk (Flash and Hogan 1985). A point in the plane is one complex number, x + iy, in mm.
+Reaches and strokes of a pen are minimum-jerk (Flash and Hogan 1985). A point in the plane is one complex number,
+x + iy, in mm.
 """
 
 from __future__ import annotations

@@ -385,6 +385,8 @@ def error_rate(said: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> 
     if total == 0:
         return None
     # the library counts characters: each item is written as one
-    code = {item: chr(k + 0x10000) for k, item in enumerate(sorted({i for part in (said, true) for o in part for i in o}))}
+    code = {
+        item: chr(k + 0x10000) for k, item in enumerate(sorted({i for part in (said, true) for o in part for i in o}))
+    }
     coded = (["".join(code[item] for item in one) for one in part] for part in (said, true))
     return int(text.edit_distance(*coded, reduction="sum")) / total

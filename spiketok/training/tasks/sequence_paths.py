@@ -1,7 +1,7 @@
 """From the logits of frames to labels: paths of Connectionist Temporal Classification (Graves et al. 2006).
 
-A path names one class a frame; class 0 is the blank. Its labels are what is left when runs of one class are made one and
-blanks are taken out, so that a label that comes twice needs a blank between.
+A path names one class a frame; class 0 is the blank. Its labels are what is left when runs of one class are made one
+and blanks are taken out, so that a label that comes twice needs a blank between.
 
 Shape letters: F frames, K classes with the blank.
 """
