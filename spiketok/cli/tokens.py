@@ -31,8 +31,8 @@ def tokenize(
         str | None,
         typer.Option(
             "--scheme",
-            help="binned, patch, quantized, per-spike, event-pair, neuron, calibration, fluorescence, fine-time; "
-            "several with commas, or all.",
+            help="binned, patch, quantized, per-spike, event-pair, neuron, calibration, fluorescence, fine-time, "
+            "frames; several with commas, or all.",
             show_default="per-spike",
         ),
     ] = None,

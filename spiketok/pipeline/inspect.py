@@ -198,6 +198,16 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
             }
             for name, s in session.signals.items()
         ],
+        "stimuli": [
+            {
+                "stimulus": name,
+                "frames": "{} of {} x {} ({})".format(*s.frames.shape, s.frames.dtype),
+                "presentations": len(s),
+                "of nothing": int((s.frame < 0).sum()),
+                "seconds": (s.stop_ns - s.time_ns).sum() / NS_PER_S,
+            }
+            for name, s in session.stimuli.items()
+        ],
         "interval tables": [
             {"table": name, "rows": len(t), "columns": ", ".join(_column_words(t)) or "-"}
             for name, t in session.intervals.items()

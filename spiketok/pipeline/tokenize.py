@@ -6,6 +6,7 @@ while its inputs and settings are the same, and names what it was made from by d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from spiketok.storage.workspace import CONTEXT, Workspace
 from spiketok.tokens.schemes import Scheme
 
 # What tokenizing takes, measured as the peak of one process: the interpreter with its kernels, each spike while a
-# session is read and checked, and a scheme's columns with what it needs to make them.
-PROCESS_BYTES, READ_BYTES, BAKE_FACTOR = 300_000_000, 48, 2
+# session is read and checked, and a scheme's columns with what it needs to make them; a pixel of a stimulus is a float
+# at most, read and checked.
+PROCESS_BYTES, READ_BYTES, BAKE_FACTOR, FRAME_BYTES = 300_000_000, 48, 2, 8
 
 
 @dataclass(frozen=True)
@@ -146,22 +148,25 @@ def _planned_info(workspace: Workspace, session_id: str) -> SessionInfo:
         stop_ns=facts["stop_ns"],
         signals={name: (tuple(s["components"]), s["measure"]) for name, s in facts["signals"].items()},
         n_trials=workspace.sizes(session_id)["n_trials"],
+        stimuli={name: tuple(shape) for name, shape in facts.get("stimuli", {}).items()},
     )
 
 
 def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
     """Raise NotServedError where units were imaged and a scheme would take them for silent."""
-    if not info.n_spikes and FLUORESCENCE in info.signals and FLUORESCENCE not in scheme.signals_read:
+    imaged = not info.n_spikes and FLUORESCENCE in info.signals
+    if imaged and scheme.reads_units and FLUORESCENCE not in scheme.signals_read:
         message = f"{info.id} has no spikes, its units were imaged: use --scheme fluorescence"
         raise NotServedError(message)
 
 
 def tokenize_bytes(workspace: Workspace, plans: Sequence[Planned]) -> int:
     """The memory that one session's :func:`tokenize_session` may take: the session, and one scheme's bake at a time."""
-    n_spikes = workspace.facts(plans[0].session_id)["n_spikes"]
+    facts = workspace.facts(plans[0].session_id)
+    frames = sum(FRAME_BYTES * math.prod(shape) for shape in facts.get("stimuli", {}).values())
     context = sum(p.nbytes for p in plans if p.scheme == CONTEXT)
     largest = max((p.nbytes for p in plans if p.state == "new" and p.scheme != CONTEXT), default=0)
-    return PROCESS_BYTES + READ_BYTES * n_spikes + context + BAKE_FACTOR * largest
+    return PROCESS_BYTES + READ_BYTES * facts["n_spikes"] + frames + context + BAKE_FACTOR * largest
 
 
 def tokenize(

@@ -21,6 +21,7 @@ from spiketok.recording.nouns import (
     Session,
     Signal,
     Spikes,
+    Stimulus,
     UnitTable,
 )
 
@@ -98,6 +99,7 @@ def merge_units(sessions: Sequence[Session], session_id: str, labels: Sequence[s
         clock_hz=clocks.pop() if len(clocks) == 1 else None,
         info={key: text for s in reversed(sessions) for key, text in s.info.items()},
         repairs=(*_told(sessions, labels, "repairs"), merged),
+        stimuli=_once([s.stimuli for s in sessions], labels, _stimulus_arrays, notes),
         notes=(*_told(sessions, labels, "notes"), *notes),
     )
 
@@ -209,6 +211,10 @@ def _signal_arrays(signal: Signal) -> list[np.ndarray]:
     return [signal.time_ns, signal.value, signal.valid, np.array(signal.components), np.array([signal.measure])]
 
 
+def _stimulus_arrays(stimulus: Stimulus) -> list[np.ndarray]:
+    return [stimulus.frames, stimulus.time_ns, stimulus.stop_ns, stimulus.frame]
+
+
 def _equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     """Whether two rows of arrays are the same; NaN equals NaN."""
     return len(one) == len(other) and all(
@@ -217,10 +223,10 @@ def _equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
 
 
 def _once(
-    items: Sequence[Mapping[str, Intervals | Signal]], labels: Sequence[str], arrays, notes: list[Finding]
-) -> dict[str, Intervals | Signal]:
+    items: Sequence[Mapping[str, Intervals | Signal | Stimulus]], labels: Sequence[str], arrays, notes: list[Finding]
+) -> dict[str, Intervals | Signal | Stimulus]:
     """What the files hold by name: equal ones once; others beside the first as ``<name>.<label>``."""
-    joined: dict[str, Intervals | Signal] = {}
+    joined: dict[str, Intervals | Signal | Stimulus] = {}
     for label, held in zip(labels, items, strict=True):
         for name, item in held.items():
             if name not in joined:

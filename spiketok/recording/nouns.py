@@ -288,6 +288,54 @@ class Signal:
         return int(step[0]) if (step == step[0]).all() else int(np.median(step))
 
 
+@dataclass(frozen=True, eq=False)
+class Stimulus:
+    """Pictures that were shown, and when: still images, or the frames of a movie.
+
+    Args:
+        frames: uint8 or finite float32 ``[F, height, width]``: grey, each picture once.
+        time_ns, stop_ns: int64 ``[P]``: each presentation lasts over ``[time_ns, stop_ns)``; one follows the other.
+        frame: int32 ``[P]``: which frame each shows; -1: nothing.
+    """
+
+    frames: np.ndarray
+    time_ns: np.ndarray
+    stop_ns: np.ndarray
+    frame: np.ndarray
+
+    def __post_init__(self) -> None:
+        kind = np.uint8 if np.asarray(self.frames).dtype == np.uint8 else np.float32
+        frames = _frozen(self.frames, kind, "Stimulus.frames", ndim=3)
+        time_ns = _frozen(self.time_ns, np.int64, "Stimulus.time_ns")
+        stop_ns = _frozen(self.stop_ns, np.int64, "Stimulus.stop_ns")
+        frame = _frozen(self.frame, np.int32, "Stimulus.frame")
+        if not time_ns.size == stop_ns.size == frame.size:
+            message = f"Stimulus has {time_ns.size} times, {stop_ns.size} stops and {frame.size} frames shown"
+            raise DataError(message)
+        if 0 in frames.shape[1:]:
+            message = f"Stimulus.frames has shape {frames.shape}: a frame has at least one pixel"
+            raise DataError(message)
+        if kind is np.float32 and not np.isfinite(frames).all():
+            message = "Stimulus.frames is not finite"
+            raise DataError(message)
+        if frame.size and not (frame.min() >= -1 and frame.max() < len(frames)):
+            message = f"Stimulus.frame goes from {frame.min()} to {frame.max()}, there are {len(frames)} frames"
+            raise DataError(message)
+        wrong = np.flatnonzero((time_ns > stop_ns) | np.append(stop_ns[:-1] > time_ns[1:], False)[: time_ns.size])
+        if wrong.size:
+            row = int(wrong[0])
+            message = (
+                f"presentation {row} over {time_ns[row]}..{stop_ns[row]} ns stops before it starts, or after the next "
+                "one starts: presentations must follow one another"
+            )
+            raise DataError(message)
+        for name, array in (("frames", frames), ("time_ns", time_ns), ("stop_ns", stop_ns), ("frame", frame)):
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return self.time_ns.size
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that was found in a source: a repair that was made, or a note on what was left as it is.
@@ -367,6 +415,7 @@ class Session:
         info: further facts of the source for people (species, description ...). One of them is for the toolkit as well:
             ``part_of`` names the session that holds all of this one's recording, too.
         repairs: what had to be mended; notes: what was found and left.
+        stimuli: pictures that were shown, by name.
     """
 
     id: str
@@ -386,6 +435,7 @@ class Session:
     info: Mapping[str, str] = field(default_factory=dict)
     repairs: tuple[Finding, ...] = ()
     notes: tuple[Finding, ...] = ()
+    stimuli: Mapping[str, Stimulus] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.id.count("/") != 1 or not all(self.id.split("/")):
@@ -444,6 +494,8 @@ class SessionInfo:
         signals: components and measure of each behaviour by name.
         unit_columns: what the source says of each unit, str or numeric ``[N]``: region, group, channel, held_out ...
         n_trials: rows of the main trial table, 0 where there is none; None where nobody counted.
+        stimuli: frames, height and width of each stimulus by name; empty where it is read from a context, which has no
+            frames.
     """
 
     id: str
@@ -455,6 +507,7 @@ class SessionInfo:
     signals: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=dict)
     unit_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     n_trials: int | None = None
+    stimuli: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     @property
     def n_units(self) -> int:

@@ -64,15 +64,21 @@ def facts_of(attributes: Mapping[str, object]) -> dict[str, object]:
     """What selection asks of a session, out of its attributes.
 
     Returns:
-        :data:`FACTS`; ``signals``: components and measure by name; ``session_start`` of the source, empty where it
-        states none; ``info``: :data:`OF_INFO`, where the source has them.
+        :data:`FACTS`; ``signals``: components and measure by name; ``stimuli``, where there are any: shapes by name;
+        ``session_start`` of the source, empty where it states none; ``info``: :data:`OF_INFO`, where the source has
+        them.
     """
     signals = {n: {"components": s["components"], "measure": s["measure"]} for n, s in attributes["signals"].items()}
-    return {key: attributes[key] for key in FACTS} | {
-        "signals": signals,
-        "session_start": attributes["source"].get("session_start", ""),
-        "info": {key: attributes["info"][key] for key in OF_INFO if key in attributes["info"]},
-    }
+    stimuli = {"stimuli": attributes["stimuli"]} if "stimuli" in attributes else {}
+    return (
+        {key: attributes[key] for key in FACTS}
+        | stimuli
+        | {
+            "signals": signals,
+            "session_start": attributes["source"].get("session_start", ""),
+            "info": {key: attributes["info"][key] for key in OF_INFO if key in attributes["info"]},
+        }
+    )
 
 
 def sizes_of(path: Path | RemotePath, attributes: Mapping[str, object]) -> dict[str, object]:

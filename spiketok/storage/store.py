@@ -39,6 +39,7 @@ from spiketok.recording.nouns import (
     Signal,
     Source,
     Spikes,
+    Stimulus,
     UnitTable,
 )
 from spiketok.recording.units import plain_unit_columns
@@ -53,6 +54,7 @@ VERSION = 1
 PACKED, _ = SESSION_MARKS
 MANY_SPIKES = 10**6  # so many are not copied as a whole
 MAX_KEY = 200
+STIMULUS_ARRAYS = ("frames", "time_ns", "stop_ns", "frame")
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -70,7 +72,12 @@ def _key(name: str) -> str:
 def _long_names(session: Session) -> dict[str, str]:
     """The names that their keys do not tell, by key."""
     tables = [session.units, session.observed, session.splits, *session.intervals.values()]
-    names = [*session.intervals, *session.signals, *(name for table in tables for name in table.columns)]
+    names = [
+        *session.intervals,
+        *session.signals,
+        *session.stimuli,
+        *(name for table in tables for name in table.columns),
+    ]
     return {_key(name): name for name in names if "~" in _key(name)}
 
 
@@ -134,6 +141,9 @@ def _session_arrays(session: Session) -> dict[str, np.ndarray]:
     for name, signal in session.signals.items():
         key = f"signals/{_key(name)}"
         arrays |= {f"{key}/time_ns": signal.time_ns, f"{key}/value": signal.value, f"{key}/valid": signal.valid}
+    for name, stimulus in session.stimuli.items():
+        for part in STIMULUS_ARRAYS:
+            arrays[f"stimuli/{_key(name)}/{part}"] = getattr(stimulus, part)
     for key, array in arrays.items():
         if array.dtype.kind not in "biufU":
             message = f"{session.id}: '{key}' has dtype {array.dtype}, which the store does not hold"
@@ -143,28 +153,37 @@ def _session_arrays(session: Session) -> dict[str, np.ndarray]:
 
 def _session_attributes(session: Session, settings: Mapping[str, object]) -> dict[str, object]:
     long_names = _long_names(session)
-    return ({"long_names": long_names} if long_names else {}) | {
-        "format": FORMAT,
-        "version": VERSION,
-        "written_by": f"spiketok {__version__}",
-        "id": session.id,
-        "subject": session.subject,
-        "start_ns": int(session.start_ns),
-        "stop_ns": int(session.stop_ns),
-        "observed_source": session.observed_source,
-        "clock_hz": session.clock_hz,
-        "source": session.source.to_dict(),
-        "info": dict(session.info),
-        "signals": {
-            name: {"components": list(s.components), "measure": s.measure, "rate_hz": s.rate_hz}
-            for name, s in session.signals.items()
-        },
-        "repairs": [asdict(f) for f in session.repairs],
-        "notes": [asdict(f) for f in session.notes],
-        "settings": dict(settings),
-        "n_units": len(session.units),
-        "n_spikes": len(session.spikes),
-    }
+    stimuli = {name: list(shape) for name, shape in _stimulus_shapes(session).items()}
+    return (
+        ({"long_names": long_names} if long_names else {})
+        | ({"stimuli": stimuli} if stimuli else {})
+        | {
+            "format": FORMAT,
+            "version": VERSION,
+            "written_by": f"spiketok {__version__}",
+            "id": session.id,
+            "subject": session.subject,
+            "start_ns": int(session.start_ns),
+            "stop_ns": int(session.stop_ns),
+            "observed_source": session.observed_source,
+            "clock_hz": session.clock_hz,
+            "source": session.source.to_dict(),
+            "info": dict(session.info),
+            "signals": {
+                name: {"components": list(s.components), "measure": s.measure, "rate_hz": s.rate_hz}
+                for name, s in session.signals.items()
+            },
+            "repairs": [asdict(f) for f in session.repairs],
+            "notes": [asdict(f) for f in session.notes],
+            "settings": dict(settings),
+            "n_units": len(session.units),
+            "n_spikes": len(session.spikes),
+        }
+    )
+
+
+def _stimulus_shapes(session: Session) -> dict[str, tuple[int, int, int]]:
+    return {name: tuple(map(int, stimulus.frames.shape)) for name, stimulus in session.stimuli.items()}
 
 
 def _digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> str:
@@ -434,6 +453,10 @@ def read_session(path: Path | RemotePath) -> Session:
         info=attributes["info"],
         repairs=tuple(Finding(**f) for f in attributes["repairs"]),
         notes=tuple(Finding(**f) for f in attributes["notes"]),
+        stimuli={
+            named(key): Stimulus(**{part: arrays[f"stimuli/{key}/{part}"] for part in STIMULUS_ARRAYS})
+            for key in _children(arrays, "stimuli/")
+        },
     )
 
 
@@ -492,4 +515,5 @@ def session_info(session: Session) -> SessionInfo:
         signals={name: (s.components, s.measure) for name, s in session.signals.items()},
         unit_columns=plain_unit_columns(session.units),
         n_trials=len(session.trials or ()),
+        stimuli=_stimulus_shapes(session),
     )

@@ -212,6 +212,35 @@ def picture_fluorescence(axis, reader, tokens, length_ns: int) -> str:
     return f"fluorescence: {len(value)} tokens, {n_frames} frames of {len(np.unique(unit))} units"
 
 
+def picture_frames(axis, reader, tokens, length_ns: int) -> str:
+    """A strip of at most 12 of the window's frames, each at its own time; hatched where nothing is shown."""
+    scheme, pixels, shown = reader.scheme, tokens.columns["pixels"], tokens.columns["shown"]
+    left, bin_s = -scheme.lookback_ns / NS_PER_S, scheme.grid_ns / NS_PER_S
+    step = max(1, -(-len(pixels) // 12))
+    for k in range(0, len(pixels), step):
+        extent = (left + k * bin_s, left + min(k + step, len(pixels)) * bin_s, 0.0, 1.0)
+        if shown[k]:
+            axis.imshow(pixels[k], cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="nearest", extent=extent)
+        else:
+            axis.add_patch(_nothing(extent))
+    axis.set_yticks([])
+    axis.set_ylabel(f"{scheme.height} x {scheme.width} pixels")
+    axis.set_xlim(left, length_ns / NS_PER_S)
+    axis.set_ylim(0, 1)
+    if left < 0:
+        axis.axvline(0, color=COLORS[0], lw=1, label="window begins")
+        axis.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    each = f"every {step} of them is drawn" if step > 1 else "all are drawn"
+    return f"frames: {len(pixels)} tokens (bins of {bin_s * 1e3:g} ms), {int(shown.sum())} show a frame; {each}"
+
+
+def _nothing(extent: tuple[float, float, float, float]):
+    from matplotlib.patches import Rectangle
+
+    left, right, low, high = extent
+    return Rectangle((left, low), right - left, high - low, fill=False, hatch="//", edgecolor=FAINT, lw=0)
+
+
 def picture_neuron(axis, reader, tokens, length_ns: int) -> str:
     """One row a unit: its series as counts; bins that were not observed shaded, units without a token crossed out.
 
@@ -303,6 +332,7 @@ PICTURES = {
     "binned": picture_binned,
     "fine-time": picture_fine_time,
     "fluorescence": picture_fluorescence,
+    "frames": picture_frames,
     "patch": picture_patch,
     "per-spike": picture_per_spike,
     "quantized": picture_quantized,

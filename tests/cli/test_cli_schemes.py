@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from spiketok.recording.nouns import Stimulus
 from spiketok.sources.simulator import SimulationConfig, simulate
+from spiketok.storage.store import read_attributes, read_session, write_session
 from spiketok.tokens.schemes import SCHEMES
 from spiketok.tokens.stamps import STAMP
 from tests.cli.test_cli import spiketok
@@ -17,13 +21,19 @@ from tests.made import artefact_files
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Two short sessions in the store, one of them with dF/F of its units."""
+    """Two short sessions in the store, one of them with dF/F of its units and a stimulus."""
     folder = tmp_path_factory.mktemp("schemes")
     simulate(SimulationConfig(n_subjects=1, sessions_per_subject=1, n_units=10, duration_s=60.0), folder / "plain")
     config = SimulationConfig(n_subjects=1, sessions_per_subject=1, n_units=8, duration_s=60.0, calcium_hz=30.0)
     simulate(config, folder / "imaged")
     for dataset in ("plain", "imaged"):
         spiketok(folder / "root", "ingest", folder / dataset, "--dataset", dataset)
+    (stored,) = (folder / "root" / "store" / "imaged").iterdir()
+    session, settings = read_session(stored), read_attributes(stored)["settings"]
+    movie = Stimulus(
+        np.arange(32, dtype=np.uint8).reshape(2, 4, 4), [10**9, 3 * 10**10], [2 * 10**10, 5 * 10**10], [0, 1]
+    )
+    write_session(replace(session, stimuli={"movie": movie}), stored, settings)
     return folder / "root"
 
 
@@ -35,8 +45,12 @@ def shards(root: Path) -> dict[str, str]:
 def test_tokenize_all_serves_what_it_can_and_says_why_not(root):
     done = spiketok(root, "tokenize", "--scheme", "all", "--json")
     rows = {(row["session"].split("/")[0], row["scheme"]): row for row in json.loads(done.stdout)}
-    assert set(rows) == {(d, s) for d in ("plain", "imaged") for s in SCHEMES} - {("plain", "fluorescence")}
+    assert set(rows) == {(d, s) for d in ("plain", "imaged") for s in SCHEMES} - {
+        ("plain", "fluorescence"),
+        ("plain", "frames"),
+    }
     assert done.stderr.count("has no signal 'fluorescence'") == 1
+    assert done.stderr.count("has 0 stimuli (none), scheme frames reads one") == 1
     for (_, scheme), row in rows.items():
         lost = {name: int(n) for n, name in (w.split() for w in row["lost"].split(", ") if w != "none")}
         elsewhere = sum(n for name, n in lost.items() if not name.startswith("cut_off"))  # those are still held

@@ -17,7 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiketok.errors import ArtefactError, DataError
-from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Ragged, Session, Signal, Source, Spikes, UnitTable
+from spiketok.recording.nouns import (
+    NS_PER_S,
+    Finding,
+    Intervals,
+    Ragged,
+    Session,
+    Signal,
+    Source,
+    Spikes,
+    Stimulus,
+    UnitTable,
+)
 from spiketok.storage import files, members
 from spiketok.storage.clock import CLOCKS_HZ, find_period, ns_from_ticks, ticks_from_ns
 from spiketok.storage.remote import RemotePath
@@ -110,6 +121,24 @@ def test_round_trip_of_every_field(tmp_path, clock_hz):
     session = make_session(clock_hz=clock_hz)
     write_session(session, tmp_path / "s", {"reader": "nwb"})
     assert_equal(read_session(tmp_path / "s"), session)
+
+
+def test_stimuli_are_kept_and_their_shapes_told(tmp_path):
+    frames = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    stimuli = {
+        "a/movie": Stimulus(frames, [-5, 10], [5, 20], np.array([1, -1], np.int32)),
+        "x" * 300: Stimulus(frames / np.float32(7), [], [], []),
+    }
+    session = replace(make_session(), stimuli=stimuli)
+    write_session(session, tmp_path / "s")
+    assert_equal(read_session(tmp_path / "s"), session)
+    told = read_attributes(tmp_path / "s")
+    assert told["stimuli"] == {"a/movie": [2, 3, 4], "x" * 300: [2, 3, 4]}
+    write_session(make_session(), tmp_path / "none")
+    assert "stimuli" not in read_attributes(tmp_path / "none")
+    assert session_digest(session, {}, told["written_by"]) == told["digest"]
+    darker = replace(session, stimuli=stimuli | {"a/movie": replace(stimuli["a/movie"], frames=frames // 2)})
+    assert session_digest(darker, {}, told["written_by"]) != told["digest"]
 
 
 def test_same_session_gives_same_bytes_and_replaces_what_stood_there(tmp_path):

@@ -160,6 +160,14 @@ OUT_OF_BOUNDS: dict[str, list[tuple[str, Callable[[np.ndarray], np.ndarray], str
         ("value", lambda c: c[1:], "shape"),
         ("segment.row", lambda c: at(c, 1, 77), "must rise"),
     ],
+    "frames": [
+        ("pixels", lambda c: c[:, :, :1].copy(), "shape"),
+        ("frame", lambda c: at(c, 0, len(c)), "must be from -1 to below 2"),
+        ("frame", lambda c: at(c, 0, -2), "must be from -1 to below 2"),
+        ("units", lambda c: at(c, 0, -1), "must be from 0"),
+        ("units", lambda c: np.repeat(c, 2), "shape"),
+        ("segment.row", lambda c: at(c, 1, 4), "bins of"),
+    ],
     "fine-time": [
         ("unit", lambda c: at(c, 0, 4000), "must be from 0 to below 3"),
         ("cell.row", lambda c: at(c, 2, FAR), "must rise"),

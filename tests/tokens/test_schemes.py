@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiketok.errors import ArtefactError, UnknownNameError, UsageError
-from spiketok.recording.nouns import Intervals, Session, Signal, Spikes, UnitTable
+from spiketok.recording.nouns import Intervals, Session, Signal, Spikes, Stimulus, UnitTable
 from spiketok.storage.store import session_info
 from spiketok.tokens import schemes as package
 from spiketok.tokens.schemes import SCHEMES, make_scheme, scheme_config, scheme_from_config
@@ -108,6 +108,8 @@ def test_tokens_survive_detokenize(scheme, data):
         if isinstance(known, Signal):
             known = of_all_units(known, len(session.units))
             again = replace(session, signals={**session.signals, scheme.signal: known})
+        elif isinstance(known, Stimulus):
+            again = replace(session, stimuli=dict.fromkeys(session.stimuli, known))
         else:
             assert isinstance(known, Spikes)
             again = replace(session, spikes=known)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spiketok.recording.nouns import NS_PER_MS, Signal, Spikes
+from spiketok.recording.nouns import NS_PER_MS, Signal, Spikes, Stimulus
 from spiketok.tokens.schemes.base import Windows
 
 
@@ -18,9 +18,9 @@ class TimingErrors:
         self._true = self._unmatched = 0
         self._of_spikes = True
 
-    def add(self, known: Sequence[Spikes | Signal], spikes: Spikes, windows: Windows) -> None:
+    def add(self, known: Sequence[Spikes | Signal | Stimulus], spikes: Spikes, windows: Windows) -> None:
         for b, back in enumerate(known):
-            if isinstance(back, Signal):
+            if not isinstance(back, Spikes):
                 self._of_spikes = False
                 return
             start_ns = int(windows.start_ns[b])

@@ -12,6 +12,7 @@ from spiketok.tokens.schemes.calibration import Calibration
 from spiketok.tokens.schemes.event_pair import EventPair
 from spiketok.tokens.schemes.fine_time import FineTime
 from spiketok.tokens.schemes.fluorescence import Fluorescence
+from spiketok.tokens.schemes.frames import Frames
 from spiketok.tokens.schemes.neuron import Neuron
 from spiketok.tokens.schemes.patch import Patch
 from spiketok.tokens.schemes.per_spike import PerSpike
@@ -24,6 +25,7 @@ __all__ = [
     "EventPair",
     "FineTime",
     "Fluorescence",
+    "Frames",
     "Neuron",
     "Patch",
     "PerSpike",
@@ -46,6 +48,7 @@ SCHEMES: dict[str, type[Scheme]] = {
         Calibration,
         Fluorescence,
         FineTime,
+        Frames,
     )
 }
 

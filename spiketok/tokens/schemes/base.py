@@ -134,6 +134,11 @@ class Scheme(ABC):
         return ()
 
     @property
+    def reads_units(self) -> bool:
+        """Whether its tokens tell of the units; else a session whose units were imaged can be served as any other."""
+        return True
+
+    @property
     def not_live(self) -> str:
         """Why a window's tokens cannot be told from the stretch around it, and so not be streamed; else empty."""
         return ""
