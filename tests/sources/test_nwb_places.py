@@ -111,8 +111,7 @@ def test_a_series_is_found_with_its_clock_and_measure(session, name, seconds, va
 
 def test_nothing_else_is_a_signal(session):
     assert len(session.signals) == 10
-    notes = {f.id: f.text for f in session.notes}
-    assert "stimulus/presentation/movie (ImageSeries)" in notes["series-left-out"]
+    assert session.stimuli["movie"].frames.shape == (3, 2, 2)
 
 
 def test_tables_and_events(session):

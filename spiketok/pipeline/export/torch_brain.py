@@ -68,6 +68,7 @@ def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
         _write_descriptions(file, session, digest)
         units = {"id": session.units.id, **{k: c for k, c in session.units.columns.items() if k != "id"}}
         _write_array_dict(file.create_group("units"), units, "units", remarks)
+        remarks += [f"stimulus '{name}' is not written: take it from the session's source" for name in session.stimuli]
         spikes = session.spikes
         whole = Intervals([session.start_ns], [session.stop_ns])
         columns = {"unit_index": spikes.unit.astype(np.int64)}

@@ -17,6 +17,7 @@ from spiketok.errors import SourceError
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.series import compare_events, compare_signals
 from spiketok.pipeline.source_check.source_file import walk_file
+from spiketok.pipeline.source_check.stimuli import compare_stimuli
 from spiketok.pipeline.source_check.tables import compare_splits, compare_tables
 from spiketok.pipeline.source_check.units import compare_observed, compare_spikes, compare_unit_columns
 from spiketok.pipeline.source_check.units_of_series import COUNTS, IMAGED, compare_counts, compare_imaged
@@ -97,3 +98,4 @@ def _compare(session: Session, nwb, raw: h5py.File, out: Verification) -> None:
         out.differences.append(f"intervals '{name}': {len(session.intervals[name])} rows, no such table in the source")
     compare_signals(session, [s for s in series if not s.is_event], out)
     compare_splits(session, nwb, out)
+    compare_stimuli(session, nwb, out)

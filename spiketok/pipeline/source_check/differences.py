@@ -19,6 +19,7 @@ class Verification:
     n_columns: int = 0
     n_signals: int = 0
     n_samples: int = 0
+    n_stimuli: int = 0
 
     def expect(self, what: str, stored: object, source: object) -> bool:
         """Note a difference where two values are not equal."""

@@ -75,6 +75,7 @@ def write_nwb(session: Session, digest: str, path: Path) -> list[str]:
         for (name, table), legal in zip(tables.items(), _legal_names(tables, remarks), strict=True):
             _add_table(nwb, name, legal, table, remarks)
         _add_signals(nwb, {k: s for k, s in session.signals.items() if k != FLUORESCENCE}, remarks)
+        remarks += [f"stimulus '{name}' is not written: take it from the session's source" for name in session.stimuli]
         fix_object_ids(nwb, digest)
         with NWBHDF5IO(str(path), "w") as io:
             io.write(nwb)

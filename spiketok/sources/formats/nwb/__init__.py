@@ -35,11 +35,22 @@ import h5py
 import numpy as np
 
 from spiketok.recording.intervals import EMPTY_NS, inhabited
-from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.recording.nouns import (
+    FLUORESCENCE,
+    NS_PER_S,
+    Intervals,
+    Session,
+    Signal,
+    Source,
+    Spikes,
+    Stimulus,
+    UnitTable,
+)
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
 from spiketok.sources.formats.nwb.series import Series, find_series, read_events, read_signal, short_names
 from spiketok.sources.formats.nwb.sources import read_units_elsewhere, read_units_table
+from spiketok.sources.formats.nwb.stimuli import read_stimulus
 from spiketok.sources.formats.nwb.tables import Findings, in_seconds, is_time, listed, ns_from_seconds, texts
 from spiketok.sources.formats.nwb.units import count_unobserved, note_spikes
 from spiketok.sources.formats.nwb.zarr_folder import as_hdf5, is_zarr_folder
@@ -77,6 +88,7 @@ def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz
         reach = find_reach(units.reach, tables, found)
         series = [one for one in below.series if one.parts not in units.taken]
         signals, events = _read_series(h5, series, reach, below.left_out, found)
+        stimuli = _read_stimuli(h5, below.stimuli, reach, below.left_out, found)
         info = _read_info(h5)
         subject = _text(h5, h5.group(h5.root, "general", "subject"), "subject_id")
         found.note("external-links", h5.n_external, f"{h5.n_external} links lead into other files, past the digest")
@@ -123,6 +135,7 @@ def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz
         info=info,
         repairs=tuple(found.repairs),
         notes=tuple(found.notes),
+        stimuli=stimuli,
     )
 
 
@@ -151,6 +164,20 @@ def _read_series(
         else:
             left_out.append(f"{one.path} ({read})")
     return signals, events
+
+
+def _read_stimuli(
+    h5: Hdf5, series: Sequence[Series], reach: Reach, left_out: list[str], found: Findings
+) -> dict[str, Stimulus]:
+    """Stimuli by name; what is none is added to ``left_out`` with the reason."""
+    stimuli = {}
+    for one, name in zip(series, short_names([one.parts for one in series]), strict=True):
+        read = read_stimulus(h5, one, reach, found)
+        if isinstance(read, str):
+            left_out.append(f"{one.path} ({one.type_name}: {read})")
+        else:
+            stimuli[name] = read
+    return stimuli
 
 
 def _behaviour_end(tables: Sequence[Table], signals: Sequence[tuple[Series, Signal]], reach: Reach) -> int | None:

@@ -36,6 +36,7 @@ NOT_BEHAVIOUR = frozenset({
     "VoltageClampSeries", "VoltageClampStimulusSeries", "IZeroClampSeries", "OptogeneticSeries",
 })
 # fmt: on
+SHOWN_TYPES = frozenset({"ImageSeries", "OpticalSeries", "IndexSeries"})  # in stimulus/presentation they are stimuli
 EVENT_TYPES = frozenset({"AnnotationSeries", "IntervalSeries", "Events", "LabeledEvents", "TTLs"})
 EVENT_CONTAINERS = frozenset({"BehavioralEvents", "BehavioralEpochs"})
 
@@ -66,11 +67,12 @@ class Found:
     series: list[Series]
     tables: list[Table]
     left_out: list[str]
+    stimuli: list[Series]
 
 
 def find_series(h5: Hdf5, found: Findings) -> Found:
     """Every series and interval table of ``PLACES``, in order of place and name."""
-    out = Found([], [], [])
+    out = Found([], [], [], [])
     seen: set[tuple[int, int]] = set()
 
     def enter(group: h5py.Group, name: str, parts: tuple[str, ...], in_events: bool) -> None:
@@ -90,6 +92,8 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
         path = "/".join(parts)
         if len(parts) > MAX_DEPTH:
             out.left_out.append(f"{path[:80]}... ({len(parts)} groups deep)")
+        elif type_name in SHOWN_TYPES and parts[:2] == ("stimulus", "presentation"):
+            out.stimuli.append(Series(parts, group, type_name, is_event=False))
         elif type_name in NOT_BEHAVIOUR:
             out.left_out.append(f"{path} ({type_name})")
         elif is_table(h5, group):
@@ -153,7 +157,7 @@ def rising(time_ns: np.ndarray) -> np.ndarray:
     return keep
 
 
-def _stamped(
+def stamped(
     series: Series, seconds: np.ndarray, value: np.ndarray, reach: Reach | None, found: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
     """Times in ns and values of the samples that have a usable time.
@@ -270,7 +274,7 @@ def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Sign
         text = f"{series.path} has shape {shape} for {seconds.size} time stamps: read with components first"
         found.repair("signal-transposed", 1, text)
         raw = raw.T
-    time_ns, raw = _stamped(series, seconds, raw, reach if rate_hz is None else None, found)
+    time_ns, raw = stamped(series, seconds, raw, reach if rate_hz is None else None, found)
     if not time_ns.size:
         return "no sample with a usable time stamp"
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is marked so below
@@ -301,11 +305,11 @@ def read_events(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Inte
     seconds, rate_hz = timing
     near = reach if rate_hz is None else None
     if value is not None:
-        time_ns, value = _stamped(series, seconds, value, near, found)
+        time_ns, value = stamped(series, seconds, value, near, found)
         return Intervals(time_ns, time_ns, {"value": plain(value)})
     if data is not None:
         found.note("events-without-value", seconds.size, f"{series.path}: left out the values ({reason})")
-    time_ns, _ = _stamped(series, seconds, seconds, near, found)
+    time_ns, _ = stamped(series, seconds, seconds, near, found)
     return Intervals(time_ns, time_ns)
 
 
