@@ -6,7 +6,9 @@ What it makes: one or more subjects, each recorded on several days while they mo
     <folder>/sub-S01/sub-S01_ses-CO-day01_truth.npz                 what only a simulator knows (:func:`simulate`)
     <folder>/sub-S01/sub-S01_ses-CO-day01_simulation.json           settings, fingerprint and digests, written last
 
-and, with ``calcium_hz``, dF/F of the same units in the same NWB file.
+and, with ``calcium_hz``, dF/F of the same units in the same NWB file. The task ``visual`` has a screen in place of the
+cursor (:mod:`~spiketok.sources.simulator.visual`); ``cell_types=2`` gives units a type and a third region
+(:mod:`~spiketok.sources.simulator.cells`).
 
 A subject reaches (``center_out``, ``random_target``), or writes symbols with a pen, one to several a trial
 (``handwriting``: trial columns ``symbols`` and ``first_symbol``, signals ``pen_pos`` and ``pen_vel``).
@@ -62,6 +64,8 @@ def simulate(
     - ``born_day`` ``[N]``, and the drift since then: ``turned_rad``, ``log_gain``, ``log_rate`` (all ``[N]``), which
       ``baseline`` and ``loading`` contain already
     - ``multi_unit`` bool ``[N]``; ``missed``: neurons that were there and were not recorded
+    - ``cell_type`` int64 ``[N]`` with ``cell_types=2``: 0 excitatory, 1 inhibitory; the drives of regions are
+      dimensions of the latent state, and the loadings on them the units' coupling
 
     Args:
         config: the settings.
@@ -140,16 +144,17 @@ def _truth(session: Simulated) -> dict[str, np.ndarray]:
     return {
         "latent": session.latent[: config.n_samples].astype(np.float32),
         "latent_name": np.array(latent_names(config)),
-        **{name: getattr(population, name) for name in names},
+        **{name: getattr(population, name) for name in names if getattr(population, name) is not None},
     }
 
 
 def _session_settings(config: SimulationConfig) -> dict[str, Any]:
     """The settings that a session follows from; how many other sessions there are is none of them.
 
-    Without imaging its rate is none either, nor what concerns writing where nothing is written: such files were made
-    before there was imaging and writing, and stay as they are.
+    Without imaging its rate is none either, nor what concerns writing where nothing is written, nor types of cells
+    where there is one: such files were made before there were these, and stay as they are.
     """
     others = {"n_subjects", "sessions_per_subject"} | (set() if config.calcium_hz else {"calcium_hz"})
     others |= set() if config.task == "handwriting" else {"n_symbols", "most_symbols"}
+    others |= set() if config.cell_types > 1 else {"cell_types"}
     return {k: v for k, v in asdict(config).items() if k not in others}

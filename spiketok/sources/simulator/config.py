@@ -13,8 +13,10 @@ SAMPLE_HZ = 100  # behaviour and latent state
 TICKS_PER_MS = CLOCK_HZ // 1000
 MS_PER_SAMPLE = 1000 // SAMPLE_HZ
 
-TASKS = {"center_out": "CO", "random_target": "RT", "handwriting": "HW"}  # task -> its short name in the session's name
+# task -> its short name in the session's name
+TASKS = {"center_out": "CO", "random_target": "RT", "handwriting": "HW", "visual": "VIS"}
 REGIONS = ("M1", "PMd")
+MORE_REGIONS = (*REGIONS, "S1")  # with two types of cells
 ELECTRODES_PER_REGION = 48
 ROTATION_HZ = (1.3, 2.1, 3.0, 0.8)  # how fast each turning plane turns; one row a plane, n_rotations are used
 
@@ -36,7 +38,8 @@ class SimulationConfig:
     """
 
     seed: int = _setting(0, 0, 2**63 - 1)
-    task: str = "center_out"  # "random_target": reach follows reach without a pause; "handwriting": symbols in trials
+    # "random_target": reach follows reach without a pause; "handwriting": symbols in trials; "visual": a screen
+    task: str = "center_out"
     n_subjects: int = _setting(2, 1, 99)
     sessions_per_subject: int = _setting(4, 1, 99)  # one a day
     duration_s: float = _setting(300.0, 5.0, 14400.0)  # of each session, in steps of 10 ms
@@ -58,6 +61,8 @@ class SimulationConfig:
     drift_deg: float = _setting(20.0, 0.0, 180.0)  # standard deviation of the daily turn of a preferred direction
     drift_gain: float = _setting(0.1, 0.0, 2.0)  # of the daily change of a neuron's log tuning depth
     drift_rate: float = _setting(0.2, 0.0, 2.0)  # of the daily change of its log intensity at rest
+
+    cell_types: int = _setting(1, 1, 2)  # 2: bursting and regular cells, in three regions with drives of their own
 
     calcium_hz: float = _setting(0.0, 0.0, 90.0)  # frames of dF/F of the same units each second; 0: not imaged
 
@@ -88,6 +93,11 @@ class SimulationConfig:
     def n_samples(self) -> int:
         """Behaviour samples in a session."""
         return round(self.duration_s * SAMPLE_HZ)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Where the electrodes are."""
+        return REGIONS if self.cell_types == 1 else MORE_REGIONS
 
     @property
     def gap_ms(self) -> tuple[int, int]:

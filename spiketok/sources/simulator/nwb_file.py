@@ -14,16 +14,24 @@ import numpy as np
 
 from spiketok.errors import SpiketokError
 from spiketok.sources.simulator.behaviour import Trial, Writing
+from spiketok.sources.simulator.cells import CELL_TYPES
 from spiketok.sources.simulator.config import (
     CLOCK_HZ,
     ELECTRODES_PER_REGION,
-    REGIONS,
     SAMPLE_HZ,
     TASKS,
     TICKS_PER_MS,
 )
 from spiketok.sources.simulator.imaging import image
 from spiketok.sources.simulator.session import Simulated, session_name
+from spiketok.sources.simulator.visual import Seen, add_seen
+
+DOING = {
+    "center_out": "center out reaching",
+    "random_target": "random target reaching",
+    "handwriting": "handwriting",
+    "visual": "gratings and a movie on a screen",
+}
 
 
 def write_nwb(session: Simulated, path: Path, fingerprint: str) -> None:
@@ -36,7 +44,7 @@ def write_nwb(session: Simulated, path: Path, fingerprint: str) -> None:
     start = datetime.datetime(2020, 1, 1, hour, tzinfo=datetime.UTC) + datetime.timedelta(days=session.day)
     subject_id = f"S{session.subject + 1:02d}"
     nwb = NWBFile(
-        session_description=f"Simulated by spiketok: {_what(config.task)}; not data of an animal",
+        session_description=f"Simulated by spiketok: {DOING[config.task]}; not data of an animal",
         identifier=f"spiketok-simulation-{fingerprint}",
         session_start_time=start,
         file_create_date=start,  # fixed: the same settings give the same bytes
@@ -44,19 +52,18 @@ def write_nwb(session: Simulated, path: Path, fingerprint: str) -> None:
         subject=Subject(subject_id=subject_id, description="simulated subject"),
         keywords=["simulation", config.task],
     )
-    _add_behaviour(nwb, session)
-    add_trials = _add_writing if config.task == "handwriting" else _add_trials
-    add_trials(nwb, session.behaviour.trials)
+    if isinstance(session.behaviour, Seen):
+        add_seen(nwb, session.behaviour, config.n_samples)
+    else:
+        _add_behaviour(nwb, session)
+        add_trials = _add_writing if config.task == "handwriting" else _add_trials
+        add_trials(nwb, session.behaviour.trials)
     _add_units(nwb, session)
     if config.calcium_hz:
         _add_imaging(nwb, session)
     fix_object_ids(nwb, fingerprint)
     with NWBHDF5IO(path, "w") as io:
         io.write(nwb)
-
-
-def _what(task: str) -> str:
-    return task if task == "handwriting" else f"{task.replace('_', ' ')} reaching"
 
 
 def _xy(values: np.ndarray) -> np.ndarray:
@@ -141,7 +148,7 @@ def _add_units(nwb, session: Simulated) -> None:
     device = nwb.create_device("array", description="simulated electrode arrays")
     groups = [
         nwb.create_electrode_group(name=f"array_{region}", description=region, location=region, device=device)
-        for region in REGIONS
+        for region in config.regions
     ]
     for group in groups:
         for _ in range(ELECTRODES_PER_REGION):
@@ -158,6 +165,12 @@ def _add_units(nwb, session: Simulated) -> None:
         ["mua" if multi else "good" for multi in population.multi_unit],
         [_isi_violation_fraction(ticks, config.refractory_ms) for ticks in session.ticks],
     ]
+    if population.cell_type is not None:
+        columns += [("cell_type", "excitatory: bursts; inhibitory: regular"), ("region", "where its electrode is")]
+        values += [
+            [CELL_TYPES[kind] for kind in population.cell_type],
+            [config.regions[region] for region in population.region],
+        ]
     plain = [VectorData(name=n, description=d, data=v) for (n, d), v in zip(columns, values, strict=True)]
     # Whole columns, since a row at a time would make a Python object of each spike.
     stop = np.cumsum([ticks.size for ticks in session.ticks])
@@ -211,7 +224,7 @@ def _add_imaging(nwb, session: Simulated) -> None:
         excitation_lambda=920.0,
         imaging_rate=config.calcium_hz,
         indicator="GCaMP6f",
-        location="M1, PMd",
+        location=", ".join(config.regions),
     )
     module = nwb.create_processing_module("ophys", "dF/F of the units")
     segmentation = ImageSegmentation()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from spiketok.sources.simulator.behaviour import Behaviour
+from spiketok.sources.simulator.cells import drive_names, typed_train
 from spiketok.sources.simulator.config import (
     ELECTRODES_PER_REGION,
     MS_PER_SAMPLE,
-    REGIONS,
     ROTATION_HZ,
     SAMPLE_HZ,
     TICKS_PER_MS,
@@ -25,6 +25,7 @@ from spiketok.sources.simulator.config import (
 )
 from spiketok.sources.simulator.kernels import compiled
 from spiketok.sources.simulator.streams import DRIFT, LATENT, NEURON, ORDER, SPIKES, TURNOVER, stream, white_noise
+from spiketok.sources.simulator.visual import LATENT as OF_THE_SCREEN
 
 RATE_BLOCK = 2000  # samples of which intensities are computed at a time
 MAX_RATE_HZ = 200.0  # the intensity saturates here
@@ -38,9 +39,11 @@ ROTATION_DECAY_S = 0.25
 
 
 def latent_names(config: SimulationConfig) -> list[str]:
-    """The names of the D dimensions of the latent state: planes as pairs, speed last."""
+    """The names of the D dimensions of the latent state: planes as pairs, then speed, then the drives of regions."""
+    if config.task == "visual":
+        return [*OF_THE_SCREEN, *drive_names(config)]
     planes = ["velocity", "position", "goal", *(f"rotation{k + 1}" for k in range(config.n_rotations))]
-    return [f"{plane}_{axis}" for plane in planes for axis in "xy"] + ["speed"]
+    return [f"{plane}_{axis}" for plane in planes for axis in "xy"] + ["speed", *drive_names(config)]
 
 
 def latent_state(config: SimulationConfig, behaviour: Behaviour, key: tuple[int, int, int]) -> np.ndarray:
@@ -76,6 +79,7 @@ class Population:
     log_gain: np.ndarray  # change of the log of all loadings,
     log_rate: np.ndarray  # change of the log intensity at rest
     missed: np.ndarray  # int64, identities that were there and are not recorded
+    cell_type: np.ndarray | None = None  # int64 [N] row of the types of cells, where there are several
 
 
 def _residents(config: SimulationConfig, subject: int, day: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +111,7 @@ def populate(config: SimulationConfig, subject: int, day: int) -> Population:
 def _neuron(config: SimulationConfig, subject: int, neuron: int, born: int, day: int) -> dict[str, Any]:
     """One neuron as it is on a day: as it was born, and what the drift of each day since then has made of it."""
     rng = stream(config, NEURON, subject, neuron)
-    region = int(rng.integers(len(REGIONS)))
+    region = int(rng.integers(len(config.regions)))
     electrode = region * ELECTRODES_PER_REGION + int(rng.integers(ELECTRODES_PER_REGION))
     multi_unit = bool(rng.random() < config.multi_unit_fraction)
     baseline = math.log(config.rate_median_hz) + config.rate_sigma * rng.standard_normal()
@@ -116,7 +120,7 @@ def _neuron(config: SimulationConfig, subject: int, neuron: int, born: int, day:
     goal = preferred + 0.5 * rng.standard_normal()
     position = 2 * np.pi * rng.random()
     speed = 0.2 + 0.15 * rng.standard_normal()
-    on_velocity, on_goal = ((1.1, 0.4), (0.8, 1.0))[region]  # PMd plans more
+    on_velocity, on_goal = ((1.1, 0.4), (0.8, 1.0), (1.1, 0.0))[region]  # PMd plans more, S1 does not
     planes = [on_velocity * np.exp(1j * preferred), 0.4 * np.exp(1j * position), on_goal * np.exp(1j * goal)]
     planes += [0.3 * np.exp(2j * np.pi * rng.random()) for _ in range(config.n_rotations)]
 
@@ -159,7 +163,11 @@ def spike_ticks(
             rate_hz /= cells
         trains = []
         for cell in range(cells):
-            rng = stream(config, SPIKES, *key, int(neuron), cell)
+            name = *key, int(neuron), cell
+            if population.cell_type is not None:
+                trains.append(typed_train(config, int(population.cell_type[row]), rate_hz, refractory, name))
+                continue
+            rng = stream(config, SPIKES, *name)
             # Refractoriness only takes intensity away: draws that outlast the full integral are enough.
             draw = rng.standard_exponential(16)
             while draw.sum() <= expected:

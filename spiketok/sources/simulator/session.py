@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from spiketok.sources.simulator.behaviour import Behaviour, behave
+from spiketok.sources.simulator.cells import coupled, drives
 from spiketok.sources.simulator.config import TASKS, SimulationConfig
 from spiketok.sources.simulator.population import Population, latent_state, populate, spike_ticks
+from spiketok.sources.simulator.visual import Seen, see, seen_state, tuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +20,7 @@ class Simulated:
     config: SimulationConfig
     subject: int
     day: int
-    behaviour: Behaviour
+    behaviour: Behaviour | Seen
     latent: np.ndarray
     population: Population
     ticks: list[np.ndarray]
@@ -26,9 +28,16 @@ class Simulated:
 
 def simulate_session(config: SimulationConfig, subject: int, day: int) -> Simulated:
     key = (subject, day, list(TASKS).index(config.task))
-    behaviour = behave(config, key)
-    latent = latent_state(config, behaviour, key)
     population = populate(config, subject, day)
+    if config.task == "visual":
+        behaviour = see(config, key)
+        latent, population = seen_state(config, behaviour), tuned(config, population, subject)
+    else:
+        behaviour = behave(config, key)
+        latent = latent_state(config, behaviour, key)
+    if config.cell_types > 1:
+        latent = np.hstack([latent, drives(config, len(latent), key)])
+        population = coupled(config, population, subject)
     ticks = spike_ticks(config, population, latent, key)
     return Simulated(config, subject, day, behaviour, latent, population, ticks)
 

@@ -1,7 +1,8 @@
 """What a bin of a simulated session expects: the bound of every model of its rates.
 
 The truth file holds the intensity of each unit. What is expected of a bin is less, for each spike takes from the
-intensity behind it; at 10 Hz of strong tuning the difference is about a fifth.
+intensity behind it; at 10 Hz of strong tuning the difference is about a fifth. Of cells with types it is not known:
+what they fire depends on bursts.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def true_rates(config: SimulationConfig, truth: Mapping[str, np.ndarray], bin_ms
     """
     if bin_ms < MS_PER_SAMPLE or bin_ms % MS_PER_SAMPLE:
         message = f"bin_ms is {bin_ms}, must be a multiple of {MS_PER_SAMPLE}, the truth's sampling"
+        raise UsageError(message)
+    if "cell_type" in truth:
+        message = "what is expected of bins of cells with types is not known: simulate with cell_types=1"
         raise UsageError(message)
     log_rate = truth["baseline"] + truth["latent"].astype(np.float64) @ truth["loading"].T
     intensity = np.minimum(np.exp(log_rate), MAX_RATE_HZ)
