@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spiketok.models.capoyo import Capoyo
 from spiketok.models.lfads import Lfads
+from spiketok.models.ldns import Ldns
 from spiketok.models.linear import Linear
 from spiketok.models.mtm import Mtm
 from spiketok.models.ndt1 import Ndt1
@@ -18,3 +19,4 @@ from spiketok.models.stndt import Stndt
 MODELS = {
     model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo)
 }
+MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, Ldns)}

@@ -59,6 +59,10 @@ QUICK = {
     },
     "poyo_plus": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
     "capoyo": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
+    "ldns": {
+        **{"channels": 16, "latents": 4, "blocks": 1, "states": 8, "decode_weight": 10.0, "diffuse_from": 1.0},
+        **{"denoiser_channels": 8, "denoiser_blocks": 1, "timesteps": 25},
+    },
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------

@@ -26,4 +26,6 @@ REPLAYS = {
     "poyo_plus": "tests.references.poyo_plus",
     "capoyo": "tests.references.capoyo",
     "torch_brain_losses": "tests.references.torch_brain_losses",
+    "ldns": "tests.references.ldns",
+    "block_s4_dplr": "tests.references.ldns",
 }

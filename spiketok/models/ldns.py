@@ -1,0 +1,555 @@
+"""LDNS: an autoencoder that finds smooth latents of spikes, and a diffusion model that draws new ones.
+
+Kapoor et al. 2024 (NeurIPS, "Latent Diffusion for Neural Spiking Data"). Reference code: mackelab/LDNS
+(ldns/networks/blocks.py, s4.py, count_wrapper.py, conf/ and the training notebooks).
+
+What is unusual:
+
+- one command trains two stages, one after the other: from the share ``diffuse_from`` of the steps on, the autoencoder
+  stands still and the denoiser learns its latents, z-scored by the statistics of the second stage's first batches;
+- the autoencoder learns from counts that were dropped from its input alone (coordinated dropout);
+- spikes are drawn (:meth:`Ldns.generate`): latents by all steps of the diffusion with the running mean of the
+  denoiser's weights, rates from them, counts from the rates. Each window is a draw of its own.
+
+Differs from the reference:
+
+- each session has a read-in and a read-out of its own, and shares all else; there a model holds one session;
+- what is hidden or was not observed reads as 0, as what is dropped does; it is learned from where it is hidden, and
+  never where it was not observed; the reference knows neither;
+- the two stages share one schedule of the learning rate, and the batch size;
+- the condition is the behaviour of each bin (or a label of the window), there one vector a trial; a share of windows is
+  learned without it (``condition_drop``), so that a model with a condition draws without one too;
+- ``rate_init`` starts the read-outs at the mean rates;
+- behaviour: a linear layer for each task on the latents, on detached ones unless ``decode_joint``.
+
+Shape letters: B windows, T bins of a window, N units, K latents, C channels, Q query times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector
+
+from spiketok.errors import DataError, UsageError
+from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
+from spiketok.models.batch import (
+    Batch,
+    Generation,
+    Head,
+    Input,
+    Progress,
+    Stretch,
+    Timing,
+    bins_of,
+    mean_counts,
+    query_bin,
+)
+from spiketok.models.ldns_layers import AutoEncoder, Denoiser, NoiseSchedule, draw_counts
+from spiketok.models.losses import behaviour_losses
+from spiketok.models.masking import coordinated_dropout
+from spiketok.models.nn import module_key
+from spiketok.recording.nouns import SessionInfo
+
+COUNTS = "counts"  # the name of the input
+RATE_EPS = 1e-8
+STATISTICS_BATCHES = 100  # of the second stage, from which the latents' mean and standard deviation follow
+
+
+@dataclass(frozen=True)
+class LdnsConfig:
+    """The defaults are those of the reference's conf/autoencoder-monkey_z=16.yaml and diffusion_monkey_unconditional.
+
+    Args:
+        channels: width of the autoencoder. latents: K. blocks, decoder_blocks: of its halves. linear_layers: of the
+            mixing of channels. states: of each channel's linear system. bidirectional: its encoder reads ahead too.
+            gelu_latents: a GELU before the decoder.
+        drop: share of the counts that training drops from the input.
+        latent_beta: weight of the latents' squares. latent_td_beta: of the squares of their differences over 1 to
+            ``td_bins`` bins.
+        diffuse_from: share of the training behind which the denoiser learns; 1 for an autoencoder alone.
+        denoiser_channels, denoiser_blocks, denoiser_bidirectional: its width, depth and reach.
+        timesteps: of the diffusion. smooth: where the loss of the noise turns from a square to a line.
+        condition: tasks whose behaviour the denoiser is told. condition_drop: share of the windows without it.
+        ema_power, ema_most: the running mean of the denoiser's weights keeps ``1 - (1 + step) ** -power`` of itself,
+            at most so much.
+        rate_init: read-outs start at the mean rates of the training time.
+        decode_weight: of the losses of behaviour. decode_joint: let them train the autoencoder too.
+    """
+
+    channels: int = 256
+    latents: int = 16
+    blocks: int = 4
+    decoder_blocks: int = 0
+    linear_layers: int = 2
+    states: int = 64
+    bidirectional: bool = False
+    gelu_latents: bool = False
+    drop: float = 0.5
+    latent_beta: float = 1e-3
+    latent_td_beta: float = 0.2
+    td_bins: int = 5
+    diffuse_from: float = 0.5
+    denoiser_channels: int = 256
+    denoiser_blocks: int = 6
+    denoiser_bidirectional: bool = True
+    timesteps: int = 1000
+    smooth: float = 0.04
+    condition: tuple[str, ...] = ()
+    condition_drop: float = 0.1
+    ema_power: float = 2 / 3
+    ema_most: float = 0.9999
+    rate_init: bool = False
+    decode_weight: float = 1.0
+    decode_joint: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(self, "[1, inf)", "channels", "latents", "blocks", "denoiser_blocks")
+        check_range(self, "[2, inf)", "linear_layers", "states")
+        check_range(self, "[4, inf)", "denoiser_channels")
+        check_range(self, "[25, inf)", "timesteps")  # below, a step would take more than all of the variance
+        check_range(self, "[0, inf)", "decoder_blocks", "latent_beta", "latent_td_beta", "td_bins", "decode_weight")
+        check_range(self, "[0, 1)", "drop", "ema_most")
+        check_range(self, "[0, 1]", "diffuse_from", "condition_drop")
+        check_range(self, "(0, inf)", "smooth", "ema_power")
+        for name, multiple in (("states", 2), ("denoiser_channels", 4)):
+            if getattr(self, name) % multiple:
+                message = f"model.{name} is {getattr(self, name)}, must be a multiple of {multiple}"
+                raise UsageError(message)
+
+
+class _Own(nn.Module):
+    """What belongs to one session."""
+
+    def __init__(self, n_units: int, channels: int) -> None:
+        super().__init__()
+        self.encoder_in = nn.Linear(n_units, channels)
+        self.decoder_out = nn.Linear(channels, n_units)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What one pass works on.
+
+    Args:
+        own: of the session. counts: float ``[B, T, N]``, 0 where hidden or not observed. observed, hidden: bool in that
+            shape.
+    """
+
+    own: _Own
+    counts: Tensor
+    observed: Tensor
+    hidden: Tensor
+
+
+def _published(bins: int, bin_ms: float, **optim: object) -> dict[str, dict]:
+    return {
+        "data": {"window_ms": bins * bin_ms, "bin_ms": bin_ms, "batch_size": 64},
+        "optim": {
+            "name": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.01,
+            "schedule": "cosine",
+            "warmup": 0.02,
+            "clip": 2.0,
+            "accelerator": "auto",
+        }
+        | optim,
+    }
+
+
+class Ldns(Model):
+    """Reads binned counts; gives log rates for each bin, behaviour at the bins of the queries, and draws spikes."""
+
+    name: ClassVar[str] = "ldns"
+    checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients, steps of a draw"
+    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
+    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
+    protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
+    one_session_batches: ClassVar[bool] = True
+    generates: ClassVar[bool] = True
+    Config: ClassVar[type] = LdnsConfig
+    sizes: ClassVar[dict[str, dict[str, object]]] = {
+        "tiny": {
+            "channels": 64,
+            "latents": 8,
+            "blocks": 2,
+            "states": 16,
+            "bidirectional": True,
+            "drop": 0.3,
+            "latent_td_beta": 0.02,
+            "denoiser_channels": 64,
+            "denoiser_blocks": 3,
+            "timesteps": 200,
+            "rate_init": True,
+        },
+        "monkey": {},
+        "human": {"latents": 32, "blocks": 6, "drop": 0.2, "latent_td_beta": 0.02},
+        "lorenz": {"latents": 8, "bidirectional": True},
+    }
+    recipes: ClassVar[dict[str, dict[str, dict]]] = {
+        "tiny": {
+            "data": {"window_ms": 1000.0, "batch_size": 32},
+            "optim": {
+                "name": "adamw",
+                "lr": 4e-3,
+                "weight_decay": 1e-4,
+                "schedule": "cosine",
+                "steps": 2000,
+                "clip": 2.0,
+            },
+        },
+        # The reference trains an autoencoder for 260 passes of batches of 64, then a denoiser for 2000 of 512: about
+        # as many steps, here of batches of 64.
+        "monkey": _published(140, 5.0, epochs=510),
+        "human": _published(512, 20.0, epochs=800),
+        "lorenz": _published(256, 10.0, epochs=400),
+    }
+
+    @classmethod
+    def inputs(cls, config: LdnsConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
+        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
+
+    def __init__(self, config: LdnsConfig, heads: Sequence[Head], timing: Timing) -> None:
+        super().__init__(config, heads, timing)
+        rates = [head for head in heads if head.output == "counts"]
+        self.population = self.head("counts").task if rates else ""
+        for task in config.condition:
+            if task not in self.heads or task == self.population:
+                named = ", ".join(t for t in self.heads if t != self.population) or "none"
+                message = f"model.condition names '{task}', which is no behaviour that the run asks ({named})"
+                raise UsageError(message)
+        n_bins = timing.window_ns // timing.bin_ns
+        self.autoencoder = AutoEncoder(
+            config.channels,
+            config.latents,
+            n_bins,
+            n_states=config.states,
+            blocks=config.blocks,
+            decoder_blocks=config.decoder_blocks,
+            bidirectional=config.bidirectional,
+            n_linear=config.linear_layers,
+            gelu_latents=config.gelu_latents,
+        )
+        self.denoiser = Denoiser(
+            config.latents,
+            config.denoiser_channels,
+            n_bins,
+            n_states=config.states,
+            blocks=config.denoiser_blocks,
+            bidirectional=config.denoiser_bidirectional,
+            condition=sum(self.heads[task].size for task in config.condition),
+        )
+        self.schedule = NoiseSchedule(config.timesteps)
+        behaviours = [head for head in heads if head.output != "counts"]
+        self.read_outs = nn.ModuleDict({module_key(h.task): nn.Linear(config.latents, h.size) for h in behaviours})
+        self.units: dict[str, list[str]] = {}
+        self.own = nn.ModuleDict()
+        self.register_buffer("diffuses", torch.zeros((), dtype=torch.bool))  # the next step is of the second stage
+        self.register_buffer("n_diffused", torch.zeros((), dtype=torch.int64))  # steps of it
+        self.register_buffer("mean_weights", parameters_to_vector(self.denoiser.parameters()).detach().clone())
+        self.register_buffer("latent_count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("latent_sum", torch.zeros(2, config.latents, dtype=torch.float64))  # and of squares
+
+    # ---- sessions -----------------------------------------------------------------------------------------------
+
+    def add_sessions(self, infos: list[SessionInfo]) -> None:
+        """For each session that is new a read-in and a read-out."""
+        for info in infos:
+            keys = info.unit_keys()
+            if info.id in self.units:
+                check_same_units(info.id, self.units[info.id], keys)
+            else:
+                self._add(info.id, keys)
+
+    def _add(self, session: str, keys: list[str]) -> None:
+        if not keys:
+            message = f"{session} has no units: it cannot be read in"
+            raise DataError(message)
+        self.own[module_key(session)] = _Own(len(keys), self.config.channels).to(self.mean_weights.device)
+        self.units[session] = keys
+
+    def sessions(self) -> list[str]:
+        return list(self.units)
+
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
+        """The read-in and the read-out of each session."""
+        found: list[Part] = []
+        for session in self.units if sessions is None else sessions:
+            if session not in self.units:
+                raise self.unknown(session)
+            found += map(Part, self.own[module_key(session)].parameters())
+        return found
+
+    def extra_state(self) -> dict[str, object]:
+        return {"units": [[session, keys] for session, keys in self.units.items()]}
+
+    def load_extra_state(self, state: dict[str, object]) -> None:
+        self.units, self.own = {}, nn.ModuleDict()
+        for session, keys in state["units"]:
+            self._add(session, list(keys))
+
+    @torch.no_grad()
+    def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
+        """With ``rate_init``, the mean rate of each unit in the observed time; and a training begins at its start."""
+        self.diffuses.fill_(False)
+        if not self.config.rate_init:
+            return
+        for session in sessions:
+            rate = torch.from_numpy(mean_counts(sessions[session], COUNTS))
+            self.own[module_key(session)].decoder_out.bias.copy_(torch.expm1(rate).log())  # the inverse of softplus
+
+    # ---- the computation ----------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """By task, behaviour ``[Q, C]`` and log rates ``[B * T, N]``; beside them ``latents`` ``[B * T, K]``.
+
+        In training ``learned`` (bool ``[B * T, N]``); in its second stage instead of that ``noise`` and what the
+        denoiser says of it, ``told_noise``, both ``[B * T, K]``.
+        """
+        seen = self._see(batch)
+        second = self.training and bool(self.diffuses) and self.denoiser.conv_out.weight.requires_grad
+        if second:
+            with torch.no_grad():
+                z, rate = self.autoencode(seen.own, seen.counts)
+        elif self.training:
+            counts, learned = coordinated_dropout(seen.counts, self.config.drop)
+            z, rate = self.autoencode(seen.own, counts)
+        else:
+            z, rate = self.autoencode(seen.own, seen.counts)
+        output = self._put_out(batch, z, rate)
+        if second:
+            noise, told = self._diffuse(batch, seen, z)
+            output |= {"noise": noise.flatten(0, 1), "told_noise": told.flatten(0, 1)}
+        elif self.training:
+            output["learned"] = (learned | seen.hidden).flatten(0, 1)
+        return output
+
+    def autoencode(self, own: _Own, counts_BTN: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents ``[B, T, K]`` and rates, expected spikes a bin, ``[B, T, N]``."""
+        z = self.autoencoder.encode(own.encoder_in(counts_BTN))
+        return z, F.softplus(own.decoder_out(self.autoencoder.decode(z)).float())
+
+    def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
+        """The Poisson loss of what the input lacked and the size of the latents; in the second stage that of the noise.
+
+        Beside them the losses of behaviour, in both. In the second stage the Poisson loss is told and has no gradient.
+        """
+        config, seen = self.config, self._see(batch)
+        asked = batch.asked.get(self.population)
+        target = seen.counts.flatten(0, 1) if asked is None else asked.target
+        scored = seen.observed.flatten(0, 1) if asked is None else asked.weight > 0
+        log_rate = output["log_rate"]
+        decode = behaviour_losses(self.heads, batch, output)
+        poisson = reconstruction_loss(log_rate, target, scored, output.get("learned", scored))
+        terms = {self.population or "reconstruction": poisson}
+        if "noise" in output:
+            terms["diffusion"] = noise_loss(output["noise"], output["told_noise"], seen.observed, config.smooth)
+            total = terms["diffusion"]
+        else:
+            total = poisson
+            if self.training:
+                z = output["latents"].float().unflatten(0, seen.counts.shape[:2])
+                size = latent_size(z, config.latent_beta, config.latent_td_beta, config.td_bins)
+                terms["latents"] = size / seen.counts.numel()
+                total = total + terms["latents"]
+        for term in decode.values():
+            total = total + config.decode_weight * term
+        if self.training:
+            self._go_on("noise" in output, progress)
+        return terms | decode | {"total": total}
+
+    @torch.no_grad()
+    def _go_on(self, second: bool, progress: Progress) -> None:
+        """What a step leaves behind: the running mean of the denoiser's weights, and which stage comes next."""
+        if second:
+            step = int(self.n_diffused)
+            kept = min(1 - (1 + step) ** -self.config.ema_power, self.config.ema_most)
+            self.mean_weights.lerp_(parameters_to_vector(self.denoiser.parameters()), 1 - kept)
+            self.n_diffused += 1
+        begins = (progress.step + 1) / max(progress.total, 1) > self.config.diffuse_from
+        if begins and not self.diffuses:
+            for state in (self.n_diffused, self.latent_count, self.latent_sum):
+                state.zero_()
+        self.diffuses.fill_(begins)
+
+    def _put_out(self, batch: Batch, z_BTK: Tensor, rate_BTN: Tensor) -> dict[str, Tensor]:
+        log_rate, latents = (rate_BTN + RATE_EPS).log().flatten(0, 1), z_BTK.flatten(0, 1)
+        read = latents if self.config.decode_joint else latents.detach()
+        output = {
+            task: self.read_outs[module_key(task)](read)[query_bin(batch, asked, z_BTK.shape[1])]
+            for task, asked in batch.asked.items()
+            if task in self.heads and task != self.population
+        }
+        if self.population in batch.asked:
+            output[self.population] = log_rate
+        return output | {"latents": latents, "log_rate": log_rate}
+
+    def _see(self, batch: Batch) -> _Seen:
+        columns, length = batch.inputs[COUNTS].packed()
+        session, shape = (
+            session_of(self, batch, self.units, columns["counts"].shape[-1]),
+            (len(length), bins_of(length)),
+        )
+        counts = columns["counts"].float().unflatten(0, shape)
+        observed = columns.get("unit_observed", columns["observed"][:, None]).unflatten(0, shape) > 0
+        observed = observed.expand_as(counts)
+        hidden = torch.zeros_like(observed)
+        if COUNTS in batch.hidden:
+            hidden = batch.hidden[COUNTS].unflatten(0, shape)
+        counts = torch.where(observed & ~hidden, counts, 0.0)
+        return _Seen(self.own[module_key(session)], counts, observed, hidden)
+
+    # ---- diffusion ----------------------------------------------------------------------------------------------
+
+    def _diffuse(self, batch: Batch, seen: _Seen, z_BTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise, and what the denoiser says of it from latents that hold it."""
+        z, device = z_BTK.float(), z_BTK.device
+        there = seen.observed.any(-1)
+        if int(self.n_diffused) < STATISTICS_BATCHES:
+            rows = z[there].double()
+            self.latent_count += len(rows)
+            self.latent_sum += torch.stack([rows.sum(0), rows.square().sum(0)])
+        mean, std = self.latent_statistics()
+        step = torch.randint(self.config.timesteps, (len(z),), device=device)
+        noise = torch.randn_like(z)
+        condition, known = self._condition(batch, z.shape[1])
+        if condition is not None:
+            known = known & (torch.rand(len(z), 1, 1, device=device) >= self.config.condition_drop)
+        noisy = self.schedule.noisy((z - mean) / std, noise, step)
+        return noise, self.denoiser(noisy, step, condition, known)
+
+    def latent_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, float32 ``[K]``."""
+        mean, square = self.latent_sum / self.latent_count.clamp_min(1)
+        return mean.float(), (square - mean.square()).clamp_min(1e-12).sqrt().float()
+
+    def _condition(self, batch: Batch, n_bins: int) -> tuple[Tensor | None, Tensor | None]:
+        """What the denoiser is told, ``[B, T, c]``, and in which bins all of it is known, bool ``[B, T, 1]``."""
+        if not self.config.condition:
+            return None, None
+        device, n_rows, parts = self.mean_weights.device, len(batch) * n_bins, []
+        known = torch.ones(n_rows, 1, dtype=torch.bool, device=device)
+        for task in self.config.condition:
+            head, asked = self.heads[task], batch.asked.get(task)
+            part = torch.zeros(n_rows, head.size, device=device)
+            there = torch.zeros(n_rows, 1, dtype=torch.bool, device=device)
+            if asked is not None and (self.training or task in batch.given):
+                measured = asked.weight > 0
+                row = query_bin(batch, asked, n_bins)[measured]
+                target = asked.target[measured]
+                if head.output == "classes":  # a label is of its whole window
+                    row = ((row // n_bins * n_bins)[:, None] + torch.arange(n_bins, device=device)).flatten()
+                    target = F.one_hot(target, head.size).repeat_interleave(n_bins, 0)
+                part[row], there[row] = target.to(part.dtype), True
+            parts.append(part)
+            known = known & there
+        shape = (len(batch), n_bins)
+        return torch.cat(parts, -1).unflatten(0, shape), known.unflatten(0, shape)
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, how: Generation, carry: object = None) -> tuple[Tensor, object]:
+        """Counts of new latents, window by window; no spike of the batch is read, nor anything of a window before.
+
+        The behaviours of ``condition`` that are given are told to the denoiser. ``temperature``, ``top_k`` and
+        ``top_p`` are of the Poisson distribution of each count.
+
+        Raises:
+            DataError: the second stage has not been trained.
+        """
+        if not self.latent_count:
+            message = (
+                "this ldns has not come to its second stage, so it draws no spikes: train it whole, with "
+                f"model.diffuse_from (now {self.config.diffuse_from:g}) below 1"
+            )
+            raise DataError(message)
+        columns, length = batch.inputs[COUNTS].packed()
+        session, n_bins = session_of(self, batch, self.units, columns["counts"].shape[-1]), bins_of(length)
+        own, device = self.own[module_key(session)], self.mean_weights.device
+        generators = [_generator(how.seed, session, start) for start in batch.start_ns.tolist()]
+
+        def draw(sampler, width: int) -> Tensor:
+            return torch.stack([sampler(n_bins, width, generator=g) for g in generators]).to(device)
+
+        z = self.draw_latents(len(batch), n_bins, lambda: draw(torch.randn, self.config.latents), batch)
+        rate = F.softplus(own.decoder_out(self.autoencoder.decode(z)).float())
+        return draw_counts(rate.flatten(0, 1), draw(torch.rand, rate.shape[-1]).flatten(0, 1), how), None
+
+    def draw_latents(self, n_windows: int, n_bins: int, noise, batch: Batch) -> Tensor:
+        """``[B, T, K]`` from the diffusion, all steps of it.
+
+        Args:
+            noise: gives standard normal numbers in that shape. batch: whose given behaviours are the condition.
+        """
+        weights = self._mean_parameters()
+        condition, known = self._condition(batch, n_bins)
+        kernels = functional_call(_Kernels(self.denoiser), {f"of.{k}": v for k, v in weights.items()}, (n_bins,))
+        x = noise()
+        for step in range(self.config.timesteps - 1, -1, -1):
+            steps = torch.full((n_windows,), step, device=x.device)
+            told = functional_call(self.denoiser, weights, (x, steps, condition, known, kernels))
+            x = self.schedule.back(x, told.float(), step, noise() if step else x)
+        mean, std = self.latent_statistics()
+        return x * std + mean
+
+    def _mean_parameters(self) -> dict[str, Tensor]:
+        """The running mean of the denoiser's weights, by their names."""
+        names, parameters = zip(*self.denoiser.named_parameters(), strict=True)
+        parts = self.mean_weights.split([p.numel() for p in parameters])
+        return {name: part.view_as(p) for name, part, p in zip(names, parts, parameters, strict=True)}
+
+
+class _Kernels(nn.Module):
+    """:meth:`Denoiser.kernels` as a call, for weights that are not its own."""
+
+    def __init__(self, of: Denoiser) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, n_bins: int) -> list[Tensor]:
+        return self.of.kernels(n_bins)
+
+
+def _generator(seed: int, session: str, start_ns: int) -> torch.Generator:
+    """The draws of one window follow from its session and time, whatever else is drawn."""
+    digest = hashlib.sha256(f"{seed} {session} {start_ns}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def reconstruction_loss(log_rate: Tensor, count: Tensor, scored: Tensor, learned: Tensor) -> Tensor:
+    """Negative log likelihood of the counts that are learned from, over the number of all that are scored.
+
+    Args:
+        log_rate, count: ``[L, N]``. scored, learned: bool ``[L, N]``.
+    """
+    used = scored & learned
+    y, z = torch.where(used, count, 0).float(), torch.where(used, log_rate.float(), 0.0)
+    stirling = torch.where(y > 1, y * y.clamp_min(1).log() - y + 0.5 * (2 * math.pi * y.clamp_min(1)).log(), 0.0)
+    return torch.where(used, z.exp() - y * z + stirling, 0.0).sum() / scored.sum().clamp_min(1)
+
+
+def latent_size(z_BTK: Tensor, beta: float, td_beta: float, td_bins: int) -> Tensor:
+    """``beta`` times the sum of squares, and ``td_beta`` times that of differences over i bins, over ``1 + i``."""
+    total = beta * z_BTK.square().sum()
+    for i in range(1, min(td_bins, z_BTK.shape[1] - 1) + 1):
+        total = total + td_beta * (z_BTK[:, i:] - z_BTK[:, :-i]).square().sum() / (1 + i)
+    return total
+
+
+def noise_loss(noise: Tensor, told: Tensor, observed_BTN: Tensor, smooth: float) -> Tensor:
+    """Mean of the smooth L1 loss over the bins in which anything was observed.
+
+    Args:
+        noise, told: ``[B * T, K]``.
+    """
+    there = observed_BTN.any(-1).flatten()
+    error = F.smooth_l1_loss(told.float(), noise, beta=smooth, reduction="none").mean(-1)
+    return torch.where(there, error, 0.0).sum() / there.sum().clamp_min(1)
