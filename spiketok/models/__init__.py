@@ -5,6 +5,7 @@ from __future__ import annotations
 from spiketok.models.capoyo import Capoyo
 from spiketok.models.lfads import Lfads
 from spiketok.models.ldns import Ldns
+from spiketok.models.lfads import Lfads
 from spiketok.models.linear import Linear
 from spiketok.models.mtm import Mtm
 from spiketok.models.ndt1 import Ndt1

@@ -16,6 +16,7 @@ Shape letters: B windows, T bins, C channels, K latents, S states of half a syst
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -147,7 +148,7 @@ def channel_mixer(channels: int, n_linear: int, bias: bool) -> nn.Sequential:
     """``n_linear`` layers, twice as wide inside, with GELU between."""
     widths = [channels, *[2 * channels] * (n_linear - 1), channels]
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths, widths[1:], strict=False):
+    for n_in, n_out in pairwise(widths):
         layers += [nn.GELU()] * bool(layers) + [nn.Linear(n_in, n_out, bias=bias)]
     return nn.Sequential(*layers)
 
