@@ -73,6 +73,7 @@ class Model(nn.Module, ABC):
         causal: what it puts out for a time depends on nothing after that time (may be a property of the instance).
         carries: :meth:`predict` hands on a state from window to window.
         generates: it can draw spikes (:meth:`generate`).
+        draws_apart: it draws each window by itself: nothing of those before goes into it.
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
         recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
             the other sizes. ``optim.lr_per_window`` ties the learning rate to the batch size.
@@ -88,6 +89,7 @@ class Model(nn.Module, ABC):
     causal: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    draws_apart: ClassVar[bool] = False
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
     recipes: ClassVar[dict[str, dict[str, dict]]]

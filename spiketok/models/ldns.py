@@ -176,6 +176,7 @@ class Ldns(Model):
     protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
     one_session_batches: ClassVar[bool] = True
     generates: ClassVar[bool] = True
+    draws_apart: ClassVar[bool] = True
     Config: ClassVar[type] = LdnsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": {

@@ -1,0 +1,67 @@
+"""The command ``generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spiketok.cli.console import say, show_json, show_rows
+from spiketok.cli.options import Json, Root
+from spiketok.errors import require
+from spiketok.storage.workspace import Workspace
+
+
+def generate(
+    run: Annotated[str, typer.Argument(help="A run's folder or name, or a model's name for its newest run.")],
+    sessions: Annotated[
+        str | None,
+        typer.Argument(help="Only these sessions; comma-separated globs.", show_default="those trained on"),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Of each session's test time.")] = 60.0,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same spikes.")] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Divides the logits; 0 takes the likeliest.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Draw from so many of the likeliest.", show_default="all")
+    ] = None,
+    top_p: Annotated[float, typer.Option("--top-p", help="Draw from the likeliest with this share together.")] = 1.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the files.", show_default="RUN/generated")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Draw spikes from a model that can, and hold them against the recorded ones and a Poisson sample."""
+    require("torch", "train", "drawing spikes")
+    from spiketok.evaluation.generation import generate as draw
+    from spiketok.evaluation.generation import write_drawn
+    from spiketok.models.batch import Generation
+    from spiketok.storage.store import read_session
+    from spiketok.training.checkpoints import load_run
+    from spiketok.training.runs import device_of, find_run, open_shards
+
+    how = Generation(seed, temperature, top_k, top_p)
+    workspace = Workspace.locate(root)
+    run_dir = find_run(workspace, run)
+    loaded = load_run(run_dir)
+    chosen = workspace.select(sessions) if sessions is not None else loaded.own
+    drawn = draw(
+        loaded,
+        open_shards(workspace, chosen, loaded.config),
+        how,
+        seconds=seconds,
+        stored=lambda session: read_session(workspace.store_path(session)),
+        device=device_of(loaded.config),
+        told=say,
+    )
+    folder = out or run_dir / "generated"
+    files = [write_drawn(one, how, folder) for one in drawn]
+    rows = [{"session": one.session, "spikes": name, **scores} for one in drawn for name, scores in one.scores.items()]
+    if as_json:
+        show_json({"run": str(run_dir), "files": [str(path) for path in files], "scores": rows})
+        return
+    show_rows("drawn and recorded spikes, held against the recorded test time", list(rows[0]), rows)
+    print(f"{len(files)} sessions in {folder}")
