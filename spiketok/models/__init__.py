@@ -18,6 +18,6 @@ from spiketok.models.spint import Spint
 from spiketok.models.stndt import Stndt
 
 MODELS = {
-    model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo)
+    model.name: model
+    for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo, Ldns)
 }
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, Ldns)}
