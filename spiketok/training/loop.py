@@ -236,8 +236,8 @@ def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[
 def resolve_tasks(config: RunConfig, sessions: Sequence[SessionTokens]) -> list[Task]:
     """The questions of a run on these sessions: those that it names, else the model's own.
 
-    Of the model's own, one that no session can serve is left out. Where several are asked, sessions without any
-    behaviour take part in the others.
+    Of the model's own, one that no session can serve is left out. Where several are asked, each may be of some sessions
+    alone: a session takes part in those that it has.
 
     Raises:
         UsageError: one question is asked twice.
@@ -247,8 +247,8 @@ def resolve_tasks(config: RunConfig, sessions: Sequence[SessionTokens]) -> list[
     found: list[Task] = []
     for kind, about in questions:
         chosen = sessions
-        if TASKS[kind].labelled and len(questions) > 1:
-            chosen = [s for s in sessions if s.info.signals] or sessions
+        if len(questions) > 1:
+            chosen = [s for s in sessions if TASKS[kind].has(about, s)] or sessions
         try:
             task = TASKS[kind].resolve(about, chosen, config.task_config(kind))
         except DataError:

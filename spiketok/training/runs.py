@@ -212,7 +212,7 @@ def choose_training(
     left_out = [f"{s} is part of {whole[s]}" for s in chosen if s not in held and whole.get(s) in among]
     chosen = [s for s in chosen if s not in held and whole.get(s) not in among]
     if not sessions and config is not None:
-        chosen, without = _with_behaviour(workspace, chosen, _signal_needed(config))
+        chosen, without = _with_behaviour(workspace, chosen, _signals_needed(config))
         left_out += without
     if not sessions and hold_out is None and (config is None or config.split.kind != "day"):
         held = set(last_sessions(workspace, chosen))
@@ -223,12 +223,12 @@ def choose_training(
     return Chosen(chosen, left_out, sorted(held))
 
 
-def _signal_needed(config: RunConfig) -> str | None:
-    """The behaviour without which a session is of no use: its name, ``"auto"`` for any; None where none is needed."""
+def _signals_needed(config: RunConfig) -> list[str]:
+    """The behaviours of which a session must have one to be of use, ``"auto"`` for any; empty where none is needed."""
     questions = config.questions()
     if any(kind != "decode" for kind, _ in questions):
-        return None
-    return questions[0][1] or "auto"
+        return []
+    return [about or "auto" for _, about in questions]
 
 
 def open_transfer_shards(
@@ -265,8 +265,7 @@ def open_transfer_shards(
     else:
         chosen = [s for s in chosen if within or s not in seen]
         needed = [task.about for task in run.tasks if task.kind == "decode"]
-        only = needed[0] if needed and len(needed) == len(run.tasks) else None
-        chosen, left_out = _with_behaviour(workspace, chosen, only)
+        chosen, left_out = _with_behaviour(workspace, chosen, needed if len(needed) == len(run.tasks) else [])
         if not chosen:
             chosen = run.own
             asked = listing([task.name for task in run.tasks])
@@ -293,17 +292,19 @@ def _parts_of(workspace: Workspace, session_ids: Sequence[str]) -> dict[str, str
 
 
 def _with_behaviour(
-    workspace: Workspace, session_ids: Sequence[str], target: str | None
+    workspace: Workspace, session_ids: Sequence[str], targets: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    if target is None:
+    """The sessions that have one of some behaviours, and a line for each of the others; all where none is named."""
+    if not targets:
         return list(session_ids), []
     kept, left_out = [], []
     for session_id in session_ids:
         signals = set(workspace.facts(session_id)["signals"]) - {FLUORESCENCE}
-        if signals if target == "auto" else target in signals:
+        if signals if "auto" in targets else signals & set(targets):
             kept.append(session_id)
         else:
-            left_out.append(f"{session_id} has no behaviour" + ("" if target == "auto" else f" '{target}'"))
+            named = "" if "auto" in targets else f" '{listing(targets)}'"
+            left_out.append(f"{session_id} has no behaviour{named}")
     return kept, left_out
 
 

@@ -327,3 +327,23 @@ def test_a_fit_reads_nothing_of_a_unit_that_was_not_recorded():
         model.fit({"toy/fitted": [Stretch({"counts": columns}, {TASK: target}, {TASK: np.ones(300)})]})
         said.append(model.state_dict())
     assert_equal(*said)
+
+
+@pytest.mark.parametrize("name", ["poyo_plus", "capoyo"])
+def test_models_of_several_tasks_take_the_loss_of_classes_that_is_set(name):
+    """And their total weighs each task by the share of windows that ask it."""
+    model = build(name)
+    batch = batch_of(model, windows_of(model))
+    asked = batch.asked[CHOICE.task]
+    one = Asked(asked.time[:1], torch.tensor([0, 1, 1, 1, 1]), asked.ns[:1], asked.target[:1], asked.weight[:1])
+    batch.asked[CHOICE.task] = one
+    output = model(batch)
+    terms = {key: term.detach() for key, term in model.loss(batch, output, HALF).items()}
+    expected = torch.nn.functional.cross_entropy(output[CHOICE.task], one.target)
+    assert float(terms[CHOICE.task]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(terms["total"]) == pytest.approx(float(terms[TASK] + terms[CHOICE.task] / 4), rel=1e-5)
+    model.config = dataclasses.replace(model.config, class_loss="mallow")
+    p = output[CHOICE.task].detach().softmax(-1)[0]
+    below = (torch.arange(3) >= one.target[0]).float()
+    distance = float((p.cumsum(0) - below).square().mean())
+    assert float(model.loss(batch, output, HALF)[CHOICE.task].detach()) == pytest.approx(distance, rel=1e-5)

@@ -57,8 +57,15 @@ QUICK = {
         **dict.fromkeys(("read_in", "encoder", "input_encoder", "controller", "initial", "generator", "factors"), 12),
         "decode_weight": 10.0,
     },
-    "poyo_plus": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
-    "capoyo": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
+    "poyo_plus": {
+        "dim": 16,
+        "dim_head": 8,
+        "self_heads": 2,
+        "latents_per_step": 2,
+        "dropout_lin": 0.0,
+        "init_std": 0.1,
+    },
+    "capoyo": {"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0, "init_std": 0.3},
     "ldns": {
         **{"channels": 16, "latents": 4, "blocks": 1, "states": 8, "decode_weight": 10.0, "diffuse_from": 1.0},
         **{"denoiser_channels": 8, "denoiser_blocks": 1, "timesteps": 25},

@@ -20,6 +20,7 @@ from spiketok.models import masking  # noqa: E402
 from spiketok.models.batch import Asked, Batch, Head, Stretch, mean_counts  # noqa: E402
 from spiketok.models.losses import (  # noqa: E402
     behaviour_losses,
+    mallow_distance,
     nt_xent,
     poisson_log_rate,
     poisson_rate,
@@ -555,6 +556,28 @@ def test_weighted_cross_entropy():
     assert (logits.grad[3] == 0).all()
     assert weighted_cross_entropy(logits, label, torch.zeros(4)) == 0
     assert weighted_cross_entropy(logits[:0], label[:0], weight[:0]) == 0
+
+
+def test_mallow_distance_is_its_slow_twin():
+    """Class by class; a wrong class near by costs less than one far away, and what has no weight nothing."""
+    rng = np.random.default_rng(0)
+    scores, label, weight = rng.normal(size=(5, 4)), rng.integers(0, 4, 5), np.array([1.0, 2.0, 0.5, 0.0, 1.0])
+    terms = []
+    for row, true in zip(scores, label, strict=True):
+        p = np.exp(row) / np.exp(row).sum()
+        terms.append(np.mean([(p[: k + 1].sum() - float(true <= k)) ** 2 for k in range(4)]))
+    logits = torch.from_numpy(scores)
+    logits[3] = torch.nan
+    logits.requires_grad_()
+    wrong = torch.from_numpy(np.where(weight > 0, label, -7))
+    loss = mallow_distance(logits, wrong, torch.from_numpy(weight))
+    assert float(loss.detach()) == pytest.approx((np.array(terms) * weight).sum() / weight.sum(), rel=1e-5)
+    loss.backward()
+    assert logits.grad.isfinite().all() and (logits.grad[3] == 0).all()
+    sure = 20 * torch.eye(4)
+    near, far = (mallow_distance(sure[[k]], torch.tensor([0]), torch.ones(1)) for k in (1, 3))
+    assert 0 < near < far
+    assert mallow_distance(sure, torch.arange(4), torch.zeros(4)) == 0
 
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])

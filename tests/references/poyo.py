@@ -44,20 +44,20 @@ def build(meta: Mapping) -> tuple[Poyo, list[SessionInfo]]:
 
 def trunk_fields(config: Mapping) -> dict[str, object]:
     """The original's numbers of the trunk by our names."""
-    return dict(
-        dim=config["dim"],
-        depth=config["depth"],
-        dim_head=config["dim_head"],
-        cross_heads=config["cross_heads"],
-        self_heads=config["self_heads"],
-        latent_step_ms=config["latent_step"] * 1e3,
-        latents_per_step=config["num_latents_per_step"],
-        dropout_ffn=config["ffn_dropout"],
-        dropout_lin=config["lin_dropout"],
-        dropout_attention=config["atn_dropout"],
-        t_min_s=config["t_min"],
-        t_max_s=config["t_max"],
-    )
+    return {
+        "dim": config["dim"],
+        "depth": config["depth"],
+        "dim_head": config["dim_head"],
+        "cross_heads": config["cross_heads"],
+        "self_heads": config["self_heads"],
+        "latent_step_ms": config["latent_step"] * 1e3,
+        "latents_per_step": config["num_latents_per_step"],
+        "dropout_ffn": config["ffn_dropout"],
+        "dropout_lin": config["lin_dropout"],
+        "dropout_attention": config["atn_dropout"],
+        "t_min_s": config["t_min"],
+        "t_max_s": config["t_max"],
+    }
 
 
 def with_sessions(cls, own, heads: list[Head], meta: Mapping):

@@ -60,9 +60,12 @@ def recorded(name: str, noise: bool) -> Session:
         inside = (signal.time_ns >= start) & (signal.time_ns < stop)
         value[key] = replace(signal, value=np.where(inside[:, None], 1e4 if noise else 0, signal.value))
     frame_ns = np.arange(16_000_000, session.stop_ns, 33_000_000)
-    glow = np.stack([np.searchsorted(t, frame_ns) - np.searchsorted(t, frame_ns - 100_000_000) for t in times], 1)
-    seen = np.ones(len(frame_ns), np.bool_)
-    value[FLUORESCENCE] = Signal(frame_ns, glow.astype(np.float32), session.units.id.astype(str), "", seen)
+    seen = [t[(t < start) | (t >= stop)] for t in times]  # a frame after the gap glows by no spike in it
+    glow = np.stack([np.searchsorted(t, frame_ns) - np.searchsorted(t, frame_ns - 100_000_000) for t in seen], 1)
+    inside = (frame_ns >= start) & (frame_ns < stop)
+    glow = np.where(inside[:, None], 1e4 if noise else 0, glow).astype(np.float32)
+    names = tuple(session.units.id.astype(str).tolist())
+    value[FLUORESCENCE] = Signal(frame_ns, glow, names, "", np.ones(len(frame_ns), np.bool_))
     place = np.arange(UNITS[name]) * 2 // UNITS[name]  # the first half of the units, and the second
     columns = {"group": place, "region": np.array(["M1", "PMd"])[place]}
     return replace(

@@ -12,7 +12,7 @@ import torch
 from sklearn import metrics as sk
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.batch import Batch, Timing
+from spiketok.models.batch import Batch, Progress, Timing
 from spiketok.recording.leakage import with_stated_reach
 from spiketok.recording.metrics import co_bps
 from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes, UnitTable
@@ -20,7 +20,7 @@ from spiketok.training import loop
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config
 from spiketok.training.loader import Loader
-from spiketok.training.loop import prepare, train
+from spiketok.training.loop import prepare, train, train_loader
 from spiketok.training.predict import predict, score_split
 from spiketok.training.predictions import read_predictions, write_predictions
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows, UnitDropout
@@ -988,3 +988,49 @@ def test_a_file_of_predictions_says_whose_they_are(tmp_path):
         about = file.metadata()
     assert (about["session"], about["task"]) == ("made/x", "classify:side")
     assert json.loads(about["score"]) == answer.score()
+
+
+# ---- sessions with different tasks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory):
+    """Sessions of which each has other things to ask, and one that has all."""
+    folder, sides = tmp_path_factory.mktemp("unlike"), ["l", "r", "r", "l"] * 5
+    sessions = [
+        decodable_session("vel", 0, n_units=6, signals=("hand_vel",)),
+        decodable_session("pos", 1, n_units=7, signals=("hand_pos",)),
+        with_trials(decodable_session("side", 2, n_units=5, signals=()), side=sides),
+        with_trials(decodable_session("whole", 3, n_units=6, signals=("hand_vel", "hand_pos")), side=sides),
+    ]
+    return [bake_tokens(folder, s) for s in sessions]
+
+
+def test_sessions_with_different_tasks_share_batches(unlike, tmp_path):
+    """A window is asked what its session has, each session is scored by it, and what is named nowhere is refused."""
+    asked = ["decode:hand_vel", "decode:hand_pos", "classify:side"]
+    config = load_config("poyo_plus", sets=[*SMALL_POYO, "optim.accelerator=cpu"], tasks=asked)
+    result = train(config, unlike, tmp_path)
+    assert {s: list(by_task) for s, by_task in result.scores.items()} == {
+        "made/pos": ["decode:hand_pos"],
+        "made/side": ["classify:side"],
+        "made/vel": ["decode:hand_vel"],
+        "made/whole": asked,
+    }
+    divided, tasks = prepare(config, unlike)
+    model = load_run(tmp_path).model
+    mixed = next(b for b in train_loader(config, divided, model, tasks) if len(set(b.sessions)) == 4)
+    output = model(mixed)
+    terms = {name: term.detach() for name, term in model.loss(mixed, output, Progress(0, 1)).items()}
+    total = 0.0
+    for task, name in zip(tasks, asked, strict=True):
+        has = np.array([not task.why_not(s) for s in sorted(unlike, key=lambda s: s.id)])
+        session = [model.sessions().index(s) for s in mixed.sessions]
+        n_queries = mixed.asked[name].offset.diff()
+        assert not n_queries[~has[session]].any()
+        total += float(terms[name]) * float((n_queries > 0).float().mean())
+    assert float(terms["total"]) == pytest.approx(total, rel=1e-6)
+    with pytest.raises(DataError, match=r"'eye' is missing in made/.*; there are hand_pos, hand_vel"):
+        prepare(replace(config, tasks=("decode:hand_vel", "decode:eye")), unlike)
+    with pytest.raises(DataError, match=r"'hand_vel' is missing in made/pos, made/side; made/vel, made/whole have it"):
+        prepare(replace(config, tasks=("decode:hand_vel",)), unlike)

@@ -142,6 +142,15 @@ class Task(ABC):
         """
 
     @classmethod
+    def has(cls, about: str, session: SessionTokens) -> bool:
+        """Whether a session has what a question of this kind asks; of several questions each may be of some sessions.
+
+        Args:
+            about: what stands behind the colon; empty where it is left open.
+        """
+        return True
+
+    @classmethod
     def inputs(cls, timing: Timing) -> dict[str, Input]:
         """The tokens that its truth is made of; none where it is a signal or a column of trials."""
         return {}

@@ -86,6 +86,11 @@ class Classify(Task):
             raise DataError(message)
         return cls(about, config)
 
+    @classmethod
+    def has(cls, about: str, session: SessionTokens) -> bool:
+        columns = session.trials.columns
+        return about in columns if about else bool(columns)
+
     def why_not(self, session: SessionTokens) -> str:
         if self.about in session.trials.columns:
             return ""

@@ -21,7 +21,7 @@ from spiketok.models.batch import Batch, Head
 from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.leakage import Reach
 from spiketok.recording.metrics import r2_mean, r2_per_component, r2_variance_weighted
-from spiketok.recording.nouns import Intervals
+from spiketok.recording.nouns import FLUORESCENCE, Intervals
 from spiketok.tokens.reach import signal_reach
 from spiketok.training.sampling import SessionTokens, listing
 from spiketok.training.tasks.base import (
@@ -96,6 +96,11 @@ class Decode(Task):
         name = choose_target(sessions, about or "auto")
         components, measure = next(s for s in sessions if name in s.info.signals).info.signals[name]
         return cls(name, config, TargetSpec(name, tuple(components), measure))
+
+    @classmethod
+    def has(cls, about: str, session: SessionTokens) -> bool:
+        signals = session.info.signals.keys() - {FLUORESCENCE}
+        return about in session.info.signals if about else bool(signals)
 
     def why_not(self, session: SessionTokens) -> str:
         target, signals = self.target, session.info.signals
@@ -269,14 +274,17 @@ def choose_target(sessions: Sequence[SessionTokens], name: str = "auto") -> str:
     Args:
         sessions: all of which must have it.
         name: a signal's name, or ``"auto"``: the one velocity signal, else the one position signal, else the only one;
-            masks (signals whose measure is ``"bool"``, as FALCON's ``eval_mask``) are no choice.
+            masks (signals whose measure is ``"bool"``, as FALCON's ``eval_mask``) and dF/F of the units are no choice.
 
     Raises:
         DataError: a session lacks it, its components or measure differ, or ``"auto"`` has more than one choice.
     """
     having = {s.id: dict(s.info.signals) for s in sessions}
     if name == "auto":
-        kept = {s: {n: about for n, about in signals.items() if about[1] != "bool"} for s, signals in having.items()}
+        kept = {
+            s: {n: about for n, about in signals.items() if about[1] != "bool" and n != FLUORESCENCE}
+            for s, signals in having.items()
+        }
         name = _only_choice(sorted(set.intersection(*(set(signals) for signals in kept.values()))), kept)
     lacking = [session for session, signals in having.items() if name not in signals]
     if lacking:
