@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from spiketok.training.loader import Loader
 from spiketok.training.loop import prepare, train, train_loader
 from spiketok.training.predict import predict, score_split
 from spiketok.training.predictions import read_predictions, write_predictions
+from spiketok.training.runs import choose_training
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows, UnitDropout
 from spiketok.training.tasks.classify import Classified, Classify, ClassifyConfig
 from spiketok.training.tasks.decode import Decode, DecodeConfig, Prediction
@@ -1034,3 +1036,18 @@ def test_sessions_with_different_tasks_share_batches(unlike, tmp_path):
         prepare(replace(config, tasks=("decode:hand_vel", "decode:eye")), unlike)
     with pytest.raises(DataError, match=r"'hand_vel' is missing in made/pos, made/side; made/vel, made/whole have it"):
         prepare(replace(config, tasks=("decode:hand_vel",)), unlike)
+
+
+def test_sessions_that_have_one_of_several_behaviours_are_chosen():
+    signals = {"a": ["hand_vel"], "b": ["hand_pos", "fluorescence"], "c": ["fluorescence"], "d": ["eye"]}
+    store = SimpleNamespace(
+        select=lambda pattern: list(signals), facts=lambda session: {"signals": signals[session], "info": {}}
+    )
+    for tasks, expected in (
+        (["decode:hand_vel", "decode:hand_pos"], ["a", "b"]),
+        (["decode:hand_vel"], ["a"]),
+        (["decode"], ["a", "b", "d"]),
+        (["decode:hand_vel", "classify:side"], ["a", "b", "c", "d"]),
+    ):
+        chosen = choose_training(store, load_config("poyo_plus", tasks=tasks), None, "none")
+        assert chosen.sessions == expected, tasks
