@@ -123,7 +123,7 @@ def test_more_days_and_subjects_change_no_other_session(tmp_path):
     assert few.items() <= many.items()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", REACHING)
 def test_a_longer_session_begins_with_the_shorter(tmp_path, task):
     config = replace(SMALL, task=task)
     short = read(simulate(config, tmp_path / "short")[0])
