@@ -176,7 +176,8 @@ def test_a_session_without_spikes_goes_all_the_way(tmp_path):
     assert done.error is None, done.message
     states = {t.scheme: t for t in done.result}
     assert states["fluorescence"].state == "new"
-    for name in set(SCHEMES) - {"fluorescence"}:  # no counts of zero for units whose spikes nobody recorded
+    assert states["frames"].notes == ["local/two has 0 stimuli (none), scheme frames reads one"]  # it reads no units
+    for name in set(SCHEMES) - {"fluorescence", "frames"}:  # no counts of zero for units whose spikes nobody recorded
         assert states[name].state == "not served"
         assert states[name].notes == ["local/two has no spikes, its units were imaged: use --scheme fluorescence"]
     (checked,) = verify(workspace, ["local/two"])
