@@ -376,7 +376,7 @@ class Ldns(Model):
             kept = min(1 - (1 + step) ** -self.config.ema_power, self.config.ema_most)
             self.mean_weights.lerp_(parameters_to_vector(self.denoiser.parameters()), 1 - kept)
             self.n_diffused += 1
-        begins = (progress.step + 1) / max(progress.total, 1) > self.config.diffuse_from
+        begins = self.config.diffuse_from <= (progress.step + 1) / max(progress.total, 1) < 1
         if begins and not self.diffuses:
             for state in (self.n_diffused, self.latent_count, self.latent_sum):
                 state.zero_()
