@@ -12,6 +12,7 @@ from spiketok.models.ndt1 import Ndt1
 from spiketok.models.ndt2 import Ndt2
 from spiketok.models.ndt3 import Ndt3
 from spiketok.models.neds import Neds
+from spiketok.models.possm import Possm
 from spiketok.models.poyo import Poyo
 from spiketok.models.poyo_plus import PoyoPlus
 from spiketok.models.spint import Spint
@@ -20,4 +21,5 @@ from spiketok.models.stndt import Stndt
 MODELS = {
     model.name: model
     for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo, Ldns)
+    for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo, Possm)
 }

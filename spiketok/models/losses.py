@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from spiketok.models.batch import Batch, Head
 
@@ -192,3 +193,23 @@ def stirling(count: Tensor, scored: Tensor) -> Tensor:
     y = torch.where(scored, count, 0).float().clamp_min(1.0)
     term = y * y.log() - y + 0.5 * (2 * torch.pi * y).log()
     return torch.where(y > 1, term, 0.0).sum() / scored.sum().clamp_min(1)
+
+
+def ctc(logits: Tensor, frame_offset: Tensor, label: Tensor, label_offset: Tensor) -> Tensor:
+    """CTC with blank 0: the mean over windows of the loss over the number of labels; 0 where no window has labels.
+
+    A window without labels is left out; one whose frames are too few for its labels adds 0.
+
+    Args:
+        logits: ``[F, C]``. frame_offset: int64 ``[B + 1]``, frames of each window.
+        label: int64 ``[Q]``, from 1. label_offset: int64 ``[B + 1]``.
+    """
+    frames, labels = frame_offset.diff().tolist(), label_offset.diff().tolist()
+    used = [b for b, (f, n) in enumerate(zip(frames, labels, strict=True)) if f and n]
+    if not used:
+        return logits.sum() * 0.0
+    log_p = logits.float().log_softmax(dim=-1).split(frames)
+    padded = pad_sequence([log_p[b] for b in used])
+    own = label.split(labels)
+    n_frames, n_labels = (torch.tensor([length[b] for b in used]) for length in (frames, labels))
+    return F.ctc_loss(padded, torch.cat([own[b] for b in used]), n_frames, n_labels, zero_infinity=True)

@@ -371,15 +371,26 @@ class CrossAttention(nn.Module):
 
     Args:
         rotate_value: turn the values by the key's time, and the result back by the query's.
+        dim_context: width of the context; ``dim`` by default.
     """
 
-    def __init__(self, dim: int, heads: int, dim_head: int, dropout: float = 0.0, *, rotate_value: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        dropout: float = 0.0,
+        *,
+        rotate_value: bool,
+        dim_context: int | None = None,
+    ) -> None:
         super().__init__()
+        dim_context = dim if dim_context is None else dim_context
         self.heads, self.dropout, self.rotate_value = heads, dropout, rotate_value
         self.norm_query = nn.LayerNorm(dim)
-        self.norm_context = nn.LayerNorm(dim)
+        self.norm_context = nn.LayerNorm(dim_context)
         self.to_query = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_key_value = nn.Linear(dim, 2 * heads * dim_head, bias=False)
+        self.to_key_value = nn.Linear(dim_context, 2 * heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim)
 
     def query(self, x_LD: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ QUICK = {
         **{"channels": 16, "latents": 4, "blocks": 1, "states": 8, "decode_weight": 10.0, "diffuse_from": 1.0},
         **{"denoiser_channels": 8, "denoiser_blocks": 1, "timesteps": 25},
     },
+    "possm": {"dim": 16, "dim_head": 8, "rnn_dim": 16},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -162,10 +163,26 @@ def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[st
     inside = (session.time_ns >= start) & (session.time_ns < start + WINDOW_NS)
     time, unit, n = session.time_ns[inside] - start, session.unit[inside], session.info.n_units
     rows = model.unit_row(session.info)
+    if "chunk_ns" in wanted.fields:
+        return in_chunks(rows[unit], time, wanted.fields["chunk_ns"])
     return {
         "unit": np.concatenate([np.repeat(rows, 2), rows[unit]]).astype(np.int32),
         "type": np.concatenate([np.tile([1, 2], n), np.zeros(len(unit))]).astype(np.uint8),
         "time": np.concatenate([np.tile([0.0, WINDOW_NS / 1e9], n), time / 1e9]).astype(np.float32),
+    }
+
+
+def in_chunks(unit: np.ndarray, time_ns: np.ndarray, chunk_ns: int) -> dict[str, np.ndarray]:
+    """Spikes of a window by chunk, and a blank in each chunk that has none."""
+    chunk = time_ns // chunk_ns
+    silent = np.setdiff1d(np.arange(WINDOW_NS // chunk_ns), chunk)
+    chunk, time = np.concatenate([chunk, silent]), np.concatenate([time_ns - chunk * chunk_ns, 0 * silent])
+    order = np.argsort(chunk, kind="stable")
+    return {
+        "unit": np.concatenate([unit, 0 * silent])[order].astype(np.int32),
+        "type": np.concatenate([0 * unit, 0 * silent + 3])[order].astype(np.uint8),
+        "time": (time / 1e9)[order].astype(np.float32),
+        "chunk": chunk[order].astype(np.int32),
     }
 
 

@@ -28,4 +28,8 @@ REPLAYS = {
     "torch_brain_losses": "tests.references.torch_brain_losses",
     "ldns": "tests.references.ldns",
     "block_s4_dplr": "tests.references.ldns",
+    "possm": "tests.references.possm",
+    "block_s4d": "tests.references.possm_layers",
+    "block_mamba": "tests.references.possm_layers",
+    "ctc_head": "tests.references.possm_layers",
 }
