@@ -1,8 +1,8 @@
 """POSSM: the spikes of each 50 ms become one vector, a recurrent network goes over these, queries read the last few.
 
 Ryoo et al. 2025, "Generalizable, real-time neural decoding with hybrid state-space models" (NeurIPS, arXiv 2506.05320).
-Reference code: neuro-galaxy/torch_brain, branch possm, torch_brain/models/possm.py, which has the GRU alone; its authors'
-S4D and Mamba, and their head for speech, are not public: ``spiketok.models.possm_layers`` has the reference layers.
+Reference code: neuro-galaxy/torch_brain, branch possm, torch_brain/models/possm.py, which has the GRU alone; what its
+authors have of S4D and Mamba, and for speech, is not public: ``spiketok.models.possm_layers`` has the reference layers.
 
 What is unusual:
 

@@ -41,7 +41,8 @@ from tests.models.test_models import (  # noqa: E402
 )
 
 CHOICE = Head("classify:choice", "classify", "classes", 3, ("left", "none", "right"))
-QUESTIONS = {head.kind: head for head in (VELOCITY, POPULATION, CHOICE)}
+SPELT = Head("sequence:word", "sequence", "sequence", 4, ("blank", "a", "b", "c"))
+QUESTIONS = {head.kind: head for head in (VELOCITY, POPULATION, CHOICE, SPELT)}
 # Models in which the order of the units counts, and why; for all others it must not.
 ORDERED = {
     "ndt2": "a patch holds neighbours, and patches have places",
@@ -71,6 +72,16 @@ def batch_of(model, windows: list[tuple[Toy, int]], *, padded: bool = False) -> 
             ns=batch.start_ns + WINDOW_NS // 2,
             target=torch.arange(n) % CHOICE.size,
             weight=torch.ones(n),
+        )
+    if SPELT.task in model.heads:
+        n = len(windows)
+        batch.asked[SPELT.task] = Asked(
+            time=torch.zeros(2 * n),
+            offset=torch.arange(n + 1) * 2,
+            ns=np.repeat(batch.start_ns, 2),
+            target=torch.arange(2 * n) % 3 + 1,
+            weight=torch.ones(2 * n),
+            span=torch.full((n,), WINDOW_NS / 1e9),
         )
     return batch
 
