@@ -32,4 +32,5 @@ REPLAYS = {
     "block_s4d": "tests.references.possm_layers",
     "block_mamba": "tests.references.possm_layers",
     "ctc_head": "tests.references.possm_layers",
+    "neuroformer": "tests.references.neuroformer",
 }

@@ -1,0 +1,167 @@
+"""What Neuroformer is made of: its block, its codes of time and value, its frame encoder, and how a token is drawn.
+
+Shape letters: B windows, L tokens of a stream, K rows of a context, F frames, D width, H heads, C features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spiketok.models.batch import Generation, Tokens
+from spiketok.models.nn import sinusoidal_position
+
+SPIKE, SOS, EOS, PAD = 0, 1, 2, 3  # as the scheme event-pair has them
+HISTORY, CURRENT = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The tokens of one stream of B windows, each from its SOS on.
+
+    Args:
+        unit: int64 ``[B, L]``, rows of the model's table, 0 where there is no spike. dt: float32 ``[B, L]`` steps.
+        type: int64 ``[B, L]``. valid: bool ``[B, L]``; False behind a window's last token.
+    """
+
+    unit: Tensor
+    dt: Tensor
+    type: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens, stream: int) -> Stream:
+        """One stream of tokens by the scheme event-pair."""
+        columns, length = tokens.packed()
+        device = columns["unit"].device
+        of_stream = columns["stream"] == stream
+        window = torch.repeat_interleave(torch.tensor(length, device=device))[of_stream]
+        count = torch.bincount(window, minlength=len(length))
+        valid = torch.arange(int(count.max()) if len(count) else 0, device=device) < count[:, None]
+
+        def laid(column: Tensor) -> Tensor:
+            return column.new_zeros(valid.shape).masked_scatter(valid, column)
+
+        kind = columns["type"][of_stream].long()
+        unit = torch.where(kind == SPIKE, columns["unit"][of_stream].long(), 0)
+        return cls(laid(unit), laid(columns["dt"][of_stream].float()), laid(kind), valid)
+
+    @property
+    def asks(self) -> Tensor:
+        """bool ``[B, L]``: the tokens that another one follows."""
+        return self.valid & (self.type != EOS) & (self.type != PAD)
+
+
+class Block(nn.Module):
+    """Queries attend to a context, then a GELU layer four times as wide; both add, and the sum is normalised.
+
+    The queries are normalised before the attention, the context is not, also where it is the queries themselves.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.attention_dropout = heads, dropout
+        self.norm_query, self.norm_hidden, self.norm_out = (nn.LayerNorm(dim) for _ in range(3))
+        self.to_query, self.to_key, self.to_value, self.to_out = (nn.Linear(dim, dim) for _ in range(4))
+        self.to_hidden, self.from_hidden = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor, context_BKD: Tensor, seen: Tensor) -> Tensor:
+        """``[B, L, D]``.
+
+        Args:
+            seen: bool, of a shape that broadcasts to ``[B, L, K]``; each query sees something.
+        """
+        query, key = self._query_key(x_BLD, context_BKD)
+        value = self._split(self.to_value(context_BKD))
+        dropout = self.attention_dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None], dropout_p=dropout)
+        x_BLD = x_BLD + self.dropout(self.to_out(out.transpose(1, 2).flatten(2)))
+        hidden = self.from_hidden(F.gelu(self.to_hidden(self.norm_hidden(x_BLD))))
+        return self.norm_out(x_BLD + self.dropout(hidden))
+
+    def weights(self, x_BLD: Tensor, context_BKD: Tensor, seen: Tensor) -> Tensor:
+        """The attention of :meth:`forward`, mean over heads, ``[B, L, K]``."""
+        query, key = self._query_key(x_BLD, context_BKD)
+        score = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        return score.masked_fill(~seen[:, None], -torch.inf).softmax(-1).mean(1)
+
+    def _query_key(self, x_BLD: Tensor, context_BKD: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.to_query(self.norm_query(x_BLD))), self._split(self.to_key(context_BKD))
+
+    def _split(self, x_BLD: Tensor) -> Tensor:
+        """``[B, H, L, E]``."""
+        return x_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class StepCode(nn.Module):
+    """A small network of the step, read as a number."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.to_hidden, self.to_out = nn.Linear(1, dim // 2), nn.Linear(dim // 2, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, dt: Tensor) -> Tensor:
+        """``[..., D]``, of float32 ``[...]``."""
+        return self.dropout(self.to_out(F.gelu(self.to_hidden(dt[..., None]))))
+
+
+class FrameEncoder(nn.Module):
+    """A convolution over time, height and width; a token a place."""
+
+    def __init__(self, dim: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
+        super().__init__()
+        self.convolution = nn.Conv3d(1, dim, tuple(kernel), tuple(stride))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """``[B, K, D]``, of float32 ``[B, F, height, width]``; time is the slowest."""
+        return F.relu(self.norm(self.convolution(frames[:, None]).flatten(2).transpose(1, 2)))
+
+
+class BehaviourEncoder(nn.Module):
+    """A token for a behaviour's value and its time.
+
+    Args:
+        features: C. normalised: put LayerNorm over the C numbers before, as the reference does: of one number it leaves
+            nothing.
+    """
+
+    def __init__(self, features: int, dim: int, normalised: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(features) if normalised else nn.Identity()
+        self.to_hidden = nn.Linear(features, 2 * features, bias=False)
+        self.to_out = nn.Linear(2 * features, dim, bias=False)
+
+    def forward(self, value: Tensor, time_s: Tensor) -> Tensor:
+        """``[..., D]``, of ``[..., C]`` and float32 seconds ``[...]`` from the window's start."""
+        x = self.to_out(F.gelu(self.to_hidden(self.norm(value))))
+        even = torch.arange(0, x.shape[-1], 2, device=x.device)
+        angle = time_s[..., None] * 10_000.0 ** (-even / x.shape[-1])
+        return x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., : x.shape[-1]]
+
+
+def place_code(n: int, dim: int, device: torch.device) -> Tensor:
+    """``[n, D]``: sine and cosine of the place in the first half of the channels; in the others those of place 0."""
+    half = -(-dim // 4) * 2
+    second = sinusoidal_position(1, dim - half).expand(n, -1)
+    return torch.cat([sinusoidal_position(n, half), second], -1).to(device)
+
+
+def draw(logits: Tensor, how: Generation, random: torch.Generator) -> int:
+    """A class of ``[n]`` logits: those that ``how`` leaves, then its temperature; the likeliest where that is 0."""
+    if how.top_k is not None:
+        logits = logits.masked_fill(logits < logits.topk(min(how.top_k, len(logits))).values[-1], -torch.inf)
+    if how.top_p < 1:
+        ranked, order = logits.sort(descending=True)
+        share = ranked.softmax(0)
+        beyond = share.cumsum(0) - share >= how.top_p  # the first that reaches the share stays
+        logits = logits.masked_fill(beyond.new_zeros(len(logits)).scatter(0, order, beyond), -torch.inf)
+    if how.temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial((logits / how.temperature).softmax(0), 1, generator=random))
