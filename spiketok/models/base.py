@@ -255,8 +255,8 @@ class Model(nn.Module, ABC):
         if protocol in self.protocols:
             if PROTOCOLS[protocol][1] == "identity" and not has_identity:
                 return "it has no parameters of a session's own"
-            if protocol == "identity_unlabelled" and all(head.output != "counts" for head in self.heads.values()):
-                return "the run has no population task, whose loss alone needs no label"
+            if protocol == "identity_unlabelled" and not {"counts", "events"} & {h.output for h in self.heads.values()}:
+                return "the run has no population task and no events task, whose loss alone needs no label"
             return ""
         if protocol == "zero_shot":
             return "its read-in is a session's own and nothing has trained the new one"

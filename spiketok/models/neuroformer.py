@@ -14,8 +14,8 @@ What is unusual:
 
 Differs from the reference:
 
-- sessions have rows of their own, in the table of units and in the head of units; SOS, EOS and PAD have a table of their
-  own and can meet no unit. There the vocabulary is that of one recording;
+- sessions have rows of their own, in the table of units and in the head of units; SOS, EOS and PAD have a table of
+  their own and can meet no unit. There the vocabulary is that of one recording;
 - what pads a batch is not attended to and is in no mean; there PAD is a token like others;
 - a behaviour's value reaches the model. There LayerNorm over its one number leaves nothing of it. Behaviours come on
   steps, with the category of their value;

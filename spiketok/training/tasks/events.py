@@ -2,10 +2,10 @@
 
 What is unusual:
 
-- the events are the tokens of the scheme ``event-pair`` that the model reads: spikes in order of step and, in a step, of
-  unit; behind a window's last one comes its end, an event without a step;
-- scores are bits an event: the cross entropy of the unit (or the end) among N + 1, and of a spike's step among the S of
-  a window, beside two models that know no history, of the training time alone:
+- the events are the tokens of the scheme ``event-pair`` that the model reads: spikes in order of step and, in a step,
+  of unit; behind a window's last one comes its end, an event without a step;
+- scores are bits an event: the cross entropy of the unit (or the end) among N + 1, and of a spike's step among the S
+  of a window, beside two models that know no history, of the training time alone:
 
   - *unigram*: how often each unit and the end come, and any step alike;
   - *rates*: each unit fires by itself at its mean rate. It knows the order in which spikes stand in a window: after
@@ -109,32 +109,26 @@ class Events(Task):
 
         ``time`` and ``ns`` are the middle of the step, and for the end the window's last moment.
         """
-        count, target = np.zeros(len(batch), np.int64), []
+        count, parts = np.zeros(len(batch), np.int64), [np.zeros((0, 3), np.int64)]
         for group in groups:
-            reader = _reader(group.session)
-            if reader is None:
+            if (reader := _reader(group.session)) is None:
                 continue
             tokens = reader.scheme.cut(reader.columns, group.windows, group.keep)
-            kind, n_units = tokens.columns["type"], group.session.info.n_units
+            kind, step_ns = tokens.columns["type"], reader.scheme.step_ns
             told = (tokens.columns["stream"] == CURRENT) & ((kind == SPIKE) | (kind == EOS))
             window = np.repeat(np.arange(len(group.windows)), np.diff(tokens.offset))[told]
             count[group.rows] = np.bincount(window, minlength=len(group.windows))
-            ends = kind[told] == EOS
-            unit = np.where(ends, n_units, tokens.columns["unit"][told])
-            target.append(np.stack([unit, np.where(ends, 0, tokens.columns["dt"][told])], 1) * 1)
-            target[-1] = np.concatenate([target[-1], ends[:, None]], 1)
-        laid = np.concatenate([np.zeros((0, 3), np.int64), *target])
-        offset = np.concatenate([[0], np.cumsum(count)])
-        step_ns = batch.window_ns
-        for group in groups:
-            if (reader := _reader(group.session)) is not None:
-                step_ns = reader.scheme.step_ns
-        since = np.where(laid[:, 2] > 0, batch.window_ns - 1, laid[:, 1] * step_ns + step_ns // 2)
+            ends, step = kind[told] == EOS, tokens.columns["dt"][told].astype(np.int64)
+            unit = np.where(ends, group.session.info.n_units, tokens.columns["unit"][told])
+            since = np.where(ends, batch.window_ns - 1, step * step_ns + step_ns // 2)
+            parts.append(np.stack([unit, np.where(ends, 0, step), since], 1))
+        laid, offset = np.concatenate(parts), np.concatenate([[0], np.cumsum(count)])
+        since = laid[:, 2]
         batch.asked[self.name] = Asked(
             time=torch.from_numpy((since / 1e9).astype(np.float32)),
             offset=torch.from_numpy(offset),
             ns=since + np.repeat(batch.start_ns, count),
-            target=torch.from_numpy(laid[:, :2].astype(np.int64)),
+            target=torch.from_numpy(laid[:, :2].copy()),
             weight=torch.ones(len(laid)),
         )
 
@@ -291,10 +285,7 @@ def poisson_log_probability(target: np.ndarray, begins: np.ndarray, rate: np.nda
     unit, step = np.where(begins, n - 1, before[:, 0]), np.where(begins, -1, before[:, 1])
     again = _repeats(target, begins)
     # that the unit of the event before fires once more in its step, having fired ``again`` times
-    of_unit = torch.from_numpy(rate[unit])
-    reached, more = (
-        torch.special.gammainc(torch.from_numpy(np.maximum(k, 1.0)), of_unit).numpy() for k in (again, again + 1)
-    )
+    reached, more = (_at_least(np.maximum(k, 1.0), rate[unit]) for k in (again, again + 1))
     once_more = np.where(begins, 0.0, more / reached)
     rest, later = 1 - once_more, np.exp(-(total - below[unit + 1]))  # no other unit fires in its step
     left = steps - 1 - step  # steps behind it
@@ -316,6 +307,11 @@ def poisson_log_probability(target: np.ndarray, begins: np.ndarray, rate: np.nda
         log_unit = np.log(np.where(ends, end, same_step + in_later))
         log_step = np.where(ends, 0.0, np.log(in_step) - np.log1p(-end))
     return np.stack([log_unit, log_step], 1)
+
+
+def _at_least(k: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """The probability that a Poisson count of this mean is k or more."""
+    return torch.special.gammainc(torch.from_numpy(k), torch.from_numpy(rate)).numpy()
 
 
 def _repeats(target: np.ndarray, begins: np.ndarray) -> np.ndarray:
