@@ -20,6 +20,7 @@ from tests.models.test_models import (  # noqa: E402
     ALL,
     BIN_NS,
     CLOSED_FORM,
+    EVENTS,
     HALF,
     N_BINS,
     POPULATION,
@@ -42,12 +43,13 @@ from tests.models.test_models import (  # noqa: E402
 
 CHOICE = Head("classify:choice", "classify", "classes", 3, ("left", "none", "right"))
 SPELT = Head("sequence:word", "sequence", "sequence", 4, ("blank", "a", "b", "c"))
-QUESTIONS = {head.kind: head for head in (VELOCITY, POPULATION, CHOICE, SPELT)}
+QUESTIONS = {head.kind: head for head in (VELOCITY, POPULATION, CHOICE, SPELT, EVENTS)}
 # Models in which the order of the units counts, and why; for all others it must not.
 ORDERED = {
     "ndt2": "a patch holds neighbours, and patches have places",
     "ndt3": "a patch holds neighbours, and patches have places",
     "stndt": "units have places, as bins have",
+    "neuroformer": "the spikes of a step stand in the order of units",
 }
 D = toy("d", 11, 3)  # no width of a toy model is 11: a parameter of this size is of its units
 ORDER = np.random.default_rng(4).permutation(D.info.n_units)

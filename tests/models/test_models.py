@@ -31,6 +31,7 @@ TIMING, HALF = Timing(WINDOW_NS, BIN_NS), Progress(1, 2)
 TASK = "decode:hand_vel"
 VELOCITY = Head(TASK, "decode", "values", 2, ("x", "y"))
 POPULATION = Head("population", "population", "counts", input="counts")
+EVENTS = Head("events", "events", "events")
 ALL = pytest.mark.parametrize("name", MODELS)
 CLOSED_FORM = "linear"  # fitted by fit alone
 TRAINED = pytest.mark.parametrize("name", [name for name in MODELS if name != CLOSED_FORM])
@@ -71,6 +72,7 @@ QUICK = {
         **{"denoiser_channels": 8, "denoiser_blocks": 1, "timesteps": 25},
     },
     "possm": {"dim": 16, "dim_head": 8, "rnn_dim": 16},
+    "neuroformer": {"dim": 16, "heads": 2, "step_ms": 20.0},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -148,6 +150,53 @@ def frames(model, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
     }
 
 
+def events_in(session: Toy, start_bin: int, n_bins: int) -> list[tuple[int, int]]:
+    """(bin, unit) of each spike of some bins, bin by bin, in each bin unit by unit; bins are counted from the first."""
+    counts = counts_of(session)
+    return [
+        (t - start_bin, unit)
+        for t in range(max(start_bin, 0), start_bin + n_bins)
+        for unit in range(session.info.n_units)
+        for _ in range(counts[t, unit])
+    ]
+
+
+def sentences(model, session: Toy, start_bin: int, fields: dict) -> dict[str, np.ndarray]:
+    """Tokens of the history and of a window, for steps that are as long as a bin."""
+    back, rows = fields["history_ns"] // BIN_NS, model.unit_row(session.info)
+    end, top = max(back, N_BINS) + 2, int(rows.max()) + 1
+    tokens = []  # unit, dt, stream, type
+    for stream, first, n_bins in ((0, start_bin - back, back), (1, start_bin, N_BINS)):
+        spikes = events_in(session, first, n_bins)[-(fields["max_current" if stream else "max_history"] - 2) :]
+        tokens += [
+            (top, 0, stream, 1),
+            *((rows[unit], dt, stream, 0) for dt, unit in spikes),
+            (top + 1, end, stream, 2),
+        ]
+    dtypes = {"unit": np.int32, "dt": np.int16, "stream": np.uint8, "type": np.uint8}
+    return {
+        name: np.array(column, dtypes[name]) for name, column in zip(dtypes, zip(*tokens, strict=True), strict=True)
+    }
+
+
+def next_events(model, windows: list[tuple[Toy, int]]) -> Asked:
+    """The spikes of each window one after the other, and its end."""
+    target, ns, count = [], [], []
+    for session, b in windows:
+        spikes = events_in(session, b, N_BINS)[-(model.config.max_current - 2) :]
+        target += [*((unit, dt) for dt, unit in spikes), (session.info.n_units, 0)]
+        ns += [*((b + dt) * BIN_NS + BIN_NS // 2 for dt, _ in spikes), (b + N_BINS) * BIN_NS - 1]
+        count.append(len(spikes) + 1)
+    since = np.array(ns) - np.repeat([b * BIN_NS for _, b in windows], count)
+    return Asked(
+        time=torch.from_numpy((since / 1e9).astype(np.float32)),
+        offset=torch.tensor(np.cumsum([0, *count])),
+        ns=np.array(ns, np.int64),
+        target=torch.tensor(target),
+        weight=torch.ones(len(ns)),
+    )
+
+
 def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
     """The columns of one window by an input, made by hand."""
     start = start_bin * BIN_NS
@@ -160,6 +209,8 @@ def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[st
         return histories(model, session, start_bin, wanted.fields["history_bins"])
     if wanted.scheme == "fluorescence":
         return frames(model, session, start_bin)
+    if wanted.scheme == "event-pair":
+        return sentences(model, session, start_bin, wanted.fields)
     inside = (session.time_ns >= start) & (session.time_ns < start + WINDOW_NS)
     time, unit, n = session.time_ns[inside] - start, session.unit[inside], session.info.n_units
     rows = model.unit_row(session.info)
@@ -244,6 +295,8 @@ def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, q
             target=counts,
             weight=torch.ones_like(counts, dtype=torch.bool),
         )
+    if EVENTS.task in model.heads:
+        asked[EVENTS.task] = next_events(model, windows)
     return Batch(
         inputs={
             name: put_together([window_tokens(model, wanted, s, b) for s, b in windows], padded)
@@ -300,7 +353,7 @@ def config_of(name: str):
 
 def heads_of(name: str) -> list[Head]:
     """What a run of this model asks by default."""
-    return [VELOCITY, *([POPULATION] if "population" in MODELS[name].default_tasks else [])]
+    return [VELOCITY, *(head for head in (POPULATION, EVENTS) if head.kind in MODELS[name].default_tasks)]
 
 
 def inputs_of(model) -> dict[str, Input]:
