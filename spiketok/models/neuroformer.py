@@ -193,17 +193,15 @@ class Neuroformer(Model):
     Config: ClassVar[type] = NeuroformerConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": _TINY,  # minutes on a CPU core
-        "v1al": {"frames": True},  # configs/V1AL/mconf.yaml
-        "visnav": {  # configs/Visnav/lateral/mconf_pretrain.yaml
+        # the published ones without their frames, which model.frames=true brings where a session has a stimulus
+        "v1al": {},  # configs/V1AL/mconf.yaml
+        "visnav": {  # configs/Visnav/lateral/mconf_pretrain.yaml; there also contrastive=true
             "history_ms": 50.0,
             "max_history": 700,
-            "frames": True,
             "frame_ms": 150.0,
             "frame_kernel": (3, 5, 5),
             "frame_stride": (3, 5, 5),
-            "contrastive": True,
         },
-        "spikes": {},  # v1al without frames
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
         "tiny": {

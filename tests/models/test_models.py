@@ -72,7 +72,7 @@ QUICK = {
         **{"denoiser_channels": 8, "denoiser_blocks": 1, "timesteps": 25},
     },
     "possm": {"dim": 16, "dim_head": 8, "rnn_dim": 16},
-    "neuroformer": {"dim": 16, "heads": 2, "step_ms": 20.0},
+    "neuroformer": {"dim": 16, "heads": 2, "step_ms": 20.0, "history_ms": 160.0},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------

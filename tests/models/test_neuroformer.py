@@ -1,0 +1,214 @@
+"""Neuroformer: what a token sees, what is drawn from it, frames and behaviours; the original's numbers are goldens."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
+
+from spiketok.errors import UsageError  # noqa: E402
+from spiketok.models.batch import Generation, Tokens  # noqa: E402
+from spiketok.models.neuroformer import Neuroformer, NeuroformerConfig, Past, contrast  # noqa: E402
+from spiketok.models.neuroformer_layers import CURRENT, EOS, HISTORY, Stream, draw  # noqa: E402
+from tests.models.test_models import (  # noqa: E402
+    BIN_NS,
+    EVENTS,
+    N_BINS,
+    TIMING,
+    VELOCITY,
+    A,
+    build,
+    config_of,
+    make_batch,
+)
+
+WINDOWS = [(A, 40), (A, 40 + N_BINS), (A, 200)]
+
+
+def model_of(heads=(EVENTS,), **settings) -> Neuroformer:
+    torch.manual_seed(0)
+    config = dataclasses.replace(config_of("neuroformer"), init_std=0.3, **settings)
+    model = Neuroformer(config, heads, TIMING)
+    model.add_sessions([A.info])
+    return model.eval()
+
+
+def batch_of(model: Neuroformer, windows=WINDOWS):
+    """Windows with frames and behaviours made by hand, where the model reads them."""
+    shown = {key: wanted for key, wanted in own_inputs(model).items() if key != "spikes"}
+    sighted = model.inputs
+    try:
+        model.inputs = lambda *of: {"spikes": sighted(*of)["spikes"]}
+        batch = make_batch(model, windows) if VELOCITY.task in model.heads else without_velocity(model, windows)
+    finally:
+        del model.inputs
+    rng, n = np.random.default_rng(1), len(windows)
+    if "frames" in shown:
+        pixels = torch.from_numpy(rng.integers(0, 255, (n * 4, 8, 8)).astype(np.uint8))
+        columns = {"pixels": pixels, "shown": torch.ones(n * 4, dtype=torch.uint8)}
+        batch.inputs["frames"] = Tokens(columns, torch.arange(n + 1) * 4)
+    if "behaviour" in shown:
+        names = len(model.config.behaviours)
+        category = torch.from_numpy(rng.integers(0, 511, (n * N_BINS, names)).astype(np.int16))
+        columns = {"behaviour": category, "behaviour_valid": torch.ones_like(category, dtype=torch.uint8)}
+        batch.inputs["behaviour"] = Tokens(columns, torch.arange(n + 1) * N_BINS)
+    return batch
+
+
+def own_inputs(model: Neuroformer):
+    return Neuroformer.inputs(model.config, ["events"], TIMING)
+
+
+def without_velocity(model: Neuroformer, windows):
+    batch = make_batch(model, windows)
+    del batch.asked[VELOCITY.task]
+    return batch
+
+
+def told(model: Neuroformer, batch) -> torch.Tensor:
+    with torch.no_grad():
+        return model(batch)[EVENTS.task]
+
+
+FRAMES = {"frames": True, "frame_size": (8, 8), "frame_kernel": (2, 4, 4), "frame_stride": (2, 4, 4), "frame_layers": 1}
+
+
+def test_an_event_is_told_from_those_before_it_alone():
+    model = model_of()
+    batch = batch_of(model, [(A, 40)])
+    expected = told(model, batch)
+    columns = batch.inputs["spikes"].columns
+    place = torch.arange(len(columns["unit"]))
+    current = place[(columns["stream"] == CURRENT) & (columns["type"] == 0)]
+    middle = int(current[len(current) // 2])
+    columns["unit"] = torch.where(place >= middle, columns["unit"] % 6 + 1, columns["unit"]).int()
+    found = told(model, batch)
+    k = middle - int(current[0]) + 1  # behind SOS
+    torch.testing.assert_close(found[:k], expected[:k])
+    assert (found[k] - expected[k]).abs().max() > 1e-4
+    first = place[(columns["stream"] == HISTORY) & (columns["type"] == 0)][0]
+    columns["unit"][first] = int(columns["unit"][first]) % 6 + 1
+    assert (told(model, batch)[0] - expected[0]).abs().max() > 1e-5  # the history reaches the first of all
+
+
+def test_frames_and_the_values_of_behaviours_reach_the_model():
+    """With the reference's LayerNorm over one number, the value does not."""
+    for quirks, reaches in ((False, True), (True, False)):
+        model = model_of(behaviours=("speed",), **FRAMES, reference_quirks=quirks)
+        batch = batch_of(model)
+        expected = told(model, batch)
+        batch.inputs["behaviour"].columns["behaviour"] += 100
+        assert bool((told(model, batch) - expected).abs().max() > 1e-5) == reaches
+        batch.inputs["frames"].columns["pixels"][-1] += 90  # of the last window
+        changed = (told(model, batch) - expected).abs().amax(1) > 1e-5
+        assert changed[int(batch.asked["events"].offset[2]) :].all()
+        assert reaches or not changed[: int(batch.asked["events"].offset[2])].any()
+
+
+def test_behaviour_that_was_not_measured_is_not_read():
+    model = model_of(behaviours=("speed",))
+    batch = batch_of(model)
+    columns = batch.inputs["behaviour"].columns
+    columns["behaviour_valid"][5:9] = 0
+    columns["behaviour_valid"][N_BINS : 2 * N_BINS] = 0  # a whole window
+    expected = told(model, batch)
+    columns["behaviour"][5:9] = -1
+    columns["behaviour"][N_BINS : 2 * N_BINS] = 300
+    assert torch.equal(told(model, batch), expected) and expected.isfinite().all()
+
+
+def test_generation_is_of_its_seed_and_in_order():
+    model = model_of()
+    batch = batch_of(model)
+    first, carry = model.generate(batch, Generation(seed=3))
+    again, _ = model.generate(batch, Generation(seed=3))
+    other, _ = model.generate(batch, Generation(seed=4))
+    assert first.shape == (3 * N_BINS, 6) and first.dtype == torch.uint8 and model.generated_bin_ns() == BIN_NS
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.sum() > 0 and isinstance(carry, Past)
+
+
+def test_generation_reads_no_spike_of_its_own_time_and_feeds_back_what_it_drew():
+    model = model_of()
+    batch = batch_of(model, WINDOWS[:2])
+    expected, _ = model.generate(batch, Generation(seed=3))
+    columns = batch.inputs["spikes"].columns
+    columns["unit"][columns["stream"] == CURRENT] = 1
+    second = int(batch.inputs["spikes"].offset[1])
+    columns["unit"][second:] = 1  # also the second window's history: it was drawn
+    assert torch.equal(model.generate(batch, Generation(seed=3))[0], expected)
+    one, carry = model.generate(batch_of(model, WINDOWS[:1]), Generation(seed=3))
+    two, _ = model.generate(batch_of(model, WINDOWS[1:2]), Generation(seed=3), carry)
+    assert torch.equal(torch.cat([one, two]), expected)
+    back = model.history_steps
+    kept = [(u, t - N_BINS) for t in range(N_BINS - back, N_BINS) for u in range(6) for _ in range(one[t, u])]
+    assert sorted(zip(carry.unit, carry.step, strict=True)) == sorted(kept)
+
+
+def test_what_is_drawn_is_a_sentence():
+    model = model_of()
+    context = model.context(batch_of(model, [(A, 40)]))
+    for seed in range(4):
+        spikes = model.draw_sentence(A.info.id, context, Generation(), torch.Generator().manual_seed(seed))
+        order = [(step, unit) for unit, step in spikes]
+        assert order == sorted(order) and all(0 <= u < 6 and 0 <= s < N_BINS for u, s in spikes)
+
+
+def test_draws_follow_temperature_top_k_and_top_p():
+    logits, random = torch.tensor([2.0, 0.0, 1.0, -3.0]), torch.Generator().manual_seed(0)
+
+    def share(how: Generation) -> np.ndarray:
+        return np.bincount([draw(logits, how, random) for _ in range(4000)], minlength=4) / 4000
+
+    np.testing.assert_allclose(share(Generation()), logits.softmax(0).numpy(), atol=0.03)
+    np.testing.assert_allclose(share(Generation(temperature=2.0)), (logits / 2).softmax(0).numpy(), atol=0.03)
+    two = logits[[0, 2]].softmax(0).numpy()
+    np.testing.assert_allclose(share(Generation(top_k=2)), [two[0], 0, two[1], 0], atol=0.03)
+    np.testing.assert_allclose(share(Generation(top_p=0.8)), [two[0], 0, two[1], 0], atol=0.03)
+    assert share(Generation(temperature=0))[0] == share(Generation(top_p=0.1))[0] == 1
+
+
+def test_history_attention_is_a_share_of_the_history():
+    model = model_of()
+    current, history, paid = model.history_attention(batch_of(model))
+    torch.testing.assert_close(paid.sum(-1)[current.valid], torch.ones(int(current.valid.sum())))
+    assert (paid * ~history.valid[:, None]).abs().max() == 0
+    assert paid.shape == (*current.unit.shape, history.unit.shape[1])
+
+
+def test_special_tokens_meet_no_unit():
+    """However high the rows of another session lie: tokens are told apart by their type."""
+    model = build("neuroformer")
+    stream = Stream.of(make_batch(model, [(A, 40)]).inputs["spikes"], CURRENT)
+    moved = dataclasses.replace(stream, unit=torch.where(stream.type == EOS, 9, stream.unit))
+    assert torch.equal(model._embed(stream, CURRENT), model._embed(moved, CURRENT))
+
+
+def test_contrast_is_one_directional_info_nce():
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(5, 3, generator=rng), torch.randn(5, 3, generator=rng)
+    s = torch.stack([torch.cosine_similarity(row[None], b) for row in a]) / 0.5
+    expected = (s.logsumexp(1) - s.diagonal()).mean()
+    torch.testing.assert_close(contrast([a, b], 0.5), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"dim": 30}, "multiple of twice model.heads"),
+        ({"contrastive": True}, "model.contrast is id, frames"),
+        ({"frame_size": (0, 8)}, "model.frame_size"),
+        ({"max_current": 2}, "model.max_current"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, match):
+    with pytest.raises(UsageError, match=match):
+        NeuroformerConfig(**settings)
+
+
+def test_a_behaviour_is_read_or_asked():
+    with pytest.raises(UsageError, match="the run asks decode:hand_vel and model.behaviours reads it"):
+        model_of((VELOCITY,), behaviours=("hand_vel",))
