@@ -32,8 +32,9 @@ that another one follows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -51,10 +52,14 @@ from spiketok.models.neuroformer_layers import (
     SPIKE,
     BehaviourEncoder,
     Block,
+    Context,
     FrameEncoder,
+    Past,
     StepCode,
     Stream,
+    contrast,
     draw,
+    mean,
     place_code,
 )
 from spiketok.models.nn import module_key
@@ -127,32 +132,6 @@ class NeuroformerConfig:
         if self.contrastive and (lacking or len(self.contrast) < 2):
             message = f"model.contrast is {', '.join(self.contrast)}: two or more of {', '.join(known)} can be compared"
             raise UsageError(message)
-
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What the current window of B windows attends to, besides itself.
-
-    Args:
-        history: its stream. history_BKD: its embedding. frames_BKD: of the frame encoder; None without frames.
-        behaviours: by name ``[B, K, D]``. known: bool ``[B, K]``, the steps at which behaviours were measured.
-    """
-
-    history: Stream
-    history_BKD: Tensor
-    frames_BKD: Tensor | None
-    behaviours: Mapping[str, Tensor] = field(default_factory=dict)
-    known: Tensor | None = None
-
-
-@dataclass(eq=False)
-class Past:
-    """What generation hands on: the spikes drawn so far, as far as a history reaches, and the draws to come."""
-
-    random: torch.Generator
-    stop_ns: int
-    unit: list[int]  # the session's own
-    step: list[int]  # counted back from stop_ns: the last step is -1
 
 
 _TINY = {
@@ -342,13 +321,13 @@ class Neuroformer(Model):
             n = unit.shape[-1] - 3
             output[self.events] = torch.cat([unit[:, :n], unit[:, n + 1 : n + 2], step[:, : self.window_steps]], -1)
             output |= {f"{self.events}.unit": unit, f"{self.events}.step": step}
-        mean_BD = _mean(x_BLD, current.valid)
+        mean_BD = mean(x_BLD, current.valid)
         for head in self.behaviour_heads:
             if head.task in batch.asked:
                 value = self.read_out[module_key(head.task)](mean_BD)
                 output[head.task] = value.repeat_interleave(batch.asked[head.task].offset.diff(), 0)
         if self.contrast is not None:
-            found = {"id": mean_BD} | {name: _mean(x, context.known) for name, x in context.behaviours.items()}
+            found = {"id": mean_BD} | {name: mean(x, context.known) for name, x in context.behaviours.items()}
             if frames_BKD is not None:
                 found[FRAMES] = frames_BKD.mean(1)
             output |= {f"contrast.{name}": self.contrast(found[name]) for name in self.config.contrast}
@@ -496,6 +475,30 @@ class Neuroformer(Model):
             x_BLD = block(x_BLD, context.history_BKD, seen)
         return current, context.history, torch.stack(paid).mean(0)
 
+    @torch.no_grad()
+    def coupling(self, batches: Iterable[Batch]) -> Tensor:
+        """float64 ``[N, N]``: the mean attention that a spike of unit i pays to one of unit j in its history.
+
+        NaN for pairs that never met.
+
+        Args:
+            batches: windows of one session.
+        """
+        total = met = torch.zeros(0)
+        for batch in batches:
+            rows = self.units.rows(batch.one_session(self.name))
+            if not len(total):
+                total = met = torch.zeros(len(rows) ** 2, dtype=torch.float64, device=self.special.device)
+            current, history, paid = self.history_attention(batch)
+            own, their = (s.valid & (s.type == SPIKE) for s in (current, history))
+            pair = own[:, :, None] & their[:, None]
+            i, j = current.unit[:, :, None] - int(rows[0]), history.unit[:, None] - int(rows[0])
+            place = (i * len(rows) + j)[pair]
+            total = total.index_add(0, place, paid[pair].double())
+            met = met.index_add(0, place, torch.ones_like(place, dtype=torch.float64))
+        n = math.isqrt(len(total))
+        return (total / met).reshape(n, n)
+
     # ---- spikes drawn from it -----------------------------------------------------------------------------------
 
     def generated_bin_ns(self) -> int:
@@ -582,26 +585,3 @@ class Neuroformer(Model):
         dt = torch.tensor([[step for _, step in tokens]], dtype=torch.float32, device=device)
         valid = torch.ones(1, len(tokens), dtype=torch.bool, device=device)
         return Stream(torch.tensor([unit], device=device), dt, torch.tensor([kind], device=device), valid)
-
-
-def contrast(features: Sequence[Tensor], temperature: float) -> Tensor:
-    """Mean over pairs of kinds, in their order, of the cross entropy of finding a window's own in the later kind.
-
-    Args:
-        features: ``[B, D]`` of each kind. temperature: of the cosines.
-    """
-    with torch.autocast(features[0].device.type, enabled=False):
-        unit = [F.normalize(x.float(), dim=1) for x in features]
-        itself = torch.arange(len(unit[0]), device=unit[0].device)
-        terms = [
-            F.cross_entropy(first @ second.T / temperature, itself)
-            for k, first in enumerate(unit)
-            for second in unit[k + 1 :]
-        ]
-    return torch.stack(terms).mean()
-
-
-def _mean(x_BLD: Tensor, valid_BL: Tensor) -> Tensor:
-    """``[B, D]``, over what is valid; 0 where nothing is."""
-    weight = valid_BL[..., None].to(x_BLD.dtype)
-    return (x_BLD * weight).sum(1) / weight.sum(1).clamp_min(1)

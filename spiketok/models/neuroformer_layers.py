@@ -5,8 +5,8 @@ Shape letters: B windows, L tokens of a stream, K rows of a context, F frames, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,32 @@ class Stream:
     def asks(self) -> Tensor:
         """bool ``[B, L]``: the tokens that another one follows."""
         return self.valid & (self.type != EOS) & (self.type != PAD)
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What the current window of B windows attends to, besides itself.
+
+    Args:
+        history: its stream. history_BKD: its embedding. frames_BKD: of the frame encoder; None without frames.
+        behaviours: by name ``[B, K, D]``. known: bool ``[B, K]``, the steps at which behaviours were measured.
+    """
+
+    history: Stream
+    history_BKD: Tensor
+    frames_BKD: Tensor | None
+    behaviours: Mapping[str, Tensor] = field(default_factory=dict)
+    known: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Past:
+    """What generation hands on: the spikes drawn so far, as far as a history reaches, and the draws to come."""
+
+    random: torch.Generator
+    stop_ns: int
+    unit: list[int]  # the session's own
+    step: list[int]  # counted back from stop_ns: the last step is -1
 
 
 class Block(nn.Module):
@@ -165,3 +191,26 @@ def draw(logits: Tensor, how: Generation, random: torch.Generator) -> int:
     if how.temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial((logits / how.temperature).softmax(0), 1, generator=random))
+
+
+def contrast(features: Sequence[Tensor], temperature: float) -> Tensor:
+    """Mean over pairs of kinds, in their order, of the cross entropy of finding a window's own in the later kind.
+
+    Args:
+        features: ``[B, D]`` of each kind. temperature: of the cosines.
+    """
+    with torch.autocast(features[0].device.type, enabled=False):
+        unit = [F.normalize(x.float(), dim=1) for x in features]
+        itself = torch.arange(len(unit[0]), device=unit[0].device)
+        terms = [
+            F.cross_entropy(first @ second.T / temperature, itself)
+            for k, first in enumerate(unit)
+            for second in unit[k + 1 :]
+        ]
+    return torch.stack(terms).mean()
+
+
+def mean(x_BLD: Tensor, valid_BL: Tensor) -> Tensor:
+    """``[B, D]``, over what is valid; 0 where nothing is."""
+    weight = valid_BL[..., None].to(x_BLD.dtype)
+    return (x_BLD * weight).sum(1) / weight.sum(1).clamp_min(1)

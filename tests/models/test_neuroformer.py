@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from spiketok.errors import UsageError  # noqa: E402
 from spiketok.models.batch import Generation, Tokens  # noqa: E402
-from spiketok.models.neuroformer import Neuroformer, NeuroformerConfig, Past, contrast  # noqa: E402
-from spiketok.models.neuroformer_layers import CURRENT, EOS, HISTORY, Stream, draw  # noqa: E402
+from spiketok.models.neuroformer import Neuroformer, NeuroformerConfig  # noqa: E402
+from spiketok.models.neuroformer_layers import CURRENT, EOS, HISTORY, Past, Stream, contrast, draw  # noqa: E402
 from tests.models.test_models import (  # noqa: E402
     BIN_NS,
     EVENTS,
@@ -161,13 +161,13 @@ def test_draws_follow_temperature_top_k_and_top_p():
     logits, random = torch.tensor([2.0, 0.0, 1.0, -3.0]), torch.Generator().manual_seed(0)
 
     def share(how: Generation) -> np.ndarray:
-        return np.bincount([draw(logits, how, random) for _ in range(4000)], minlength=4) / 4000
+        return np.bincount([draw(logits, how, random) for _ in range(2000)], minlength=4) / 2000
 
-    np.testing.assert_allclose(share(Generation()), logits.softmax(0).numpy(), atol=0.03)
-    np.testing.assert_allclose(share(Generation(temperature=2.0)), (logits / 2).softmax(0).numpy(), atol=0.03)
+    np.testing.assert_allclose(share(Generation()), logits.softmax(0).numpy(), atol=0.05)
+    np.testing.assert_allclose(share(Generation(temperature=2.0)), (logits / 2).softmax(0).numpy(), atol=0.05)
     two = logits[[0, 2]].softmax(0).numpy()
-    np.testing.assert_allclose(share(Generation(top_k=2)), [two[0], 0, two[1], 0], atol=0.03)
-    np.testing.assert_allclose(share(Generation(top_p=0.8)), [two[0], 0, two[1], 0], atol=0.03)
+    np.testing.assert_allclose(share(Generation(top_k=2)), [two[0], 0, two[1], 0], atol=0.05)
+    np.testing.assert_allclose(share(Generation(top_p=0.8)), [two[0], 0, two[1], 0], atol=0.05)
     assert share(Generation(temperature=0))[0] == share(Generation(top_p=0.1))[0] == 1
 
 
@@ -177,6 +177,22 @@ def test_history_attention_is_a_share_of_the_history():
     torch.testing.assert_close(paid.sum(-1)[current.valid], torch.ones(int(current.valid.sum())))
     assert (paid * ~history.valid[:, None]).abs().max() == 0
     assert paid.shape == (*current.unit.shape, history.unit.shape[1])
+
+
+def test_coupling_is_the_mean_over_pairs_of_spikes():
+    model = model_of()
+    batch, total, met = batch_of(model), np.zeros((6, 6)), np.zeros((6, 6))
+    with torch.no_grad():
+        current, history, paid = model.history_attention(batch)
+    for b in range(3):
+        for k in range(current.unit.shape[1]):
+            for j in range(history.unit.shape[1]):
+                if current.unit[b, k] > 0 and history.unit[b, j] > 0:
+                    place = int(current.unit[b, k]) - 1, int(history.unit[b, j]) - 1
+                    total[place] += float(paid[b, k, j])
+                    met[place] += 1
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(model.coupling([batch]).numpy(), total / met, rtol=1e-5)
 
 
 def test_special_tokens_meet_no_unit():

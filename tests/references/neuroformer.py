@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from spiketok.models.batch import Asked, Batch, Generation, Head, Progress, Timing, Tokens
-from spiketok.models.neuroformer import Context, Neuroformer, NeuroformerConfig
-from spiketok.models.neuroformer_layers import CURRENT, HISTORY, Stream
+from spiketok.models.neuroformer import Neuroformer, NeuroformerConfig
+from spiketok.models.neuroformer_layers import CURRENT, HISTORY, Context, Stream
 from spiketok.recording.nouns import SessionInfo
 from tests.references.harness import Golden, array, copy_weights, grad_norms
 

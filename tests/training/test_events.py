@@ -119,3 +119,12 @@ def test_rates_are_of_training_time_alone(session):
     again = Events.from_dict(task.to_dict(), EventsConfig()).rates[session.id]
     np.testing.assert_array_equal(again.spikes, found.spikes)
     assert again.steps == found.steps
+
+
+def test_behind_a_gap_no_history_reaches_into_it(session, monkeypatch):
+    task = Events("", EventsConfig())
+    monkeypatch.setattr(
+        SessionTokens, "observed", Intervals([0, 3_000 * MS, 8_000 * MS], [2_000 * MS, 5_000 * MS, 8_100 * MS])
+    )
+    usable = task.usable(session)
+    assert usable.start_ns.tolist() == [0, 3_150 * MS] and usable.stop_ns.tolist() == [2_000 * MS, 5_000 * MS]
