@@ -149,7 +149,7 @@ _PUBLISHED = {
     "optim": {
         "name": "adamw",
         "lr": 1e-4,
-        "beta2": 0.95,
+        "betas": (0.9, 0.95),
         "weight_decay": 1.0,
         "schedule": "cosine",
         "clip": 1.0,
