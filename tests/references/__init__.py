@@ -33,4 +33,5 @@ REPLAYS = {
     "block_mamba": "tests.references.possm_layers",
     "ctc_head": "tests.references.possm_layers",
     "neuroformer": "tests.references.neuroformer",
+    "nuclr": "tests.references.nuclr",
 }
