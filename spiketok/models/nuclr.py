@@ -204,7 +204,7 @@ class Nuclr(Model):
         columns, length = batch.inputs["counts"].packed()
         counts = observed_counts(columns)
         by_unit = counts.unflatten(0, (len(length), bins_of(length))).transpose(1, 2)  # [B, N, T]
-        present = by_unit.any(-1)
+        present = (by_unit > 0).any(-1)
         patch = by_unit[present].unflatten(-1, (self.trunk.n_patches, -1)).float()
         return Views(present.nonzero()[:, 1], present.sum(1).tolist(), patch)
 

@@ -178,6 +178,11 @@ class Loader:
                 "must be at least 1, at least 0, and a rank below world"
             )
             raise UsageError(message)
+        if self.batch_size % self.sampler.together:
+            message = (
+                f"batch_size is {self.batch_size}, windows come {self.sampler.together} at a time: must be a multiple"
+            )
+            raise UsageError(message)
         if self.layout not in ("packed", "padded"):
             message = f"layout is '{self.layout}', must be 'packed' or 'padded'"
             raise UsageError(message)
@@ -258,7 +263,9 @@ class Loader:
 
     def _mixed_batches(self, windows: WindowPlan) -> tuple[np.ndarray, np.ndarray]:
         """Positions in ``windows``, batch behind batch, and the batch of each."""
-        n, own = len(windows), self._own_of(self.rank, len(windows))
+        together = self.sampler.together
+        n, own = len(windows), self._own_of(self.rank, len(windows) // together)
+        own = (own[:, None] * together + np.arange(together)).ravel()
         kept = len(own) // self.batch_size * self.batch_size if self.drop_last else len(own)
         self._dropped = {
             "windows_rank": max(0, n - len(own) * self.world),

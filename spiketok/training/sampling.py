@@ -295,6 +295,7 @@ class Stream(IntEnum):
     BATCH_ORDER = 3
     UNITS = 4
     CALIBRATION = 5
+    PAIR = 6
 
 
 def generator(stream: Stream, *key: int) -> np.random.Generator:
@@ -307,9 +308,11 @@ class Sampler(ABC):
 
     Class attributes:
         shuffled: the order is drawn anew in each epoch.
+        together: so many windows, one behind the other in the plan and of one session, stay next to each other.
     """
 
     shuffled = False
+    together = 1
 
     def __init__(self, sessions: Sequence[SessionWindows], window_ns: int) -> None:
         self.sessions, self.window_ns = list(sessions), int(window_ns)

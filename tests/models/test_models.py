@@ -54,6 +54,7 @@ QUICK = {
     "ndt3": {"dim": 16, "heads": 2, "patch_size": 4, "layers": 2, "activation": "gelu"},
     "mtm": {"channels": 12, "dim": 16, "heads": 2, "hidden": 24, "decode_weight": 2.0},
     "neds": {"dim": 16, "heads": 2, "hidden": 24, "dropout": 0.0, "dropout_embedding": 0.0, "decode_weight": 2.0},
+    "nuclr": {"dim": 16, "heads": 2, "dim_head": 8, "time_layers": 1, "unit_layers": 1, "patch_ms": 100.0, "dropout": 0.0},
     "lfads": {
         **dict.fromkeys(("read_in", "encoder", "input_encoder", "controller", "initial", "generator", "factors"), 12),
         "decode_weight": 10.0,

@@ -14,8 +14,6 @@ from spiketok.models.nuclr_layers import FORMS, Views
 from tests.references.harness import Golden, array, copy_weights, grad_norms
 
 LEFT_OUT: dict[str, str] = {}
-# keys and values come from zeros: only the biases of their projection count
-NO_EFFECT = ("cross_attn.to_q.weight", "*to_kv.weight")
 TASK = "embed"
 
 
