@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from spiketok import __version__
-from spiketok.cli import data, demo, doctor, fetch, generate, provenance, splits, tokens, train, upkeep
+from spiketok.cli import data, demo, doctor, embed, fetch, generate, provenance, splits, tokens, train, upkeep
 from spiketok.cli.console import complain, progress, say, show_json
 from spiketok.cli.options import Json, Root, print_rows
 from spiketok.errors import SpiketokError
@@ -115,6 +115,7 @@ app.command()(train.models)
 app.command()(train.train)
 app.command()(train.ensemble)
 app.command("eval-xsession")(train.eval_xsession)
+app.command()(embed.embed)
 app.command()(demo.demo)
 app.command()(generate.generate)
 

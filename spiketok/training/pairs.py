@@ -55,7 +55,9 @@ class PairWindows(Sampler):
     ) -> None:
         super().__init__(sessions, window_ns)
         self.shuffled, self.distance_ns, self.seed = training, int(distance_ns), int(seed)
-        self.first = RandomWindows(sessions, window_ns, seed=seed) if training else SequentialWindows(sessions, window_ns)
+        self.first = (
+            RandomWindows(sessions, window_ns, seed=seed) if training else SequentialWindows(sessions, window_ns)
+        )
 
     def describe(self) -> dict[str, object]:
         return super().describe() | {"distance_ns": self.distance_ns, "sampler_seed": self.seed}

@@ -32,9 +32,13 @@ TASK = "decode:hand_vel"
 VELOCITY = Head(TASK, "decode", "values", 2, ("x", "y"))
 POPULATION = Head("population", "population", "counts", input="counts")
 EVENTS = Head("events", "events", "events")
+VECTORS = Head("embed", "embed", "vectors")
 ALL = pytest.mark.parametrize("name", MODELS)
 CLOSED_FORM = "linear"  # fitted by fit alone
 TRAINED = pytest.mark.parametrize("name", [name for name in MODELS if name != CLOSED_FORM])
+OF_BEHAVIOUR = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if "decode" in model.tasks])
+# the contrast of vectors has a floor above 0: that it falls is told in tests/models/test_nuclr.py
+TO_LOWER = pytest.mark.parametrize("name", [n for n, m in MODELS.items() if n != CLOSED_FORM and "decode" in m.tasks])
 OF_SEVERAL = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.one_session])
 OF_ONE = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.one_session])
 WITH_IDENTITY = pytest.mark.parametrize(
@@ -54,7 +58,15 @@ QUICK = {
     "ndt3": {"dim": 16, "heads": 2, "patch_size": 4, "layers": 2, "activation": "gelu"},
     "mtm": {"channels": 12, "dim": 16, "heads": 2, "hidden": 24, "decode_weight": 2.0},
     "neds": {"dim": 16, "heads": 2, "hidden": 24, "dropout": 0.0, "dropout_embedding": 0.0, "decode_weight": 2.0},
-    "nuclr": {"dim": 16, "heads": 2, "dim_head": 8, "time_layers": 1, "unit_layers": 1, "patch_ms": 100.0, "dropout": 0.0},
+    "nuclr": {
+        "dim": 16,
+        "heads": 2,
+        "dim_head": 8,
+        "time_layers": 1,
+        "unit_layers": 1,
+        "patch_ms": 100.0,
+        "dropout": 0.0,
+    },
     "lfads": {
         **dict.fromkeys(("read_in", "encoder", "input_encoder", "controller", "initial", "generator", "factors"), 12),
         "decode_weight": 10.0,
@@ -286,6 +298,10 @@ def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, q
             weight=torch.ones(len(query_ns)),
         )
     }
+    if VECTORS.task in model.heads:  # nothing is asked at any time
+        none = torch.zeros(0)
+        none_of = torch.zeros(len(windows) + 1, dtype=torch.int64)
+        asked = {VECTORS.task: Asked(none, none_of, np.zeros(0, np.int64), none, none)}
     if "population" in model.heads:
         every = np.arange(N_BINS)
         counts = torch.from_numpy(np.concatenate([counts_of(s)[b + every] for s, b in windows]))
@@ -354,6 +370,8 @@ def config_of(name: str):
 
 def heads_of(name: str) -> list[Head]:
     """What a run of this model asks by default."""
+    if "embed" in MODELS[name].default_tasks:
+        return [VECTORS]
     return [VELOCITY, *(head for head in (POPULATION, EVENTS) if head.kind in MODELS[name].default_tasks)]
 
 
@@ -389,7 +407,7 @@ def windows_of(model, session: Toy = A, n: int = 4) -> list[tuple[Toy, int]]:
 
 def predict(model, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return model(batch)[TASK]
+        return model(batch)[TASK if TASK in model.heads else VECTORS.task]
 
 
 def past_bins(model) -> int:
@@ -452,7 +470,7 @@ def test_names_and_presets(name):
             config.any_field = 1
 
 
-@ALL
+@OF_BEHAVIOUR
 def test_shapes_and_losses(name):
     model = build(name)
     queries = [3, 0, N_BINS, 7]
@@ -474,7 +492,7 @@ def test_one_seed_one_model(name):
     assert name == CLOSED_FORM or not same(first, other)
 
 
-@TRAINED
+@TO_LOWER
 def test_training_is_reproducible_and_lowers_the_loss(name):
     finals = []
     for _ in range(2):
@@ -618,7 +636,7 @@ def test_padded_is_packed(name):
         assert torch.equal(term, losses(model, padded)[key]), key
 
 
-@ALL
+@OF_BEHAVIOUR
 def test_a_window_does_not_see_its_batch(name):
     model = build(name)
     windows = windows_of(model, n=7)
@@ -628,7 +646,7 @@ def test_a_window_does_not_see_its_batch(name):
         torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-@ALL
+@OF_BEHAVIOUR
 def test_what_has_no_weight_has_no_influence(name):
     model = build(name)
     batch = make_batch(model, windows_of(model))
@@ -654,7 +672,7 @@ def test_what_has_no_weight_has_no_influence(name):
         assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
 
 
-@ALL
+@OF_BEHAVIOUR
 def test_silence_gives_numbers(name):
     """A window without a single spike, and where the scheme has such a thing, without a single token."""
     model = build(name)
@@ -672,7 +690,7 @@ def test_silence_gives_numbers(name):
         assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
 
 
-@ALL
+@OF_BEHAVIOUR
 def test_a_batch_without_queries(name):
     model = build(name)
     batch = make_batch(model, windows_of(model), queries=[0] * 4)
@@ -691,11 +709,12 @@ def test_in_half_precision(name):
         total = model.loss(batch, output, HALF)["total"]
     total.backward()
     assert total.isfinite()
-    torch.testing.assert_close(output[TASK].float(), exact, rtol=0.1, atol=0.05)
+    said = output[TASK if TASK in model.heads else VECTORS.task]
+    torch.testing.assert_close(said.float(), exact, rtol=0.1, atol=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@TRAINED
+@OF_BEHAVIOUR
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
 def test_on_a_gpu_as_on_the_cpu(name, dtype, tolerance):
     """Output and gradients; in half precision windows of unequal length take the varlen kernel."""
