@@ -2,11 +2,11 @@
 
 What is unusual:
 
-- a unit's vector is its mean over windows that follow one another in all of the session's observed time; a unit that no
-  window holds has none (NaN), and is not probed;
-- a probe (logistic regression, macro-F1) is made in two ways: ``inductive``, from units of the sessions that the run was
-  trained on to units of others; and ``transductive``, from one half of all units to the other, halves by the hash of the
-  unit's name;
+- a unit's vector is its mean over windows that follow one another in all of the session's observed time; a unit that
+  no window holds has none (NaN), and is not probed;
+- a probe (logistic regression, macro-F1) is made in two ways: ``inductive``, from units of the sessions that the run
+  was trained on to units of others; and ``transductive``, from one half of all units to the other, halves by the hash
+  of the unit's name;
 - two baselines are probed in the same way, of the same units: the log of the rate, and the histogram of the intervals
   between spikes.
 

@@ -232,8 +232,8 @@ class Nuclr(Model):
             patches.append(value.unflatten(0, (n_frames, -1)).T[:, :wanted])
         if max(found) < wanted or max(found) >= wanted + 2 * self.config.patch_frames:
             message = (
-                f"{batch.sessions[0]}: a window has {max(found)} frames of dF/F, at model.frame_hz {self.config.frame_hz:g} "
-                f"it would have about {wanted}: set model.frame_hz to the recording's rate"
+                f"{batch.sessions[0]}: a window has {max(found)} frames of dF/F, at model.frame_hz "
+                f"{self.config.frame_hz:g} it would have about {wanted}: set model.frame_hz to the recording's rate"
             )
             raise DataError(message)
         patch = torch.cat(patches).unflatten(-1, (self.trunk.n_patches, -1)).float()
@@ -285,12 +285,17 @@ class Nuclr(Model):
         if of_vicreg:
             total = vicreg(*_stacked(pairs))
             return {self.task: total, "total": total}
+        pull, push = self.pull_and_push(pairs)
+        return {self.task: pull + push, "total": pull + push}
+
+    def pull_and_push(self, pairs: Sequence[tuple[Tensor, Tensor, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+        """The two terms of the contrast, of all pairs, weighted by their matched units."""
+        seen = pairs[0][0]
         weight = torch.tensor([len(match[0]) for _, _, match in pairs], device=seen.device, dtype=seen.dtype)
         config = self.config
         terms = [contrast(*pair, config.tau, config.loss, config.same_view_tau) for pair in pairs]
         pull, push = ((torch.stack(of) * weight).sum() / weight.sum() for of in zip(*terms, strict=True))
-        total = pull + push
-        return {f"{self.task}.pull": pull, f"{self.task}.push": push, self.task: total, "total": total}
+        return pull, push
 
 
 def _stacked(pairs: Sequence[tuple[Tensor, Tensor, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor, tuple]:

@@ -1,6 +1,7 @@
 """What NuCLR is made of: views as rows of units, the trunk over time and over units, and the contrasts of two views.
 
-Shape letters: V views, n units of all views, P patches of a view, K numbers in a patch, S spikes, M matched units, D width.
+Shape letters: V views, n units of all views, P patches of a view, K numbers in a patch, S spikes, M matched units, D
+width.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ class PairWindows(Sampler):
     ) -> None:
         super().__init__(sessions, window_ns)
         self.shuffled, self.distance_ns, self.seed = training, int(distance_ns), int(seed)
-        self.first = (
-            RandomWindows(sessions, window_ns, seed=seed) if training else SequentialWindows(sessions, window_ns)
-        )
+        self.first: Sampler = SequentialWindows(sessions, window_ns)
+        if training:
+            self.first = RandomWindows(sessions, window_ns, seed=seed)
 
     def describe(self) -> dict[str, object]:
         return super().describe() | {"distance_ns": self.distance_ns, "sampler_seed": self.seed}
@@ -92,7 +92,7 @@ class PairWindows(Sampler):
         by_session = np.argsort(first.session, kind="stable")
         size = np.bincount(first.session, minlength=len(self.sessions))
         for session, rows in zip(self.sessions, np.split(by_session, np.cumsum(size)[:-1]), strict=True):
-            random = generator(Stream.PAIR, self.seed, epoch, zlib.crc32(session.id.encode()))
+            random = generator(Stream.PAIR, self.seed, epoch if self.shuffled else 0, zlib.crc32(session.id.encode()))
             segment[rows], start[rows] = self._seconds(session, first.start_ns[rows], random)
         kept = np.flatnonzero(segment >= 0)
         return kept, segment[kept], start[kept]

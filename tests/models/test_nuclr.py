@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
+pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
+
+import torch
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Asked, Batch, Head, Progress, Timing, Tokens

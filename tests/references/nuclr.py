@@ -36,7 +36,7 @@ def replay(golden: Golden, meta: Mapping) -> dict[str, np.ndarray]:
         terms = of_loss(model, output, batch, loss=form)
         found |= {
             f"loss/{form}/{theirs}": array(terms[own])
-            for theirs, own in (("total", "total"), ("numer", f"{TASK}.pull"), ("denom", f"{TASK}.push"))
+            for theirs, own in (("total", "total"), ("numer", "pull"), ("denom", "push"))
         }
     projector, model.projector = model.projector, torch.nn.Identity()
     found["loss/vicreg_no_projector/total"] = array(of_loss(model, output, batch, loss="vicreg")["total"])
@@ -47,7 +47,15 @@ def replay(golden: Golden, meta: Mapping) -> dict[str, np.ndarray]:
 
 def of_loss(model: Nuclr, output, batch: Batch, **changed) -> dict[str, torch.Tensor]:
     kept, model.config = model.config, replace(model.config, **changed)
-    terms = model.loss(batch, output, Progress(0, 1))
+    told, kept_terms = model.pull_and_push, {}
+
+    def heard(pairs):
+        kept_terms["pull"], kept_terms["push"] = told(pairs)
+        return kept_terms["pull"], kept_terms["push"]
+
+    model.pull_and_push = heard
+    terms = model.loss(batch, output, Progress(0, 1)) | kept_terms
+    model.pull_and_push = told
     model.config = kept
     return terms
 

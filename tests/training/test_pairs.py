@@ -93,5 +93,5 @@ def test_found_again_counts_both_ways():
     first = np.array([[1.0, 0], [0, 1], [1, 1]])
     second = np.array([[0.9, 0.1], [0.8, 0.0]])  # of units 0 and 1; the second now looks like unit 0
     hit, chance = found_again(first, second, np.array([0, 1, 2]), np.array([0, 1]))
-    assert hit.tolist() == [False, True, True, False]
+    assert hit.tolist() == [False, False, True, False]
     assert chance.tolist() == [1 / 2, 1 / 2, 1 / 3, 1 / 3]
