@@ -116,6 +116,7 @@ class Streamer:
         length_ns: the windows' length; a scheme with one window length has it as default.
         step_ns: from one window's start to the next; default: end to end.
         start_ns: where the stream begins; default: ``plan.start_ns``. The shard's segment begins there.
+        unit_row: int32 ``[N]``, what tokens hold for each unit; the plan's own rows by default.
 
     Attributes:
         n_spikes: the spikes that came.
@@ -136,8 +137,10 @@ class Streamer:
         *,
         step_ns: int | None = None,
         start_ns: int | None = None,
+        unit_row: np.ndarray | None = None,
     ) -> None:
         self.scheme, self.n_units, self.n_spikes = scheme, len(plan.units), 0
+        self._unit_row = unit_row
         if scheme.not_live:
             message = f"scheme {scheme.name} cannot be streamed like this: {scheme.not_live}"
             raise UsageError(message)
@@ -314,7 +317,9 @@ class Streamer:
         session.__dict__["signals"] = {name: stream.signal() for name, stream in self._signals.items()}
         stretch = _trusted(_Stretch, start_ns=ends[0], stop_ns=ends[1], columns={})
         columns = self.scheme.bake(session, stretch).columns
-        return self.scheme.cut(columns, Windows(self._only, np.array([start_ns]), self.length_ns))
+        return self.scheme.cut(
+            columns, Windows(self._only, np.array([start_ns]), self.length_ns), unit_row=self._unit_row
+        )
 
     def _step(self) -> None:
         """Go to the next window, and forget what neither it nor its look back can reach.

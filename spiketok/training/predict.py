@@ -139,7 +139,7 @@ def _run(
         one_session=model.one_session_batches,
         seed=0,
     )
-    walk = _Walk(step_ns, config.data.stitch == "causal" or model.carries, model.causal)
+    walk = Walk(step_ns, config.data.stitch == "causal" or model.carries, model.causal)
     carry: list[object] = [None] * len(question.passes)
     with torch.inference_mode():
         for batch in loader:
@@ -151,11 +151,11 @@ def _run(
                 shown = moved if of is None else question.collected[0].hide(moved, session.tokens, of)
                 output, carry[k] = model.predict(shown, None if fresh.begins else carry[k])
                 for task in question.collected:
-                    used = _used(output, shown, task.name, fresh.since_ns)
+                    used = used_queries(output, shown, task.name, fresh.since_ns)
                     collectors[task.name].add(shown, output, used)
 
 
-def _used(output, batch: Batch, task: str, since_ns: np.ndarray | None) -> np.ndarray | None:
+def used_queries(output, batch: Batch, task: str, since_ns: np.ndarray | None) -> np.ndarray | None:
     """bool ``[Q]``: the queries that count; None where all do."""
     used, asked = None, batch.asked[task]
     if since_ns is not None:
@@ -173,7 +173,7 @@ class _Fresh:
         self.since_ns, self.begins, self.follows = since_ns, begins, follows
 
 
-class _Walk:
+class Walk:
     """Goes with windows in order of time: how far they have come."""
 
     def __init__(self, step_ns: int, causal_stitch: bool, causal_model: bool) -> None:
