@@ -23,7 +23,6 @@ import torch
 from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Asked, Batch, Facts, Tokens
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session
-
 from spiketok.tokens.live import Streamer
 from spiketok.tokens.schemes.base import Tokens as Cut
 from spiketok.training.checkpoints import Run
