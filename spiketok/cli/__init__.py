@@ -61,7 +61,9 @@ def simulate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the NWB files.", show_default="ROOT/simulated")
     ] = None,
-    task: Annotated[str, typer.Option("--task", help="center_out, random_target, handwriting or visual.")] = "center_out",
+    task: Annotated[
+        str, typer.Option("--task", help="center_out, random_target, handwriting or visual.")
+    ] = "center_out",
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Number of subjects.")] = 2,
     sessions: Annotated[int, typer.Option("--sessions-per-subject", min=1, help="Days a subject.")] = 4,
     units: Annotated[int, typer.Option("--units", min=1, help="Units a session.")] = 60,

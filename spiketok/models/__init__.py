@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from spiketok.models.capoyo import Capoyo
-from spiketok.models.lfads import Lfads
 from spiketok.models.ldns import Ldns
 from spiketok.models.lfads import Lfads
 from spiketok.models.linear import Linear
@@ -12,9 +11,9 @@ from spiketok.models.ndt1 import Ndt1
 from spiketok.models.ndt2 import Ndt2
 from spiketok.models.ndt3 import Ndt3
 from spiketok.models.neds import Neds
-from spiketok.models.possm import Possm
 from spiketok.models.neuroformer import Neuroformer
 from spiketok.models.nuclr import Nuclr
+from spiketok.models.possm import Possm
 from spiketok.models.poyo import Poyo
 from spiketok.models.poyo_plus import PoyoPlus
 from spiketok.models.spint import Spint
@@ -22,8 +21,8 @@ from spiketok.models.stndt import Stndt
 
 MODELS = {
     model.name: model
-    for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo, Ldns)
-    for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, PoyoPlus, Capoyo, Possm)
+    for model in (
+        *(Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads),
+        *(PoyoPlus, Capoyo, Ldns, Possm, Neuroformer, Nuclr),
+    )
 }
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, Neuroformer)}
-MODELS = {model.name: model for model in (Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads, Nuclr)}
