@@ -22,7 +22,7 @@ import torch
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Asked, Batch, Facts, Tokens
-from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session
+from spiketok.recording.nouns import NS_PER_S, Intervals, Session
 from spiketok.tokens.live import Streamer
 from spiketok.tokens.schemes.base import Tokens as Cut
 from spiketok.training.checkpoints import Run
@@ -78,6 +78,12 @@ class LiveDecoder:
         self.window_ns, grid_ns, self._bin_ns = data.window_ns, tokens.grid_ns, tokens.bin_ns
         self.step_ns = data.window_ns if self.model.carries else max(data.eval_step_ns // grid_ns, 1) * grid_ns
         for name, reader in tokens.windowed.items():
+            if reader.scheme.lookback_ns:
+                message = (
+                    f"{self.model.name} cannot be decoded live yet: its input '{name}' reads "
+                    f"{reader.scheme.lookback_ns / 1e6:g} ms before each window, and a stream begins without them"
+                )
+                raise UsageError(message)
             if reader.scheme.signals_read:
                 message = (
                     f"{self.model.name} cannot be decoded live: its input '{name}' reads the behaviour "
@@ -156,59 +162,6 @@ class LiveDecoder:
             target=torch.zeros(len(ns), len(task.target.components)),
             weight=torch.zeros(len(ns)),
         )
-
-
-def replay_decoded(
-    decoder: LiveDecoder,
-    session: Session,
-    *,
-    piece_ns: int = NS_PER_MS,
-    speed: float | None = None,
-    duration_ns: int | None = None,
-) -> tuple[list[Decoded], dict[str, dict[str, float]]]:
-    """Play a recording through a decoder in pieces of ``piece_ns``.
-
-    Args:
-        speed: 1.0 for real time; None for as fast as it can. duration_ns: only so much, from the session's start.
-
-    Returns:
-        What was decoded, and microseconds a window, ``{"tokens": {"p50", "p99"}, "model": ...}``.
-
-    Raises:
-        UsageError: a speed or piece that is not above 0.
-    """
-    if piece_ns <= 0 or (speed is not None and not speed > 0):
-        message = f"pieces of {piece_ns} ns at speed {speed}: both must be above 0"
-        raise UsageError(message)
-    start_ns, stop_ns = int(session.start_ns), int(session.stop_ns)
-    if duration_ns is not None:
-        stop_ns = min(stop_ns, start_ns + max(duration_ns, 1))
-    edges = np.append(np.arange(start_ns + piece_ns, stop_ns, piece_ns), stop_ns)
-    row = np.concatenate([[0], np.searchsorted(session.spikes.time_ns, edges)]).tolist()
-    found: list[Decoded] = []
-    tokens_ns: list[int] = []
-    begun = time.perf_counter_ns()
-    for k, edge in enumerate(edges.tolist()):
-        if speed is not None:
-            left_ns = begun + round((edge - start_ns) / speed) - time.perf_counter_ns()
-            time.sleep(max(left_ns, 0) / NS_PER_S)
-        part = slice(row[k], row[k + 1])
-        asked = time.perf_counter_ns()
-        done = decoder.push(session.spikes.time_ns[part], session.spikes.unit[part], edge)
-        if k == len(edges) - 1:
-            done += decoder.finish(stop_ns)
-        if done:
-            took = time.perf_counter_ns() - asked - sum(one.model_ns for one in done)
-            tokens_ns += [took // len(done)] * len(done)
-        found += done
-    return found, {"tokens": _percentiles(tokens_ns), "model": _percentiles([one.model_ns for one in found])}
-
-
-def _percentiles(values_ns: list[int]) -> dict[str, float]:
-    if not values_ns:
-        return {}
-    p50, p99 = np.percentile(values_ns, [50, 99]) / 1e3
-    return {"p50": float(p50), "p99": float(p99)}
 
 
 def _once(tokens: SessionTokens, name: str, calibration: Intervals) -> Tokens:

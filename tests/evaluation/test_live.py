@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
-from spiketok.errors import DataError  # noqa: E402
+from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.evaluation.live import LiveDecoder  # noqa: E402
 from spiketok.training.checkpoints import load_run  # noqa: E402
 from spiketok.training.config import load_config  # noqa: E402
@@ -53,3 +53,14 @@ def test_live_equals_offline_for_random_pieces(name, tmp_path):
     assert np.abs(said - offline.predicted[both]).max() <= 1e-5 * max(np.abs(offline.predicted).max(), 1)
     with pytest.raises(DataError, match="does not know it"):
         LiveDecoder(run, tokens, replace(session, id="made/other"), divided.calibration)
+
+
+def test_a_model_that_reads_time_before_its_windows_is_refused(tmp_path):
+    config = load_config("spint", None, ["size=tiny", "optim.steps=1", "data.bin_ms=20", "data.batch_size=4"])
+    session = decodable_session("day0", 0, seconds=30.0)
+    tokens = tokens_for(tmp_path / "shards", session, config)
+    train(config, [tokens], tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    divided = divide(tokens, run.tasks, config.split)
+    with pytest.raises(UsageError, match="before each window"):
+        LiveDecoder(run, tokens, session, divided.calibration)
