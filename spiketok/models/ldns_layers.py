@@ -61,10 +61,10 @@ class S4(nn.Module):
         self.D = nn.Parameter(torch.randn(1, channels))
         low, high = math.log(1e-3), math.log(1e-1)
         self.inv_dt = nn.Parameter(low + (high - low) * torch.rand(channels, 1))
-        self.A_real = nn.Parameter(torch.from_numpy(np.log(-a.real)).float())
-        self.A_imag = nn.Parameter(torch.from_numpy(-a.imag).float())
-        self.P = nn.Parameter(torch.view_as_real(torch.from_numpy(p.astype(np.complex64)))[None].contiguous())
-        self.B = nn.Parameter(torch.view_as_real(torch.from_numpy(b.astype(np.complex64)))[None].contiguous())
+        self.A_real = nn.Parameter(torch.tensor(np.log(-a.real)).float())
+        self.A_imag = nn.Parameter(torch.tensor(-a.imag).float())
+        self.P = nn.Parameter(torch.view_as_real(torch.tensor(p.astype(np.complex64)))[None].contiguous())
+        self.B = nn.Parameter(torch.view_as_real(torch.tensor(b.astype(np.complex64)))[None].contiguous())
         c = torch.randn(2 if bidirectional else 1, channels, n_states // 2, 2) * 0.5**0.5
         self.length = length
         self.C = nn.Parameter(c)

@@ -74,6 +74,8 @@ def heads_of(kinds: Sequence[str]) -> list[Head]:
         "decode": Head("decode:vel", "decode", "values", N_COMPONENTS, ("x", "y")),
         "classify": Head("classify:word", "classify", "classes", N_CLASSES, words),
         "sequence": Head("sequence:word", "sequence", "sequence", 1 + N_CLASSES, ("<blank>", *words)),
+        "events": Head("events", "events", "events"),
+        "embed": Head("embed", "embed", "vectors"),
     }
     for kind in kinds:
         if kind not in known:

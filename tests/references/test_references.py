@@ -59,7 +59,7 @@ def test_the_committed_choice_has_a_file_of_every_replay():
     for prefix, module in REPLAYS.items():
         assert any(name.startswith(prefix) for name in NAMES), prefix
         assert callable(importlib.import_module(module).replay)
-    assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 3_000_000
+    assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 4_000_000  # 16 models, about 200 KB each
 
 
 @pytest.mark.skipif(not BESIDE.is_dir(), reason="the recorded files of the originals are not here (SPIKETOK_GOLDEN)")

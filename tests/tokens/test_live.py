@@ -26,8 +26,8 @@ def needs_whole_session(scheme: Scheme) -> bool:
     return bool(getattr(scheme, "compat", "") or (scheme.name == "quantized" and scheme.signals))
 
 
-LIVE = [scheme for scheme in VARIANTS if not needs_whole_session(scheme)]
-NOT_LIVE = [scheme for scheme in VARIANTS if needs_whole_session(scheme)]
+NOT_LIVE = [scheme for scheme in VARIANTS if needs_whole_session(scheme) or scheme.not_live]
+LIVE = [scheme for scheme in VARIANTS if scheme not in NOT_LIVE]
 
 
 def sessions_of(scheme) -> st.SearchStrategy[Session]:
@@ -80,7 +80,7 @@ def stream(draw, streamer: Streamer, session: Session, names: tuple[str, ...]) -
 
 
 def test_every_scheme_can_be_streamed_with_its_default_fields():
-    assert {scheme.name for scheme in LIVE} == set(SCHEMES)
+    assert {scheme.name for scheme in LIVE} == set(SCHEMES) - {"frames"}  # pictures are planned, not streamed
 
 
 @pytest.mark.parametrize("scheme", NOT_LIVE, ids=str)
