@@ -29,9 +29,9 @@ from spiketok.storage.files import atomic_file
 from spiketok.training.checkpoints import Run
 from spiketok.training.loader import Loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens, SessionWindows
+from spiketok.training.tasks.base import MISSING
 
 ISI_EDGES_S = np.logspace(-3, 1, 21)
-MISSING = ("", "nan", "None", "NaN")  # words that say that a unit has no label
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import UsageError
 from spiketok.models.batch import Batch, Head, Input, Timing
-from spiketok.models.perceiver import ManyTasks, TasksConfig
+from spiketok.models.perceiver import TINY, TINY_RECIPE, ManyTasks, TasksConfig, published
 from spiketok.recording.nouns import FLUORESCENCE
 
 
@@ -52,24 +52,8 @@ class CapoyoConfig(TasksConfig):
             raise UsageError(message)
 
 
-def _published(batch_size: int, epochs: int) -> dict[str, dict]:
-    """train_calcium_poyo_plus.yaml and its single session, with the optimizer of defaults.yaml."""
-    return {
-        "data": {
-            "window_ms": 1000.0,
-            "batch_size": batch_size,
-            "unit_dropout": {"min": 10, "mode": 50, "max": 300, "peak": 4.0},
-        },
-        "optim": {
-            "name": "lamb",
-            "lr_per_window": 3.125e-5,
-            "weight_decay": 1e-4,
-            "schedule": "onecycle",
-            "epochs": epochs,
-            "clip": None,
-            "accelerator": "auto",
-        },
-    }
+# of columns of dF/F (train_calcium_poyo_plus.yaml)
+UNIT_DROPOUT = {"min": 10, "mode": 50, "max": 300, "peak": 4.0}
 
 
 class Capoyo(ManyTasks):
@@ -79,26 +63,14 @@ class Capoyo(ManyTasks):
     checked: ClassVar[str] = "1 recorded configuration of its original: outputs, losses, gradients"
     Config: ClassVar[type] = CapoyoConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
-        # Minutes on two CPU cores; dropout on attention weights has no fast CPU kernel.
-        "tiny": {
-            "depth": 2,
-            "dim_head": 32,
-            "self_heads": 4,
-            "latents_per_step": 8,
-            "dropout_ffn": 0.0,
-            "dropout_lin": 0.1,
-            "dropout_attention": 0.0,
-        },
+        "tiny": TINY,
         "single": {},  # calcium_poyo_plus_single_session.yaml
         "full": {"dim": 128, "depth": 24, "cross_heads": 4, "latents_per_step": 32},  # calcium_poyo_plus.yaml
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
-        "tiny": {  # minutes on two CPU cores
-            "data": {"window_ms": 1000.0, "batch_size": 32},
-            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
-        },
-        "single": _published(64, 100),
-        "full": _published(512, 2000),
+        "tiny": TINY_RECIPE,
+        "single": published(64, 100, UNIT_DROPOUT),
+        "full": published(512, 2000, UNIT_DROPOUT),
     }
 
     @classmethod

@@ -33,6 +33,35 @@ from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
 N_TYPES = 4  # spike, start, end, and one that the reference allocates and never uses
+TINY = {  # minutes on two CPU cores
+    "depth": 2,
+    "dim_head": 32,
+    "self_heads": 4,
+    "latents_per_step": 8,
+    "dropout_ffn": 0.0,
+    "dropout_lin": 0.1,
+    "dropout_attention": 0.0,
+}
+TINY_RECIPE = {
+    "data": {"window_ms": 1000.0, "batch_size": 32},
+    "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
+}
+
+
+def published(batch_size: int, epochs: int, unit_dropout: dict[str, float]) -> dict[str, dict]:
+    """The training of torch_brain's examples: LAMB, 3.125e-5 a window, flat for half of the steps, then cosine."""
+    return {
+        "data": {"window_ms": 1000.0, "batch_size": batch_size, "unit_dropout": unit_dropout},
+        "optim": {
+            "name": "lamb",
+            "lr_per_window": 3.125e-5,
+            "weight_decay": 1e-4,
+            "schedule": "onecycle",
+            "epochs": epochs,
+            "clip": None,
+            "accelerator": "auto",
+        },
+    }
 
 
 class WithRows(Model, ABC):

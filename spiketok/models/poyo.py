@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing
 from spiketok.models.losses import weighted_mse
-from spiketok.models.perceiver import Perceiver, TrunkConfig, window_of
+from spiketok.models.perceiver import TINY, TINY_RECIPE, Perceiver, TrunkConfig, published, window_of
 
 
 @dataclass(frozen=True)
@@ -49,42 +49,15 @@ class Poyo(Perceiver):
     checked: ClassVar[str] = "1 recorded configuration of its original: outputs, losses; torch_brain in 'make oracle'"
     Config: ClassVar[type] = PoyoConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
-        # Minutes on two CPU cores; dropout on attention weights has no fast CPU kernel.
-        "tiny": {
-            "depth": 2,
-            "dim_head": 32,
-            "self_heads": 4,
-            "latents_per_step": 8,
-            "dropout_ffn": 0.0,
-            "dropout_lin": 0.1,
-            "dropout_attention": 0.0,
-        },
+        "tiny": TINY,
         "1.3M": {},  # single sessions, NLB
         "11.8M": {"dim": 128, "depth": 24, "cross_heads": 4, "latents_per_step": 32},  # POYO-mp, POYO-1
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
-        "tiny": {  # minutes on two CPU cores
-            "data": {"window_ms": 1000.0, "batch_size": 32},
-            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
-        },
+        "tiny": TINY_RECIPE,
         # The published training (examples/poyo of torch_brain: configs/defaults.yaml, train.py): LAMB, 3.125e-5 a
         # window, weight decay 1e-4, constant for half of the steps then cosine, 1000 epochs, batch 128.
-        "*": {
-            "data": {
-                "window_ms": 1000.0,
-                "batch_size": 128,
-                "unit_dropout": {"min": 30, "mode": 100, "max": 300, "peak": 4.0},
-            },
-            "optim": {
-                "name": "lamb",
-                "lr_per_window": 3.125e-5,
-                "weight_decay": 1e-4,
-                "schedule": "onecycle",
-                "epochs": 1000,
-                "clip": None,
-                "accelerator": "auto",
-            },
-        },
+        "*": published(128, 1000, {"min": 30, "mode": 100, "max": 300, "peak": 4.0}),
     }
 
     @classmethod

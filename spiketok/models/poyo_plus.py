@@ -32,28 +32,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from spiketok.models.batch import Batch, Head, Input, Timing
-from spiketok.models.perceiver import ManyTasks, TasksConfig
+from spiketok.models.perceiver import TINY, TINY_RECIPE, ManyTasks, TasksConfig, published
 
 
 @dataclass(frozen=True)
 class PoyoPlusConfig(TasksConfig):
     """The defaults are the reference's single sessions (examples/poyo_plus/configs/model/poyo_single_session.yaml)."""
-
-
-def _published(batch_size: int, unit_dropout: dict[str, float]) -> dict[str, dict]:
-    """examples/poyo_plus/configs/defaults.yaml and train.py: LAMB, 3.125e-5 a window, flat for half of the steps."""
-    return {
-        "data": {"window_ms": 1000.0, "batch_size": batch_size, "unit_dropout": unit_dropout},
-        "optim": {
-            "name": "lamb",
-            "lr_per_window": 3.125e-5,
-            "weight_decay": 1e-4,
-            "schedule": "onecycle",
-            "epochs": 1000,
-            "clip": None,
-            "accelerator": "auto",
-        },
-    }
 
 
 class PoyoPlus(ManyTasks):
@@ -63,26 +47,15 @@ class PoyoPlus(ManyTasks):
     checked: ClassVar[str] = "1 recorded configuration of its original: outputs, losses, gradients"
     Config: ClassVar[type] = PoyoPlusConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
-        # Minutes on two CPU cores; dropout on attention weights has no fast CPU kernel.
-        "tiny": {
-            "depth": 2,
-            "dim_head": 32,
-            "self_heads": 4,
-            "latents_per_step": 8,
-            "dropout_ffn": 0.0,
-            "dropout_lin": 0.1,
-            "dropout_attention": 0.0,
-        },
+        "tiny": TINY,
         "1.3M": {},  # poyo_single_session.yaml
         "11.8M": {"dim": 128, "depth": 24, "cross_heads": 4, "latents_per_step": 32},  # poyo_1.yaml
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
-        "tiny": {  # minutes on two CPU cores
-            "data": {"window_ms": 1000.0, "batch_size": 32},
-            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 500},
-        },
-        "1.3M": _published(128, {"min": 30, "mode": 100, "max": 300, "peak": 4.0}),
-        "11.8M": _published(1024, {"min": 60, "mode": 300, "max": 1000, "peak": 4.0}),  # train_poyo_mp.yaml
+        "tiny": TINY_RECIPE,
+        # examples/poyo_plus/configs: defaults.yaml, train.py; train_poyo_mp.yaml
+        "1.3M": published(128, 1000, {"min": 30, "mode": 100, "max": 300, "peak": 4.0}),
+        "11.8M": published(1024, 1000, {"min": 60, "mode": 300, "max": 1000, "peak": 4.0}),
     }
 
     @classmethod

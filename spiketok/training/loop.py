@@ -322,6 +322,9 @@ def train_loader(
     sampler = own_sampler(tasks, windows, window_ns, seed=config.seed, training=True)
     if sampler is None:
         sampler = RandomWindows(windows, window_ns, seed=config.seed, weights=weights)
+    elif config.data.session_weights:
+        message = f"data.session_weights does not apply to {tasks[0].name}, whose windows are its own: leave it out"
+        raise UsageError(message)
     dropout = config.data.unit_dropout
     return Loader(
         windows,

@@ -31,7 +31,7 @@ from spiketok.training.sampling import Sampler, SessionTokens, SessionWindows
 # Numbers by metric, None where one does not exist, with words under "reasons" where it is not plain why; dicts of
 # numbers by component, class or unit.
 Score = dict[str, object]
-MISSING = ("", "nan", "None", "NaN")  # words that say that a trial has no label
+MISSING = ("", "nan", "None", "NaN")  # words that say that a trial or a unit has no label
 
 
 class Buffers(Protocol):
