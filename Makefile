@@ -5,13 +5,17 @@ ORACLE := .venv-oracle
 NLB := .venv-nlb
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
-.PHONY: demo test lint bench oracle oracle-nlb clean
+.PHONY: demo test test-long lint bench oracle oracle-nlb clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/spiketok demo $(DEMO_FLAGS)
 
 test: $(VENV)/ready lint
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+
+# What one change in ten touches and costs most: damage, kills, full disks, many machines, buckets.
+test-long: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile -m "long and not slow"
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

@@ -276,12 +276,17 @@ def test_a_missing_extra_is_one_line(workspace, tmp_path):
     assert done.stderr.strip() == "error: training needs 'torch', which is not installed: pip install 'spiketok[train]'"
 
 
+# without the compiler every loop is Python's: few tokens, few windows
+FEW = ("model.dim=16", "model.depth=1", "model.latents_per_step=2", "data.window_ms=200", "data.eval_step_ms=2000")
+SMALL = [word for text in FEW for word in ("--set", text)]
+
+
 @pytest.mark.parametrize(
     ("words", "written"),
     [
         (["ingest", "NWB"], "store"),
         (["tokenize", "--scheme", "per-spike"], "shards"),
-        (["train", "--model", "poyo", "--task", "decode:cursor_vel", "--set", "optim.steps=2"], "runs"),
+        (["train", "--model", "poyo", "--task", "decode:cursor_vel", "--set", "optim.steps=2", *SMALL], "runs"),
     ],
     ids=["ingest", "tokenize", "train"],
 )

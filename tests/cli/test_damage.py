@@ -604,7 +604,7 @@ def tried(tmp_path_factory):
         yield run
 
 
-NUMBERS = [*range(FAST), *(pytest.param(k, marks=pytest.mark.slow) for k in range(FAST, MANY))]
+NUMBERS = [pytest.param(k, marks=pytest.mark.long if k < FAST else pytest.mark.slow) for k in range(MANY)]
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -109,10 +109,12 @@ def check_deadly(outcomes: list[jobs.Outcome]) -> None:
     assert len(outcomes) == 9
 
 
+@pytest.mark.long
 def test_a_job_that_kills_processes_fails_alone(tmp_path):
     check_deadly(list(run_jobs(deadly(tmp_path), "processes:2")))
 
 
+@pytest.mark.long
 def test_a_job_that_kills_dask_workers_fails_alone(tmp_path):
     pytest.importorskip("distributed", reason="dask is not installed: pip install 'spiketok[dask]'")
     check_deadly(list(run_jobs(deadly(tmp_path), "dask:local:2")))
@@ -203,6 +205,7 @@ def _arm(mark: str) -> int:
     return worker
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_changes_no_byte(dask_cluster, in_peace, tmp_path, monkeypatch):
     recordings, peace = in_peace
     monkeypatch.chdir(tmp_path)  # the workers stand elsewhere, as they do on other machines

@@ -26,7 +26,13 @@ def goods(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "n_cases", [40, pytest.param(500, marks=pytest.mark.slow), pytest.param(5000, marks=pytest.mark.slow)]
+    "n_cases",
+    [
+        10,
+        pytest.param(40, marks=pytest.mark.long),
+        pytest.param(500, marks=pytest.mark.slow),
+        pytest.param(5000, marks=pytest.mark.slow),
+    ],
 )
 def test_damaged_files_are_refused_or_right(goods, tmp_path, n_cases, record_property):
     ends, findings = fuzzing.run_cases(tmp_path, goods, n_cases)

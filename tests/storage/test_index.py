@@ -261,6 +261,7 @@ def test_train_asks_a_store_behind_a_url_hardly_anything(remote, s3, workspace, 
         assert len(s3[1]) - before <= 4, s3[1][before:]
 
 
+@pytest.mark.long
 def test_ingest_puts_the_index_at_the_end(s3, tmp_path):
     from spiketok.cli import app
     from spiketok.sources.simulator import SimulationConfig, simulate

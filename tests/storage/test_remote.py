@@ -61,6 +61,7 @@ def results(outcomes) -> list:
     return sorted((o.result for o in outcomes), key=str)
 
 
+@pytest.mark.long
 def test_raw_and_store_in_a_bucket_give_the_bytes_of_a_disk(s3, recordings, tmp_path):
     for file in recordings:
         s3.put_file(str(file), f"bucket/raw/day/{file.name}")
@@ -124,7 +125,7 @@ write_session(random_session("one", 1), place(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize(("before", "n_put"), [("nothing", 1), ("another session", 0), ("a folder", 1)])
+@pytest.mark.parametrize(("before", "n_put"), [("nothing", 1), *(pytest.param(*p, marks=pytest.mark.long) for p in (("another session", 0), ("a folder", 1)))])
 def test_an_upload_that_was_killed_leaves_no_session(s3, tmp_path, before, n_put):
     """Killed when some files were put, and killed when all were but the last (``n_put`` 0)."""
     url = place(f"s3://bucket/killed-{before.split()[0]}/made/one")

@@ -321,7 +321,7 @@ def assert_read(root: Path, sessions: list[dict], expected: dict[str, tuple[str,
 # ---- the whole way --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n if n != "toy-chunks" else pytest.param(n, marks=pytest.mark.slow) for n in TOYS])
+@pytest.mark.parametrize("name", [n if n == "toy-both" else pytest.param(n, marks=pytest.mark.long) for n in TOYS])
 def test_a_new_model_goes_from_the_store_to_a_verified_report(root, name):
     sets, expected = CHOSEN[name]
     done = train(root, name, sets, "--tokenize")
