@@ -79,7 +79,9 @@ SLOW = pytest.mark.slow  # tests/training/test_training.py kills a training too,
 
 
 @pytest.mark.parametrize("n_kills", [1, pytest.param(3, marks=SLOW)])
-@pytest.mark.parametrize("stage", [pytest.param(s, marks=[SLOW] if s == "train" else [pytest.mark.long]) for s in STAGES])
+@pytest.mark.parametrize(
+    "stage", [pytest.param(s, marks=[SLOW] if s == "train" else [pytest.mark.long]) for s in STAGES]
+)
 def test_killed_and_run_again_gives_the_same_bytes(undisturbed, tmp_path, stage, n_kills):
     source, peace, took = undisturbed
     run_in_peace(undisturbed, stage)

@@ -125,7 +125,10 @@ write_session(random_session("one", 1), place(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize(("before", "n_put"), [("nothing", 1), *(pytest.param(*p, marks=pytest.mark.long) for p in (("another session", 0), ("a folder", 1)))])
+@pytest.mark.parametrize(
+    ("before", "n_put"),
+    [("nothing", 1), *(pytest.param(*p, marks=pytest.mark.long) for p in (("another session", 0), ("a folder", 1)))],
+)
 def test_an_upload_that_was_killed_leaves_no_session(s3, tmp_path, before, n_put):
     """Killed when some files were put, and killed when all were but the last (``n_put`` 0)."""
     url = place(f"s3://bucket/killed-{before.split()[0]}/made/one")
