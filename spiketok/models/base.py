@@ -218,6 +218,13 @@ class Model(nn.Module, ABC):
         """The bins of :meth:`generate`; those of the run by default."""
         return self.timing.bin_ns
 
+    def shortest_window_ns(self) -> int:
+        """The shortest windows of which a model that carries says the same as of the run's, for live decoding.
+
+        By default the run's.
+        """
+        return self.timing.window_ns
+
     # ---- what is fitted, not trained ------------------------------------------------------------------------------
 
     def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:

@@ -228,6 +228,11 @@ class Possm(WithRows):
         n_past = self.config.context - 1
         return answers, (state, seen[:, max(0, seen.shape[1] - n_past) :])
 
+    def shortest_window_ns(self) -> int:
+        """One chunk; the run's windows where an answer depends on the window's other chunks or on its start."""
+        whole = self.config.reference_quirks or self.config.absolute_times
+        return self.timing.window_ns if whole else self.config.chunk_ns
+
     def _chunks(self, window_ns: int) -> int:
         """Chunks of a window."""
         chunk_ns, step_ns = self.config.chunk_ns, self.config.step_ns

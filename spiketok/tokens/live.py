@@ -116,6 +116,8 @@ class Streamer:
         length_ns: the windows' length; a scheme with one window length has it as default.
         step_ns: from one window's start to the next; default: end to end.
         start_ns: where the stream begins; default: ``plan.start_ns``. The shard's segment begins there.
+        first_ns: where the first window begins, on the scheme's grid counted from ``start_ns``; default: there. What
+            comes before it is what the first windows look back at.
         unit_row: int32 ``[N]``, what tokens hold for each unit; the plan's own rows by default.
 
     Attributes:
@@ -137,6 +139,7 @@ class Streamer:
         *,
         step_ns: int | None = None,
         start_ns: int | None = None,
+        first_ns: int | None = None,
         unit_row: np.ndarray | None = None,
     ) -> None:
         self.scheme, self.n_units, self.n_spikes = scheme, len(plan.units), 0
@@ -150,7 +153,15 @@ class Streamer:
         self.start_ns = int(plan.start_ns if start_ns is None else start_ns)
         self._ahead_ns = scheme.lookahead_ns
         self._back_ns = -(-scheme.lookback_ns // scheme.grid_ns) * scheme.grid_ns
-        self._next_ns = self._now_ns = self._given_ns = self.start_ns  # _given_ns: where the last given window stops
+        self.first_ns = self.start_ns if first_ns is None else int(first_ns)
+        if self.first_ns < self.start_ns or (self.first_ns - self.start_ns) % scheme.grid_ns:
+            message = (
+                f"the first window begins at {self.first_ns} ns, must be on the {scheme.grid_ns} ns grid of "
+                f"{scheme.name} from the stream's start, {self.start_ns} ns"
+            )
+            raise UsageError(message)
+        self._now_ns = self.start_ns
+        self._next_ns = self._given_ns = self.first_ns  # _given_ns: where the last given window stops
         self._n_inside = 0
         self._finished_ns: int | None = None
         self._spikes = _Rows({"time_ns": (np.dtype(np.int64), ()), "unit": (np.dtype(np.int32), ())})
@@ -159,7 +170,7 @@ class Streamer:
         }
         self._plan = dict(plan.__dict__)
         self._only = np.zeros(1, np.int64)  # the segment of every window
-        self._tokens(self.start_ns)  # refuses what cannot be served, and compiles before the first spike comes
+        self._tokens(self.first_ns)  # refuses what cannot be served, and compiles before the first spike comes
         if self.step_ns <= 0 or self.step_ns % scheme.grid_ns:
             message = f"steps of {self.step_ns} ns are no positive multiple of the {scheme.grid_ns} ns of {scheme.name}"
             raise UsageError(message)
@@ -215,8 +226,11 @@ class Streamer:
         self._signals[name].push(time_ns, value, valid)
         return self._complete()
 
-    def finish(self, stop_ns: int) -> list[Window]:
+    def finish(self, stop_ns: int, *, flush_ns: int | None = None) -> list[Window]:
         """End the stream: nothing more comes, from spikes or behaviours, and it stops at ``stop_ns``.
+
+        Args:
+            flush_ns: where the windows leave time over before this moment, one more ends there, as in an evaluation.
 
         Raises:
             UsageError: a spike has come that is not before ``stop_ns``, or the stream is finished already.
@@ -228,7 +242,12 @@ class Streamer:
             message = f"the stream cannot stop at {stop_ns} ns: it is at {max(last_ns, self._now_ns)} ns already"
             raise UsageError(message)
         self._finished_ns = self._now_ns = int(stop_ns)
-        return self._complete()
+        done = self._complete()
+        if flush_ns is not None and self.first_ns <= self._next_ns - self.step_ns < flush_ns - self.length_ns:
+            self._next_ns = flush_ns - self.length_ns
+            done.append((self._next_ns, self._tokens(self._next_ns)))
+            self._step()
+        return done
 
     @property
     def now_ns(self) -> int:
@@ -322,14 +341,13 @@ class Streamer:
         )
 
     def _step(self) -> None:
-        """Go to the next window, and forget what neither it nor its look back can reach.
+        """Go to the next window, and forget what lies before the one that was given and its look back.
 
-        A gap between two windows is kept until the second is complete: its spikes are not counted before.
+        The given one is kept: a last window that is flush with the stream's end may begin inside of it.
         """
         time_ns, stop_ns = self._spikes["time_ns"], self._next_ns + self.length_ns
-        new_ns = max(self._next_ns, self._given_ns)
+        new_ns, oldest_ns = max(self._next_ns, self._given_ns), self._next_ns - self._back_ns
         self._given_ns, self._next_ns = stop_ns, self._next_ns + self.step_ns
-        oldest_ns = min(self._next_ns, stop_ns) - self._back_ns
         first, stop, oldest = time_ns.searchsorted(np.array([new_ns, stop_ns, oldest_ns])).tolist()
         self._n_inside += stop - first
         self._spikes.forget(oldest)
