@@ -102,7 +102,7 @@ class LiveDecoder:
         step_ns: from one window's start to the next, for a model that carries nothing; the run's by default.
 
     Attributes:
-        start_ns, stop_ns: the time of which spikes are needed.
+        start_ns, stop_ns: where the stream begins and ends. needed: the time of which spikes can be reached.
 
     Raises:
         DataError: the model does not know the session, or no time is observed. UsageError: the run cannot be decoded
@@ -137,7 +137,8 @@ class LiveDecoder:
         if not self._coming:
             message = f"{plan.id}: no window of {self.window_ns / 1e6:g} ms fits into the time that is to be streamed"
             raise DataError(message)
-        self.start_ns, self.stop_ns = self._coming[0].origin_ns, self._coming[-1].end_ns
+        origin, end = ([getattr(s, edge) for s in self._coming] for edge in ("origin_ns", "end_ns"))
+        self.start_ns, self.stop_ns, self.needed = origin[0], end[-1], Intervals(origin, end).union()
         self._now_ns = NEVER_NS
         self._ended = False
         self._unit_row = np.ascontiguousarray(self.model.unit_row(tokens.info), np.int32)

@@ -490,7 +490,7 @@ def replay(
     begun = time.perf_counter_ns()
     for k, edge in enumerate(edges.tolist()):
         if speed is not None:
-            late_ns.append(_wait_until(begun + round((edge - session.start_ns) / speed)))
+            late_ns.append(wait_until(begun + round((edge - session.start_ns) / speed)))
         asked = time.perf_counter_ns()
         done = streamer.push(spikes.time_ns[row[k] : row[k + 1]], spikes.unit[row[k] : row[k + 1]], edge)
         for name, own in samples.items():
@@ -535,7 +535,7 @@ class _Samples:
         return self._signal.time_ns[rows], self._signal.value[rows], self._signal.valid[rows]
 
 
-def _wait_until(moment_ns: int) -> int:
+def wait_until(moment_ns: int) -> int:
     """Sleep until the clock of ``perf_counter_ns`` shows the moment; by how much it was missed."""
     left_ns = moment_ns - time.perf_counter_ns()
     if left_ns > 0:
