@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -287,6 +288,11 @@ ATTENTION = {"loop": _loop, "bucket": _bucket, "padded": _padded, "nested": _nes
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
+def in_float32(device: str) -> AbstractContextManager:
+    """Without autocast; costs nothing where there is none, which a window that is decoded live would feel."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 class RotaryTime(nn.Module):
     """Angles by which pairs of channels are turned, from times in seconds (RoPE over continuous time, as in POYO).
 
@@ -313,7 +319,7 @@ class RotaryTime(nn.Module):
     @torch.no_grad()
     def forward(self, time_s: Tensor) -> Tensor:
         """complex64 ``[L, E / 2]``: what :func:`rotate` multiplies by, for float32 seconds ``[L]``."""
-        with torch.autocast(time_s.device.type, enabled=False):
+        with in_float32(time_s.device.type):
             angle = time_s.float()[..., None] * self.omega.to(time_s.device)
             turn = torch.polar(torch.ones_like(angle), angle)
             return F.pad(turn, (0, self.n_still), value=1.0)
@@ -324,7 +330,7 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 
     ``turn.conj()`` turns back.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with in_float32(x.device.type):
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
@@ -344,7 +350,7 @@ def rotate_halves(x: Tensor, turn: Tensor) -> Tensor:
 
     In float32. The usual code of language models pairs channels so; :func:`rotate` pairs neighbours.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with in_float32(x.device.type):
         first, second = x.float().chunk(2, dim=-1)
         turned = torch.complex(first, second) * turn
         return torch.cat([turned.real, turned.imag], dim=-1).to(x.dtype)

@@ -181,6 +181,10 @@ class Possm(WithRows):
         for table in (self.types.weight, self.task_table.weight, self.latent):
             nn.init.normal_(table, std=config.init_std)
         self.rotary = RotaryTime(dim_head, config.t_min_s, config.t_max_s)
+        # no buffers, as in RotaryTime: the turn of a latent in its chunk, and of the chunks that a query sees
+        self.latent_turn = self.rotary(torch.tensor([config.chunk_ms / 2e3]))
+        since_ms = config.chunk_ms - torch.arange(config.context) * config.chunk_step_ms
+        self.key_turn = self.rotary(since_ms.float() / 1e3)
         self.encoder = CrossAttention(dim, config.cross_heads, dim_head, config.dropout_attention, rotate_value=True)
         self.layers = nn.ModuleList(
             nn.ModuleList(
@@ -256,7 +260,7 @@ class Possm(WithRows):
             filler = (held.amax(1, keepdim=True) - held).flatten()
             chunk = torch.cat([chunk, torch.repeat_interleave(filler)])
             unit, time = (F.pad(t, (0, len(chunk) - len(t))) for t in (unit, time))
-        middle = self.rotary(torch.tensor([self.config.chunk_ms / 2e3], device=device))
+        middle = self.latent_turn.to(device)
         x = self.latent + self._meet(unit, time, chunk, n, middle)
         turn = middle.expand(n, -1)
         for attend, feed_forward in self.layers:
@@ -303,15 +307,15 @@ class Possm(WithRows):
         chunk = last[:, None] - back  # [Q, K]
         visible = chunk >= -n_past
         if config.absolute_times:
-            query_time, key_time = asked.time, (chunk + 1) * (config.chunk_ms / 1e3)
+            query_time, key_turn = asked.time, self.rotary((chunk + 1) * (config.chunk_ms / 1e3))
         else:
             own_ns = since_ns - last_host * config.step_ns
             query_time = torch.from_numpy((own_ns / 1e9).astype(np.float32)).to(device)
-            key_time = (config.chunk_ms - back * config.chunk_step_ms).float() / 1e3
+            key_turn = self.key_turn.to(device)
         row = window[:, None] * n_seen + (chunk + n_past).clamp_min(0)
         key_value = self.decoder.key_value(seen.flatten(0, 1))
         key_value = F.embedding(row, key_value.flatten(1)).unflatten(-1, key_value.shape[1:])  # [Q, K, 2, H, E]
-        key, value = rotate(key_value, self.rotary(key_time)[..., None, None, :]).permute(2, 0, 3, 1, 4).unbind(0)
+        key, value = rotate(key_value, key_turn[..., None, None, :]).permute(2, 0, 3, 1, 4).unbind(0)
         turn = self.rotary(query_time)[:, None]
         projected = self.decoder.query(query_BD)
         query = rotate(F.embedding(window, projected.flatten(1)).unflatten(-1, projected.shape[1:]), turn)

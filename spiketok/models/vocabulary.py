@@ -131,7 +131,9 @@ class Vocabulary(nn.Module):
         return self(torch.arange(len(self), device=self.weight.device))
 
     def forward(self, row: Tensor) -> Tensor:
-        """``[..., D]`` for integer rows ``[...]``; each row is read once, however often it comes."""
+        """``[..., D]`` for integer rows ``[...]``; in training each row is read once, however often it comes."""
+        if self.late is None and not torch.is_grad_enabled():
+            return self._read(row.long())
         distinct, index = torch.unique(row.long(), return_inverse=True)
         return F.embedding(index, self._read(distinct))
 
@@ -140,7 +142,7 @@ class Vocabulary(nn.Module):
         value = F.embedding(own, self.weight, sparse=True)
         move = self.late(own) if self.late is not None else None
         value = value if move is None else value + move
-        return value * (row_K >= self.first)[:, None] if self.first else value
+        return value * (row_K >= self.first)[..., None] if self.first else value
 
     def state(self) -> list[list]:
         """JSON-able: ``[block, words]`` in the order of their rows."""
