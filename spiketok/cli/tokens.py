@@ -226,7 +226,11 @@ def schemes(
 
 def stream(
     session: Annotated[str, typer.Argument(help="The id of a session of the store.")],
-    scheme: Annotated[str, typer.Option("--scheme", help="One scheme: 'spiketok schemes'.")],
+    scheme: Annotated[str | None, typer.Option("--scheme", help="Tokens alone, of one scheme.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="RUN", help="Decode: a run's folder or name, or a model's name for its newest."),
+    ] = None,
     window_ms: Annotated[
         float | None, typer.Option("--window-ms", help="Length of the windows.", show_default="50, or the scheme's own")
     ] = None,
@@ -236,39 +240,70 @@ def stream(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the scheme.")
     ] = None,
-    piece_ms: Annotated[float, typer.Option("--piece-ms", help="Spikes come in pieces of this length.")] = 1.0,
-    speed: Annotated[
-        float | None, typer.Option("--speed", help="1 for real time.", show_default="as fast as it can")
+    split: Annotated[str | None, typer.Option("--split", help="Whose time a run decodes.", show_default="test")] = None,
+    step_ms: Annotated[
+        float | None,
+        typer.Option("--step-ms", help="From one window of a run to the next.", show_default="the run's eval_step_ms"),
     ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the predictions of a run.")] = None,
+    piece_ms: Annotated[float, typer.Option("--piece-ms", help="Spikes come in pieces of this length.")] = 1.0,
+    speed: Annotated[str, typer.Option("--speed", help="1 for real time; 0 or max: as fast as it can.")] = "max",
     duration_s: Annotated[
-        float | None, typer.Option("--duration-s", help="Only the session's first seconds.", show_default="all of it")
+        float | None, typer.Option("--duration-s", help="Only the first seconds.", show_default="all of it")
     ] = None,
     root: Root = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Replay a recording as a live stream, and tell how soon each window's tokens came after its last spike."""
+    """Replay a recording live: predictions of a run as they come, or how soon each window's tokens came."""
     from spiketok.recording.nouns import NS_PER_S
     from spiketok.storage.store import read_session
     from spiketok.tokens.live import replay
 
-    workspace = Workspace.locate(root, store)
-    (made,) = _schemes(scheme, bin_ms, settings or []) if scheme != "all" and "," not in scheme else (None,)
-    if made is None:
-        message = f"--scheme {scheme}: a stream has one scheme"
+    of_scheme = {"--window-ms": window_ms, "--bin-ms": bin_ms, "--set": settings}
+    of_run = {"--split": split, "--step-ms": step_ms, "--out": out}
+    if (scheme is None) == (run is None):
+        message = "a stream is of one scheme's tokens or of a run's predictions: give --scheme NAME or --run RUN"
         raise UsageError(message)
+    other = [name for name, value in (of_scheme if run is not None else of_run).items() if value is not None]
+    if other:
+        message = f"{other[0]} does not go with --{'run' if run is not None else 'scheme'}"
+        raise UsageError(message)
+    workspace = Workspace.locate(root, store)
     chosen = workspace.select(session)
     if len(chosen) != 1:
         message = f"'{session}' names {len(chosen)} sessions, a stream replays one: {', '.join(chosen[:3])}"
+        raise UsageError(message)
+    pace = _pace(speed)
+    duration_ns = None if duration_s is None else round(duration_s * NS_PER_S)
+    if run is not None:
+        from spiketok.cli.live import stream_run
+
+        stream_run(
+            workspace,
+            chosen[0],
+            run,
+            split=split or "test",
+            step_ns=None if step_ms is None else whole_ns(step_ms, "--step-ms"),
+            piece_ns=whole_ns(piece_ms, "--piece-ms"),
+            speed=pace,
+            duration_ns=duration_ns,
+            out=out,
+            as_json=as_json,
+        )
+        return
+    (made,) = _schemes(scheme, bin_ms, settings or []) if scheme != "all" and "," not in scheme else (None,)
+    if made is None:
+        message = f"--scheme {scheme}: a stream has one scheme"
         raise UsageError(message)
     length_ns = made.window_ns or -(-50_000_000 // made.length_grid_ns) * made.length_grid_ns
     result = replay(
         read_session(workspace.store_path(chosen[0])),
         made,
         length_ns=length_ns if window_ms is None else whole_ns(window_ms, "--window-ms"),
-        speed=speed,
+        speed=pace,
         piece_ns=whole_ns(piece_ms, "--piece-ms"),
-        duration_ns=None if duration_s is None else round(duration_s * NS_PER_S),
+        duration_ns=duration_ns,
     )
     if as_json:
         show_json(asdict(result))
@@ -284,6 +319,20 @@ def stream(
     for label, measure, values in (("latency", "us", result.latency_us), ("late", "ms", result.late_ms)):
         if values:
             print(f"{label:<11}" + ", ".join(f"{name} {value:,.1f} {measure}" for name, value in values.items()))
+
+
+def _pace(speed: str) -> float | None:
+    """How many times real time; None for as fast as it can."""
+    if speed == "max":
+        return None
+    try:
+        times = float(speed)
+    except ValueError:
+        times = -1.0
+    if not 0 <= times < float("inf"):
+        message = f"--speed {speed}: must be a number from 0, or max"
+        raise UsageError(message)
+    return times or None
 
 
 def compare(
