@@ -34,7 +34,7 @@ from spiketok.tokens.schemes.base import Windows
 from spiketok.training.checkpoints import Run
 from spiketok.training.predict import Walk, used_queries
 from spiketok.training.runs import require_inputs
-from spiketok.training.sampling import SessionTokens, SessionWindows
+from spiketok.training.sampling import SessionTokens, SessionWindows, listing
 from spiketok.training.tasks.base import Group
 from spiketok.training.tasks.decode import Decode
 from spiketok.training.tasks.population import Population
@@ -381,7 +381,8 @@ def _require_live(run: Run, tokens: SessionTokens, plan: Session) -> None:
     model = run.model
     require_inputs(run.config, [tokens])
     if plan.id not in model.sessions():
-        message = f"{plan.id} cannot be decoded live: the model does not know it, it was trained on others"
+        known = listing(model.sessions(), 3) or "none"
+        message = f"{plan.id} cannot be decoded live: the model does not know it, it knows {known}"
         raise DataError(message)
     decoded = [task for task in run.tasks if isinstance(task, Decode)]
     if not decoded:

@@ -43,7 +43,8 @@ class Streamed:
         recording_s: how much time of the recording was streamed. wall_s: how long it took. speed: None for full speed.
         latency_ms: from a window's last piece to its predictions, of them ``tokens`` and ``model``, and ``total``:
             ``p50``, ``p95``, ``p99`` and ``max`` of each.
-        n_behind: windows whose predictions came when the next window was complete already, at real time.
+        n_behind: windows whose predictions came when the next window was complete already; of a replay at full speed,
+            those that would have in real time.
     """
 
     session: str
@@ -130,7 +131,7 @@ def stream(
         wall_s=played.wall_s,
         speed=speed,
         latency_ms={name: percentiles_ms(values) for name, values in latency_ns.items()},
-        n_behind=sum(total > decoder.step_ns for total in played.total_ns),
+        n_behind=sum(total > decoder.step_ns / (speed or 1) for total in played.total_ns),
     )
 
 

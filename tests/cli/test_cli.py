@@ -343,6 +343,33 @@ def test_seeds_of_a_model_of_one_session_make_an_ensemble(workspace):
         shutil.rmtree(run)
 
 
+def test_a_run_decodes_a_session_live(workspace, tmp_path):
+    from safetensors.numpy import load_file
+
+    words = ["stream", "*day01*", "--run", "poyo", "--step-ms", 50, "--duration-s", 2, "--out", tmp_path]
+    *lines, last = map(json.loads, spiketok(workspace, *words, "--json").stdout.splitlines())
+    summary = last["summary"]
+    assert len(lines) == summary["n_windows"] > 10
+    times = [t for line in lines for t in line["answers"]["decode:cursor_vel"]["time_ns"]]
+    assert times == sorted(set(times))
+    scores = summary["scores"]["decode:cursor_vel"]
+    assert scores["live"]["r2_mean"] == pytest.approx(scores["offline"]["r2_mean"], abs=1e-4)
+    (file,) = map(Path, summary["files"])
+    assert len(load_file(file)["prediction"]) == len(times)
+    plain = spiketok(workspace, *words, "--speed", "0").stdout
+    assert "as fast as it can" in plain and "\nlatency_ms\tp50\tp95\tp99\tmax\n" in plain
+    shown = spiketok(workspace, *words[:-2], stream=Terminal).stdout
+    assert "scores of the times that both answer" in shown
+    for wrong, why in (
+        ([], "give --scheme NAME or --run RUN"),
+        (["--run", "poyo", "--scheme", "binned"], "give --scheme NAME or --run RUN"),
+        (["--run", "poyo", "--window-ms", 50], "--window-ms does not go with --run"),
+        (["--scheme", "binned", "--step-ms", 50], "--step-ms does not go with --scheme"),
+        (["--run", "poyo", "--speed", "fast"], "--speed fast: must be a number from 0, or max"),
+    ):
+        assert why in spiketok(workspace, "stream", "*day01*", *wrong, code=2).stderr
+
+
 def test_version_needs_no_command():
     assert spiketok(Path("."), "--version").stdout == f"spiketok {__version__}\n"
 
