@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.recording.nouns import Intervals, Session, Spikes
 from spiketok.tokens.live import Streamer, replay
-from spiketok.tokens.schemes import SCHEMES, Binned, PerSpike, Scheme
+from spiketok.tokens.schemes import SCHEMES, Binned, PerSpike, Scheme, make_scheme
 from spiketok.tokens.schemes.base import Windows
 from tests import strategies
 from tests.laws import assert_same, token_rows
@@ -229,3 +229,42 @@ def test_replay_in_real_time_is_not_faster_than_the_recording():
     for values in ({"speed": 0.0}, {"speed": -1.0}, {"piece_ns": 0}):
         with pytest.raises(UsageError, match="above 0"):
             replay(session, PerSpike(), length_ns=40 * MS, **values)
+
+
+LOOKING_BACK = [
+    Binned(10 * MS),
+    PerSpike(start_end=False),
+    make_scheme("neuron", bin_ns=10 * MS, view="history", history_bins=7),
+    make_scheme("event-pair", current_ns=40 * MS, history_ns=120 * MS),
+]
+
+
+@pytest.mark.parametrize("scheme", LOOKING_BACK, ids=str)
+@pytest.mark.parametrize("begins", [0, 90, 300], ids="{} ms before".format)
+def test_a_first_window_looks_back_at_what_came_before_it_and_a_last_one_is_flush(scheme, begins):
+    """The bytes of a shard whose segment reaches as far back, or farther than any window looks."""
+    session, length, step, first = random_session("live", 2, n_units=4, seconds=1.0), 40 * MS, 30 * MS, 400 * MS
+    streamer = Streamer(scheme, session, length, step_ns=step, start_ns=first - begins * MS, first_ns=first)
+    rows = slice(*np.searchsorted(session.spikes.time_ns, [first - begins * MS, 780 * MS]))
+    time_ns, unit = session.spikes.time_ns[rows], session.spikes.unit[rows]
+    found = streamer.push(time_ns[:40], unit[:40]) + streamer.push(time_ns[40:], unit[40:])
+    found += streamer.finish(780 * MS, flush_ns=780 * MS)
+    start = [*range(first, 780 * MS - length, step), 780 * MS - length]
+    assert [at for at, _ in found] == start
+    segment = Intervals([0 if begins == 300 else first - begins * MS], [780 * MS])
+    windows = Windows(np.zeros(len(start), np.int64), np.array(start), length)
+    wanted = scheme.cut(scheme.bake(session, segment).columns, windows)
+    for b, (_, tokens) in enumerate(found):
+        assert_same(tokens.columns, token_rows(wanted, b))
+    held = int((time_ns >= first).sum())
+    assert (streamer.n_spikes, streamer.n_outside) == (len(time_ns), len(time_ns) - held)
+
+
+def test_a_first_window_is_on_the_grid_and_a_flush_one_comes_only_where_time_is_over():
+    with pytest.raises(UsageError, match="must be on the 10000000 ns grid"):
+        Streamer(Binned(10 * MS), plan(), 20 * MS, start_ns=0, first_ns=5 * MS)
+    with pytest.raises(UsageError, match="first window begins at -10000000 ns"):
+        Streamer(Binned(10 * MS), plan(), 20 * MS, start_ns=0, first_ns=-10 * MS)
+    for stop, starts in ((40, [0, 20]), (50, [0, 20, 30]), (10, [])):
+        done = Streamer(Binned(10 * MS), plan(), 20 * MS).finish(stop * MS, flush_ns=stop * MS)
+        assert [start // MS for start, _ in done] == starts
