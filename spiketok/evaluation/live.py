@@ -8,6 +8,7 @@ What is unusual:
   shortest windows that it can (``Model.shortest_window_ns``), each once;
 - windows lie where those of an evaluation would: inside stretches of observed time, with a last one flush with the end
   of each. Spikes before a stretch are what its first windows look back at, as far as its segment reaches;
+- what a model computes of the session's calibration it computes once, at the start (``Model.calibrate``);
 - nothing that is asked needs the truth: a behaviour is asked at the middles of bins, or at the planned sample times.
   Other tasks of a run are not asked; of a population task stays what it hides.
 
@@ -16,6 +17,7 @@ Shape letters: S spikes of a piece, Q query times, C components.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -146,6 +148,9 @@ class LiveDecoder:
         self._walk = Walk(self.step_ns, True, self.model.causal)
         self._carry: object = None
         self._batch = self._empty_batch(calibration)
+        if tokens.once and "zero_gradient" in self.model.protocols:
+            self.model = copy.deepcopy(self.model)  # what it keeps of this calibration is this stream's alone
+            self.model.calibrate([self._batch])
         self._posed = {task.name: self._pose(task) for task in self.tasks}
 
     # ---- where windows lie ------------------------------------------------------------------------------------------
