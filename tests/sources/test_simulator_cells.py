@@ -128,6 +128,47 @@ def test_types_differ_in_their_intervals_and_not_in_their_rates(visual):
         true_rates(SimulationConfig(cell_types=2), truth)
 
 
+def test_cells_that_fire_as_the_other_type():
+    """Their intervals are those of the type that they fire as, and nothing else of the session is another."""
+    settings = {"duration_s": 60, "n_units": 120, "cell_types": 2, "rate_median_hz": 8}
+    plain, other = (
+        simulate_session(SimulationConfig(**settings, atypical_fraction=share), 0, 0) for share in (0.0, 0.3)
+    )
+    kind, fires_as = other.population.cell_type, other.population.fires_as
+    np.testing.assert_array_equal(kind, plain.population.cell_type)
+    np.testing.assert_array_equal(plain.population.fires_as, kind)
+    atypical = fires_as != kind
+    assert 0.2 < atypical.mean() < 0.4 and set(kind[atypical].tolist()) == {0, 1}
+    short = np.array([(np.diff(ticks) < 6.5 * CLOCK_HZ / 1000).mean() for ticks in other.ticks])
+    assert short[fires_as == 0].mean() > 0.2 > 0.05 > short[fires_as == 1].mean()
+    same = [np.array_equal(a, b) for a, b in zip(plain.ticks, other.ticks, strict=True)]
+    np.testing.assert_array_equal(same, ~atypical)
+
+
+def test_coupling_is_a_factor_of_the_loadings_on_the_drives():
+    settings = {"duration_s": 5, "n_units": 40, "cell_types": 2}
+    stronger = SimulationConfig(**settings, coupling=2.0, inhibitory_coupling=0.25)
+    plain, other = (simulate_session(config, 0, 0).population for config in (SimulationConfig(**settings), stronger))
+    factor = np.where(plain.cell_type == 1, 0.5, 2.0)[:, None]
+    assert set(factor.ravel()) == {0.5, 2.0}
+    np.testing.assert_allclose(other.loading[:, -3:], plain.loading[:, -3:] * factor, rtol=1e-12)
+    np.testing.assert_array_equal(other.loading[:, :-3], plain.loading[:, :-3])
+
+
+def test_tracked_units_have_the_name_of_their_neuron_and_only_then(tmp_path):
+    session, truth = made(tmp_path, duration_s=8, n_units=4, tracked=1, cell_types=2, atypical_fraction=0.5)
+    assert session.units.columns["neuron"].tolist() == [f"01-{neuron:05d}" for neuron in truth["neuron"]]
+    assert "fires_as" in truth
+    simulate(SimulationConfig(**ONE, duration_s=8, n_units=4, cell_types=2), tmp_path / "older")
+    facts = json.loads(next((tmp_path / "older").rglob("*_simulation.json")).read_text())
+    assert facts["fingerprint"] == "49072f58597817d8"  # of before there were these settings
+    assert (
+        facts["files"]["sub-S01_ses-CO-day01_truth.npz"]
+        == "b2cb019e88ce5fe1a840372498244b6bb669199c1dbdc623d3efe78f9aa7ef4f"
+    )
+    assert not {"tracked", "coupling", "inhibitory_coupling", "atypical_fraction"} & set(facts["config"])
+
+
 def test_cells_of_a_region_share_its_drive(visual):
     session, truth = visual
     names, region = truth["latent_name"].tolist(), session.units.columns["region"]

@@ -66,6 +66,7 @@ def simulate(
     - ``multi_unit`` bool ``[N]``; ``missed``: neurons that were there and were not recorded
     - ``cell_type`` int64 ``[N]`` with ``cell_types=2``: 0 excitatory, 1 inhibitory; the drives of regions are
       dimensions of the latent state, and the loadings on them the units' coupling
+    - ``fires_as`` int64 ``[N]`` with ``atypical_fraction``: the type whose intervals a cell has
 
     Args:
         config: the settings.
@@ -140,7 +141,8 @@ def _is_whole(record: Path, fingerprint: str, *paths: Path) -> bool:
 
 def _truth(session: Simulated) -> dict[str, np.ndarray]:
     config, population = session.config, session.population
-    names = [field.name for field in dataclasses.fields(population) if field.name not in ("region", "electrode")]
+    left_out = {"region", "electrode"} | (set() if config.atypical_fraction else {"fires_as"})
+    names = [field.name for field in dataclasses.fields(population) if field.name not in left_out]
     return {
         "latent": session.latent[: config.n_samples].astype(np.float32),
         "latent_name": np.array(latent_names(config)),
@@ -152,9 +154,12 @@ def _session_settings(config: SimulationConfig) -> dict[str, Any]:
     """The settings that a session follows from; how many other sessions there are is none of them.
 
     Without imaging its rate is none either, nor what concerns writing where nothing is written, nor types of cells
-    where there is one: such files were made before there were these, and stay as they are.
+    where there is one, nor what is as it was before there was a setting: such files were made before there were these,
+    and stay as they are.
     """
     others = {"n_subjects", "sessions_per_subject"} | (set() if config.calcium_hz else {"calcium_hz"})
     others |= set() if config.task == "handwriting" else {"n_symbols", "most_symbols"}
     others |= set() if config.cell_types > 1 else {"cell_types"}
+    later = ("atypical_fraction", "coupling", "inhibitory_coupling", "tracked")
+    others |= {name for name in later if getattr(config, name) == getattr(SimulationConfig, name)}
     return {k: v for k, v in asdict(config).items() if k not in others}

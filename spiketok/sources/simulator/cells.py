@@ -6,6 +6,9 @@ Both have the same rates: a spike of a burst is taken from the rate of the other
 
 Regions differ in what their cells share: a drive of their own beside the behaviour, slow in M1, fast in PMd and an
 oscillation in S1. It is a dimension of the latent state, and a cell's loading on that of its region is its coupling.
+
+With ``atypical_fraction`` some cells have the intervals of the other type, so that intervals alone do not tell it;
+with ``inhibitory_coupling`` the types differ in how they follow the drive, which the cells of a region tell together.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from spiketok.sources.simulator.population import Population
 
 CELL_TYPES = ("excitatory", "inhibitory")
+INHIBITORY = 1  # its row
 INHIBITORY_SHARE = 0.35
 BURST_MEAN = 0.35  # spikes that follow one of an excitatory cell
 BURST_MS = (3.0, 6.0)
@@ -62,13 +66,17 @@ def coupled(config: SimulationConfig, population: Population, subject: int) -> P
     """The population with its types of cells, single ones, and its loadings on the drives of the regions."""
     n_units = len(population.neuron)
     coupling = np.zeros((n_units, len(config.regions)))
-    kind = np.zeros(n_units, np.int64)
+    kind, atypical = np.zeros(n_units, np.int64), np.zeros(n_units, np.bool_)
     for row, (neuron, region) in enumerate(zip(population.neuron, population.region, strict=True)):
         rng = stream(config, CELL, subject, int(neuron))
         kind[row] = int(rng.random() < INHIBITORY_SHARE)
         coupling[row, region] = DRIVES[config.regions[region]].coupling * math.exp(0.2 * rng.standard_normal())
+        atypical[row] = rng.random() < config.atypical_fraction
+    coupling *= config.coupling * np.where(kind == INHIBITORY, config.inhibitory_coupling, 1.0)[:, None]
     loading = np.hstack([population.loading, coupling])
-    return replace(population, loading=loading, cell_type=kind, multi_unit=np.zeros(n_units, np.bool_))
+    fires_as = np.where(atypical, 1 - kind, kind)
+    single = np.zeros(n_units, np.bool_)
+    return replace(population, loading=loading, cell_type=kind, fires_as=fires_as, multi_unit=single)
 
 
 def typed_train(
@@ -80,7 +88,7 @@ def typed_train(
         kind: a row of ``CELL_TYPES``. rate_hz: intensity in each millisecond. refractory: ticks. name: of its streams.
     """
     rng = stream(config, SPIKES, *name)
-    inhibitory = CELL_TYPES[kind] == "inhibitory"
+    inhibitory = kind == INHIBITORY
     rate_hz = rate_hz if inhibitory else rate_hz / (1 + BURST_MEAN)
     expected, order = rate_hz.sum() / 1000 + 1, GAMMA_ORDER if inhibitory else 1
     draw = rng.standard_gamma(order, 16) / order

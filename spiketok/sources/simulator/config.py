@@ -63,6 +63,11 @@ class SimulationConfig:
     drift_rate: float = _setting(0.2, 0.0, 2.0)  # of the daily change of its log intensity at rest
 
     cell_types: int = _setting(1, 1, 2)  # 2: bursting and regular cells, in three regions with drives of their own
+    atypical_fraction: float = _setting(0.0, 0.0, 1.0)  # chance that a cell of two types has the other's intervals
+    coupling: float = _setting(1.0, 0.0, 4.0)  # of cells of two types to the drives of their regions: a factor,
+    inhibitory_coupling: float = _setting(1.0, 0.0, 4.0)  # and another one of the inhibitory ones
+
+    tracked: int = _setting(0, 0, 1)  # 1: units have a column "neuron", the same for the same neuron on all days
 
     calcium_hz: float = _setting(0.0, 0.0, 90.0)  # frames of dF/F of the same units each second; 0: not imaged
 

@@ -171,6 +171,9 @@ def _add_units(nwb, session: Simulated) -> None:
             [CELL_TYPES[kind] for kind in population.cell_type],
             [config.regions[region] for region in population.region],
         ]
+    if config.tracked:
+        columns.append(("neuron", "who it is: the same on all days of the subject"))
+        values.append([f"{session.subject + 1:02d}-{neuron:05d}" for neuron in population.neuron])
     plain = [VectorData(name=n, description=d, data=v) for (n, d), v in zip(columns, values, strict=True)]
     # Whole columns, since a row at a time would make a Python object of each spike.
     stop = np.cumsum([ticks.size for ticks in session.ticks])

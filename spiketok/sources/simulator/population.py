@@ -80,6 +80,7 @@ class Population:
     log_rate: np.ndarray  # change of the log intensity at rest
     missed: np.ndarray  # int64, identities that were there and are not recorded
     cell_type: np.ndarray | None = None  # int64 [N] row of the types of cells, where there are several
+    fires_as: np.ndarray | None = None  # int64 [N] the type whose intervals it has
 
 
 def _residents(config: SimulationConfig, subject: int, day: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,8 +165,8 @@ def spike_ticks(
         trains = []
         for cell in range(cells):
             name = *key, int(neuron), cell
-            if population.cell_type is not None:
-                trains.append(typed_train(config, int(population.cell_type[row]), rate_hz, refractory, name))
+            if population.fires_as is not None:
+                trains.append(typed_train(config, int(population.fires_as[row]), rate_hz, refractory, name))
                 continue
             rng = stream(config, SPIKES, *name)
             # Refractoriness only takes intensity away: draws that outlast the full integral are enough.
