@@ -99,15 +99,15 @@ class Nuclr(Model):
     one_session_batches: ClassVar[bool] = True
     Config: ClassVar[type] = NuclrConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
-        "tiny": {"dim": 48, "heads": 2, "dim_head": 24, "time_layers": 1, "unit_layers": 1, "dropout": 0.1},
+        "tiny": {"dim": 64, "heads": 2, "dim_head": 32, "time_layers": 1, "unit_layers": 1, "dropout": 0.0},
         "6.3M": {},
         "spikes": {"form": "spikes"},
         "calcium": {"form": "calcium"},
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
         "tiny": {  # minutes on two CPU cores
-            "data": {"window_ms": 10_000.0, "bin_ms": 20.0, "batch_size": 8},
-            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "cosine", "steps": 300},
+            "data": {"window_ms": 20_000.0, "bin_ms": 40.0, "batch_size": 4},
+            "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "cosine", "steps": 700},
         },
         # configs/train_ephys.yaml, src/trainers/contrastive.py: batch 128 pairs, cosine after an epoch of warm-up
         "*": {
@@ -260,11 +260,17 @@ class Nuclr(Model):
         return {self.task: self.trunk(views), f"{self.task}.unit": views.unit, f"{self.task}.offset": offset}
 
     def project(self, vector: Tensor) -> Tensor:
-        """``[n, D]`` of length 1, which are contrasted."""
-        return F.normalize(self.projector(vector).float(), dim=-1)
+        """``[n, D]``, which are contrasted: of length 1, but for VICReg; in float32 under any autocast."""
+        with torch.autocast(vector.device.type, enabled=False):
+            seen = self.projector(vector.float())
+            return seen if self.config.loss == "vicreg" else F.normalize(seen, dim=-1)
 
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
-        """The contrast of each pair of windows, weighted by its matched units; 0 where no pair has enough of them."""
+        """The contrast of each pair of windows, weighted by its matched units; 0 where no pair has enough of them.
+
+        In float32 under any autocast. A unit that is silent in one window of a pair has no row of its own: where it
+        has spikes it is one more negative of the others, as in the released code.
+        """
         if self.task not in batch.asked:
             return {"total": output[self.task].sum() * 0}
         vector, unit = output[self.task], output[f"{self.task}.unit"]
@@ -272,21 +278,19 @@ class Nuclr(Model):
         if len(length) % 2:
             message = f"{self.name} learns from pairs of windows, this batch has {len(length)}"
             raise DataError(message)
-        of_vicreg = self.config.loss == "vicreg"
-        seen = self.projector(vector).float() if of_vicreg else self.project(vector)
+        seen = self.project(vector)
         views = list(zip(seen.split(length), unit.split(length), strict=True))
         pairs = []
         for (first, own), (second, other) in zip(views[::2], views[1::2], strict=True):
             match = matched(own, other)
             if len(match[0]) >= self.config.min_matched:
                 pairs.append((first, second, match))
-        if not pairs:
-            return {self.task: seen.sum() * 0, "total": seen.sum() * 0}
-        if of_vicreg:
-            total = vicreg(*_stacked(pairs))
-            return {self.task: total, "total": total}
-        pull, push = self.pull_and_push(pairs)
-        return {self.task: pull + push, "total": pull + push}
+        with torch.autocast(seen.device.type, enabled=False):  # similarities near 1 need all their digits
+            if self.config.loss == "vicreg":
+                total = vicreg(*_stacked(pairs)) if pairs else seen.sum() * 0
+            else:
+                total = sum(self.pull_and_push(pairs)) if pairs else seen.sum() * 0
+        return {self.task: total, "total": total}
 
     def pull_and_push(self, pairs: Sequence[tuple[Tensor, Tensor, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
         """The two terms of the contrast, of all pairs, weighted by their matched units."""

@@ -133,3 +133,90 @@ def test_the_contrast_falls_and_pairs_are_needed():
     odd = counted(0, 3)
     with pytest.raises(DataError, match="pairs of windows, this batch has 3"):
         model.loss(odd, model(odd), Progress(0, 1))
+
+
+def named(pull: float, push: float) -> dict[str, object]:
+    return {key: pytest.approx(pull + push, rel=1e-5, abs=1e-5) for key in ("embed", "total")}
+
+
+def test_the_contrast_is_of_single_precision_under_autocast():
+    """Vectors of half precision, similarities of full: equal to the formula on the vectors that autocast gave."""
+    model = build(keep=1.0)
+    batch = counted()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(batch)
+        terms = model.loss(batch, output, Progress(0, 1))
+        seen = model.project(output["embed"])
+    assert all(value.dtype == torch.float32 for value in terms.values())
+    first, second = seen.detach().numpy().astype(np.float64).reshape(2, 6, -1)
+    near = first @ second.T
+    same = [np.exp(x @ x.T) * (1 - np.eye(6)) for x in (first, second)]
+    across = np.exp(near / 0.2) * (1 - np.eye(6))
+    rows = [across.sum(1) + same[0].sum(1), across.sum(0) + same[1].sum(1)]
+    push = np.mean([np.log(row / 12).mean() for row in rows])
+    found = {key: float(value.detach()) for key, value in terms.items()}
+    assert found == named(5 - 5 * np.diag(near).mean(), push)
+
+
+def test_each_term_of_the_contrast_in_half_precision_is_near_that_in_full():
+    """At the same weights; after steps of Adam the two go apart, term by term, and the total less."""
+    model = build(keep=1.0)
+    found = []
+    for half in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = model(counted())
+            views = model.project(output["embed"]).split([6, 6]), output["embed.unit"].split([6, 6])
+        found.append([float(term) for term in model.pull_and_push([(*views[0], matched(*views[1]))])])
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
+@pytest.mark.parametrize("form", ["bin", "spikes"])
+@pytest.mark.parametrize("loss", ["dcl_full", "vicreg"])
+def test_silence_has_a_loss_of_nought_and_finite_gradients(form, loss):
+    """Whole batches of silence, and a pair of which one window is silent, beside a pair that is not."""
+    model = build(form=form, loss=loss).train()
+    for silent in ([0, 1, 2, 3], [0, 1], [2], []):
+        torch.manual_seed(0)
+        batch = counted(3, 4) if form == "bin" else spiking(4, silent)
+        if form == "bin":
+            for window in silent:
+                batch.inputs["counts"].columns["counts"][20 * window : 20 * (window + 1)] = 0
+        model.zero_grad()
+        output = model(batch)
+        held = output["embed.offset"].diff()
+        assert [k for k in range(4) if held[k] == 0] == silent
+        terms = model.loss(batch, output, Progress(0, 1))
+        terms["total"].backward()
+        assert all(value.isfinite() for value in terms.values())
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        assert grads and all(grad.isfinite().all() for grad in grads)
+        assert (len(silent) == 4) == (float(terms["total"].detach()) == 0)
+
+
+def spiking(n_windows: int, silent: list[int]) -> Batch:
+    """Three spikes of each of five units, but for windows of silence."""
+    length = [0 if k in silent else 15 for k in range(n_windows)]
+    n = sum(length) // 15
+    unit = torch.arange(5, dtype=torch.int32).repeat_interleave(3).repeat(n)
+    time = torch.rand(n * 5, 3, generator=torch.Generator().manual_seed(1)).sort(1)[0].flatten() * 0.4
+    return batch_of("spikes", {"unit": unit, "time": time}, length)
+
+
+def test_a_unit_that_is_silent_in_one_window_is_a_negative_alone():
+    """It has no row, and its vector stands among the negatives of the others: the formula over the rest."""
+    model = build(keep=1.0)
+    batch = counted(5)
+    batch.inputs["counts"].columns["counts"][20:, 4] = 0  # unit 4 is silent in the second window
+    output = model(batch)
+    assert output["embed.unit"].tolist() == [0, 1, 3, 4, 5, 6, 0, 1, 3, 5, 6]
+    terms = model.loss(batch, output, Progress(0, 1))
+    first, second = (v.detach().numpy().astype(np.float64) for v in model.project(output["embed"]).split([6, 5]))
+    place = [0, 1, 2, 4, 5]  # of the shared units in the first window
+    near, push = first @ second.T, []
+    for k, a in enumerate(place):
+        across = sum(np.exp(near[a, j] / 0.2) for j in range(5) if j != k)
+        push.append(np.log((across + sum(np.exp(first[a] @ first[b]) for b in range(6) if b != a)) / 11))
+        across = sum(np.exp(near[b, k] / 0.2) for b in range(6) if b != a)
+        push.append(np.log((across + sum(np.exp(second[k] @ second[j]) for j in range(5) if j != k)) / 11))
+    pull = 5 - 5 * np.mean([near[a, k] for k, a in enumerate(place)])
+    assert {key: float(value.detach()) for key, value in terms.items()} == named(pull, np.mean(push))

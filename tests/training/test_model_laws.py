@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from spiketok.errors import UsageError
 from spiketok.evaluation import transfer
 from spiketok.models import MODELS
 from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, Signal, Spikes, UnitTable
@@ -159,6 +160,14 @@ def test_time_that_was_not_observed_changes_no_training(name, tokens, whole, tmp
     folder, clean = whole(name)
     assert bytes_of(tmp_path)["model.safetensors"] == bytes_of(folder)["model.safetensors"]
     assert result.scores == clean.scores
+
+
+def test_weights_of_sessions_are_refused_where_a_task_has_windows_of_its_own(tokens, tmp_path):
+    config = config_of("nuclr", "data.session_weights={'made/a'=2}")
+    message = "data.session_weights does not apply to embed, whose windows are its own: leave it out"
+    with pytest.raises(UsageError, match=message):
+        train(config, tokens(config), tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 @TRAINED
