@@ -9,7 +9,7 @@ import typer
 
 from spiketok.cli.console import say, show_json, show_rows
 from spiketok.cli.options import Json, Root, indexed
-from spiketok.errors import require
+from spiketok.errors import UsageError, require
 
 
 def embed(
@@ -22,37 +22,70 @@ def embed(
         list[str] | None,
         typer.Option("--probe", metavar="COLUMN", help="Read a unit column from the vectors, as region; repeat."),
     ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option("--match", metavar="COLUMN", help="Find units again on another day; the column says who is who."),
+    ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The npz file.", show_default="RUN/vectors.npz")] = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Write the mean vector of each unit by a run of the task embed; with --probe, what can be read from them."""
+    """Write the mean vector of each unit by a run of the task embed; with --probe or --match, what they tell."""
     require("torch", "train", "embedding")
-    from spiketok.evaluation.embedding import probes, spike_statistics, unit_vectors, write_vectors
+    from spiketok.evaluation.embedding import (
+        Compared,
+        head_of_vectors,
+        matches,
+        probes,
+        require_column,
+        unit_vectors,
+        untrained,
+        write_vectors,
+    )
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
     from spiketok.training.runs import device_of, find_run, make_shards, open_shards
 
     workspace = indexed(root)
     loaded = load_run(find_run(workspace, run))
+    head_of_vectors(loaded)
+    path = out or loaded.path / "vectors.npz"
+    if path.suffix != ".npz":
+        message = f"--out {path.name}: vectors are written as npz, give a name that ends in .npz"
+        raise UsageError(message)
     chosen = workspace.select(sessions)
     if tokenize:
         make_shards(workspace, chosen, loaded.config, say)
+    tokens = open_shards(workspace, chosen, loaded.config)
+    columns = [*(probe or []), *([match] if match else [])]
+    for column in columns:
+        require_column([of.info for of in tokens], column)
     device = device_of(loaded.config)
-    found = [unit_vectors(loaded, tokens, device) for tokens in open_shards(workspace, chosen, loaded.config)]
-    path = out or loaded.path / "vectors.npz"
+    found = [unit_vectors(loaded, of, device) for of in tokens]
     write_vectors(path, found, loaded)
-    rows = []
-    if probe:
-        statistics = {of.info.id: spike_statistics(read_session(workspace.store_path(of.info.id))) for of in found}
-        rows = [row for column in probe for row in probes(found, statistics, column)]
+    probed, matched = [], []
+    if columns:
+        drawn = untrained(loaded)
+        compared = [
+            Compared.of(own, unit_vectors(drawn, of, device), read_session(workspace.store_path(of.info.id)))
+            for own, of in zip(found, tokens, strict=True)
+        ]
+        probed = [row for column in probe or [] for row in probes(compared, column)]
+        matched = matches(compared, match) if match else []
     n_seen = sum(int((of.n_windows > 0).sum()) for of in found)
     n_units = sum(of.info.n_units for of in found)
     if as_json:
-        show_json({"file": str(path), "sessions": len(found), "units": n_units, "with_vector": n_seen, "probes": rows})
+        counted = {"file": str(path), "sessions": len(found), "units": n_units, "with_vector": n_seen}
+        show_json(counted | {"probes": probed, "matches": matched})
         return
-    if rows:
-        show_rows("macro-F1 of units, from vectors, rates and intervals between spikes", list(rows[0]), rows)
+    if probed:
+        show_rows("macro-F1 of units, from vectors and from what is beside them", list(probed[0]), probed)
+    if matched:
+        show_rows("units found again among those of another day", list(matched[0]), matched)
+    met = {of.info.subject for of in found if of.trained}
+    again = [of.info.id for of in found if not of.trained and of.info.subject in met]
+    if probe and again:
+        say(f"{len(again)} of the sessions that were not trained on are of subjects that were: units may be the same")
     say(f"{n_seen} of {n_units} units of {len(found)} sessions have a vector")
     print(f"vectors {path}")

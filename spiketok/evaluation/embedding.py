@@ -1,4 +1,4 @@
-"""A vector for each unit of whole sessions, and what can be read from it: cell types and regions.
+"""A vector for each unit of whole sessions, and what can be read from it: cell types, regions, who it is on other days.
 
 What is unusual:
 
@@ -7,8 +7,10 @@ What is unusual:
 - a probe (logistic regression, macro-F1) is made in two ways: ``inductive``, from units of the sessions that the run
   was trained on to units of others; and ``transductive``, from one half of all units to the other, halves by the hash
   of the unit's name;
-- two baselines are probed in the same way, of the same units: the log of the rate, and the histogram of the intervals
-  between spikes.
+- a unit is looked for on another day of its subject: its nearest neighbour among all units of the earlier day, by the
+  cosine of features that are standardised within each day; a unit column says who is who;
+- beside the vectors stand, for the same units, those of the same model without training, the log of the rate and the
+  histogram of the intervals between spikes, and chance.
 
 Shape letters: N units, D width.
 """
@@ -16,19 +18,22 @@ Shape letters: N units, D width.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from spiketok.errors import DataError, UsageError, require
+from spiketok.models.batch import Head
 from spiketok.recording.nouns import Session, SessionInfo
 from spiketok.storage.files import atomic_file
-from spiketok.training.checkpoints import Run
+from spiketok.training.checkpoints import Run, seed_of
+from spiketok.training.config import model_class
 from spiketok.training.loader import Loader
-from spiketok.training.sampling import SequentialWindows, SessionTokens, SessionWindows
+from spiketok.training.sampling import SequentialWindows, SessionTokens, SessionWindows, listing
 from spiketok.training.tasks.base import MISSING
 
 ISI_EDGES_S = np.logspace(-3, 1, 21)
@@ -49,16 +54,33 @@ class UnitVectors:
     trained: bool
 
 
+def head_of_vectors(run: Run) -> Head:
+    """The head that puts out a vector a unit.
+
+    Raises:
+        UsageError: the run's model has none.
+    """
+    head = next((head for head in run.model.heads.values() if head.output == "vectors"), None)
+    if head is None:
+        message = f"run {run.path.name} is of {run.model.name}, which has no vector a unit: train with --task embed"
+        raise UsageError(message)
+    return head
+
+
+def untrained(run: Run) -> Run:
+    """The run with its model as it is drawn by the run's seed, without a step of training."""
+    torch.manual_seed(seed_of(run.config.seed))
+    model = model_class(run.config.model)(run.config.model_config(), list(run.model.heads.values()), run.config.timing)
+    return replace(run, model=model)
+
+
 def unit_vectors(run: Run, tokens: SessionTokens, device: torch.device | str = "cpu") -> UnitVectors:
     """The mean vector of each unit over the windows of a session's observed time.
 
     Raises:
         UsageError: the run's model puts out no vectors. DataError: no window fits.
     """
-    head = next((head for head in run.model.heads.values() if head.output == "vectors"), None)
-    if head is None:
-        message = f"run {run.path.name} is of {run.model.name}, which has no vector a unit: train with --task embed"
-        raise UsageError(message)
+    head = head_of_vectors(run)
     windows = SessionWindows(tokens, tokens.observed)
     model, info = run.model.to(device).eval(), tokens.info
     model.add_sessions([info])
@@ -112,7 +134,22 @@ def labels_of(info: SessionInfo, column: str) -> np.ndarray:
     return np.where(np.isin(words, MISSING), "", words)
 
 
-# ---- probes ---------------------------------------------------------------------------------------------------------
+def require_column(infos: Sequence[SessionInfo], column: str) -> None:
+    """Raise DataError where a session's units have no such column, or no unit has a word in it."""
+    for info in infos:
+        if column not in info.unit_columns:
+            known = ", ".join(sorted(info.unit_columns)) or "none"
+            message = (
+                f"{info.id}: its units have no column '{column}' (there are {known}): name the sessions that have it, "
+                "as spiketok embed RUN GLOB"
+            )
+            raise DataError(message)
+    if not any((labels_of(info, column) != "").any() for info in infos):
+        message = f"no unit of {listing([info.id for info in infos])} has a word in the unit column '{column}'"
+        raise DataError(message)
+
+
+# ---- what is known of units beside their vectors --------------------------------------------------------------------
 
 
 def spike_statistics(session: Session) -> dict[str, np.ndarray]:
@@ -133,6 +170,33 @@ def spike_statistics(session: Session) -> dict[str, np.ndarray]:
     return {"rate": np.log((np.diff(edge) + 0.5) / observed_s)[:, None], "isi": isi}
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A session's units by their vectors and by what stands beside them.
+
+    Args:
+        features: float ``[N, D]`` by name: ``vector``, ``untrained``, ``rate``, ``isi``.
+    """
+
+    info: SessionInfo
+    trained: bool
+    features: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, found: UnitVectors, drawn: UnitVectors, session: Session) -> Compared:
+        """Args: found, drawn: by the run, and by it untrained. session: the same, from the store."""
+        vectors = {"vector": found.vector, "untrained": drawn.vector}
+        return cls(found.info, found.trained, vectors | spike_statistics(session))
+
+    @property
+    def seen(self) -> np.ndarray:
+        """bool ``[N]``: units that have a vector."""
+        return np.isfinite(self.features["vector"]).all(1)
+
+
+# ---- probes ---------------------------------------------------------------------------------------------------------
+
+
 def probe(x: np.ndarray, word: np.ndarray, train: np.ndarray, test: np.ndarray) -> float | None:
     """Macro-F1 of a logistic regression on standardised features; None where there is nothing to tell apart.
 
@@ -149,33 +213,97 @@ def probe(x: np.ndarray, word: np.ndarray, train: np.ndarray, test: np.ndarray) 
     return float(f1_score(word[test], fitted.predict(scaled[test]), average="macro", zero_division=0))
 
 
-def probes(
-    found: Sequence[UnitVectors], statistics: Mapping[str, Mapping[str, np.ndarray]], column: str
-) -> list[dict[str, object]]:
-    """A row for each way: macro-F1 from the vectors, from the rate and from the intervals, and numbers of units.
+def probes(compared: Sequence[Compared], column: str) -> list[dict[str, object]]:
+    """A row for each way: macro-F1 from each of the features and by chance, and numbers of units.
 
     Args:
-        statistics: by session id, of :func:`spike_statistics`. column: of the units.
+        column: of the units.
 
     Raises:
-        DataError: no unit has a word in the column.
+        DataError: a session's units have no such column, or no unit has a word in it.
     """
-    word = np.concatenate([labels_of(of.info, column) for of in found])
-    vector = np.concatenate([of.vector for of in found])
-    usable = (word != "") & np.isfinite(vector).all(1)
-    if not usable.any():
-        known = sorted({name for of in found for name in of.info.unit_columns})
-        message = f"no unit has a word in the unit column '{column}' (there are {', '.join(known) or 'none'})"
-        raise DataError(message)
-    trained = np.concatenate([np.full(of.info.n_units, of.trained) for of in found])
-    keys = [key for of in found for key in of.info.unit_keys()]
+    require_column([of.info for of in compared], column)
+    word = np.concatenate([labels_of(of.info, column) for of in compared])
+    usable = (word != "") & np.concatenate([of.seen for of in compared])
+    trained = np.concatenate([np.full(of.info.n_units, of.trained) for of in compared])
+    keys = [key for of in compared for key in of.info.unit_keys()]
     half = np.array([hashlib.sha256(key.encode()).digest()[0] % 2 == 0 for key in keys])
-    features = {"vector": vector} | {
-        name: np.concatenate([statistics[of.info.id][name] for of in found]) for name in ("rate", "isi")
-    }
+    features = {name: np.concatenate([of.features[name] for of in compared]) for name in compared[0].features}
     rows = []
     for way, train, test in (("inductive", trained, ~trained), ("transductive", half, ~half)):
         train, test = train & usable, test & usable
         scores = {name: probe(x, word, train, test) for name, x in features.items()}
+        scores["chance"] = f1_by_chance(word[train], word[test])
         rows.append({"column": column, "probe": way, **scores, "n_train": int(train.sum()), "n_test": int(test.sum())})
     return rows
+
+
+def f1_by_chance(train: np.ndarray, test: np.ndarray) -> float | None:
+    """Macro-F1 of guesses that are drawn by the words' shares of the training units, in the limit of many units.
+
+    Precision is then a word's share of the tested units, recall its share of the training units.
+
+    >>> f1_by_chance(np.array(["a", "b"]), np.array(["a", "b", "b", "b"]))
+    0.4666666666666667
+    """
+    if len(set(train)) < 2 or not len(test):
+        return None
+    shares = [((test == word).mean(), (train == word).mean()) for word in sorted({*train, *test})]
+    return float(np.mean([2 * precision * recall / (precision + recall) for precision, recall in shares]))
+
+
+# ---- the same units on two days -------------------------------------------------------------------------------------
+
+
+def matches(compared: Sequence[Compared], column: str) -> list[dict[str, object]]:
+    """A row for each two sessions of a subject: the share of units that are found again by each of the features.
+
+    Args:
+        column: of the units: the same word is the same unit.
+
+    Raises:
+        DataError: a session's units have no such column; a word is that of two units of a session; no two sessions of
+            a subject share a unit.
+    """
+    require_column([of.info for of in compared], column)
+    word = {of.info.id: labels_of(of.info, column) for of in compared}
+    for name, own in word.items():
+        seen = own[own != ""]
+        if len(set(seen)) < len(seen):
+            twice = next(w for w in sorted(set(seen)) if (seen == w).sum() > 1)
+            message = f"{name}: the column '{column}' has '{twice}' for {int((seen == twice).sum())} units, not for one"
+            raise DataError(message)
+    rows = []
+    for first, second in itertools.combinations(sorted(compared, key=lambda of: of.info.id), 2):
+        if first.info.subject != second.info.subject:
+            continue
+        own, other = word[first.info.id][first.seen], word[second.info.id][second.seen]
+        shared = (other != "") & np.isin(other, own)
+        if not shared.any():
+            continue
+        scores = {}
+        for name in first.features:
+            among, rows_of = (_standard(of.features[name][of.seen]) for of in (first, second))
+            scores[name] = float((own[_nearest(rows_of, among)] == other)[shared].mean())
+        trained = sum(of.trained for of in (first, second))
+        rows.append(
+            {"session": second.info.id, "among": first.info.id, **scores, "chance": 1 / len(own)}
+            | {"n": int(shared.sum()), "trained_on": trained}
+        )
+    if not rows:
+        message = f"no two of {len(compared)} sessions are of one subject and share a unit by the column '{column}'"
+        raise DataError(message)
+    return rows
+
+
+def _standard(x: np.ndarray) -> np.ndarray:
+    std = x.std(0)
+    return (x - x.mean(0)) / np.where(std > 0, std, 1)
+
+
+def _nearest(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Of each row the nearest one; by distance in one dimension, where a cosine is a sign, else by cosine."""
+    if rows.shape[1] == 1:
+        return np.abs(rows - among.T).argmin(1)
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (rows, among)]
+    return (unit[0] @ unit[1].T).argmax(1)
