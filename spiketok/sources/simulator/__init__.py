@@ -8,7 +8,8 @@ What it makes: one or more subjects, each recorded on several days while they mo
 
 and, with ``calcium_hz``, dF/F of the same units in the same NWB file. The task ``visual`` has a screen in place of the
 cursor (:mod:`~spiketok.sources.simulator.visual`); ``cell_types=2`` gives units a type and a third region
-(:mod:`~spiketok.sources.simulator.cells`).
+(:mod:`~spiketok.sources.simulator.cells`), ``synapses`` lets neurons hear each other
+(:mod:`~spiketok.sources.simulator.synapses`).
 
 A subject reaches (``center_out``, ``random_target``), or writes symbols with a pen, one to several a trial
 (``handwriting``: trial columns ``symbols`` and ``first_symbol``, signals ``pen_pos`` and ``pen_vel``).
@@ -64,6 +65,7 @@ def simulate(
     - ``born_day`` ``[N]``, and the drift since then: ``turned_rad``, ``log_gain``, ``log_rate`` (all ``[N]``), which
       ``baseline`` and ``loading`` contain already
     - ``multi_unit`` bool ``[N]``; ``missed``: neurons that were there and were not recorded
+    - ``synapse`` float64 ``[N, N]`` with ``synapses``: what a spike of unit j adds to the log intensity of unit i
     - ``cell_type`` int64 ``[N]`` with ``cell_types=2``: 0 excitatory, 1 inhibitory; the drives of regions are
       dimensions of the latent state, and the loadings on them the units' coupling
     - ``fires_as`` int64 ``[N]`` with ``atypical_fraction``: the type whose intervals a cell has
@@ -154,12 +156,13 @@ def _session_settings(config: SimulationConfig) -> dict[str, Any]:
     """The settings that a session follows from; how many other sessions there are is none of them.
 
     Without imaging its rate is none either, nor what concerns writing where nothing is written, nor types of cells
-    where there is one, nor what is as it was before there was a setting: such files were made before there were these,
-    and stay as they are.
+    where there is one, nor synapses where there are none, nor what is as it was before there was a setting: such files
+    were made before there were these, and stay as they are.
     """
     others = {"n_subjects", "sessions_per_subject"} | (set() if config.calcium_hz else {"calcium_hz"})
     others |= set() if config.task == "handwriting" else {"n_symbols", "most_symbols"}
     others |= set() if config.cell_types > 1 else {"cell_types"}
     later = ("atypical_fraction", "coupling", "inhibitory_coupling", "tracked")
     others |= {name for name in later if getattr(config, name) == getattr(SimulationConfig, name)}
+    others |= set() if config.synapses else {"synapses", "synapse_gain"}
     return {k: v for k, v in asdict(config).items() if k not in others}

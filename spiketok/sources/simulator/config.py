@@ -74,6 +74,9 @@ class SimulationConfig:
     n_symbols: int = _setting(8, 2, 16)  # of handwriting: letters of the alphabet
     most_symbols: int = _setting(3, 1, 20)  # that are written in a trial; at least one, each number as often
 
+    synapses: float = _setting(0.0, 0.0, 20.0)  # how many other neurons one hears, on average
+    synapse_gain: float = _setting(1.2, -4.0, 4.0)  # what each of their spikes adds to its log intensity, for 20 ms
+
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise UnknownNameError("task", str(self.task), TASKS, place="the simulation settings")

@@ -25,6 +25,7 @@ from spiketok.sources.simulator.config import (
 )
 from spiketok.sources.simulator.kernels import compiled
 from spiketok.sources.simulator.streams import DRIFT, LATENT, NEURON, ORDER, SPIKES, TURNOVER, stream, white_noise
+from spiketok.sources.simulator.synapses import heard_log_rate
 from spiketok.sources.simulator.visual import LATENT as OF_THE_SCREEN
 
 RATE_BLOCK = 2000  # samples of which intensities are computed at a time
@@ -81,6 +82,7 @@ class Population:
     missed: np.ndarray  # int64, identities that were there and are not recorded
     cell_type: np.ndarray | None = None  # int64 [N] row of the types of cells, where there are several
     fires_as: np.ndarray | None = None  # int64 [N] the type whose intervals it has
+    synapse: np.ndarray | None = None  # float64 [N, N] what a spike of each column adds to the log intensity of a row
 
 
 def _residents(config: SimulationConfig, subject: int, day: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,10 +157,15 @@ def spike_ticks(
     refractory = math.ceil(config.refractory_ms * TICKS_PER_MS - 1e-9)
     gap_start, gap_stop = (ms * TICKS_PER_MS for ms in config.gap_ms)
     rate_hz = np.empty(config.n_samples * MS_PER_SAMPLE)  # one for all units: it is as long as the session
-    units = []
-    for row, neuron in enumerate(population.neuron):
+    units: list[np.ndarray | None] = [None] * len(population.neuron)
+    fired: list[np.ndarray | None] = [None] * len(population.neuron)  # also in the gap
+    for row in np.argsort(population.neuron).tolist():  # of those that it hears each has fired
+        neuron = population.neuron[row]
         cells = 2 if population.multi_unit[row] else 1
         _fill_rate(population.baseline[row] + latent @ population.loading[row], rate_hz)
+        if population.synapse is not None:
+            rate_hz *= np.exp(heard_log_rate(fired, population.synapse[row], rate_hz.size))
+            np.minimum(rate_hz, MAX_RATE_HZ, out=rate_hz)
         expected = rate_hz.sum() / (1000 * cells) + 1  # 1: rounding
         if cells > 1:
             rate_hz /= cells
@@ -175,9 +182,10 @@ def spike_ticks(
                 draw = np.concatenate([draw, rng.standard_exponential(draw.size)])
             trains.append(spike(rate_hz, draw, refractory, config.recovery_ms * TICKS_PER_MS))
         ticks = np.sort(np.concatenate(trains)) if cells > 1 else trains[0]
+        fired[row] = ticks
         recorded = np.diff(ticks, prepend=-1) > 0  # two spikes at the same tick are seen as one
         recorded &= (ticks < gap_start) | (ticks >= gap_stop)
-        units.append(ticks[recorded].astype(np.int32))
+        units[row] = ticks[recorded].astype(np.int32)
     return units
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from spiketok.sources.simulator.behaviour import Behaviour, behave
 from spiketok.sources.simulator.cells import coupled, drives
 from spiketok.sources.simulator.config import TASKS, SimulationConfig
 from spiketok.sources.simulator.population import Population, latent_state, populate, spike_ticks
+from spiketok.sources.simulator.synapses import synapses
 from spiketok.sources.simulator.visual import Seen, see, seen_state, tuned
 
 
@@ -38,6 +39,8 @@ def simulate_session(config: SimulationConfig, subject: int, day: int) -> Simula
     if config.cell_types > 1:
         latent = np.hstack([latent, drives(config, len(latent), key)])
         population = coupled(config, population, subject)
+    if config.synapses:
+        population = replace(population, synapse=synapses(config, population, subject))
     ticks = spike_ticks(config, population, latent, key)
     return Simulated(config, subject, day, behaviour, latent, population, ticks)
 

@@ -8,7 +8,7 @@ from spiketok.sources.simulator.config import SimulationConfig
 
 # What a stream is for; a number here must never change its meaning.
 TASK, HAND, LATENT, SPIKES, TURNOVER, ORDER, NEURON, DRIFT, FRAMES, CALCIUM = range(10)
-CELL, DRIVE, VISUAL, BURSTS, BURST_GAPS = range(20, 25)
+CELL, DRIVE, VISUAL, BURSTS, BURST_GAPS, SYNAPSE = range(20, 26)
 
 
 def stream(config: SimulationConfig, purpose: int, *name: int) -> np.random.Generator:

@@ -2,7 +2,7 @@
 
 The truth file holds the intensity of each unit. What is expected of a bin is less, for each spike takes from the
 intensity behind it; at 10 Hz of strong tuning the difference is about a fifth. Of cells with types it is not known:
-what they fire depends on bursts.
+what they fire depends on bursts; nor of neurons that hear each other.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ def true_rates(config: SimulationConfig, truth: Mapping[str, np.ndarray], bin_ms
         raise UsageError(message)
     if "cell_type" in truth:
         message = "what is expected of bins of cells with types is not known: simulate with cell_types=1"
+        raise UsageError(message)
+    if "synapse" in truth:
+        message = "what is expected of bins depends on the spikes that are heard: simulate with synapses=0"
         raise UsageError(message)
     log_rate = truth["baseline"] + truth["latent"].astype(np.float64) @ truth["loading"].T
     intensity = np.minimum(np.exp(log_rate), MAX_RATE_HZ)
