@@ -20,10 +20,19 @@ def stream(scheme, session, low: int, start: int, stop: int, keep) -> list[tuple
     return sorted(((t - low) // scheme.step_ns, u) for t, u in pairs if start <= t < stop and keep[u])
 
 
+def observed_since(scheme, session, low: int, at: int) -> int:
+    """From where on every step before ``at`` was observed; not before ``low``."""
+    stretches = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
+    since = at
+    while since > low and any(a <= since - scheme.step_ns and since <= b for a, b in stretches):
+        since -= scheme.step_ns
+    return since
+
+
 def streams(scheme, session, segment_start: int, at: int, keep) -> list[tuple[list[tuple[int, int]], int]]:
     """Both streams of the window at ``at``, and the number of tokens that each has room for."""
     low = at - scheme.history_ns
-    history = stream(scheme, session, low, max(low, segment_start), at, keep)
+    history = stream(scheme, session, low, observed_since(scheme, session, max(low, segment_start), at), at, keep)
     current = stream(scheme, session, at, at, at + scheme.current_ns, keep)
     return [(history, scheme.max_history), (current, scheme.max_current)]
 
@@ -60,5 +69,9 @@ def check_bake(scheme, session, segments, baked) -> None:
         for at in range(start, stop - scheme.current_ns + 1, scheme.current_ns):
             for s, (own, room) in enumerate(streams(scheme, session, start, at, everyone)):
                 cut_off[s] += max(0, len(own) - (room - 2))
+        for k in range(-((start - stop) // scheme.step_ns)):
+            at = start + k * scheme.step_ns
+            steps_back = (at - observed_since(scheme, session, start, at)) // scheme.step_ns
+            assert baked.columns["step.since"][step_first[g] + k] == step_first[g] + k - steps_back
     assert step_row[-1] == row[-1] == len(baked.columns["unit"])
     assert [baked.lost["cut_off_history"], baked.lost["cut_off_current"]] == cut_off

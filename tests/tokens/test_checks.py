@@ -139,6 +139,9 @@ OUT_OF_BOUNDS: dict[str, list[tuple[str, Callable[[np.ndarray], np.ndarray], str
         ("step.row", lambda c: at(c, 3, FAR), "must rise"),
         ("step.row", lambda c: at(c, -1, 3), "must rise"),
         ("step.first", lambda c: at(c, 1, 0), "that of the segments"),
+        ("step.since", lambda c: c[1:], "shape"),
+        ("step.since", lambda c: at(c, 1, 2), "steps of the same segment"),
+        ("step.since", lambda c: at(c, -1, 0), "steps of the same segment"),
         ("segment.start_ns", lambda c: c - SECOND, "that of the segments"),
     ],
     "neuron": [

@@ -20,6 +20,7 @@ from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import plan_bytes
 from tests import strategies
 from tests.laws import assert_same, cut_one, of_all_units, one, token_rows, wanted_tokens
+from tests.made import random_session
 from tests.reference import TWINS
 from tests.strategies import SOURCE, all_segments, keeps, windows
 
@@ -228,3 +229,42 @@ def test_unknown_names_offer_the_nearest():
 def test_another_version_of_a_scheme_is_refused():
     with pytest.raises(ArtefactError, match="version 9 there, this spiketok has 1"):
         scheme_from_config({"name": "binned", "version": 9, "config": {"bin_ns": 1}})
+
+
+LOOKING_BACK = [v for v in [*VARIANTS, *(scheme() for scheme in SCHEMES.values())] if v.lookback_ns]
+
+
+def test_three_schemes_look_back():
+    assert {scheme.name for scheme in LOOKING_BACK} == {"event-pair", "neuron", "frames"}
+
+
+@pytest.mark.parametrize("scheme", LOOKING_BACK, ids=str)
+def test_no_spike_of_a_gap_is_in_a_history(scheme):
+    """Behind a gap, and with a window that begins in it: the tokens are those of a session that has no spike there.
+
+    A series that says of each bin whether it was observed may have counts where it was not; and where the history
+    would reach over the gap to spikes before it, it must say of the gap that it was one.
+    """
+    session = random_session("gap", 3, n_units=3, rate_hz=300.0)
+    start, stop = int(session.observed.stop_ns[0]), int(session.observed.start_ns[1])
+    time_ns = session.spikes.time_ns
+    outside = (time_ns < start) | (time_ns >= stop)
+    assert (~outside).sum() > 50
+    movie = Stimulus(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), [0], [session.stop_ns], np.array([1], np.int32))
+    session = replace(session, stimuli={"movie": movie})
+    quiet = replace(session, spikes=Spikes(time_ns[outside], session.spikes.unit[outside]))
+    segments = Intervals([session.start_ns], [session.stop_ns])
+    grid = scheme.grid_ns
+    first = -(-stop // grid) * grid
+    behind = first + np.arange(0, scheme.lookback_ns + 2 * grid, grid)[:400]
+    length = scheme.window_ns or scheme.length_grid_ns
+    window = Windows(np.zeros(len(behind), np.int64), behind[behind + length <= session.stop_ns], length)
+    window = Windows(window.segment[: len(window.start_ns)], window.start_ns, length)
+    tokens = [scheme.cut(scheme.bake(of, segments).columns, window).columns for of in (session, quiet)]
+    for told in tokens:
+        if "series" in told:
+            told["series"] = told["series"] * told["observed"]
+    assert_same(*tokens)
+    if scheme.name == "event-pair":  # and nothing from before the gap, whose length it cannot say
+        bare = replace(quiet, spikes=Spikes(time_ns[time_ns >= stop], session.spikes.unit[time_ns >= stop]))
+        assert_same(tokens[0], scheme.cut(scheme.bake(bare, segments).columns, window).columns)

@@ -121,10 +121,8 @@ def test_rates_are_of_training_time_alone(session):
     assert again.steps == found.steps
 
 
-def test_behind_a_gap_no_history_reaches_into_it(session, monkeypatch):
-    task = Events("", EventsConfig())
-    monkeypatch.setattr(
-        SessionTokens, "observed", Intervals([0, 3_000 * MS, 8_000 * MS], [2_000 * MS, 5_000 * MS, 8_100 * MS])
-    )
-    usable = task.usable(session)
-    assert usable.start_ns.tolist() == [0, 3_150 * MS] and usable.stop_ns.tolist() == [2_000 * MS, 5_000 * MS]
+def test_behind_a_gap_all_observed_time_is_asked(session, monkeypatch):
+    """Histories stop at a gap by themselves (tests/tokens/test_schemes.py)."""
+    observed = Intervals([0, 3_000 * MS], [2_000 * MS, 5_000 * MS])
+    monkeypatch.setattr(SessionTokens, "observed", observed)
+    assert Events("", EventsConfig()).usable(session) is observed

@@ -37,6 +37,7 @@ from spiketok.tokens.bounds import (
     require_equal,
     require_offsets,
     require_segments,
+    require_shape,
     require_within,
 )
 from spiketok.tokens.schemes.base import (
@@ -56,6 +57,7 @@ from spiketok.tokens.schemes.base import (
     spikes_outside,
     unit_rows,
 )
+from spiketok.tokens.schemes.bins import bin_starts, bins_inside
 
 HISTORY, CURRENT = 0, 1
 SPIKE, SOS, EOS, PAD = 0, 1, 2, 3
@@ -66,11 +68,13 @@ class EventPair(Scheme):
     """Unit and step of each spike, in the current window and in its history.
 
     A window is the current one, ``[start, start + current_ns)``; its history is ``[start - history_ns, start)``, as far
-    as the segment reaches back.
+    as the segment reaches back and every step was observed from its first to its last ns: tokens cannot say that a step
+    was not, so a history stops at a gap.
 
     Columns: ``unit`` int32, the spikes segment after segment, each in order of step and unit; where segments overlap,
     a spike is in each of them. ``step.row`` int64 is the row at which each step begins (and, last, the number of
-    rows), ``step.first`` int64 ``[G + 1]`` where in it each segment begins; ``unit.n_spikes`` int64 ``[N]``.
+    rows), ``step.first`` int64 ``[G + 1]`` where in it each segment begins; ``step.since`` int64, of each step the one
+    from which on all before it were observed (itself behind a gap); ``unit.n_spikes`` int64 ``[N]``.
 
     A cut gives the history's tokens and then the current window's, ``max_history + max_current`` of them (without
     ``pad``, as many as there are):
@@ -105,7 +109,7 @@ class EventPair(Scheme):
     pad: bool = True
 
     name: ClassVar[str] = "event-pair"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1: histories reached over gaps
     readers: ClassVar[tuple[str, ...]] = ("Neuroformer",)
     token: ClassVar[str] = "one spike, and SOS, EOS and PAD"
     keeps: ClassVar[str] = "every spike's unit and step (10 ms)"
@@ -160,6 +164,7 @@ class EventPair(Scheme):
             "unit": ColumnSpec(np.dtype(np.int32), (), info.n_spikes * depth(segments)),
             "step.row": ColumnSpec(int64, (), steps + 1),
             "step.first": ColumnSpec(int64, (), len(segments) + 1),
+            "step.since": ColumnSpec(int64, (), steps),
             "unit.n_spikes": ColumnSpec(int64, (), info.n_units),
             **segment_plan(segments),
         }
@@ -190,6 +195,7 @@ class EventPair(Scheme):
                 "unit": unit,
                 "step.row": step_row,
                 "step.first": step_first,
+                "step.since": self._observed_since(session, segments, step_first),
                 "unit.n_spikes": np.bincount(unit, minlength=n_units).astype(np.int64),
                 **segment_columns(segments, row),
             }
@@ -201,6 +207,16 @@ class EventPair(Scheme):
             "cut_off_current": int(cut_off[CURRENT]),
         }
         return Baked(columns, lost)
+
+    def _observed_since(self, session: Session, segments: Intervals, step_first: np.ndarray) -> np.ndarray:
+        """int64 ``[steps]``: for each step the first of those before it that were observed without a gap, up to it."""
+        start_ns = bin_starts(segments, step_first, self.step_ns)
+        inside = start_ns + self.step_ns <= np.repeat(segments.stop_ns, np.diff(step_first))
+        whole = inside & bins_inside(start_ns, self.step_ns, session.observed)
+        index = np.arange(len(start_ns))
+        behind = np.concatenate([[False], whole[:-1]])[: len(index)]  # whether the step before it was observed
+        behind[step_first[:-1][step_first[:-1] < len(index)]] = False  # none of another segment
+        return np.maximum.accumulate(np.where(behind, 0, index))
 
     def _end_to_end(self, segments: Intervals) -> Windows:
         """Windows without a gap from each segment's start."""
@@ -227,7 +243,8 @@ class EventPair(Scheme):
         """int64 ``[B]`` twice: the steps (of all segments) at which the history and the current window begin."""
         since = (windows.start_ns - columns["segment.start_ns"][windows.segment]) // self.step_ns
         current = columns["step.first"][windows.segment] + since
-        return current - np.minimum(since, self.history_ns // self.step_ns), current
+        first = current - self.history_ns // self.step_ns
+        return np.maximum(first, columns["step.since"][current]), current
 
     def _count(self, columns: Columns, first: np.ndarray, current: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
         from spiketok.tokens.schemes.kernels import pairs as kernels
@@ -287,7 +304,7 @@ class EventPair(Scheme):
 
     def check(self, columns: Columns) -> None:
         int64 = np.dtype(np.int64)
-        wanted = dict.fromkeys(("step.row", "step.first", "unit.n_spikes"), (int64, 1))
+        wanted = dict.fromkeys(("step.row", "step.first", "step.since", "unit.n_spikes"), (int64, 1))
         require_columns(columns, wanted | {"unit": (np.dtype(np.int32), 1)})
         n_spikes, n_steps = len(columns["unit"]), len(columns["step.row"]) - 1
         require_within(columns, "unit", 0, len(columns["unit.n_spikes"]))
@@ -296,6 +313,10 @@ class EventPair(Scheme):
         step_first = grid_rows(columns["segment.start_ns"], columns["segment.stop_ns"], self.step_ns)
         require_equal(columns, "step.first", step_first, f"that of the segments in steps of {self.step_ns} ns")
         require_offsets(columns, "step.first", len(columns["segment.start_ns"]), n_steps)
+        require_shape(columns, (n_steps,), ["step.since"])
+        first = np.repeat(step_first[:-1], np.diff(step_first))
+        index = np.arange(n_steps)
+        require_equal(columns, "step.since", columns["step.since"].clip(first, index), "steps of the same segment")
 
     def spikes_held(self, columns: Columns) -> int:
         return len(columns["unit"])

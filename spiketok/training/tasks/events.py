@@ -91,12 +91,8 @@ class Events(Task):
         return "" if session.info.n_spikes else "it has no spikes"
 
     def usable(self, session: SessionTokens) -> Intervals:
-        """Observed time; behind a gap from where no history reaches into it: tokens do not say what they lack."""
-        observed, segments, reader = session.observed, session.segments, _reader(session)
-        start, stop = observed.start_ns, observed.stop_ns
-        resumes = ((segments.start_ns < start[:, None]) & (start[:, None] < segments.stop_ns)).any(1)
-        start = start + resumes * reader.scheme.history_ns
-        return Intervals(start[start < stop], stop[start < stop])
+        """Observed time: histories stop at a gap by themselves."""
+        return session.observed
 
     def fit(self, sessions: Sequence[tuple[SessionTokens, Intervals]]) -> None:
         """Count each unit's spikes in training time."""
