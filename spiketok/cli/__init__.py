@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from spiketok import __version__
-from spiketok.cli import data, demo, doctor, embed, fetch, generate, provenance, splits, tokens, train, upkeep
+from spiketok.cli import coupling, data, demo, doctor, embed, fetch, generate, provenance, splits, tokens, train, upkeep
 from spiketok.cli.console import complain, progress, say, show_json
 from spiketok.cli.options import Json, Root, print_rows
 from spiketok.errors import SpiketokError
@@ -120,6 +120,7 @@ app.command("eval-xsession")(train.eval_xsession)
 app.command()(embed.embed)
 app.command()(demo.demo)
 app.command()(generate.generate)
+app.command()(coupling.coupling)
 
 
 # ---- look and check -------------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class Model(nn.Module, ABC):
         carries: :meth:`predict` hands on a state from window to window.
         generates: it can draw spikes (:meth:`generate`).
         draws_apart: it draws each window by itself: nothing of those before goes into it.
+        couplings: the ways in which it can say how much a unit depends on another (:meth:`coupling`), the best first.
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
         recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
             the other sizes. ``optim.lr_per_window`` ties the learning rate to the batch size.
@@ -90,6 +91,7 @@ class Model(nn.Module, ABC):
     carries: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     draws_apart: ClassVar[bool] = False
+    couplings: ClassVar[tuple[str, ...]] = ()
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
     recipes: ClassVar[dict[str, dict[str, dict]]]
@@ -224,6 +226,15 @@ class Model(nn.Module, ABC):
         By default the run's.
         """
         return self.timing.window_ns
+
+    def coupling(self, batches: Iterable[Batch], how: str) -> Tensor:
+        """float64 ``[N, N]``: how much unit i depends on unit j, by one of ``couplings``; NaN where nobody knows.
+
+        Args:
+            batches: windows of one session.
+        """
+        message = f"{self.name} says of no unit how much it depends on another"
+        raise UsageError(message)
 
     # ---- what is fitted, not trained ------------------------------------------------------------------------------
 

@@ -32,9 +32,7 @@ that another one follows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -43,9 +41,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_range, check_same_units
+from spiketok.models.base import Model, Part, check_same_units
 from spiketok.models.batch import Batch, Generation, Head, Input, Progress, Timing, Tokens
 from spiketok.models.losses import weighted_cross_entropy, weighted_mse
+from spiketok.models.neuroformer_config import FRAMES, NeuroformerConfig
 from spiketok.models.neuroformer_layers import (
     CURRENT,
     HISTORY,
@@ -54,11 +53,13 @@ from spiketok.models.neuroformer_layers import (
     Block,
     Context,
     FrameEncoder,
+    PairTotals,
     Past,
     StepCode,
     Stream,
     contrast,
     draw,
+    last_frames,
     mean,
     place_code,
 )
@@ -66,72 +67,9 @@ from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
-SPIKES, FRAMES, BEHAVIOUR = "spikes", "frames", "behaviour"  # names of inputs
+SPIKES, BEHAVIOUR = "spikes", "behaviour"  # names of inputs, beside FRAMES
 UNIT_SHARE, STEP_SHARE, CONTRAST_SHARE = 3 / 5, 2 / 5, 1 / 4
 CATEGORIES = 512  # of a behaviour's value, over twice its scale
-
-
-@dataclass(frozen=True)
-class NeuroformerConfig:
-    """The defaults are the reference's V1AL configuration without frames.
-
-    Args:
-        dim: D. heads. state_layers: blocks over the current window, before and after the cross-attention.
-        history_layers, frame_layers, behaviour_layers: blocks of cross-attention; frames have as many of their own.
-        step_ms: a step of dt. history_ms: how far back a window sees spikes.
-        max_current, max_history: tokens of each stream at most.
-        frames: read the session's stimulus. frame_ms: how far back from the window's end. frame_hz, frame_size: frames
-            a second, and their height and width. frame_kernel, frame_stride: of the convolution, in frames and pixels.
-        behaviours: names of signals that the model reads. It cannot be asked for them.
-        contrastive: pull what is encoded of a window's spikes, frames and behaviours together.
-        contrast: what is compared: id, frames and names of behaviours. temperature: of its cosines.
-        dropout: of attention weights, branches and codes. init_std: of all weights.
-        reference_quirks: compute as the reference where it differs (see above).
-    """
-
-    dim: int = 256
-    heads: int = 8
-    state_layers: int = 6
-    history_layers: int = 6
-    frame_layers: int = 6
-    behaviour_layers: int = 4
-    step_ms: float = 10.0
-    history_ms: float = 150.0
-    max_current: int = 100
-    max_history: int = 100
-    frames: bool = False
-    frame_ms: float = 200.0
-    frame_hz: float = 20.0
-    frame_size: tuple[int, ...] = (32, 32)
-    frame_kernel: tuple[int, ...] = (3, 8, 8)
-    frame_stride: tuple[int, ...] = (3, 4, 4)
-    behaviours: tuple[str, ...] = ()
-    contrastive: bool = False
-    contrast: tuple[str, ...] = ("id", FRAMES)
-    temperature: float = 0.5
-    dropout: float = 0.2
-    init_std: float = 0.02
-    reference_quirks: bool = False
-
-    def __post_init__(self) -> None:
-        check_range(self, "[1, inf)", "dim", "heads", "state_layers", "history_layers")
-        check_range(self, "[0, inf)", "frame_layers", "behaviour_layers", "init_std")
-        check_range(self, "(0, inf)", "step_ms", "history_ms", "frame_ms", "frame_hz", "temperature")
-        check_range(self, "[3, inf)", "max_current", "max_history")
-        check_range(self, "[0, 1)", "dropout")
-        if self.dim % (2 * self.heads):
-            message = f"model.dim is {self.dim}, must be a multiple of twice model.heads, {2 * self.heads}"
-            raise UsageError(message)
-        for name, n in (("frame_size", 2), ("frame_kernel", 3), ("frame_stride", 3)):
-            value = getattr(self, name)
-            if len(value) != n or min(value) < 1:
-                message = f"model.{name} is {value}, must be {n} whole numbers of at least 1"
-                raise UsageError(message)
-        known = ("id", *([FRAMES] if self.frames else []), *self.behaviours)
-        lacking = [name for name in self.contrast if name not in known]
-        if self.contrastive and (lacking or len(self.contrast) < 2):
-            message = f"model.contrast is {', '.join(self.contrast)}: two or more of {', '.join(known)} can be compared"
-            raise UsageError(message)
 
 
 _TINY = {
@@ -144,7 +82,8 @@ _TINY = {
     "dropout": 0.0,
 }
 _PUBLISHED = {
-    # neuroformer_train.py, trainer.py: 8e7 tokens of rise, cosine to a tenth; a batch is 32 * 5, whatever is asked
+    # neuroformer_train.py, trainer.py: cosine to a tenth (here to 0) after a rise of 8e7 tokens, which are 100 a
+    # window, PADs among them; a batch is 32 * 5, whatever is asked
     "data": {"window_ms": 50.0, "eval_step_ms": 50.0, "batch_size": 160},
     "optim": {
         "name": "adamw",
@@ -152,6 +91,7 @@ _PUBLISHED = {
         "betas": (0.9, 0.95),
         "weight_decay": 1.0,
         "schedule": "cosine",
+        "warmup_steps": 5000,
         "clip": 1.0,
         "epochs": 250,
         "accelerator": "auto",
@@ -169,12 +109,15 @@ class Neuroformer(Model):
     protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
     one_session_batches: ClassVar[bool] = True
     generates: ClassVar[bool] = True
+    couplings: ClassVar[tuple[str, ...]] = ("removal", "attention")
     Config: ClassVar[type] = NeuroformerConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": _TINY,  # minutes on a CPU core
-        # the published ones without their frames, which model.frames=true brings where a session has a stimulus
-        "v1al": {},  # configs/V1AL/mconf.yaml
-        "visnav": {  # configs/Visnav/lateral/mconf_pretrain.yaml; there also contrastive=true
+        # the published ones; they need a session with a stimulus (model.frames=false: none)
+        "v1al": {"frames": True},  # configs/V1AL/mconf.yaml
+        "visnav": {  # configs/Visnav/lateral/mconf_pretrain.yaml
+            "frames": True,
+            "contrastive": True,
             "history_ms": 50.0,
             "max_history": 700,
             "frame_ms": 150.0,
@@ -244,6 +187,7 @@ class Neuroformer(Model):
         self.first, self.last = blocks(config.state_layers), blocks(config.state_layers)
         self.to_history = blocks(config.history_layers)
         if config.frames:
+            self.n_frames = max(round(config.frame_ms / 1e3 * config.frame_hz), 1)
             self.frame_encoder = FrameEncoder(dim, config.frame_kernel, config.frame_stride)
             self.among_frames, self.to_frames = blocks(config.frame_layers), blocks(config.frame_layers)
         self.behaviour_encoder = nn.ModuleDict(
@@ -367,19 +311,27 @@ class Neuroformer(Model):
     def context(self, batch: Batch) -> Context:
         """What the windows of a batch attend to."""
         history, n = Stream.of(batch.inputs[SPIKES], HISTORY), len(batch)
-        frames = self.frame_encoder(self._frames(batch.inputs[FRAMES], n)) if self.config.frames else None
+        frames = self.frame_encoder(last_frames(batch.inputs[FRAMES], n, self.n_frames)) if self.config.frames else None
         behaviours, known = self._behaviours(batch.inputs[BEHAVIOUR], n) if self.config.behaviours else ({}, None)
         return Context(history, self._embed(history, HISTORY), frames, behaviours, known)
 
-    def encode(self, current: Stream, context: Context) -> tuple[Tensor, Tensor | None]:
-        """The tokens of the current window ``[B, L, D]``, and its frames; a token sees those before it."""
-        before = self._before(current)
+    def encode(self, current: Stream, context: Context, unseen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The tokens of the current window ``[B, L, D]``, and its frames; a token sees those before it.
+
+        Args:
+            unseen: a row of the unit table; its spikes are seen by themselves alone.
+        """
+        before, seen = self._before(current), context.history.valid[:, None]
+        if unseen is not None:
+            itself = torch.eye(before.shape[1], dtype=torch.bool, device=before.device)
+            before = before & ((current.unit != unseen)[:, None] | itself)
+            seen = seen & (context.history.unit != unseen)[:, None]
         x_BLD = self._embed(current, CURRENT)
         start = x_BLD[:, :1]
         for block in self.first:
             x_BLD = block(x_BLD, x_BLD, before)
         for block in self.to_history:
-            x_BLD = block(x_BLD, context.history_BKD, context.history.valid[:, None])
+            x_BLD = block(x_BLD, context.history_BKD, seen)
         frames = context.frames_BKD
         if frames is not None:
             frames = torch.cat([start, frames], 1)
@@ -410,21 +362,6 @@ class Neuroformer(Model):
         token = torch.where(spike[..., None], self.units(stream.unit), kind)
         place = self.place[which][: stream.unit.shape[1]]
         return self.dropout(token + place + self.step_code[which](stream.dt))
-
-    def _frames(self, tokens: Tokens, n_windows: int) -> Tensor:
-        """float32 ``[B, F, height, width]``: the last F frames of each window; black before a recording's start."""
-        columns, length = tokens.packed()
-        config = self.config
-        n = max(round(config.frame_ms / 1e3 * config.frame_hz), 1)
-        pixels = columns["pixels"]
-        value = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
-        value = torch.where(columns["shown"][:, None, None] > 0, value, 0.0)
-        out = value.new_zeros(n_windows, n, *value.shape[1:])
-        for b, own in enumerate(value.split(length)):
-            kept = own[-n:]
-            if len(kept):
-                out[b, n - len(kept) :] = kept
-        return out
 
     def _behaviours(self, tokens: Tokens, n_windows: int) -> tuple[dict[str, Tensor], Tensor]:
         """By name ``[B, K, D]``, and bool ``[B, K]``: the steps at which all of them were measured."""
@@ -476,28 +413,52 @@ class Neuroformer(Model):
         return current, context.history, torch.stack(paid).mean(0)
 
     @torch.no_grad()
-    def coupling(self, batches: Iterable[Batch]) -> Tensor:
-        """float64 ``[N, N]``: the mean attention that a spike of unit i pays to one of unit j in its history.
+    def coupling(self, batches: Iterable[Batch], how: str) -> Tensor:
+        """float64 ``[N, N]`` on the CPU: how much unit i depends on unit j; NaN for pairs that never met.
 
-        NaN for pairs that never met.
-
-        Args:
-            batches: windows of one session.
+        - ``"attention"``: the mean attention that a spike of i pays to one of j in its history, over what spikes of i
+          pay and spikes of j are paid on average: the ln of that.
+        - ``"removal"``: the ln of the spikes of i that are expected as the next ones, over those expected where the
+          spikes of j can be seen by no token, summed over all tokens behind a spike of j that are none of j.
         """
-        total = met = torch.zeros(0)
+        totals = None
         for batch in batches:
-            rows = self.units.rows(batch.one_session(self.name))
-            if not len(total):
-                total = met = torch.zeros(len(rows) ** 2, dtype=torch.float64, device=self.special.device)
-            current, history, paid = self.history_attention(batch)
-            own, their = (s.valid & (s.type == SPIKE) for s in (current, history))
-            pair = own[:, :, None] & their[:, None]
-            i, j = current.unit[:, :, None] - int(rows[0]), history.unit[:, None] - int(rows[0])
-            place = (i * len(rows) + j)[pair]
-            total = total.index_add(0, place, paid[pair].double())
-            met = met.index_add(0, place, torch.ones_like(place, dtype=torch.float64))
-        n = math.isqrt(len(total))
-        return (total / met).reshape(n, n)
+            rows = torch.from_numpy(self.units.rows(batch.one_session(self.name))).to(self.special.device)
+            totals = PairTotals(len(rows), rows.device) if totals is None else totals
+            (self._paid if how == "attention" else self._expected)(batch, rows, totals)
+        ratio = totals.first / totals.second
+        if how == "attention":
+            pays, is_paid, all_pay = (
+                totals.first.sum(of, keepdim=True) / totals.second.sum(of, keepdim=True) for of in (1, 0, (0, 1))
+            )
+            ratio = ratio * all_pay / (pays * is_paid)
+        return ratio.log().cpu()
+
+    def _paid(self, batch: Batch, rows: Tensor, totals: PairTotals) -> None:
+        """Adds attention, and how often it could be paid."""
+        current, history, paid = self.history_attention(batch)
+        own, their = (s.valid & (s.type == SPIKE) for s in (current, history))
+        pair = own[:, :, None] & their[:, None]
+        i, j = current.unit[:, :, None] - rows[0], history.unit[:, None] - rows[0]
+        totals.add((i * len(rows) + j)[pair], paid[pair])
+
+    def _expected(self, batch: Batch, rows: Tensor, totals: PairTotals) -> None:
+        """Adds probabilities of each next unit, with and without each other unit's spikes."""
+        session = batch.one_session(self.name)
+        current, context = Stream.of(batch.inputs[SPIKES], CURRENT), self.context(batch)
+
+        def told(unseen: Tensor | None) -> Tensor:
+            unit, _ = self.logits(session, self.encode(current, context, unseen)[0])
+            return unit.double().softmax(-1)[..., : len(rows)]
+
+        known = told(None)
+        for j, row in enumerate(rows):
+            its_own = (current.unit == row) & current.valid
+            behind = its_own.cumsum(1).bool() | (context.history.unit == row).any(1, keepdim=True)
+            counted = current.asks & behind & ~its_own
+            if counted.any():
+                totals.first[:, j] += known[counted].sum(0)
+                totals.second[:, j] += told(row)[counted].sum(0)
 
     # ---- spikes drawn from it -----------------------------------------------------------------------------------
 

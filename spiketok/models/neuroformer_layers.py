@@ -214,3 +214,29 @@ def mean(x_BLD: Tensor, valid_BL: Tensor) -> Tensor:
     """``[B, D]``, over what is valid; 0 where nothing is."""
     weight = valid_BL[..., None].to(x_BLD.dtype)
     return (x_BLD * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def last_frames(tokens: Tokens, n_windows: int, n: int) -> Tensor:
+    """float32 ``[B, n, height, width]``: the last frames of each window; black before a recording's start."""
+    columns, length = tokens.packed()
+    pixels = columns["pixels"]
+    value = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    value = torch.where(columns["shown"][:, None, None] > 0, value, 0.0)
+    out = value.new_zeros(n_windows, n, *value.shape[1:])
+    for b, own in enumerate(value.split(length)):
+        kept = own[-n:]
+        if len(kept):
+            out[b, n - len(kept) :] = kept
+    return out
+
+
+class PairTotals:
+    """Two sums over windows for each pair of units, float64 ``[N, N]``."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.first, self.second = (torch.zeros(n, n, dtype=torch.float64, device=device) for _ in range(2))
+
+    def add(self, place: Tensor, value: Tensor) -> None:
+        """Values to the first and their number to the second; ``place``: int64, i * N + j of each."""
+        self.first.view(-1).index_add_(0, place, value.double())
+        self.second.view(-1).index_add_(0, place, torch.ones_like(place, dtype=torch.float64))

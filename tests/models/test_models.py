@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -211,6 +212,17 @@ def next_events(model, windows: list[tuple[Toy, int]]) -> Asked:
     )
 
 
+def pictures(start_bin: int, fields) -> dict[str, np.ndarray]:
+    """What is shown in the bins of a window and of its history: noise of its own in each bin, every fifth bin dark."""
+    each_ns = 1e9 / fields["rate_hz"]
+    stop = start_bin * BIN_NS + WINDOW_NS
+    low = math.floor((start_bin * BIN_NS - fields["history_ms"] * 1e6) / each_ns)
+    bins = np.arange(low, math.ceil(stop / each_ns))
+    side = fields["height"], fields["width"]
+    noise = [np.random.default_rng(int(k) + 1000).integers(0, 256, side) for k in bins]
+    return {"pixels": np.array(noise, np.uint8), "shown": (bins % 5 > 0).astype(np.uint8)}
+
+
 def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
     """The columns of one window by an input, made by hand."""
     start = start_bin * BIN_NS
@@ -223,6 +235,8 @@ def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[st
         return histories(model, session, start_bin, wanted.fields["history_bins"])
     if wanted.scheme == "fluorescence":
         return frames(model, session, start_bin)
+    if wanted.scheme == "frames":
+        return pictures(start_bin, wanted.fields)
     if wanted.scheme == "event-pair":
         return sentences(model, session, start_bin, wanted.fields)
     inside = (session.time_ns >= start) & (session.time_ns < start + WINDOW_NS)

@@ -13,6 +13,7 @@ from spiketok.errors import UsageError  # noqa: E402
 from spiketok.models.batch import Generation, Tokens  # noqa: E402
 from spiketok.models.neuroformer import Neuroformer, NeuroformerConfig  # noqa: E402
 from spiketok.models.neuroformer_layers import CURRENT, EOS, HISTORY, Past, Stream, contrast, draw  # noqa: E402
+from spiketok.training.config import load_config  # noqa: E402
 from tests.models.test_models import (  # noqa: E402
     BIN_NS,
     EVENTS,
@@ -37,29 +38,20 @@ def model_of(heads=(EVENTS,), **settings) -> Neuroformer:
 
 
 def batch_of(model: Neuroformer, windows=WINDOWS):
-    """Windows with frames and behaviours made by hand, where the model reads them."""
-    shown = {key: wanted for key, wanted in own_inputs(model).items() if key != "spikes"}
+    """Windows of the toy session, with behaviours made by hand where the model reads them."""
     sighted = model.inputs
     try:
-        model.inputs = lambda *of: {"spikes": sighted(*of)["spikes"]}
+        model.inputs = lambda *of: {key: own for key, own in sighted(*of).items() if key != "behaviour"}
         batch = make_batch(model, windows) if VELOCITY.task in model.heads else without_velocity(model, windows)
     finally:
         del model.inputs
     rng, n = np.random.default_rng(1), len(windows)
-    if "frames" in shown:
-        pixels = torch.from_numpy(rng.integers(0, 255, (n * 4, 8, 8)).astype(np.uint8))
-        columns = {"pixels": pixels, "shown": torch.ones(n * 4, dtype=torch.uint8)}
-        batch.inputs["frames"] = Tokens(columns, torch.arange(n + 1) * 4)
-    if "behaviour" in shown:
+    if model.config.behaviours:
         names = len(model.config.behaviours)
         category = torch.from_numpy(rng.integers(0, 511, (n * N_BINS, names)).astype(np.int16))
         columns = {"behaviour": category, "behaviour_valid": torch.ones_like(category, dtype=torch.uint8)}
         batch.inputs["behaviour"] = Tokens(columns, torch.arange(n + 1) * N_BINS)
     return batch
-
-
-def own_inputs(model: Neuroformer):
-    return Neuroformer.inputs(model.config, ["events"], TIMING)
 
 
 def without_velocity(model: Neuroformer, windows):
@@ -179,7 +171,7 @@ def test_history_attention_is_a_share_of_the_history():
     assert paid.shape == (*current.unit.shape, history.unit.shape[1])
 
 
-def test_coupling_is_the_mean_over_pairs_of_spikes():
+def test_coupling_by_attention_is_a_mean_over_pairs_of_spikes():
     model = model_of()
     batch, total, met = batch_of(model), np.zeros((6, 6)), np.zeros((6, 6))
     with torch.no_grad():
@@ -192,7 +184,37 @@ def test_coupling_is_the_mean_over_pairs_of_spikes():
                     total[place] += float(paid[b, k, j])
                     met[place] += 1
     with np.errstate(invalid="ignore"):
-        np.testing.assert_allclose(model.coupling([batch]).numpy(), total / met, rtol=1e-5)
+        wanted = np.log(total / met * (total.sum() / met.sum()))
+        wanted -= np.log((total.sum(1) / met.sum(1))[:, None] * (total.sum(0) / met.sum(0)))
+    np.testing.assert_allclose(model.coupling([batch], "attention").numpy(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_coupling_by_removal_is_what_a_change_of_the_removed_unit_cannot_change():
+    """With the spikes of unit j unseen, whose spikes they were makes no difference to what others are told."""
+    model = model_of()
+    batch, j = batch_of(model), 2
+    current, context = Stream.of(batch.inputs["spikes"], CURRENT), model.context(batch)
+    row = torch.tensor(j + 1)
+    behind = (current.unit == row).cumsum(1).bool() | (context.history.unit == row).any(1, keepdim=True)
+    counted = current.asks & behind & (current.unit != row)
+    assert counted.sum() > 10
+
+    def told(unseen, moved: bool):
+        with torch.no_grad():
+            if moved:
+                model.units.weight[j] += 1.0
+            try:
+                history = dataclasses.replace(context, history_BKD=model.context(batch).history_BKD)
+                x, _ = model.encode(current, history, unseen)
+            finally:
+                if moved:
+                    model.units.weight[j] -= 1.0
+            return model.logits(A.info.id, x)[0].softmax(-1)[..., :6][counted].double()
+
+    torch.testing.assert_close(told(row, True), told(row, False), rtol=1e-5, atol=1e-6)
+    assert (told(None, True) - told(None, False)).abs().max() > 1e-3
+    wanted = (told(None, False).sum(0) / told(row, False).sum(0)).log()
+    torch.testing.assert_close(model.coupling([batch], "removal")[:, j], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_special_tokens_meet_no_unit():
@@ -228,3 +250,15 @@ def test_settings_that_cannot_be_are_refused(settings, match):
 def test_a_behaviour_is_read_or_asked():
     with pytest.raises(UsageError, match="the run asks decode:hand_vel and model.behaviours reads it"):
         model_of((VELOCITY,), behaviours=("hand_vel",))
+
+
+@pytest.mark.parametrize("size", ["v1al", "visnav"])
+def test_published_sizes_read_frames_and_take_their_time(size):
+    config = load_config("neuroformer", sets=[f"size={size}"])
+    model, optim = config.model_config(), config.optim
+    assert model.frames
+    assert model.contrastive == (size == "visnav")
+    wanted = Neuroformer.inputs(model, ["events"], config.timing)["frames"]
+    assert wanted.fields["history_ms"] + config.data.window_ms == model.frame_ms
+    tokens_a_step = 100 * config.data.batch_size  # a sentence of 100, PADs among them
+    assert optim.warmup_steps * tokens_a_step == 8e7

@@ -10,7 +10,7 @@ from torch import nn
 
 from spiketok.models.batch import Asked, Batch, Generation, Head, Progress, Timing, Tokens
 from spiketok.models.neuroformer import Neuroformer, NeuroformerConfig
-from spiketok.models.neuroformer_layers import CURRENT, HISTORY, Context, Stream
+from spiketok.models.neuroformer_layers import CURRENT, HISTORY, Context, Stream, last_frames
 from spiketok.recording.nouns import SessionInfo
 from tests.references.harness import Golden, array, copy_weights, grad_norms
 
@@ -217,7 +217,7 @@ def frames_of(model: Neuroformer, frames: np.ndarray) -> torch.Tensor:
     n, length = pixels.shape[:2]
     shown = torch.ones(n * length, dtype=torch.uint8)
     tokens = Tokens({"pixels": pixels.flatten(0, 1), "shown": shown}, torch.arange(n + 1) * length)
-    return model.frame_encoder(model._frames(tokens, n))
+    return model.frame_encoder(last_frames(tokens, n, model.n_frames))
 
 
 def context_of(golden: Golden, model: Neuroformer, batch: Batch) -> Context:

@@ -76,7 +76,7 @@ def test_files_say_it_and_rates_are_not_promised(tmp_path):
     simulate(SimulationConfig(**settings, synapse_gain=2.0), tmp_path / "without")
     (with_path,), (without_path,) = (tmp_path.glob(f"{name}/*/*_truth.npz") for name in ("with", "without"))
     truth, other = dict(np.load(with_path)), dict(np.load(without_path))
-    assert truth["synapse"].shape == (6, 6) and "synapse" not in other  # noqa: PT018
+    assert truth["synapse"].shape == (6, 6) and "synapse" not in other
     facts = json.loads(next(tmp_path.glob("without/*/*_simulation.json")).read_text())
     assert not {"synapses", "synapse_gain"} & set(facts["config"])
     with pytest.raises(UsageError, match="simulate with synapses=0"):

@@ -31,7 +31,7 @@ What is unusual:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,15 @@ from spiketok.sources.simulator.population import latent_names
 from spiketok.sources.simulator.session import Simulated, session_name, simulate_session
 from spiketok.storage import files
 
-__all__ = ["CLOCK_HZ", "TASKS", "SimulationConfig", "fix_object_ids", "latent_names", "simulate"]
+__all__ = [
+    "CLOCK_HZ",
+    "TASKS",
+    "SimulationConfig",
+    "fix_object_ids",
+    "latent_names",
+    "simulate",
+    "synapses_beside",
+]
 
 SIMULATOR_VERSION = 1  # part of every fingerprint: raise it when the same settings come to give other data
 
@@ -99,6 +107,22 @@ def simulate(
             if progress is not None:
                 progress(len(written), total, session_name(config, subject, day))
     return written
+
+
+def synapses_beside(sources: Sequence[object]) -> np.ndarray | None:
+    """float64 ``[N, N]``: who hears whom in a session, from the truth beside its one NWB file; None without one.
+
+    Args:
+        sources: where the session's files lie; paths on this machine, or other places.
+    """
+    if len(sources) != 1 or not isinstance(sources[0], Path):
+        return None
+    nwb = sources[0]
+    truth = nwb.with_name(nwb.name.removesuffix("_behavior+ecephys.nwb") + "_truth.npz")
+    if not truth.is_file():
+        return None
+    with np.load(truth) as facts:
+        return facts.get("synapse")
 
 
 def _write_session(config: SimulationConfig, subject: int, day: int, folder: Path) -> Path:
