@@ -20,7 +20,8 @@ Differs from the reference:
 - a behaviour's value reaches the model. There LayerNorm over its one number leaves nothing of it. Behaviours come on
   steps, with the category of their value;
 - losses are weighted 3/5 and 2/5; there also 3/4 of that without the contrastive term;
-- what is drawn is a sentence: no SOS or PAD, and no spike before the one drawn before it. There such spikes stay;
+- what is drawn is a sentence: no SOS or PAD, and no spike before the one drawn before it. There such spikes stay.
+  A step is drawn given the unit, so that both have the distributions of their heads; there each by itself;
 - generation feeds back what was drawn; there, the recording, in another order;
 - positions learn from N(0, .02); there from 0.
 
@@ -62,6 +63,7 @@ from spiketok.models.neuroformer_layers import (
     last_frames,
     mean,
     place_code,
+    steps_of,
 )
 from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
@@ -514,10 +516,9 @@ class Neuroformer(Model):
                     unit_logits[: max(last_unit, 0)] = -torch.inf
             unit = draw(unit_logits, how, random)
             if not quirks:
-                step_logits[: last_step + (unit < last_unit)] = -torch.inf
-                step_logits[self.window_steps :] = -torch.inf
                 if unit > n_units:
                     break
+                step_logits = steps_of(unit, unit_logits[:n_units], step_logits[: self.window_steps], drawn)
             step = draw(step_logits, how, random)
             if unit > n_units:
                 break

@@ -193,6 +193,32 @@ def draw(logits: Tensor, how: Generation, random: torch.Generator) -> int:
     return int(torch.multinomial((logits / how.temperature).softmax(0), 1, generator=random))
 
 
+def steps_of(unit: int, unit_logits: Tensor, step_logits: Tensor, drawn: Sequence[tuple[int, int]]) -> Tensor:
+    """Logits ``[S]`` of the step of a spike of a unit, in a sentence that has its spikes in order of step and unit.
+
+    The heads tell unit and step each by itself. A unit below the last one can only fire in a later step; so the others
+    take their share of the last one's step as well. This is the joint distribution of the most entropy that has both
+    heads' distributions and gives such pairs nothing. Drawn each by itself, steps would run ahead of the heads.
+
+    Args:
+        unit_logits: ``[N]``. step_logits: ``[S]``. drawn: (unit, step) of the spikes so far.
+    """
+    if not drawn:
+        return step_logits
+    last_unit, last_step = drawn[-1]
+    share = step_logits[last_step:].double().softmax(0)
+    same = share[0]
+    later = share[1:] / share[1:].sum() if len(share) > 1 else share[1:]
+    if unit < last_unit:
+        same = torch.zeros_like(same)
+    elif len(share) > 1:
+        same = (same / unit_logits.double().softmax(0)[last_unit:].sum()).clamp(max=1)
+    else:
+        same = torch.ones_like(same)
+    told = torch.cat([same[None], (1 - same) * later]).log()
+    return torch.cat([step_logits.new_full((last_step,), -torch.inf), told.to(step_logits)])
+
+
 def contrast(features: Sequence[Tensor], temperature: float) -> Tensor:
     """Mean over pairs of kinds, in their order, of the cross entropy of finding a window's own in the later kind.
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 from spiketok.errors import UsageError  # noqa: E402
 from spiketok.models.batch import Generation, Tokens  # noqa: E402
 from spiketok.models.neuroformer import Neuroformer, NeuroformerConfig  # noqa: E402
-from spiketok.models.neuroformer_layers import CURRENT, EOS, HISTORY, Past, Stream, contrast, draw  # noqa: E402
+from spiketok.models.neuroformer_layers import CURRENT, EOS, HISTORY, Past, Stream, contrast, draw, steps_of  # noqa: E402
 from spiketok.training.config import load_config  # noqa: E402
 from tests.models.test_models import (  # noqa: E402
     BIN_NS,
@@ -262,3 +262,21 @@ def test_published_sizes_read_frames_and_take_their_time(size):
     assert wanted.fields["history_ms"] + config.data.window_ms == model.frame_ms
     tokens_a_step = 100 * config.data.batch_size  # a sentence of 100, PADs among them
     assert optim.warmup_steps * tokens_a_step == 8e7
+
+
+def test_units_and_steps_that_are_drawn_have_the_distributions_of_their_heads():
+    """Over all units; those below the last one have no spike in its step."""
+    random = np.random.default_rng(0)
+    unit_logits, step_logits = torch.tensor(random.normal(size=7)), torch.tensor(random.normal(size=5))
+    drawn = [(0, 1), (3, 2)]
+    step_logits[2] = -1.0
+    unit, share = unit_logits.softmax(0), step_logits[2:].softmax(0)
+    given = torch.stack([steps_of(u, unit_logits, step_logits, drawn).softmax(0) for u in range(7)])
+    torch.testing.assert_close((unit[:, None] * given).sum(0)[2:], share)
+    assert (given[:, :2] == 0).all()
+    assert (given[:3, 2] == 0).all()
+    torch.testing.assert_close(given[3, 2], share[0] / unit[3:].sum())
+    assert steps_of(2, unit_logits, step_logits, []) is step_logits
+    assert steps_of(5, unit_logits, step_logits, [(3, 4)]).softmax(0).tolist() == [0, 0, 0, 0, 1]
+    step_logits[2] = 9.0  # more than the units from 3 on have together
+    assert steps_of(5, unit_logits, step_logits, drawn).softmax(0)[2] == 1
