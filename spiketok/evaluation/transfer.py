@@ -354,8 +354,9 @@ def _train(
         for step, batch in zip(range(steps), batches, strict=False):
             set_rates(optimizer, step, steps, optim, len(loader))
             torch.manual_seed(seed_of(unseen.seed, step))
-            batch = batch.to(unseen.device)
-            loss = model.loss(batch, model(batch), Progress(step, steps))["total"]
+            batch, progress = batch.to(unseen.device), Progress(step, steps)
+            model.begin_step(progress)
+            loss = model.loss(batch, model(batch), progress)["total"]
             optimizer.zero_grad()
             loss.backward()
             clip_(parameters, optim.clip)

@@ -180,6 +180,12 @@ class Model(nn.Module, ABC):
 
     # ---- the computation ------------------------------------------------------------------------------------------
 
+    def begin_step(self, progress: Progress) -> None:
+        """Once before the batches of each step of a training, which may be several: what is done a step, not a batch.
+
+        Nothing by default.
+        """
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """By task, what its head says. Other names may stand beside; they are the model's own.

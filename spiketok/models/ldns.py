@@ -6,14 +6,15 @@ Kapoor et al. 2024 (NeurIPS, "Latent Diffusion for Neural Spiking Data"). Refere
 What is unusual:
 
 - one command trains two stages, one after the other: from the share ``diffuse_from`` of the steps on, the autoencoder
-  stands still and the denoiser learns its latents, z-scored by the statistics of the second stage's first batches;
+  stands still and the denoiser learns its latents, z-scored by the statistics of its own first steps;
 - the autoencoder learns from counts that were dropped from its input alone (coordinated dropout);
 - spikes are drawn (:meth:`Ldns.generate`): latents by all steps of the diffusion with the running mean of the
   denoiser's weights, rates from them, counts from the rates. Each window is a draw of its own.
 
 Differs from the reference:
 
-- each session has a read-in and a read-out of its own, and shares all else; there a model holds one session;
+- each session has a read-in, a read-out and the mean and deviation of its latents, and a vector that the denoiser adds
+  to the time of the diffusion step (0 at first); all else is shared. There a model holds one session;
 - what is hidden or was not observed reads as 0, as what is dropped does; it is learned from where it is hidden, and
   never where it was not observed; the reference knows neither;
 - the two stages share one schedule of the learning rate, and the batch size;
@@ -27,9 +28,8 @@ Shape letters: B windows, T bins of a window, N units, K latents, C channels, Q 
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,28 +40,16 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
-from spiketok.models.batch import (
-    Batch,
-    Generation,
-    Head,
-    Input,
-    Progress,
-    Stretch,
-    Timing,
-    bins_of,
-    mean_counts,
-    query_bin,
-)
-from spiketok.models.ldns_layers import AutoEncoder, Denoiser, NoiseSchedule, draw_counts
+from spiketok.models.base import check_range, session_of
+from spiketok.models.batch import Batch, Generation, Head, Progress, Stretch, Timing, bins_of, mean_counts
+from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours, window_generator
+from spiketok.models.ldns_layers import AutoEncoder, Denoiser, NoiseSchedule, Norm, draw_counts
 from spiketok.models.losses import behaviour_losses
 from spiketok.models.masking import coordinated_dropout
 from spiketok.models.nn import module_key
-from spiketok.recording.nouns import SessionInfo
 
-COUNTS = "counts"  # the name of the input
 RATE_EPS = 1e-8
-STATISTICS_BATCHES = 100  # of the second stage, from which the latents' mean and standard deviation follow
+STATISTICS_STEPS = 100  # of the second stage, from which the latents' mean and standard deviation follow
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,9 @@ class LdnsConfig:
         latent_beta: weight of the latents' squares. latent_td_beta: of the squares of their differences over 1 to
             ``td_bins`` bins.
         diffuse_from: share of the training behind which the denoiser learns; 1 for an autoencoder alone.
-        denoiser_channels, denoiser_blocks, denoiser_bidirectional: its width, depth and reach.
+        denoiser_channels, denoiser_blocks, denoiser_bidirectional: its width, depth and reach. denoiser_norm: of its
+            blocks, over ``"time"`` or ``"channels"``. Over time, as in the reference, a block does not see the mean of
+            a window, and what windows differ by in their means is drawn too small: most for short ones.
         timesteps: of the diffusion. smooth: where the loss of the noise turns from a square to a line.
         condition: tasks whose behaviour the denoiser is told. condition_drop: share of the windows without it.
         ema_power, ema_most: the running mean of the denoiser's weights keeps ``1 - (1 + step) ** -power`` of itself,
@@ -101,6 +91,7 @@ class LdnsConfig:
     denoiser_channels: int = 256
     denoiser_blocks: int = 6
     denoiser_bidirectional: bool = True
+    denoiser_norm: Norm = "time"
     timesteps: int = 1000
     smooth: float = 0.04
     condition: tuple[str, ...] = ()
@@ -127,12 +118,28 @@ class LdnsConfig:
 
 
 class _Own(nn.Module):
-    """What belongs to one session."""
+    """What belongs to one session: its read-in and read-out, and sums of its latents (of them, of their squares)."""
 
-    def __init__(self, n_units: int, channels: int) -> None:
+    def __init__(self, n_units: int, channels: int, latents: int) -> None:
         super().__init__()
         self.encoder_in = nn.Linear(n_units, channels)
         self.decoder_out = nn.Linear(channels, n_units)
+        self.register_buffer("latent_count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("latent_sum", torch.zeros(2, latents, dtype=torch.float64))
+
+    def forget_latents(self) -> None:
+        for state in (self.latent_count, self.latent_sum):
+            state.zero_()
+
+    def take_latents(self, rows_RK: Tensor) -> None:
+        rows = rows_RK.double()
+        self.latent_count += len(rows)
+        self.latent_sum += torch.stack([rows.sum(0), rows.square().sum(0)])
+
+    def latent_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, float32 ``[K]``."""
+        mean, square = self.latent_sum / self.latent_count.clamp_min(1)
+        return mean.float(), (square - mean.square()).clamp_min(1e-12).sqrt().float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +147,11 @@ class _Seen:
     """What one pass works on.
 
     Args:
-        own: of the session. counts: float ``[B, T, N]``, 0 where hidden or not observed. observed, hidden: bool in that
-            shape.
+        session: its id; own: what belongs to it. counts: float ``[B, T, N]``, 0 where hidden or not observed.
+        observed, hidden: bool in that shape.
     """
 
+    session: str
     own: _Own
     counts: Tensor
     observed: Tensor
@@ -166,17 +174,14 @@ def _published(bins: int, bin_ms: float, **optim: object) -> dict[str, dict]:
     }
 
 
-class Ldns(Model):
+class Ldns(BinnedModel):
     """Reads binned counts; gives log rates for each bin, behaviour at the bins of the queries, and draws spikes."""
 
     name: ClassVar[str] = "ldns"
     checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients, steps of a draw"
-    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
-    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
-    protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
-    one_session_batches: ClassVar[bool] = True
     generates: ClassVar[bool] = True
     draws_apart: ClassVar[bool] = True
+    own_tables: ClassVar[tuple[str, ...]] = ("own", "of_session")
     Config: ClassVar[type] = LdnsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": {
@@ -215,14 +220,8 @@ class Ldns(Model):
         "lorenz": _published(256, 10.0, epochs=400),
     }
 
-    @classmethod
-    def inputs(cls, config: LdnsConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
-
     def __init__(self, config: LdnsConfig, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
-        rates = [head for head in heads if head.output == "counts"]
-        self.population = self.head("counts").task if rates else ""
         for task in config.condition:
             if task not in self.heads or task == self.population:
                 named = ", ".join(t for t in self.heads if t != self.population) or "none"
@@ -248,60 +247,27 @@ class Ldns(Model):
             blocks=config.denoiser_blocks,
             bidirectional=config.denoiser_bidirectional,
             condition=sum(self.heads[task].size for task in config.condition),
+            norm=config.denoiser_norm,
         )
         self.schedule = NoiseSchedule(config.timesteps)
-        behaviours = [head for head in heads if head.output != "counts"]
-        self.read_outs = nn.ModuleDict({module_key(h.task): nn.Linear(config.latents, h.size) for h in behaviours})
-        self.units: dict[str, list[str]] = {}
-        self.own = nn.ModuleDict()
-        self.register_buffer("diffuses", torch.zeros((), dtype=torch.bool))  # the next step is of the second stage
-        self.register_buffer("n_diffused", torch.zeros((), dtype=torch.int64))  # steps of it
+        self.read_outs = nn.ModuleDict({module_key(h.task): nn.Linear(config.latents, h.size) for h in self.behaviours})
+        self.clear_sessions()
+        self.diffuses = False  # the step is of the second stage
+        self.register_buffer("n_diffused", torch.zeros((), dtype=torch.int64))  # steps of it that have begun
         self.register_buffer("mean_weights", parameters_to_vector(self.denoiser.parameters()).detach().clone())
-        self.register_buffer("latent_count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("latent_sum", torch.zeros(2, config.latents, dtype=torch.float64))  # and of squares
 
     # ---- sessions -----------------------------------------------------------------------------------------------
 
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """For each session that is new a read-in and a read-out."""
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-            else:
-                self._add(info.id, keys)
-
-    def _add(self, session: str, keys: list[str]) -> None:
-        if not keys:
-            message = f"{session} has no units: it cannot be read in"
-            raise DataError(message)
-        self.own[module_key(session)] = _Own(len(keys), self.config.channels).to(self.mean_weights.device)
-        self.units[session] = keys
-
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
-        """The read-in and the read-out of each session."""
-        found: list[Part] = []
-        for session in self.units if sessions is None else sessions:
-            if session not in self.units:
-                raise self.unknown(session)
-            found += map(Part, self.own[module_key(session)].parameters())
-        return found
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
-    def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units, self.own = {}, nn.ModuleDict()
-        for session, keys in state["units"]:
-            self._add(session, list(keys))
+    def add_own(self, session: str, n_units: int) -> None:
+        """A read-in and a read-out, and what the denoiser adds to the diffusion step's time: 0 at first."""
+        config, device, key = self.config, self.mean_weights.device, module_key(session)
+        self.own[key] = _Own(n_units, config.channels, config.latents).to(device)
+        self.of_session[key] = nn.Embedding(1, config.denoiser_channels // 4).to(device)
+        nn.init.zeros_(self.of_session[key].weight)
 
     @torch.no_grad()
     def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
-        """With ``rate_init``, the mean rate of each unit in the observed time; and a training begins at its start."""
-        self.diffuses.fill_(False)
+        """With ``rate_init``, the mean rate of each unit in the observed time."""
         if not self.config.rate_init:
             return
         for session in sessions:
@@ -310,6 +276,23 @@ class Ldns(Model):
 
     # ---- the computation ----------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def begin_step(self, progress: Progress) -> None:
+        """Which stage the step is of; in the second the running mean takes in the denoiser's weights.
+
+        A training that does not move the denoiser (an adaptation of what belongs to a session) has the first alone.
+        """
+        moves = self.denoiser.conv_out.weight.requires_grad
+        self.diffuses = moves and progress.share >= self.config.diffuse_from
+        if moves and progress.step == 0:
+            self.n_diffused.zero_()
+            for own in self.own.values():
+                own.forget_latents()
+        if self.diffuses:
+            kept = min(1 - (1 + int(self.n_diffused)) ** -self.config.ema_power, self.config.ema_most)
+            self.mean_weights.lerp_(parameters_to_vector(self.denoiser.parameters()), 1 - kept)
+            self.n_diffused += 1
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """By task, behaviour ``[Q, C]`` and log rates ``[B * T, N]``; beside them ``latents`` ``[B * T, K]``.
 
@@ -317,7 +300,7 @@ class Ldns(Model):
         denoiser says of it, ``told_noise``, both ``[B * T, K]``.
         """
         seen = self._see(batch)
-        second = self.training and bool(self.diffuses) and self.denoiser.conv_out.weight.requires_grad
+        second = self.training and self.diffuses
         if second:
             with torch.no_grad():
                 z, rate = self.autoencode(seen.own, seen.counts)
@@ -364,32 +347,12 @@ class Ldns(Model):
                 total = total + terms["latents"]
         for term in decode.values():
             total = total + config.decode_weight * term
-        if self.training:
-            self._go_on("noise" in output, progress)
         return terms | decode | {"total": total}
-
-    @torch.no_grad()
-    def _go_on(self, second: bool, progress: Progress) -> None:
-        """What a step leaves behind: the running mean of the denoiser's weights, and which stage comes next."""
-        if second:
-            step = int(self.n_diffused)
-            kept = min(1 - (1 + step) ** -self.config.ema_power, self.config.ema_most)
-            self.mean_weights.lerp_(parameters_to_vector(self.denoiser.parameters()), 1 - kept)
-            self.n_diffused += 1
-        begins = self.config.diffuse_from <= (progress.step + 1) / max(progress.total, 1) < 1
-        if begins and not self.diffuses:
-            for state in (self.n_diffused, self.latent_count, self.latent_sum):
-                state.zero_()
-        self.diffuses.fill_(begins)
 
     def _put_out(self, batch: Batch, z_BTK: Tensor, rate_BTN: Tensor) -> dict[str, Tensor]:
         log_rate, latents = (rate_BTN + RATE_EPS).log().flatten(0, 1), z_BTK.flatten(0, 1)
         read = latents if self.config.decode_joint else latents.detach()
-        output = {
-            task: self.read_outs[module_key(task)](read)[query_bin(batch, asked, z_BTK.shape[1])]
-            for task, asked in batch.asked.items()
-            if task in self.heads and task != self.population
-        }
+        output = read_behaviours(self.read_outs, batch, read, z_BTK.shape[1])
         if self.population in batch.asked:
             output[self.population] = log_rate
         return output | {"latents": latents, "log_rate": log_rate}
@@ -407,7 +370,7 @@ class Ldns(Model):
         if COUNTS in batch.hidden:
             hidden = batch.hidden[COUNTS].unflatten(0, shape)
         counts = torch.where(observed & ~hidden, counts, 0.0)
-        return _Seen(self.own[module_key(session)], counts, observed, hidden)
+        return _Seen(session, self.own[module_key(session)], counts, observed, hidden)
 
     # ---- diffusion ----------------------------------------------------------------------------------------------
 
@@ -415,46 +378,26 @@ class Ldns(Model):
         """Noise, and what the denoiser says of it from latents that hold it."""
         z, device = z_BTK.float(), z_BTK.device
         there = seen.observed.any(-1)
-        if int(self.n_diffused) < STATISTICS_BATCHES:
-            rows = z[there].double()
-            self.latent_count += len(rows)
-            self.latent_sum += torch.stack([rows.sum(0), rows.square().sum(0)])
-        mean, std = self.latent_statistics()
+        if int(self.n_diffused) <= STATISTICS_STEPS:
+            seen.own.take_latents(z[there])
+        mean, std = seen.own.latent_statistics()
         step = torch.randint(self.config.timesteps, (len(z),), device=device)
         noise = torch.randn_like(z)
         condition, known = self._condition(batch, z.shape[1])
         if condition is not None:
             known = known & (torch.rand(len(z), 1, 1, device=device) >= self.config.condition_drop)
         noisy = self.schedule.noisy((z - mean) / std, noise, step)
-        return noise, self.denoiser(noisy, step, condition, known)
-
-    def latent_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, float32 ``[K]``."""
-        mean, square = self.latent_sum / self.latent_count.clamp_min(1)
-        return mean.float(), (square - mean.square()).clamp_min(1e-12).sqrt().float()
+        session = self.of_session[module_key(seen.session)].weight[0]
+        return noise, self.denoiser(noisy, step, condition, known, session)
 
     def _condition(self, batch: Batch, n_bins: int) -> tuple[Tensor | None, Tensor | None]:
         """What the denoiser is told, ``[B, T, c]``, and in which bins all of it is known, bool ``[B, T, 1]``."""
         if not self.config.condition:
             return None, None
-        device, n_rows, parts = self.mean_weights.device, len(batch) * n_bins, []
-        known = torch.ones(n_rows, 1, dtype=torch.bool, device=device)
-        for task in self.config.condition:
-            head, asked = self.heads[task], batch.asked.get(task)
-            part = torch.zeros(n_rows, head.size, device=device)
-            there = torch.zeros(n_rows, 1, dtype=torch.bool, device=device)
-            if asked is not None and (self.training or task in batch.given):
-                measured = asked.weight > 0
-                row = query_bin(batch, asked, n_bins)[measured]
-                target = asked.target[measured]
-                if head.output == "classes":  # a label is of its whole window
-                    row = ((row // n_bins * n_bins)[:, None] + torch.arange(n_bins, device=device)).flatten()
-                    target = F.one_hot(target, head.size).repeat_interleave(n_bins, 0)
-                part[row], there[row] = target.to(part.dtype), True
-            parts.append(part)
-            known = known & there
+        told = [self.told_behaviour(batch, task, n_bins) for task in self.config.condition]
+        value, known = (torch.cat(parts, -1) for parts in zip(*told, strict=True))
         shape = (len(batch), n_bins)
-        return torch.cat(parts, -1).unflatten(0, shape), known.unflatten(0, shape)
+        return value.unflatten(0, shape), known.all(-1, keepdim=True).unflatten(0, shape)
 
     @torch.no_grad()
     def generate(self, batch: Batch, how: Generation, carry: object = None) -> tuple[Tensor, object]:
@@ -466,39 +409,40 @@ class Ldns(Model):
         Raises:
             DataError: the second stage has not been trained.
         """
-        if not self.latent_count:
-            message = (
-                "this ldns has not come to its second stage, so it draws no spikes: train it whole, with "
-                f"model.diffuse_from (now {self.config.diffuse_from:g}) below 1"
-            )
-            raise DataError(message)
         columns, length = batch.inputs[COUNTS].packed()
         session, n_bins = session_of(self, batch, self.units, columns["counts"].shape[-1]), bins_of(length)
         own, device = self.own[module_key(session)], self.mean_weights.device
-        generators = [_generator(how.seed, session, start) for start in batch.start_ns.tolist()]
+        if not own.latent_count:
+            message = (
+                f"{session}: this ldns has not come to its second stage, so it draws no spikes: train it whole, with "
+                f"model.diffuse_from (now {self.config.diffuse_from:g}) below 1"
+            )
+            raise DataError(message)
+        generators = [window_generator(how.seed, session, start) for start in batch.start_ns.tolist()]
 
         def draw(sampler, width: int) -> Tensor:
             return torch.stack([sampler(n_bins, width, generator=g) for g in generators]).to(device)
 
-        z = self.draw_latents(len(batch), n_bins, lambda: draw(torch.randn, self.config.latents), batch)
+        z = self.draw_latents(batch, session, n_bins, lambda: draw(torch.randn, self.config.latents))
         rate = F.softplus(own.decoder_out(self.autoencoder.decode(z)).float())
         return draw_counts(rate.flatten(0, 1), draw(torch.rand, rate.shape[-1]).flatten(0, 1), how), None
 
-    def draw_latents(self, n_windows: int, n_bins: int, noise, batch: Batch) -> Tensor:
+    def draw_latents(self, batch: Batch, session: str, n_bins: int, noise: Callable[[], Tensor]) -> Tensor:
         """``[B, T, K]`` from the diffusion, all steps of it.
 
         Args:
-            noise: gives standard normal numbers in that shape. batch: whose given behaviours are the condition.
+            batch: whose given behaviours are the condition. session: of its windows. noise: gives standard normal
+                numbers in that shape.
         """
-        weights = self._mean_parameters()
-        condition, known = self._condition(batch, n_bins)
+        weights, (condition, known) = self._mean_parameters(), self._condition(batch, n_bins)
         kernels = functional_call(_Kernels(self.denoiser), {f"of.{k}": v for k, v in weights.items()}, (n_bins,))
+        of_session = self.of_session[module_key(session)].weight[0]
         x = noise()
         for step in range(self.config.timesteps - 1, -1, -1):
-            steps = torch.full((n_windows,), step, device=x.device)
-            told = functional_call(self.denoiser, weights, (x, steps, condition, known, kernels))
+            steps = torch.full((len(x),), step, device=x.device)
+            told = functional_call(self.denoiser, weights, (x, steps, condition, known, of_session, kernels))
             x = self.schedule.back(x, told.float(), step, noise() if step else x)
-        mean, std = self.latent_statistics()
+        mean, std = self.own[module_key(session)].latent_statistics()
         return x * std + mean
 
     def _mean_parameters(self) -> dict[str, Tensor]:
@@ -517,12 +461,6 @@ class _Kernels(nn.Module):
 
     def forward(self, n_bins: int) -> list[Tensor]:
         return self.of.kernels(n_bins)
-
-
-def _generator(seed: int, session: str, start_ns: int) -> torch.Generator:
-    """The draws of one window follow from its session and time, whatever else is drawn."""
-    digest = hashlib.sha256(f"{seed} {session} {start_ns}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def reconstruction_loss(log_rate: Tensor, count: Tensor, scored: Tensor, learned: Tensor) -> Tensor:

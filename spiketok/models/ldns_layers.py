@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from spiketok.models.batch import Generation
 
+Norm = Literal["time", "channels"]
 NORM_EPS = 1e-5
 SINUSOIDS = 256  # features of a diffusion step's time
 LONGEST_PERIOD = 10_000.0
@@ -144,6 +146,14 @@ def over_time(x_BTC: Tensor) -> Tensor:
     return (x_BTC - mean) * torch.rsqrt(variance + NORM_EPS)
 
 
+def over_channels(x_BTC: Tensor) -> Tensor:
+    """Each bin with mean 0 and variance 1 over its channels: what a window has in common is left in it."""
+    return F.layer_norm(x_BTC.float(), x_BTC.shape[-1:], eps=NORM_EPS)
+
+
+NORMS = {"time": over_time, "channels": over_channels}
+
+
 def channel_mixer(channels: int, n_linear: int, bias: bool) -> nn.Sequential:
     """``n_linear`` layers, twice as wide inside, with GELU between."""
     widths = [channels, *[2 * channels] * (n_linear - 1), channels]
@@ -218,16 +228,17 @@ class AutoEncoder(nn.Module):
 class DenoiserBlock(nn.Module):
     """As :class:`Block`, with shifts, scales and gates that follow from the diffusion step (and the condition)."""
 
-    def __init__(self, channels: int, n_states: int, length: int, bidirectional: bool) -> None:
+    def __init__(self, channels: int, n_states: int, length: int, bidirectional: bool, norm: Norm) -> None:
         super().__init__()
+        self.norm = NORMS[norm]
         self.ada_ln = nn.Linear(channels // 4, 6 * channels)
         self.time_mixer = S4(channels, n_states, length, bidirectional)
         self.channel_mixer = channel_mixer(channels, 2, bias=True)
 
     def forward(self, x_BTC: Tensor, told: Tensor, kernel: Tensor | None) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.ada_ln(F.gelu(told)).chunk(6, -1)
-        x = x_BTC + gate_1 * F.gelu(self.time_mixer(over_time(x_BTC) * (1 + scale_1) + shift_1, kernel))
-        return x + gate_2 * self.channel_mixer(over_time(x) * (1 + scale_2) + shift_2)
+        x = x_BTC + gate_1 * F.gelu(self.time_mixer(self.norm(x_BTC) * (1 + scale_1) + shift_1, kernel))
+        return x + gate_2 * self.channel_mixer(self.norm(x) * (1 + scale_2) + shift_2)
 
 
 class Denoiser(nn.Module):
@@ -235,6 +246,7 @@ class Denoiser(nn.Module):
 
     Args:
         latents: K. channels: C, a multiple of 4. length: bins of a window. condition: numbers of it; 0 for none.
+        norm: of a block, over ``"time"`` or ``"channels"``.
     """
 
     def __init__(
@@ -247,6 +259,7 @@ class Denoiser(nn.Module):
         blocks: int,
         bidirectional: bool,
         condition: int,
+        norm: Norm = "time",
     ) -> None:
         super().__init__()
         width = channels // 4
@@ -254,7 +267,9 @@ class Denoiser(nn.Module):
         self.of_time = nn.Sequential(nn.Linear(SINUSOIDS, width), nn.SiLU(), nn.Linear(width, width))
         if condition:
             self.of_condition = nn.Sequential(nn.Linear(condition, width), nn.SiLU(), nn.Linear(width, width))
-        self.blocks = nn.ModuleList(DenoiserBlock(channels, n_states, length, bidirectional) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            DenoiserBlock(channels, n_states, length, bidirectional, norm) for _ in range(blocks)
+        )
         self.conv_out = GroupedLinear(channels, latents, latents)
         with torch.no_grad():
             self.conv_out.weight.mul_(0.1)
@@ -266,17 +281,21 @@ class Denoiser(nn.Module):
         step_B: Tensor,
         condition: Tensor | None = None,
         known: Tensor | None = None,
+        session: Tensor | None = None,
         kernels: list[Tensor] | None = None,
     ) -> Tensor:
         """The noise, ``[B, T, K]``.
 
         Args:
             step_B: int64, of the diffusion. condition: ``[B, T or 1, c]``; known: bool ``[B, T or 1, 1]``, where it is
-                known; it adds nothing elsewhere. kernels: of :meth:`kernels`, where they are at hand.
+                known; it adds nothing elsewhere. session: ``[C / 4]``, of the session that all windows are of.
+            kernels: of :meth:`kernels`, where they are at hand.
         """
         told = self.of_time(sinusoids(step_B))[:, None]  # [B, 1, C / 4]
         if condition is not None:
             told = told + torch.where(known, self.of_condition(condition), 0.0)
+        if session is not None:
+            told = told + session
         x = self.conv_in(z_BTK)
         for k, block in enumerate(self.blocks):
             x = block(x, told, None if kernels is None else kernels[k])

@@ -39,8 +39,9 @@ import torch
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
-from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
+from spiketok.models.base import check_range, session_of
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts
+from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
 from spiketok.models.lfads_layers import (
     AutoregressivePrior,
     Decoder,
@@ -58,9 +59,7 @@ from spiketok.models.lfads_read_ins import aligned, start_from
 from spiketok.models.losses import behaviour_losses, poisson_log_rate, stirling
 from spiketok.models.masking import coordinated_dropout
 from spiketok.models.nn import module_key
-from spiketok.recording.nouns import SessionInfo
 
-COUNTS = "counts"  # the name of the input
 SMOOTH_MS = 60.0  # standard deviation of the Gaussian under which counts lie before principal components
 
 
@@ -221,15 +220,12 @@ _OLDER = {  # configs/model of MC_RTT, Area2_Bump and the multi-session MC_Maze
 }
 
 
-class Lfads(Model):
+class Lfads(BinnedModel):
     """Reads binned counts; gives log rates for each bin, and behaviour at the bins of the queries."""
 
     name: ClassVar[str] = "lfads"
     checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
-    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
-    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
-    protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
-    one_session_batches: ClassVar[bool] = True
+    own_tables: ClassVar[tuple[str, ...]] = ("own",)
     Config: ClassVar[type] = LfadsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": {
@@ -285,23 +281,16 @@ class Lfads(Model):
         "*": _published(800.0, 5.0, 4e-3),
     }
 
-    @classmethod
-    def inputs(cls, config: LfadsConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
-
     def __init__(self, config: LfadsConfig, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
         self.one_session = not config.read_in
-        rates = [head for head in heads if head.output == "counts"]
-        self.population = self.head("counts").task if rates else ""
         for task in config.external:
             if task not in self.heads or self.heads[task].output != "values":
                 named = ", ".join(t for t, head in self.heads.items() if head.output == "values") or "none"
                 message = f"model.external names '{task}', which is no behaviour that the run asks ({named})"
                 raise UsageError(message)
         self.n_external = sum(self.heads[task].size for task in config.external)
-        self.units: dict[str, list[str]] = {}
-        self.own = nn.ModuleDict()
+        self.clear_sessions()
         self.decoder = Decoder(
             config.initial,
             config.generator,
@@ -316,8 +305,7 @@ class Lfads(Model):
         self.initial_prior = NormalPrior(config.initial, config.initial_var)
         if config.infers_inputs:
             self.input_prior = AutoregressivePrior(config.inputs, config.input_tau, config.input_var)
-        behaviours = [head for head in heads if head.output != "counts"]
-        self.read_outs = nn.ModuleDict({module_key(h.task): nn.Linear(config.factors, h.size) for h in behaviours})
+        self.read_outs = nn.ModuleDict({module_key(h.task): nn.Linear(config.factors, h.size) for h in self.behaviours})
         if config.read_in:
             self._build_encoder(config.read_in)
 
@@ -337,24 +325,13 @@ class Lfads(Model):
 
     # ---- sessions -----------------------------------------------------------------------------------------------
 
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """For each session that is new a read-in (where there is one) and, for the population, a read-out.
+    def add_own(self, session: str, n_units: int) -> None:
+        """A read-in (where there is one) and, for the population, a read-out.
 
         Raises:
             UsageError: a second session without read-ins.
         """
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-            else:
-                self._add(info.id, keys)
-
-    def _add(self, session: str, keys: list[str]) -> None:
         device = self.initial_prior.mean.device
-        if not keys:
-            message = f"{session} has no units: it cannot be read in"
-            raise DataError(message)
         if self.one_session:
             if self.units:
                 message = (
@@ -362,30 +339,9 @@ class Lfads(Model):
                     "model.read_in to the number of channels that sessions share"
                 )
                 raise UsageError(message)
-            self._build_encoder(len(keys))
+            self._build_encoder(n_units)
             self.encoder.to(device)
-        self.own[module_key(session)] = _Own(len(keys), self.config, bool(self.population)).to(device)
-        self.units[session] = keys
-
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
-        """The read-in and the read-out of log rates of each session, as far as there are such."""
-        found: list[Part] = []
-        for session in self.units if sessions is None else sessions:
-            if session not in self.units:
-                raise self.unknown(session)
-            found += map(Part, self.own[module_key(session)].parameters())
-        return found
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
-    def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units, self.own = {}, nn.ModuleDict()
-        for session, keys in state["units"]:
-            self._add(session, list(keys))
+        self.own[module_key(session)] = _Own(n_units, self.config, bool(self.population)).to(device)
 
     def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """As :meth:`fit_sessions`; with ``align`` the read-ins go to channels that all sessions share."""
@@ -507,11 +463,7 @@ class Lfads(Model):
     def _put_out(self, batch: Batch, own: _Own, rollout: Rollout, initial_BI: Tensor) -> dict[str, Tensor]:
         factors, n_bins = rollout.factors.flatten(0, 1), rollout.factors.shape[1]
         read = factors if self.config.decode_joint else factors.detach()
-        output = {
-            task: self.read_outs[module_key(task)](read)[query_bin(batch, asked, n_bins)]
-            for task, asked in batch.asked.items()
-            if task in self.heads and task != self.population
-        }
+        output = read_behaviours(self.read_outs, batch, read, n_bins)
         if self.population in batch.asked:
             output[self.population] = own.read_out(factors)
         inferred = rollout.inputs[..., : rollout.mean.shape[-1]].flatten(0, 1)
@@ -549,13 +501,7 @@ class Lfads(Model):
     def _external(self, batch: Batch, n_bins: int) -> Tensor:
         """``[T, B, E]``: the behaviours that are inputs, 0 where they are not given or not measured."""
         parts = [self.initial_prior.mean.new_zeros(len(batch) * n_bins, 0)]
-        for task in self.config.external:
-            part = parts[0].new_zeros(len(batch) * n_bins, self.heads[task].size)
-            if task in batch.asked and (self.training or task in batch.given):
-                asked = batch.asked[task]
-                known = asked.weight > 0
-                part[query_bin(batch, asked, n_bins)[known]] = asked.target[known].to(part.dtype)
-            parts.append(part)
+        parts += [self.told_behaviour(batch, task, n_bins)[0] for task in self.config.external]
         return torch.cat(parts, -1).unflatten(0, (len(batch), n_bins)).transpose(0, 1)
 
     def _n_noise(self, n_bins: int) -> int:

@@ -15,7 +15,6 @@ inputs.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from spiketok.errors import DataError
 from spiketok.models.batch import Progress
+from spiketok.models.binned import window_generator
 
 
 def fan_in_(weight: Tensor) -> Tensor:
@@ -352,10 +352,7 @@ def recurrent_l2(kernels: Sequence[tuple[nn.Parameter, float]]) -> Tensor:
 
 def window_draws(sessions: Sequence[str], start_ns: Sequence[int], n: int, samples: int) -> Iterator[Tensor]:
     """``samples`` times ``[B, n]``: standard normal numbers that follow from the session and start of each window."""
-    generators = []
-    for session, start in zip(sessions, start_ns, strict=True):
-        digest = hashlib.sha256(f"{session} {start}".encode()).digest()
-        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+    generators = [window_generator(session, start) for session, start in zip(sessions, start_ns, strict=True)]
     for _ in range(samples):
         yield torch.stack([torch.randn(n, generator=generator) for generator in generators])
 

@@ -42,25 +42,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
-from spiketok.models.batch import (
-    Batch,
-    Head,
-    Input,
-    Progress,
-    Stretch,
-    Timing,
-    bins_of,
-    mean_counts,
-    observed_counts,
-    query_bin,
-)
+from spiketok.models.base import check_range, session_of
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, observed_counts
+from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
 from spiketok.models.losses import behaviour_losses, poisson_log_rate, poisson_rate
 from spiketok.models.masking import HideMode, draw_span, hide, hide_counts, span_probability
 from spiketok.models.nn import EncoderBlock, ScaleNorm, band_mask, module_key, sinusoidal_position
-from spiketok.recording.nouns import SessionInfo
 
-COUNTS = "counts"  # the name of the input
 RATE_EPS = 1e-8  # what stands under the logarithm of a rate
 READ_OUT_HIDDEN = 16  # width of the hidden layer of a read-out of two layers
 INIT_RANGE = 0.1  # of read-outs and of the table of counts
@@ -177,15 +165,12 @@ _POPULATION: dict[str, object] = {  # what the presets for held-out units share
 }
 
 
-class Ndt1(Model):
+class Ndt1(BinnedModel):
     """Reads binned counts; gives log rates for each bin, and behaviour and labels at the bins of the queries."""
 
     name: ClassVar[str] = "ndt1"
     checked: ClassVar[str] = "7 recorded configurations of its original: outputs, losses, gradients"
-    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
-    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
-    protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
-    one_session_batches: ClassVar[bool] = True
+    own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")
     Config: ClassVar[type] = Ndt1Config
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Several sessions, minutes on two CPU cores. Whole units are hidden, which is what held-out units ask; whole
@@ -245,17 +230,10 @@ class Ndt1(Model):
         },
     }
 
-    @classmethod
-    def inputs(cls, config: Ndt1Config, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
-
     def __init__(self, config: Ndt1Config, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
         self.causal, self.one_session = config.context_forward == 0, config.one_session
-        rates = [head for head in heads if head.output == "counts"]
-        self.population = self.head("counts").task if rates else ""
-        self.units: dict[str, list[str]] = {}
-        self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()
+        self.clear_sessions()
         self.layers = nn.ModuleList()
         self.dropout_embedding = nn.Dropout(config.dropout_embedding)
         self.dropout_rates = nn.Dropout(config.dropout_rates)
@@ -288,29 +266,17 @@ class Ndt1(Model):
         if config.embed == "count_table":
             self.count_table = nn.Embedding(config.max_spikes + 2, config.embed_dim)
             nn.init.uniform_(self.count_table.weight, -INIT_RANGE, INIT_RANGE)
-        decoded = [head for head in self.heads.values() if head.output != "counts"]
-        self.decoders = nn.ModuleDict({module_key(head.task): nn.Linear(dim, head.size) for head in decoded})
+        self.decoders = nn.ModuleDict({module_key(head.task): nn.Linear(dim, head.size) for head in self.behaviours})
 
     # ---- sessions -----------------------------------------------------------------------------------------------
 
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """For each session that is new a read-in (``embed = "linear"``) and, for the population, a read-out.
+    def add_own(self, session: str, n_units: int) -> None:
+        """A read-in (``embed = "linear"``) and, for the population, a read-out.
 
         Raises:
             UsageError: a second session, or a width that the heads do not divide, where the width follows the units.
         """
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-            else:
-                self._add(info.id, keys)
-
-    def _add(self, session: str, keys: list[str]) -> None:
-        n_units, device, key = len(keys), self.batches_seen.device, module_key(session)
-        if n_units == 0:
-            message = f"{session} has no units: it cannot be read in"
-            raise DataError(message)
+        device, key = self.batches_seen.device, module_key(session)
         if self.config.one_session:
             self._check_one_session(session, n_units)
             self._build_encoder(self.config.width(n_units))
@@ -319,7 +285,6 @@ class Ndt1(Model):
             self.read_in[key] = nn.Linear(n_units, self.dim).to(device)
         if self.population:
             self.read_out[key] = self._new_read_out(n_units).to(device)
-        self.units[session] = keys
 
     def _new_read_out(self, n_units: int) -> nn.Module:
         width = [self.dim, n_units] if self.config.read_out_layers == 1 else [self.dim, READ_OUT_HIDDEN, n_units]
@@ -354,29 +319,6 @@ class Ndt1(Model):
             message = f"{session} has {n_units} units, which {config.heads} heads do not divide: {remedy}"
             raise UsageError(message)
 
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
-    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
-        """The read-in and the read-out of log rates of each session, as far as there are such."""
-        found: list[Part] = []
-        for session in self.units if sessions is None else sessions:
-            if session not in self.units:
-                raise self.unknown(session)
-            key = module_key(session)
-            for table in (self.read_in, self.read_out):
-                found += map(Part, table[key].parameters()) if key in table else []
-        return found
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
-    def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units = {}
-        self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()
-        for session, keys in state["units"]:
-            self._add(session, list(keys))
-
     # ---- the computation ----------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -398,11 +340,7 @@ class Ndt1(Model):
             x = layer(x, length, mask)
         x = self.dropout_rates(self.norm(x))
         read = x if self.config.decode_joint else x.detach()
-        output = {
-            task: self.decoders[module_key(task)](read)[query_bin(batch, asked, n_bins)]
-            for task, asked in batch.asked.items()
-            if task in self.heads and task != self.population
-        }
+        output = read_behaviours(self.decoders, batch, read, n_bins)
         if scored is not None:
             output |= self._rates(session, x) | {"scored": scored}
         return output

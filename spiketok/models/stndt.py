@@ -39,25 +39,13 @@ import torch
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_range, check_same_units, session_of
-from spiketok.models.batch import (
-    Batch,
-    Head,
-    Input,
-    Progress,
-    Stretch,
-    Timing,
-    bins_of,
-    mean_counts,
-    observed_counts,
-    query_bin,
-)
+from spiketok.models.base import check_range, session_of
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, observed_counts
+from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
 from spiketok.models.losses import behaviour_losses, nt_xent, poisson_log_rate
 from spiketok.models.masking import HideMode, hide, hide_counts
 from spiketok.models.nn import ACTIVATIONS, EncoderBlock, band_mask, module_key, sinusoidal_position
-from spiketok.recording.nouns import SessionInfo
 
-COUNTS = "counts"  # the name of the input
 INIT_RANGE = 0.1  # of the read-out of rates
 
 
@@ -209,16 +197,13 @@ def _published(window_ms: float) -> dict[str, dict]:
     }
 
 
-class Stndt(Model):
+class Stndt(BinnedModel):
     """Reads binned counts of one session; gives log rates for each bin, behaviour and labels at the queries' bins."""
 
     name: ClassVar[str] = "stndt"
     checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
-    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
-    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ()
     one_session: ClassVar[bool] = True
-    one_session_batches: ClassVar[bool] = True
     Config: ClassVar[type] = StndtConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Minutes on a CPU core. A large weight of behaviour pulls the encoder away from the rates (docs/models.md).
@@ -249,10 +234,6 @@ class Stndt(Model):
         "*": _published(800.0),
     }
 
-    @classmethod
-    def inputs(cls, config: StndtConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
-
     def __init__(self, config: StndtConfig, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
         self.n_bins = timing.window_ns // timing.bin_ns
@@ -262,32 +243,19 @@ class Stndt(Model):
                 "or another data.window_ms"
             )
             raise UsageError(message)
-        rates = [head for head in heads if head.output == "counts"]
-        self.population = self.head("counts").task if rates else ""
-        self.units: dict[str, list[str]] = {}
+        self.clear_sessions()
         self.dropout_embedding = nn.Dropout(config.dropout_embedding)
         self.dropout_rates = nn.Dropout(config.dropout_rates)
 
     # ---- its session ------------------------------------------------------------------------------------------------
 
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
+    def add_own(self, session: str, n_units: int) -> None:
         """Build the model for its session.
 
         Raises:
             UsageError: a second session, or units that the heads do not divide.
         """
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-            else:
-                self._build(info.id, keys)
-
-    def _build(self, session: str, keys: list[str]) -> None:
-        config, n_units, n_bins = self.config, len(keys), self.n_bins
-        if n_units == 0:
-            message = f"{session} has no units: it cannot be read in"
-            raise DataError(message)
+        config, n_bins = self.config, self.n_bins
         if self.units:
             message = (
                 f"stndt holds one session, {next(iter(self.units))}, not {session} too: its widths are that session's "
@@ -297,7 +265,6 @@ class Stndt(Model):
         if n_units % config.heads:
             message = f"{session} has {n_units} units, which {config.heads} heads do not divide: use model.heads=1"
             raise UsageError(message)
-        self.units[session] = keys
         if config.embed == "linear":
             self.embed_bins, self.embed_units = nn.Linear(n_units, n_units), nn.Linear(n_bins, n_bins)
         if config.position == "learned":
@@ -316,8 +283,7 @@ class Stndt(Model):
             self.read_out = nn.Linear(n_units, n_units)
             nn.init.uniform_(self.read_out.weight, -INIT_RANGE, INIT_RANGE)
             nn.init.zeros_(self.read_out.bias)
-        decoded = [head for head in self.heads.values() if head.output != "counts"]
-        self.decoders = nn.ModuleDict({module_key(head.task): nn.Linear(n_units, head.size) for head in decoded})
+        self.decoders = nn.ModuleDict({module_key(h.task): nn.Linear(n_units, h.size) for h in self.behaviours})
 
     def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """With ``rate_init``, the mean rate of each unit in the observed training time as the bias of the read-out."""
@@ -326,19 +292,8 @@ class Stndt(Model):
                 for session in self.sessions():
                     self.read_out.bias.copy_(torch.from_numpy(mean_counts(sessions[session], COUNTS)).log())
 
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
     def why_not(self, protocol: str, session_id: str) -> str:
         return "its widths are the units and bins of the one session that it was trained on"
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
-    def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units = {}
-        for session, keys in state["units"]:
-            self._build(session, list(keys))
 
     # ---- the computation --------------------------------------------------------------------------------------------
 
@@ -355,11 +310,7 @@ class Stndt(Model):
         seen_BTN, hidden = hide_counts(counts_BTN, always, self._draw(counts_BTN) if own else None, *self._ratios())
         x = self.encode(seen_BTN).flatten(0, 1)
         read = x if self.config.decode_joint else x.detach()
-        output = {
-            task: self.decoders[module_key(task)](read)[query_bin(batch, a, self.n_bins)]
-            for task, a in batch.asked.items()
-            if task in self.heads and task != self.population
-        }
+        output = read_behaviours(self.decoders, batch, read, self.n_bins)
         if asked is not None:
             observed = asked.weight > 0
             scored = observed if hidden is None else observed & hidden.expand_as(counts_BTN).flatten(0, 1)

@@ -395,11 +395,13 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
     while step < total:
         for last, batches in _added(loader, optim.accumulate):
             lr = set_rates(optimizer, step, total, optim, in_epoch)
+            progress = Progress(step, total)
+            model.begin_step(progress)
             for k, batch in enumerate(batches):
                 torch.manual_seed(seed_of(config.seed, step, fabric.global_rank, *([k] if k else [])))
                 batch = batch.to(fabric.device)
                 with fabric.no_backward_sync(wrapped, enabled=k < last):
-                    losses = model.loss(batch, wrapped(batch), Progress(step, total))
+                    losses = model.loss(batch, wrapped(batch), progress)
                     fabric.backward(losses["total"] / (last + 1))
                 if metrics is not None:
                     metrics.add(losses, len(batch))

@@ -35,6 +35,7 @@ def steps(model: Ldns, n: int, total: int) -> list[dict[str, float]]:
     batch = make_batch(model, STARTS)
     for step in range(n):
         torch.manual_seed(step)
+        model.begin_step(Progress(step, total))
         terms = model.loss(batch, model(batch), Progress(step, total))
         optimizer.zero_grad()
         terms["total"].backward()
@@ -101,22 +102,23 @@ def test_the_stages_follow_each_other():
     first = {key: value.clone() for key, value in model.state_dict().items()}
     assert all(torch.equal(before[key], first[key]) for key in before if key.startswith("denoiser."))
     assert not torch.equal(before["autoencoder.bottleneck.weight"], first["autoencoder.bottleneck.weight"])
-    assert bool(model.diffuses)
 
     model.train()
     batch = make_batch(model, STARTS)
+    model.begin_step(Progress(3, 6))
     terms = model.loss(batch, model(batch), Progress(3, 6))
     model.zero_grad()
     terms["total"].backward()
     assert {"diffusion"} == set(terms) & {"latents", "diffusion"}
     learnt = {key.split(".")[0] for key, p in model.named_parameters() if p.grad is not None}
-    assert learnt == {"denoiser", "read_outs"}
+    assert learnt == {"denoiser", "of_session", "read_outs"}
     vector = torch.nn.utils.parameters_to_vector(model.denoiser.parameters())
     assert torch.equal(model.mean_weights, vector)  # the mean of one step
     with torch.no_grad():
         counts = observed_counts(batch.inputs["counts"].columns).float().unflatten(0, (3, -1))
-        z = model.autoencode(next(iter(model.own.values())), counts)[0].flatten(0, 1)
-    mean, std = model.latent_statistics()
+        own = next(iter(model.own.values()))
+        z = model.autoencode(own, counts)[0].flatten(0, 1)
+    mean, std = own.latent_statistics()
     torch.testing.assert_close(mean, z.mean(0))
     torch.testing.assert_close(std, z.std(0, correction=0))
 
