@@ -34,10 +34,14 @@ def generate(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Draw spikes from a model that can, and hold them against the recorded ones and a Poisson sample."""
+    """Draw spikes from a model that can, and hold them against the recorded ones and a Poisson sample.
+
+    Of a model with latents it also tells what a ridge reads of behaviour from them, beside the same ridge from counts.
+    """
     require("torch", "train", "drawing spikes")
     from spiketok.evaluation.generation import generate as draw
     from spiketok.evaluation.generation import write_drawn
+    from spiketok.evaluation.latents import read_latents
     from spiketok.models.batch import Generation
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
@@ -48,20 +52,25 @@ def generate(
     run_dir = find_run(workspace, run)
     loaded = load_run(run_dir)
     chosen = workspace.select(sessions) if sessions is not None else loaded.own
+    tokens, device = open_shards(workspace, chosen, loaded.config), device_of(loaded.config)
     drawn = draw(
         loaded,
-        open_shards(workspace, chosen, loaded.config),
+        tokens,
         how,
         seconds=seconds,
         stored=lambda session: read_session(workspace.store_path(session)),
-        device=device_of(loaded.config),
+        device=device,
         told=say,
     )
     folder = out or run_dir / "generated"
     files = [write_drawn(one, how, folder) for one in drawn]
     rows = [{"session": one.session, "spikes": name, **scores} for one in drawn for name, scores in one.scores.items()]
+    read = [row for one in tokens for row in read_latents(loaded, one, device)] if loaded.model.has_latents else []
     if as_json:
-        show_json({"run": str(run_dir), "files": [str(path) for path in files], "scores": rows})
+        told = {"run": str(run_dir), "files": [str(path) for path in files], "scores": rows}
+        show_json(told | ({"behaviour_r2": read} if read else {}))
         return
     show_rows("drawn and recorded spikes, held against the recorded test time", list(rows[0]), rows)
+    if read:
+        show_rows("R2 of behaviour in the test time, by a ridge from latents and from counts", list(read[0]), read)
     print(f"{len(files)} sessions in {folder}")

@@ -3,10 +3,11 @@
 One file holds all of a model: its Config, its sizes, its recipes, the tokens that it reads, and its computation. The
 trunk (sessions, loader, loop, transfer) knows models by this contract alone.
 
-Subclasses are final; parts that several models share are blocks in ``spiketok.models.nn``, not parents. Everything that
-belongs to one session (unit rows, read-ins) is a parameter of its own or a range of rows of a table (:class:`Part`),
-keyed by stable ids, never by the number or position of its units. Training one session moves no other, neither by
-weight decay nor by momentum: a table's gradient holds the rows of a batch alone, and its optimizer moves no others.
+Subclasses are final; parts that several models share are blocks in ``spiketok.models.nn``; what some keep of a session
+in the same way is a parent between (``binned``, ``perceiver``). Everything that belongs to one session (unit rows,
+read-ins) is a parameter of its own or a range of rows of a table (:class:`Part`), keyed by stable ids, never by the
+number or position of its units. Training one session moves no other, neither by weight decay nor by momentum: a table's
+gradient holds the rows of a batch alone, and its optimizer moves no others.
 
 Shape letters: B windows, L tokens, N units, T bins, Q query times, C components, D width, H heads.
 """
@@ -75,6 +76,7 @@ class Model(nn.Module, ABC):
         generates: it can draw spikes (:meth:`generate`).
         draws_apart: it draws each window by itself: nothing of those before goes into it.
         couplings: the ways in which it can say how much a unit depends on another (:meth:`coupling`), the best first.
+        has_latents: beside its answers it puts out ``latents``, ``[B * T, K]``, a row a bin of its counts.
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
         recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
             the other sizes. ``optim.lr_per_window`` ties the learning rate to the batch size.
@@ -92,6 +94,7 @@ class Model(nn.Module, ABC):
     generates: ClassVar[bool] = False
     draws_apart: ClassVar[bool] = False
     couplings: ClassVar[tuple[str, ...]] = ()
+    has_latents: ClassVar[bool] = False
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
     recipes: ClassVar[dict[str, dict[str, dict]]]

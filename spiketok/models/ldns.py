@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,9 @@ class LdnsConfig:
         denoiser_channels, denoiser_blocks, denoiser_bidirectional: its width, depth and reach. denoiser_norm: of its
             blocks, over ``"time"`` or ``"channels"``. Over time, as in the reference, a block does not see the mean of
             a window, and what windows differ by in their means is drawn too small: most for short ones.
-        timesteps: of the diffusion. smooth: where the loss of the noise turns from a square to a line.
+            denoiser_tells: the ``"noise"``, or the ``"latents"`` without it: of smooth latents that is learned in far
+            fewer steps, for what is slow in them is a small part of the noise and all of the latents.
+        timesteps: of the diffusion. smooth: where the denoiser's loss turns from a square to a line.
         condition: tasks whose behaviour the denoiser is told. condition_drop: share of the windows without it.
         ema_power, ema_most: the running mean of the denoiser's weights keeps ``1 - (1 + step) ** -power`` of itself,
             at most so much.
@@ -92,6 +94,7 @@ class LdnsConfig:
     denoiser_blocks: int = 6
     denoiser_bidirectional: bool = True
     denoiser_norm: Norm = "time"
+    denoiser_tells: Literal["noise", "latents"] = "noise"
     timesteps: int = 1000
     smooth: float = 0.04
     condition: tuple[str, ...] = ()
@@ -181,6 +184,7 @@ class Ldns(BinnedModel):
     checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients, steps of a draw"
     generates: ClassVar[bool] = True
     draws_apart: ClassVar[bool] = True
+    has_latents: ClassVar[bool] = True
     own_tables: ClassVar[tuple[str, ...]] = ("own", "of_session")
     Config: ClassVar[type] = LdnsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
@@ -296,8 +300,8 @@ class Ldns(BinnedModel):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """By task, behaviour ``[Q, C]`` and log rates ``[B * T, N]``; beside them ``latents`` ``[B * T, K]``.
 
-        In training ``learned`` (bool ``[B * T, N]``); in its second stage instead of that ``noise`` and what the
-        denoiser says of it, ``told_noise``, both ``[B * T, K]``.
+        In training ``learned`` (bool ``[B * T, N]``); in its second stage instead of that what the denoiser should
+        tell and what it tells, ``to_tell`` and ``told``, both ``[B * T, K]``.
         """
         seen = self._see(batch)
         second = self.training and self.diffuses
@@ -311,8 +315,8 @@ class Ldns(BinnedModel):
             z, rate = self.autoencode(seen.own, seen.counts)
         output = self._put_out(batch, z, rate)
         if second:
-            noise, told = self._diffuse(batch, seen, z)
-            output |= {"noise": noise.flatten(0, 1), "told_noise": told.flatten(0, 1)}
+            to_tell, told = self._diffuse(batch, seen, z)
+            output |= {"to_tell": to_tell.flatten(0, 1), "told": told.flatten(0, 1)}
         elif self.training:
             output["learned"] = (learned | seen.hidden).flatten(0, 1)
         return output
@@ -323,7 +327,7 @@ class Ldns(BinnedModel):
         return z, F.softplus(own.decoder_out(self.autoencoder.decode(z)).float())
 
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
-        """The Poisson loss of what the input lacked and the size of the latents; in the second stage that of the noise.
+        """The Poisson loss of what the input lacked and the size of the latents; in the second stage the denoiser's.
 
         Beside them the losses of behaviour, in both. In the second stage the Poisson loss is told and has no gradient.
         """
@@ -335,8 +339,8 @@ class Ldns(BinnedModel):
         decode = behaviour_losses(self.heads, batch, output)
         poisson = reconstruction_loss(log_rate, target, scored, output.get("learned", scored))
         terms = {self.population or "reconstruction": poisson}
-        if "noise" in output:
-            terms["diffusion"] = noise_loss(output["noise"], output["told_noise"], seen.observed, config.smooth)
+        if "told" in output:
+            terms["diffusion"] = diffusion_loss(output["to_tell"], output["told"], seen.observed, config.smooth)
             total = terms["diffusion"]
         else:
             total = poisson
@@ -375,7 +379,7 @@ class Ldns(BinnedModel):
     # ---- diffusion ----------------------------------------------------------------------------------------------
 
     def _diffuse(self, batch: Batch, seen: _Seen, z_BTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise, and what the denoiser says of it from latents that hold it."""
+        """What the denoiser should tell, and what it tells from latents with noise in them."""
         z, device = z_BTK.float(), z_BTK.device
         there = seen.observed.any(-1)
         if int(self.n_diffused) <= STATISTICS_STEPS:
@@ -386,9 +390,11 @@ class Ldns(BinnedModel):
         condition, known = self._condition(batch, z.shape[1])
         if condition is not None:
             known = known & (torch.rand(len(z), 1, 1, device=device) >= self.config.condition_drop)
-        noisy = self.schedule.noisy((z - mean) / std, noise, step)
+        z = (z - mean) / std
+        noisy = self.schedule.noisy(z, noise, step)
         session = self.of_session[module_key(seen.session)].weight[0]
-        return noise, self.denoiser(noisy, step, condition, known, session)
+        to_tell = z if self.config.denoiser_tells == "latents" else noise
+        return to_tell, self.denoiser(noisy, step, condition, known, session)
 
     def _condition(self, batch: Batch, n_bins: int) -> tuple[Tensor | None, Tensor | None]:
         """What the denoiser is told, ``[B, T, c]``, and in which bins all of it is known, bool ``[B, T, 1]``."""
@@ -440,8 +446,9 @@ class Ldns(BinnedModel):
         x = noise()
         for step in range(self.config.timesteps - 1, -1, -1):
             steps = torch.full((len(x),), step, device=x.device)
-            told = functional_call(self.denoiser, weights, (x, steps, condition, known, of_session, kernels))
-            x = self.schedule.back(x, told.float(), step, noise() if step else x)
+            told = functional_call(self.denoiser, weights, (x, steps, condition, known, of_session, kernels)).float()
+            clean = told if self.config.denoiser_tells == "latents" else self.schedule.clean(x, told, step)
+            x = self.schedule.back(x, clean, step, noise() if step else x)
         mean, std = self.own[module_key(session)].latent_statistics()
         return x * std + mean
 
@@ -483,12 +490,12 @@ def latent_size(z_BTK: Tensor, beta: float, td_beta: float, td_bins: int) -> Ten
     return total
 
 
-def noise_loss(noise: Tensor, told: Tensor, observed_BTN: Tensor, smooth: float) -> Tensor:
+def diffusion_loss(to_tell: Tensor, told: Tensor, observed_BTN: Tensor, smooth: float) -> Tensor:
     """Mean of the smooth L1 loss over the bins in which anything was observed.
 
     Args:
-        noise, told: ``[B * T, K]``.
+        to_tell, told: ``[B * T, K]``.
     """
     there = observed_BTN.any(-1).flatten()
-    error = F.smooth_l1_loss(told.float(), noise, beta=smooth, reduction="none").mean(-1)
+    error = F.smooth_l1_loss(told.float(), to_tell, beta=smooth, reduction="none").mean(-1)
     return torch.where(there, error, 0.0).sum() / there.sum().clamp_min(1)

@@ -242,7 +242,7 @@ class DenoiserBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Tells the noise in latents, from the step of the diffusion and, where it is known, a condition.
+    """Tells the noise in latents (or what they are without it), from the step of the diffusion and a condition.
 
     Args:
         latents: K. channels: C, a multiple of 4. length: bins of a window. condition: numbers of it; 0 for none.
@@ -284,7 +284,7 @@ class Denoiser(nn.Module):
         session: Tensor | None = None,
         kernels: list[Tensor] | None = None,
     ) -> Tensor:
-        """The noise, ``[B, T, K]``.
+        """``[B, T, K]``.
 
         Args:
             step_B: int64, of the diffusion. condition: ``[B, T or 1, c]``; known: bool ``[B, T or 1, 1]``, where it is
@@ -331,15 +331,19 @@ class NoiseSchedule:
         kept = self.kept.to(z.device)[step_B].float()[:, None, None]
         return kept.sqrt() * z + (1 - kept).sqrt() * noise
 
-    def back(self, x: Tensor, told: Tensor, step: int, noise: Tensor) -> Tensor:
-        """One step back: a draw from what the noise ``told`` of ``x`` says of the step before.
+    def clean(self, x: Tensor, told: Tensor, step: int) -> Tensor:
+        """The latents before all steps, from what is behind one and the noise in it."""
+        kept = float(self.kept[step])
+        return (x - (1 - kept) ** 0.5 * told) / kept**0.5
+
+    def back(self, x: Tensor, clean: Tensor, step: int, noise: Tensor) -> Tensor:
+        """One step back: a draw of the step before, given ``x`` behind this one and what is told of the clean latents.
 
         Args:
             noise: standard normal numbers in the shape of ``x``; unused at step 0.
         """
         kept, before = float(self.kept[step]), float(self.kept[step - 1]) if step else 1.0
         left = kept / before
-        clean = (x - (1 - kept) ** 0.5 * told) / kept**0.5
         mean = before**0.5 * (1 - left) / (1 - kept) * clean + left**0.5 * (1 - before) / (1 - kept) * x
         return mean + ((1 - before) / (1 - kept) * (1 - left)) ** 0.5 * noise if step else mean
 

@@ -157,7 +157,7 @@ def test_all_steps_back_with_the_true_noise_give_the_distribution():
     for step in range(199, -1, -1):
         kept = float(schedule.kept[step])
         told = (1 - kept) ** 0.5 * (x - kept**0.5 * mean) / (kept * std**2 + 1 - kept)
-        x = schedule.back(x, told, step, torch.randn_like(x))
+        x = schedule.back(x, schedule.clean(x, told, step), step, torch.randn_like(x))
     assert stats.kstest(x.flatten().numpy(), stats.norm(mean, std).cdf).statistic < 0.035
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spiketok.models.batch import Head, Timing
-from spiketok.models.ldns import Ldns, LdnsConfig, latent_size, noise_loss, reconstruction_loss
+from spiketok.models.ldns import Ldns, LdnsConfig, diffusion_loss, latent_size, reconstruction_loss
 from spiketok.models.ldns_layers import S4, Denoiser, NoiseSchedule
 from spiketok.recording.nouns import SessionInfo
 from tests.references.harness import Golden, array, copy_weights, grad_norms
@@ -195,9 +195,10 @@ def _replay_denoiser(golden: Golden, config: Mapping) -> dict[str, np.ndarray]:
     found = {"out/noisy": array(_swap(noisy)), "out/pred": array(_swap(told))}
     if "out/pred_unconditional" in golden:
         found["out/pred_unconditional"] = array(_swap(model(noisy, step)))
-    loss = noise_loss(noise.flatten(0, 1), told.flatten(0, 1), torch.ones(*z.shape[:2], 1, dtype=torch.bool), 0.04)
+    loss = diffusion_loss(noise.flatten(0, 1), told.flatten(0, 1), torch.ones(*z.shape[:2], 1, dtype=torch.bool), 0.04)
     loss.backward()
     found |= {"loss/smooth_l1": array(loss)} | grad_norms(parts)
     for t in map(int, re.findall(r"out/ddpm_step_t(\d+)", " ".join(golden))):
-        found[f"out/ddpm_step_t{t}"] = array(_swap(schedule.back(noisy, told, t, _swap(golden[f"in/step_noise_t{t}"]))))
+        clean, step_noise = schedule.clean(noisy, told, t), _swap(golden[f"in/step_noise_t{t}"])
+        found[f"out/ddpm_step_t{t}"] = array(_swap(schedule.back(noisy, clean, t, step_noise)))
     return found
