@@ -185,7 +185,7 @@ class Ldns(BinnedModel):
     generates: ClassVar[bool] = True
     draws_apart: ClassVar[bool] = True
     has_latents: ClassVar[bool] = True
-    own_tables: ClassVar[tuple[str, ...]] = ("own", "of_session")
+    own_tables: ClassVar[tuple[str, ...]] = ("own",)
     Config: ClassVar[type] = LdnsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": {
@@ -196,9 +196,13 @@ class Ldns(BinnedModel):
             "bidirectional": True,
             "drop": 0.3,
             "latent_td_beta": 0.02,
+            "diffuse_from": 0.4,
             "denoiser_channels": 64,
             "denoiser_blocks": 3,
+            "denoiser_norm": "channels",
+            "denoiser_tells": "latents",
             "timesteps": 200,
+            "smooth": 1.0,
             "rate_init": True,
         },
         "monkey": {},
@@ -207,13 +211,13 @@ class Ldns(BinnedModel):
     }
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
         "tiny": {
-            "data": {"window_ms": 1000.0, "batch_size": 32},
+            "data": {"window_ms": 2000.0, "batch_size": 16},
             "optim": {
                 "name": "adamw",
                 "lr": 4e-3,
                 "weight_decay": 1e-4,
                 "schedule": "cosine",
-                "steps": 2000,
+                "steps": 1600,
                 "clip": 2.0,
             },
         },
@@ -261,6 +265,10 @@ class Ldns(BinnedModel):
         self.register_buffer("mean_weights", parameters_to_vector(self.denoiser.parameters()).detach().clone())
 
     # ---- sessions -----------------------------------------------------------------------------------------------
+
+    def clear_sessions(self) -> None:
+        super().clear_sessions()
+        self.of_session = nn.ModuleDict()  # no identity parameters: an adaptation of those has no second stage
 
     def add_own(self, session: str, n_units: int) -> None:
         """A read-in and a read-out, and what the denoiser adds to the diffusion step's time: 0 at first."""

@@ -15,7 +15,7 @@ from spiketok.models.batch import Generation, Progress, Timing, observed_counts 
 from spiketok.models.ldns import Ldns, LdnsConfig  # noqa: E402
 from spiketok.models.ldns_layers import S4, GroupedLinear, NoiseSchedule, draw_counts  # noqa: E402
 from spiketok.recording.nouns import SessionInfo  # noqa: E402
-from tests.models.test_models import POPULATION, QUICK, TIMING, VELOCITY, A, make_batch  # noqa: E402
+from tests.models.test_models import POPULATION, QUICK, TIMING, VELOCITY, A, B, make_batch  # noqa: E402
 
 STARTS = [(A, 3), (A, 43), (A, 83)]
 
@@ -28,19 +28,26 @@ def build(**more) -> Ldns:
     return model
 
 
-def steps(model: Ldns, n: int, total: int) -> list[dict[str, float]]:
-    """So many steps of a training of ``total``, on one batch."""
+def draw_latents(model: Ldns, session: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        return model.draw_latents(None, session, 5, lambda: torch.randn(2, 5, 4, generator=generator))
+
+
+def steps(model: Ldns, n: int, total: int, accumulate: int = 1) -> list[dict[str, float]]:
+    """So many steps of a training of ``total``, on one batch, ``accumulate`` times a step; the terms of each time."""
     model.train()
     optimizer, told = torch.optim.AdamW(model.parameters(), 1e-3), []
     batch = make_batch(model, STARTS)
     for step in range(n):
         torch.manual_seed(step)
         model.begin_step(Progress(step, total))
-        terms = model.loss(batch, model(batch), Progress(step, total))
         optimizer.zero_grad()
-        terms["total"].backward()
+        for _ in range(accumulate):
+            terms = model.loss(batch, model(batch), Progress(step, total))
+            terms["total"].backward()
+            told.append({key: float(value.detach()) for key, value in terms.items()})
         optimizer.step()
-        told.append({key: float(value.detach()) for key, value in terms.items()})
     model.eval()
     return told
 
@@ -123,6 +130,63 @@ def test_the_stages_follow_each_other():
     torch.testing.assert_close(std, z.std(0, correction=0))
 
 
+def test_a_step_of_several_batches_is_of_one_stage():
+    model = build()
+    told = steps(model, 5, 6, accumulate=2)
+    assert ["diffusion" in terms for terms in told] == [False] * 6 + [True] * 4
+    assert int(model.n_diffused) == 2
+    rows = 3 * 25  # of a batch
+    assert [int(own.latent_count) for own in model.own.values()] == [4 * rows]
+
+
+def test_the_running_mean_follows_its_formula():
+    model, expected = build(ema_power=0.5), None
+    model.train()
+    batch = make_batch(model, STARTS)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for step in range(6):
+        if step >= 3:
+            now = torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).detach().clone()
+            kept = 1 - (step - 2) ** -0.5
+            expected = now if expected is None else kept * expected + (1 - kept) * now
+        model.begin_step(Progress(step, 6))
+        optimizer.zero_grad()
+        model.loss(batch, model(batch), Progress(step, 6))["total"].backward()
+        optimizer.step()
+    torch.testing.assert_close(model.mean_weights, expected)
+
+
+def test_an_adaptation_of_what_is_a_sessions_own_leaves_the_second_stage_as_it_is():
+    model = build()
+    steps(model, 6, 6)
+    before = {key: value.clone() for key, value in model.state_dict().items() if "latent_" in key or "diffused" in key}
+    model.denoiser.requires_grad_(False)
+    told = steps(model, 3, 3)
+    assert all({"latents"} == set(terms) & {"latents", "diffusion"} for terms in told)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items()) and len(before) == 3
+
+
+def test_each_session_has_its_own_latents():
+    model = build()
+    model.add_sessions([B.info])
+    model.train()
+    for step in (3, 4):  # each its own session
+        batch = make_batch(model, [((A, B)[step - 3], 3), ((A, B)[step - 3], 43)])
+        model.begin_step(Progress(step, 6))
+        model.loss(batch, model(batch), Progress(step, 6))["total"].backward()
+    assert [int(own.latent_count) for own in model.own.values()] == [2 * 25, 2 * 25]
+    a, b = (own.latent_statistics()[0] for own in model.own.values())
+    assert not torch.allclose(a, b)
+    vectors = [vector.weight for vector in model.of_session.values()]
+    assert all(vector.grad is not None and vector.grad.any() for vector in vectors)
+    model.eval()
+    z = [draw_latents(model, session) for session in model.sessions()]
+    with torch.no_grad():
+        vectors[0].add_(1.0)
+    again = [draw_latents(model, session) for session in model.sessions()]
+    assert not torch.equal(z[0], again[0]) and torch.equal(z[1], again[1])
+
+
 def test_no_spikes_are_drawn_before_the_second_stage():
     model = build()
     steps(model, 2, 6)
@@ -130,8 +194,9 @@ def test_no_spikes_are_drawn_before_the_second_stage():
         model.generate(make_batch(model, STARTS), Generation())
 
 
-def test_what_a_draw_depends_on():
-    model = build(condition=(VELOCITY.task,))
+@pytest.mark.parametrize("tells", ["noise", "latents"])
+def test_what_a_draw_depends_on(tells):
+    model = build(condition=(VELOCITY.task,), denoiser_tells=tells)
     steps(model, 6, 6)
     batch = make_batch(model, STARTS)
     with torch.inference_mode():
@@ -149,15 +214,20 @@ def test_what_a_draw_depends_on():
         build(condition=("decode:none",))
 
 
-def test_all_steps_back_with_the_true_noise_give_the_distribution():
-    """Latents of one normal distribution, whose noise is known in closed form."""
+@pytest.mark.parametrize("tells", ["noise", "latents"])
+def test_all_steps_back_with_the_truth_give_the_distribution(tells):
+    """Latents of one normal distribution, whose noise, and what they are without it, is known in closed form."""
     mean, std, schedule = 1.5, 0.6, NoiseSchedule(200)
     torch.manual_seed(0)
     x = torch.randn(4000, 1, 1)
     for step in range(199, -1, -1):
         kept = float(schedule.kept[step])
-        told = (1 - kept) ** 0.5 * (x - kept**0.5 * mean) / (kept * std**2 + 1 - kept)
-        x = schedule.back(x, schedule.clean(x, told, step), step, torch.randn_like(x))
+        if tells == "noise":
+            told = (1 - kept) ** 0.5 * (x - kept**0.5 * mean) / (kept * std**2 + 1 - kept)
+            clean = schedule.clean(x, told, step)
+        else:
+            clean = mean + kept**0.5 * std**2 * (x - kept**0.5 * mean) / (kept * std**2 + 1 - kept)
+        x = schedule.back(x, clean, step, torch.randn_like(x))
     assert stats.kstest(x.flatten().numpy(), stats.norm(mean, std).cdf).statistic < 0.035
 
 
