@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -71,14 +71,19 @@ class BinnedModel(Model, ABC):
             UsageError: a second session, where the model holds one. DataError: a session without units, or known with
                 others.
         """
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-            else:
-                self._add(info.id, keys)
+        for info in self.fresh(infos):
+            self.keep(info.id, info.unit_keys())
 
-    def _add(self, session: str, keys: list[str]) -> None:
+    def fresh(self, infos: Sequence[SessionInfo]) -> Iterator[SessionInfo]:
+        """Those that are not known, one by one: each is kept before the next is asked for."""
+        for info in infos:
+            if info.id in self.units:
+                check_same_units(info.id, self.units[info.id], info.unit_keys())
+            else:
+                yield info
+
+    def keep(self, session: str, keys: list[str]) -> None:
+        """Make what belongs to a new session with these units, and know it from now on."""
         if not keys:
             message = f"{session} has no units: it cannot be read in"
             raise DataError(message)
@@ -105,7 +110,7 @@ class BinnedModel(Model, ABC):
     def load_extra_state(self, state: dict[str, object]) -> None:
         self.clear_sessions()
         for session, keys in state["units"]:
-            self._add(session, list(keys))
+            self.keep(session, list(keys))
 
     # ---- behaviour ----------------------------------------------------------------------------------------------
 

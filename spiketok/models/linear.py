@@ -30,11 +30,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError, require
-from spiketok.models.base import Model, check_same_units
-from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, observed_counts, query_bin
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, observed_counts, query_bin
+from spiketok.models.binned import BinnedModel
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import module_key
-from spiketok.recording.nouns import SessionInfo
 
 BLOCK_BYTES = 64 << 20  # of lagged counts held at once
 
@@ -80,44 +79,29 @@ class _Ridge(nn.Module):
         self.register_buffer("alpha", torch.zeros((), dtype=torch.float64))
 
 
-class Linear(Model):
+class Linear(BinnedModel):
     """Reads binned counts; :meth:`fit` instead of training."""
 
     name: ClassVar[str] = "linear"
     checked: ClassVar[str] = "scikit-learn's ridge regression"
+    tasks: ClassVar[tuple[str, ...]] = ("decode",)
+    default_tasks: ClassVar[tuple[str, ...]] = ("decode",)
     protocols: ClassVar[tuple[str, ...]] = ()
-    one_session_batches: ClassVar[bool] = True
+    own_tables: ClassVar[tuple[str, ...]] = ("ridges",)
     Config: ClassVar[type] = LinearConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {"default": {}}
     recipes: ClassVar[dict[str, dict[str, dict]]] = {
         "*": {"data": {"window_ms": 1000.0, "batch_size": 64}, "optim": {"epochs": 1}}
     }
 
-    @classmethod
-    def inputs(cls, config: LinearConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {"counts": Input("binned", {"bin_ns": timing.bin_ns})}
-
     def __init__(self, config: LinearConfig, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
         self.task, self.n_components = self.head("values").task, self.head("values").size
-        self.units: dict[str, list[str]] = {}
-        self.ridges = nn.ModuleDict()
+        self.clear_sessions()
 
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """Room for the weights of each new session; :meth:`fit` fills it."""
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-            else:
-                self._add(info.id, keys)
-
-    def _add(self, session: str, keys: list[str]) -> None:
-        self.ridges[module_key(session)] = _Ridge(len(keys), self.config.lags, self.n_components)
-        self.units[session] = keys
-
-    def sessions(self) -> list[str]:
-        return list(self.units)
+    def add_own(self, session: str, n_units: int) -> None:
+        """Room for its weights; :meth:`fit` fills it."""
+        self.ridges[module_key(session)] = _Ridge(n_units, self.config.lags, self.n_components)
 
     @property
     def causal(self) -> bool:
@@ -129,14 +113,6 @@ class Linear(Model):
     def n_fitted(self) -> int:
         """The solution stands in buffers: nothing of it is a parameter."""
         return sum(t.numel() for t in self.buffers())
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
-    def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units, self.ridges = {}, nn.ModuleDict()
-        for session, keys in state["units"]:
-            self._add(session, list(keys))
 
     def alpha(self, session: str) -> float:
         """The penalty that cross-validation chose for a session.

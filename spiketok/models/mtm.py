@@ -46,15 +46,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
-from spiketok.models.batch import Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
+from spiketok.models.base import Part, check_range, session_of
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts
+from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import Mask, draw_mask
 from spiketok.models.nn import FIRST, NEVER, EncoderBlock, ScaleNorm, Visible, module_key, rotary_steps
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
-COUNTS = "counts"  # the name of the input
 INIT_RANGE = 0.1  # of read-outs
 MASK_OF_MODE = {"unit": "neuron", "forward": "causal", "inter_region": "inter_region", "intra_region": "intra_region"}
 
@@ -137,15 +137,12 @@ _PUBLISHED = {
 }
 
 
-class Mtm(Model):
+class Mtm(BinnedModel):
     """Reads binned counts; gives log rates for each bin, and behaviour and labels at the bins of the queries."""
 
     name: ClassVar[str] = "mtm"
     checked: ClassVar[str] = "7 recorded configurations of its original: outputs, losses, gradients"
-    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
-    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
-    protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
-    one_session_batches: ClassVar[bool] = True
+    own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")
     Config: ClassVar[type] = MtmConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Under two minutes of a CPU core. What behaviour weighs it takes from the rates (docs/models.md).
@@ -178,18 +175,11 @@ class Mtm(Model):
         },
     }
 
-    @classmethod
-    def inputs(cls, config: MtmConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
-
     def __init__(self, config: MtmConfig, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
         self.one_session = not config.stitch
         self.causal = config.masks == ("causal",) and not config.reference_quirks
-        rates = [head for head in heads if head.output == "counts"]
-        self.population = self.head("counts").task if rates else ""
-        self.units: dict[str, list[str]] = {}
-        self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()
+        self.clear_sessions()
         dim, make_norm = config.dim, ScaleNorm if config.norm == "scale" else nn.LayerNorm
         if config.stitch:
             self._build_embedder(config.channels)
@@ -212,8 +202,7 @@ class Mtm(Model):
                         part.weight.mul_(scale)
                     layer.to_qkv.weight[2 * dim :].mul_(scale * 2**0.5)
         self.norm = make_norm(dim)
-        decoded = [head for head in heads if head.output != "counts"]
-        self.decoders = nn.ModuleDict({module_key(head.task): nn.Linear(dim, head.size) for head in decoded})
+        self.decoders = nn.ModuleDict({module_key(head.task): nn.Linear(dim, head.size) for head in self.behaviours})
 
     def _build_embedder(self, channels: int) -> None:
         config = self.config
@@ -233,11 +222,7 @@ class Mtm(Model):
             DataError: a session has one region, and no other mask than ``inter_region`` trains.
         """
         fresh = {}
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-                continue
+        for info in self.fresh(infos):
             n_regions = len(_regions(info, self.config.region_column).unique())
             if self.population and self.config.masks == ("inter_region",) and n_regions < 2:
                 message = (
@@ -245,19 +230,16 @@ class Mtm(Model):
                     "inter_region alone: nothing would be left to see, name another mask in model.masks"
                 )
                 raise DataError(message)
-            self._add(info.id, keys)
+            self.keep(info.id, info.unit_keys())
             fresh[info.id] = ["session"]
         if fresh and self.config.session_token:
             table = self.session_table
             mean = table.weight.detach().mean(0, keepdim=True) if len(table) else None
             table.extend(fresh, [mean] * len(fresh))
 
-    def _add(self, session: str, keys: list[str]) -> None:
-        config, n_units, key = self.config, len(keys), module_key(session)
-        device = self.layers[0].to_out.weight.device
-        if n_units == 0:
-            message = f"{session} has no units: it cannot be read in"
-            raise DataError(message)
+    def add_own(self, session: str, n_units: int) -> None:
+        """A read-in and, for the population, a read-out."""
+        config, key, device = self.config, module_key(session), self.layers[0].to_out.weight.device
         if not config.stitch:
             if self.units:
                 message = (
@@ -274,7 +256,6 @@ class Mtm(Model):
             nn.init.uniform_(read_out.weight, -INIT_RANGE, INIT_RANGE)
             nn.init.zeros_(read_out.bias)
             self.read_out[key] = read_out.to(device)
-        self.units[session] = keys
 
     def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """With ``rate_init``, the mean rate of each unit in the observed time as the bias of its read-out."""
@@ -284,30 +265,17 @@ class Mtm(Model):
                     rate = torch.from_numpy(mean_counts(sessions[session], COUNTS))
                     self.read_out[module_key(session)].bias.copy_(rate.log())
 
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The read-in, the read-out and the token of each session, as far as there are such."""
         found: list[Part] = []
         for session in self.units if sessions is None else sessions:
-            if session not in self.units:
-                raise self.unknown(session)
-            key = module_key(session)
-            for table in (self.read_in, self.read_out):
-                found += map(Part, table[key].parameters()) if key in table else []
+            found += super().identity_parameters([session])
             if self.config.session_token:
                 found.append(Part.of(self.session_table, session))
         return found
 
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
     def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units = {}
-        self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()
-        for session, keys in state["units"]:
-            self._add(session, list(keys))
+        super().load_extra_state(state)
         if self.config.session_token:
             self.session_table.load_state([[session, ["session"]] for session in self.units])
 
@@ -332,11 +300,7 @@ class Mtm(Model):
             scored = torch.ones_like(hidden)
         x_LD = self.encode(session, counts_BTN, hidden, observed_BT, mask).flatten(0, 1)
         read = x_LD if self.config.decode_joint else x_LD.detach()
-        output = {
-            task: self.decoders[module_key(task)](read)[query_bin(batch, question, counts_BTN.shape[1])]
-            for task, question in batch.asked.items()
-            if task in self.heads and task != self.population
-        }
+        output = read_behaviours(self.decoders, batch, read, counts_BTN.shape[1])
         if asked is not None:
             scored = scored.flatten(0, 1) & (asked.weight > 0)
             output |= {self.population: self.read_out[module_key(session)](x_LD), "scored": scored}

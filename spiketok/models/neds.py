@@ -46,15 +46,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, Part, check_range, check_same_units, session_of
-from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
+from spiketok.models.base import Part, check_range, session_of
+from spiketok.models.batch import Asked, Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
+from spiketok.models.binned import COUNTS, BinnedModel
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import MODALITY_MASKS, draw_modality_masks, hide_modalities
 from spiketok.models.nn import EncoderBlock, module_key, rotary_steps
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
-COUNTS = "counts"  # the name of the input
 SPIKES = "spikes"  # the name of the first modality; behaviours have those of their tasks
 SELF_SPIKES = MODALITY_MASKS.index("self_spikes")
 
@@ -184,15 +184,12 @@ def _published(batch_size: int, lr: float) -> dict[str, dict]:
     }
 
 
-class Neds(Model):
+class Neds(BinnedModel):
     """Reads binned counts and behaviours; gives log rates, behaviour at the queries' bins and labels of windows."""
 
     name: ClassVar[str] = "neds"
     checked: ClassVar[str] = "9 recorded configurations of its original: outputs, losses, gradients"
-    tasks: ClassVar[tuple[str, ...]] = ("population", "decode", "classify")
-    default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
-    protocols: ClassVar[tuple[str, ...]] = ("identity_unlabelled", "identity_only", "full")
-    one_session_batches: ClassVar[bool] = True
+    own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")  # by session, then by modality
     Config: ClassVar[type] = NedsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": _TINY,  # minutes on a CPU core
@@ -210,15 +207,9 @@ class Neds(Model):
         "large": _published(1024, 3e-3),  # the paper's pretraining: so many windows over all processes
     }
 
-    @classmethod
-    def inputs(cls, config: NedsConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {COUNTS: Input("binned", {"bin_ns": timing.bin_ns})}
-
     def __init__(self, config: NedsConfig, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
         self.n_bins = timing.window_ns // timing.bin_ns
-        self.population = self.head("counts").task if any(head.output == "counts" for head in heads) else ""
-        self.behaviours = [head for head in heads if head.output != "counts"]
         self._check_form()
         # of a run that does not ask the spikes, only what hides a behaviour has a loss
         self.masks = [s for s in config.masks if self.population or s not in ("encoding", "self_spikes")]
@@ -245,8 +236,7 @@ class Neds(Model):
         if config.fixup_init:
             self._scale_layers()
         self.norm = nn.LayerNorm(dim)
-        self.units: dict[str, list[str]] = {}
-        self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()  # by session, then by modality
+        self.clear_sessions()
 
     def _check_form(self) -> None:
         form, asked = self.config.form, ", ".join(self.heads) or "nothing"
@@ -276,24 +266,17 @@ class Neds(Model):
         behaviour starts alike in all, and rows come from a normal distribution.
         """
         known, fresh = list(self.units), []
-        for info in infos:
-            keys = info.unit_keys()
-            if info.id in self.units:
-                check_same_units(info.id, self.units[info.id], keys)
-                continue
-            self._add(info.id, keys)
+        for info in self.fresh(infos):
+            self.keep(info.id, info.unit_keys())
             self._start_behaviour(info.id, known or fresh[:1])
             fresh.append(info.id)
         for table in self.session_tables.values() if fresh else ():
             start = table.weight.detach().mean(0, keepdim=True) if known else None
             table.extend({session: ["session"] for session in fresh}, [start] * len(fresh))
 
-    def _add(self, session: str, keys: list[str]) -> None:
+    def add_own(self, session: str, n_units: int) -> None:
         """Its modules, drawn."""
-        if not keys:
-            message = f"{session} has no units: it cannot be read in"
-            raise DataError(message)
-        config, dim, n_units, key = self.config, self.config.dim, len(keys), module_key(session)
+        config, dim, key = self.config, self.config.dim, module_key(session)
         read_in, read_out = {}, {}
         if SPIKES in self.modalities:
             read_in[SPIKES] = _ReadIn(n_units, config.widen * n_units, dim)
@@ -309,7 +292,6 @@ class Neds(Model):
             read_out[SPIKES] = nn.Linear(dim * (len(self.modalities) if config.form == "encoding" else 1), n_units)
         self.read_in[key] = nn.ModuleDict(read_in).to(self.mask_token.device)
         self.read_out[key] = nn.ModuleDict(read_out).to(self.mask_token.device)
-        self.units[session] = keys
 
     @torch.no_grad()
     def _start_behaviour(self, session: str, known: Sequence[str]) -> None:
@@ -328,28 +310,18 @@ class Neds(Model):
                     bias = self.read_out[module_key(session)][SPIKES].bias
                     bias.copy_(torch.from_numpy(mean_counts(sessions[session], COUNTS)).log())
 
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The read-ins and read-outs of each session, and its rows."""
         found: list[Part] = []
         for session in self.units if sessions is None else sessions:
-            if session not in self.units:
-                raise self.unknown(session)
-            for table in (self.read_in, self.read_out):
-                found += map(Part, table[module_key(session)].parameters())
+            found += super().identity_parameters([session])
             found += [Part.of(table, session) for table in self.session_tables.values()]
         return found
 
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
     def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units = {}
-        self.read_in, self.read_out = nn.ModuleDict(), nn.ModuleDict()
+        self.clear_sessions()
         for session, keys in state["units"]:
-            self._add(session, list(keys))
+            self.keep(session, list(keys))
             self._start_behaviour(session, list(self.units)[:1])
         for table in self.session_tables.values():
             table.load_state([[session, ["session"]] for session in self.units])
