@@ -20,6 +20,8 @@ Differs from the reference:
 - the two stages share one schedule of the learning rate, and the batch size;
 - the condition is the behaviour of each bin (or a label of the window), there one vector a trial; a share of windows is
   learned without it (``condition_drop``), so that a model with a condition draws without one too;
+- ``denoiser_tells="latents"`` and ``denoiser_norm="channels"`` (of ``tiny``, with a square loss) are not in the
+  reference, whose denoiser tells the noise behind norms over time;
 - ``rate_init`` starts the read-outs at the mean rates;
 - behaviour: a linear layer for each task on the latents, on detached ones unless ``decode_joint``.
 

@@ -23,7 +23,7 @@ from tests.models.test_models import QUICK
 
 SETS = [
     *(f"model.{key}={value}" for key, value in (QUICK["ldns"] | {"diffuse_from": 0.5}).items()),
-    *("data.window_ms=500", "data.batch_size=4", "optim.steps=6", "optim.checkpoint_every=4"),
+    *("data.window_ms=500", "data.batch_size=4", "optim.steps=6", "optim.checkpoint_every=4", "optim.accumulate=2"),
 ]
 SESSION = decodable_session("day", 0, n_units=6)
 
@@ -44,24 +44,22 @@ def draw(run, tokens, seed: int = 0, seconds: float = 2.0):
     return drawn
 
 
-@pytest.mark.slow  # six seconds
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_run_that_stopped_in_its_second_stage_goes_on_to_the_same_bytes(trained, tmp_path, accumulate):
-    tokens, folder = trained[1], tmp_path
-    config = load_config(
-        "ldns", sets=[*SETS, f"optim.accumulate={accumulate}"], tasks=["population", "decode:hand_vel"]
-    )
-    train(config, [tokens], folder / "whole")
+def test_a_step_of_several_batches_counts_once(trained):
+    assert int(load_run(trained[0] / "whole").model.n_diffused) == 3  # the second half of six steps
+
+
+@pytest.mark.slow  # three seconds
+def test_a_run_that_stopped_in_its_second_stage_goes_on_to_the_same_bytes(trained):
+    folder, tokens = trained
 
     def stop(event: dict) -> None:
         if event["event"] == "checkpoint" and event["step"] == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, [tokens], folder / "killed", on_event=stop)
-    assert train(config, [tokens], folder / "killed").resumed_from == 4
+        train(CONFIG, [tokens], folder / "killed", on_event=stop)
+    assert train(CONFIG, [tokens], folder / "killed").resumed_from == 4
     one, other = (load_run(folder / name).model.state_dict() for name in ("whole", "killed"))
-    assert int(one["n_diffused"]) == 3
     assert all(value.equal(other[key]) for key, value in one.items())
 
 
