@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from spiketok.models.dropout import Dropout, dropped_attention, kept  # noqa: E402
+from spiketok.models.dropout import Dropout, dropped_attention, margin, share_kept, words  # noqa: E402
 from spiketok.models.nn import CrossAttention, RotaryTime, SelfAttention, attention  # noqa: E402
+
+
+def kept(shape, rate, source):
+    return margin(shape, rate, source) > 0, share_kept(rate)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.4, 0.5, 0.9])
 def test_the_mask_has_its_rate_and_its_values_know_nothing_of_each_other(rate):
     torch.manual_seed(1)
-    stays, share = kept((4, 250_001), rate)  # no multiple of the four values of a word
+    stays, share = kept((4, 250_001), rate, words())  # no multiple of the four values of a word
     n = stays.numel()
     assert share == pytest.approx(1 - rate, abs=1 / 65_536)
     flat = stays.flatten().double()
@@ -28,10 +33,32 @@ def test_the_mask_has_its_rate_and_its_values_know_nothing_of_each_other(rate):
 
 def test_the_mask_follows_from_the_seed():
     torch.manual_seed(7)
-    first = kept((3, 5), 0.5)[0]
-    assert not torch.equal(first, kept((3, 5), 0.5)[0])
+    source = words()
+    first = margin((3, 5), 0.5, source)
+    assert not torch.equal(first, margin((3, 5), 0.5, source))
+    assert not torch.equal(first, margin((3, 5), 0.5, words()))
     torch.manual_seed(7)
-    assert torch.equal(first, kept((3, 5), 0.5)[0])
+    assert torch.equal(first, margin((3, 5), 0.5, words()))
+
+
+def test_masks_of_one_layer_after_another_know_nothing_of_each_other():
+    torch.manual_seed(1)
+    rate = 0.3
+    share, n = share_kept(rate), 400_000
+    masks = [kept((n,), rate, words())[0].double() - share for _ in range(6)]
+    for first in range(6):
+        for second in range(first):
+            together = (masks[first] * masks[second]).mean() / (share * (1 - share))
+            assert abs(together) < 5 / n**0.5, (first, second)
+
+
+def test_no_margin_is_zero_and_the_extreme_words_fall_on_the_right_side():
+    class Source:
+        def random_raw(self, size):
+            return np.array([-32768, 32767, 0, -1] * size, np.int16).view(np.uint64)
+
+    assert margin((4,), 0.5, Source()).tolist() == [-32767.5, 32767.5, 0.5, -0.5]
+    assert margin((4,), 1 / 65_536, Source()).tolist()[0] == -0.5
 
 
 def test_dropout_scales_what_stays_and_does_nothing_in_evaluation():
@@ -68,10 +95,10 @@ def test_with_a_rate_it_is_the_formula_with_the_same_mask():
     torch.manual_seed(5)
     ours = dropped_attention(q, k, v, query_length, key_length, rate)
     torch.manual_seed(5)
-    parts = []
+    parts, source = [], words()
     for a, b, c in zip(q.split(query_length), k.split(key_length), v.split(key_length), strict=True):
         weight = torch.einsum("ihe,jhe->hij", a, b).div(8**0.5).softmax(-1)
-        stays, share = kept(weight.shape, rate)
+        stays, share = kept(weight.shape, rate, source)
         parts.append(torch.einsum("hij,jhe->ihe", weight * stays / share, c))
     plain = torch.cat(parts)
     torch.testing.assert_close(ours, plain)
