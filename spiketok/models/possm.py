@@ -48,7 +48,7 @@ from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Timing, T
 from spiketok.models.losses import behaviour_losses, ctc
 from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, rotate
 from spiketok.models.perceiver import N_TYPES, WithRows, window_of
-from spiketok.models.possm_layers import BACKBONES, FrameHead
+from spiketok.models.possm_layers import BACKBONES, DT, FrameHead
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class PossmConfig:
         chunk_ms: length of a chunk. chunk_step_ms: time between chunks; shards hold only chunks without overlap.
         backbone: ``"gru"``, ``"s4d"`` or ``"mamba"``. rnn_dim: R. rnn_layers: its layers.
         state_dim: real states of a channel in S4D and Mamba.
+        dt_min, dt_max: in chunks, between which the steps of their channels start. An S4D channel starts with a memory
+            of 2 / dt chunks: one that is longer than the training windows meets states in an evaluation, which carries
+            them on, that no window has shown it.
         context: K, chunks that a query sees.
         frame_kernel, frame_stride: chunks of a frame, and between frames, of a sequence.
         dropout_ffn: inside feed-forward layers. dropout_lin: of the latent's layers. dropout_attention: of attention
@@ -81,6 +84,8 @@ class PossmConfig:
     rnn_dim: int = 256
     rnn_layers: int = 1
     state_dim: int = 16
+    dt_min: float = DT[0]
+    dt_max: float = DT[1]
     context: int = 3
     frame_kernel: int = 4
     frame_stride: int = 2
@@ -97,10 +102,13 @@ class PossmConfig:
     def __post_init__(self) -> None:
         counted = ("dim", "dim_head", "cross_heads", "self_heads", "rnn_dim", "rnn_layers", "context")
         check_range(self, "[1, inf)", *counted, "frame_kernel", "frame_stride")
-        check_range(self, "(0, inf)", "chunk_ms", "chunk_step_ms", "init_std")
+        check_range(self, "(0, inf)", "chunk_ms", "chunk_step_ms", "init_std", "dt_min")
         check_range(self, "[0, 1)", "dropout_ffn", "dropout_lin", "dropout_attention", "dropout_rnn")
         check_range(self, "[0, inf)", "depth")
         check_range(self, "[2, inf)", "state_dim")
+        if self.dt_max < self.dt_min:
+            message = f"model.dt_max is {self.dt_max:g} and model.dt_min {self.dt_min:g}: it must not be below"
+            raise UsageError(message)
         if self.backbone not in BACKBONES:
             message = f"model.backbone is '{self.backbone}', must be one of {', '.join(BACKBONES)}"
             raise UsageError(message)
@@ -127,7 +135,10 @@ class Possm(WithRows):
     carries: ClassVar[bool] = True
     Config: ClassVar[type] = PossmConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
-        "tiny": {"dim_head": 32, "rnn_dim": 128, "dropout_ffn": 0.0, "dropout_lin": 0.0, "dropout_rnn": 0.0},
+        "tiny": {
+            **{"dim_head": 32, "rnn_dim": 128, "dropout_attention": 0.2, "dropout_lin": 0.0, "dropout_rnn": 0.1},
+            **{"dt_min": 0.1, "dt_max": 1.0},  # memories of 2 to 20 chunks, the window of its recipe
+        },
         "small": {},  # single sessions
         "8M": {"dim": 256, "rnn_dim": 512, "rnn_layers": 4},  # o-POSSM
     }
@@ -198,7 +209,9 @@ class Possm(WithRows):
         self.encoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
         self.dropout = nn.Dropout(config.dropout_lin)
         width = config.rnn_dim
-        self.backbone = BACKBONES[config.backbone](dim, width, config.rnn_layers, config.state_dim, config.dropout_rnn)
+        self.backbone = BACKBONES[config.backbone](
+            dim, width, config.rnn_layers, config.state_dim, config.dropout_rnn, (config.dt_min, config.dt_max)
+        )
         self.decoder = CrossAttention(
             dim, config.cross_heads, dim_head, config.dropout_attention, rotate_value=True, dim_context=width
         )

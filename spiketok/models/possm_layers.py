@@ -18,12 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 State = list[Tensor]
+Span = tuple[float, float]
+DT: Span = (1e-3, 1e-1)  # of the reference layers: between which steps start, in chunks
 
 
 class Gru(nn.Module):
     """torch's GRU, which starts at 0."""
 
-    def __init__(self, dim: int, width: int, layers: int, state_dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, width: int, layers: int, state_dim: int, dropout: float, dt: Span = DT) -> None:
         super().__init__()
         self.net = nn.GRU(dim, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
@@ -40,10 +42,10 @@ class S4dLayer(nn.Module):
         state_dim: real states of a channel: half as many conjugate pairs.
     """
 
-    def __init__(self, width: int, state_dim: int) -> None:
+    def __init__(self, width: int, state_dim: int, dt: Span = DT) -> None:
         super().__init__()
         pairs = state_dim // 2
-        self.log_dt = nn.Parameter(torch.empty(width).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.log_dt = nn.Parameter(torch.empty(width).uniform_(math.log(dt[0]), math.log(dt[1])))
         self.c = nn.Parameter(torch.randn(width, pairs, 2) * math.sqrt(0.5))
         self.log_a_real = nn.Parameter(torch.full((width, pairs), math.log(0.5)))
         self.a_imag = nn.Parameter(math.pi * torch.arange(pairs).float().repeat(width, 1))
@@ -78,10 +80,10 @@ class S4dLayer(nn.Module):
 class S4d(nn.Module):
     """A linear layer, then S4D layers, each added to its input and normalised after."""
 
-    def __init__(self, dim: int, width: int, layers: int, state_dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, width: int, layers: int, state_dim: int, dropout: float, dt: Span = DT) -> None:
         super().__init__()
         self.encoder = nn.Linear(dim, width)
-        self.layers = nn.ModuleList(S4dLayer(width, state_dim) for _ in range(layers))
+        self.layers = nn.ModuleList(S4dLayer(width, state_dim, dt) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
 
@@ -112,7 +114,7 @@ def scan(decay: Tensor, add: Tensor) -> Tensor:
 class MambaLayer(nn.Module):
     """A recurrence whose step and gates follow from its input, behind a short causal convolution."""
 
-    def __init__(self, width: int, state_dim: int, conv: int = 4, expand: int = 2) -> None:
+    def __init__(self, width: int, state_dim: int, conv: int = 4, expand: int = 2, dt: Span = DT) -> None:
         super().__init__()
         inner, rank = expand * width, -(-width // 16)
         self.rank, self.state_dim = rank, state_dim
@@ -124,9 +126,9 @@ class MambaLayer(nn.Module):
         self.d = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        dt = torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-        with torch.no_grad():  # softplus of the bias is dt
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        step = torch.empty(inner).uniform_(math.log(dt[0]), math.log(dt[1])).exp()
+        with torch.no_grad():  # softplus of the bias is the step
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, u_BTR: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """``[B, T, R]``, and the state: the last inputs of the convolution and ``[B, I, N]``."""
@@ -150,10 +152,10 @@ class MambaLayer(nn.Module):
 class Mamba(nn.Module):
     """A linear layer, then Mamba layers, each added to its input that is normalised before, and a last norm."""
 
-    def __init__(self, dim: int, width: int, layers: int, state_dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, width: int, layers: int, state_dim: int, dropout: float, dt: Span = DT) -> None:
         super().__init__()
         self.encoder = nn.Linear(dim, width)
-        self.layers = nn.ModuleList(MambaLayer(width, state_dim) for _ in range(layers))
+        self.layers = nn.ModuleList(MambaLayer(width, state_dim, dt=dt) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

@@ -109,6 +109,30 @@ def test_scan_is_its_recurrence():
     torch.testing.assert_close(scan(decay, add), torch.stack(rows, 1))
 
 
+@pytest.mark.parametrize(("dt", "chunks"), [((0.1, 1.0), 20), ((1e-3, 1e-1), 2000)])
+def test_an_s4d_channel_starts_with_a_memory_of_two_over_its_step(dt, chunks):
+    """What is left of a chunk after so many others: at least 1 / e in the slowest channel, in none much more."""
+    torch.manual_seed(0)
+    net = BACKBONES["s4d"](4, 256, 1, 8, 0.0, dt)
+    (layer,) = net.layers
+    with torch.no_grad():
+        _, state = layer(torch.eye(1, 1 + chunks)[..., None].expand(-1, -1, 256))
+        _, first = layer(torch.ones(1, 1, 256))
+    left = (state.abs() / first.abs())[0]
+    assert 0.3 < float(left.max()) < 1.01 / np.e
+    with torch.no_grad():
+        layer.log_dt.fill_(np.log(2 / chunks))
+        _, state = layer(torch.eye(1, 1 + chunks)[..., None].expand(-1, -1, 256))
+        _, first = layer(torch.ones(1, 1, 256))
+    torch.testing.assert_close(state.abs() / first.abs(), torch.full_like(first.abs(), 1 / np.e), rtol=1e-3, atol=1e-3)
+
+
+def test_mamba_starts_with_the_steps_that_are_asked():
+    (layer,) = BACKBONES["mamba"](4, 256, 1, 8, 0.0, (0.1, 1.0)).layers
+    step = torch.nn.functional.softplus(layer.dt_proj.bias.detach())
+    assert 0.1 <= float(step.min()) < 0.12 and 0.9 < float(step.max()) <= 1.0
+
+
 # ---- state over windows ---------------------------------------------------------------------------------------------
 
 
@@ -238,7 +262,16 @@ def test_ctc_is_the_sum_over_alignments():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("dim", 0), ("backbone", "lstm"), ("context", 0), ("chunk_ms", 0.0), ("dropout_rnn", 1.0), ("state_dim", 1)],
+    [
+        ("dt_min", 0.0),
+        ("dt_max", 1e-4),
+        ("dim", 0),
+        ("backbone", "lstm"),
+        ("context", 0),
+        ("chunk_ms", 0.0),
+        ("dropout_rnn", 1.0),
+        ("state_dim", 1),
+    ],
 )
 def test_possm_refuses(key, value):
     with pytest.raises(UsageError, match=key):
