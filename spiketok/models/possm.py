@@ -46,7 +46,7 @@ from spiketok.errors import DataError, UsageError
 from spiketok.models.base import check_range
 from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Timing, Tokens
 from spiketok.models.losses import behaviour_losses, ctc
-from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, rotate
+from spiketok.models.nn import CrossAttention, GatedFeedForward, RotaryTime, SelfAttention, module_key, rotate
 from spiketok.models.perceiver import N_TYPES, WithRows, window_of
 from spiketok.models.possm_layers import BACKBONES, DT, FrameHead
 
@@ -67,7 +67,8 @@ class PossmConfig:
         context: K, chunks that a query sees.
         frame_kernel, frame_stride: chunks of a frame, and between frames, of a sequence.
         dropout_ffn: inside feed-forward layers. dropout_lin: of the latent's layers. dropout_attention: of attention
-            weights. dropout_rnn: between layers of the backbone.
+            weights. dropout_rnn: between layers of the backbone. dropout_chunk: of the chunks' vectors before the
+            backbone, and of what it gives to the frames of a sequence.
         t_min_s, t_max_s: shortest and longest period of the rotation.
         init_std: of all tables.
         absolute_times: queries and keys count from the window's start. reference_quirks: filler tokens have weight.
@@ -93,6 +94,7 @@ class PossmConfig:
     dropout_lin: float = 0.4
     dropout_attention: float = 0.0
     dropout_rnn: float = 0.2
+    dropout_chunk: float = 0.0
     t_min_s: float = 1e-4
     t_max_s: float = 10.0
     init_std: float = 0.02
@@ -103,7 +105,7 @@ class PossmConfig:
         counted = ("dim", "dim_head", "cross_heads", "self_heads", "rnn_dim", "rnn_layers", "context")
         check_range(self, "[1, inf)", *counted, "frame_kernel", "frame_stride")
         check_range(self, "(0, inf)", "chunk_ms", "chunk_step_ms", "init_std", "dt_min")
-        check_range(self, "[0, 1)", "dropout_ffn", "dropout_lin", "dropout_attention", "dropout_rnn")
+        check_range(self, "[0, 1)", "dropout_ffn", "dropout_lin", "dropout_attention", "dropout_rnn", "dropout_chunk")
         check_range(self, "[0, inf)", "depth")
         check_range(self, "[2, inf)", "state_dim")
         if self.dt_max < self.dt_min:
@@ -187,9 +189,13 @@ class Possm(WithRows):
         self.make_rows(config.dim, config.init_std)
         dim, dim_head = config.dim, config.dim_head
         self.types = nn.Embedding(N_TYPES, dim)  # as the reference, of whose rows the first alone is read
-        self.task_table = nn.Embedding(1 + len(heads), dim)  # row 0 is padding in the reference
+        # By the tasks' names, so that a run with other tasks can start from them. The reference's table begins with a
+        # row for padding, which nothing reads.
+        self.task_rows = nn.ParameterDict(
+            {module_key(head.task): nn.Parameter(torch.randn(1, dim) * config.init_std) for head in heads}
+        )
         self.latent = nn.Parameter(torch.empty(1, dim))
-        for table in (self.types.weight, self.task_table.weight, self.latent):
+        for table in (self.types.weight, self.latent):
             nn.init.normal_(table, std=config.init_std)
         self.rotary = RotaryTime(dim_head, config.t_min_s, config.t_max_s)
         # no buffers, as in RotaryTime: the turn of a latent in its chunk, and of the chunks that a query sees
@@ -208,6 +214,7 @@ class Possm(WithRows):
         )
         self.encoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
         self.dropout = nn.Dropout(config.dropout_lin)
+        self.dropout_chunk = nn.Dropout(config.dropout_chunk)
         width = config.rnn_dim
         self.backbone = BACKBONES[config.backbone](
             dim, width, config.rnn_layers, config.state_dim, config.dropout_rnn, (config.dt_min, config.dt_max)
@@ -217,9 +224,13 @@ class Possm(WithRows):
         )
         self.decoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
         kernel, stride = config.frame_kernel, config.frame_stride
-        self.readouts = nn.ModuleList(
-            FrameHead(width, dim, head.size, kernel, stride) if head.output == "sequence" else nn.Linear(dim, head.size)
-            for head in heads
+        self.readouts = nn.ModuleDict(
+            {
+                module_key(head.task): FrameHead(width, dim, head.size, kernel, stride)
+                if head.output == "sequence"
+                else nn.Linear(dim, head.size)
+                for head in heads
+            }
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -230,17 +241,18 @@ class Possm(WithRows):
         n_chunks = self._chunks(batch.window_ns)
         state, past = (None, None) if carry is None else carry
         chunks = self.encode(batch.inputs["spikes"], len(batch), n_chunks)
-        outputs, state = self.backbone(chunks, state)
+        outputs, state = self.backbone(self.dropout_chunk(chunks), state)
         seen = outputs if past is None else torch.cat([past, outputs], 1)
         answers: dict[str, Tensor] = {}
-        for k, (task, readout) in enumerate(zip(self.heads, self.readouts, strict=True)):
+        for task in self.heads:
             if task not in batch.asked:
                 continue
+            readout = self.readouts[module_key(task)]
             asked = batch.asked[task]
             if self.heads[task].output == "sequence":
                 answers |= self._frames(task, readout, outputs, asked)
             else:
-                query = self.session_table(batch.session_B) + self.task_table.weight[k + 1]
+                query = self.session_table(batch.session_B) + self.task_rows[module_key(task)]
                 answers[task] = readout(self.decode(seen, query, batch, asked, n_chunks))
         n_past = self.config.context - 1
         return answers, (state, seen[:, max(0, seen.shape[1] - n_past) :])
@@ -341,7 +353,8 @@ class Possm(WithRows):
 
     def _frames(self, task: str, readout: FrameHead, outputs: Tensor, asked: Asked) -> dict[str, Tensor]:
         """Logits of the frames that end inside of each window's span, and where the windows' frames begin."""
-        logits = readout(outputs) if readout.n_frames(outputs.shape[1]) else outputs.new_zeros(len(outputs), 0, 1)
+        enough = readout.n_frames(outputs.shape[1]) > 0
+        logits = readout(self.dropout_chunk(outputs)) if enough else outputs.new_zeros(len(outputs), 0, 1)
         if not logits.shape[1]:
             message = (
                 f"{task}: a window has {outputs.shape[1]} chunks, a frame takes {self.config.frame_kernel}: "

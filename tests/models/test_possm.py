@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from spiketok.models.batch import Asked, Batch, Head, Timing, Tokens  # noqa: E4
 from spiketok.models.losses import ctc  # noqa: E402
 from spiketok.models.possm import Possm, PossmConfig  # noqa: E402
 from spiketok.models.possm_layers import BACKBONES, scan  # noqa: E402
+from spiketok.training.checkpoints import start_from  # noqa: E402
 from tests.models.test_models import A, B  # noqa: E402
 
 CHUNK_NS = 50_000_000
@@ -77,7 +80,7 @@ def windows(model: Possm, start_ns: list[int], n_chunks: int, session=A) -> Batc
 @pytest.mark.parametrize(("size", "expected"), [("small", 405_954), ("8M", 7_658_242)])
 def test_published_sizes(size, expected):
     model = Possm(PossmConfig(**Possm.sizes[size]), [VELOCITY], Timing(20 * CHUNK_NS, CHUNK_NS))
-    assert model.n_fitted() == expected
+    assert model.n_fitted() + model.config.dim == expected  # a row of the original's task table is nobody's
 
 
 # ---- backbones ------------------------------------------------------------------------------------------------------
@@ -164,6 +167,21 @@ def test_an_answer_knows_its_chunk_and_nothing_later():
     before = torch.from_numpy(batch.asked["v"].ns < 6 * CHUNK_NS)
     assert torch.equal(a[before], b[before])
     assert (a[~before] - b[~before]).abs().max() > 1e-4
+
+
+def test_dropout_of_chunks_is_of_what_goes_into_the_backbone_in_training_alone():
+    model = possm(dropout_chunk=0.9)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    batch = windows(model, [0, 20 * CHUNK_NS], 20)
+    with torch.no_grad():
+        model(batch)
+        model.train()(batch)
+    whole, part = seen
+    assert (whole != 0).all()
+    kept = part != 0
+    assert 0.05 < float(kept.float().mean()) < 0.15
+    torch.testing.assert_close(part[kept], 10 * whole[kept])
 
 
 def test_a_query_sees_so_many_chunks():
@@ -255,6 +273,19 @@ def test_ctc_is_the_sum_over_alignments():
     several = ctc(logits, torch.tensor([0, 0, 4, 4]), label, torch.tensor([0, 0, 2, 2]))
     torch.testing.assert_close(several, expected)
     assert ctc(logits, torch.tensor([0, 4]), label[:0], torch.tensor([0, 0])) == 0
+
+
+def test_a_run_with_other_tasks_takes_over_all_but_their_rows_and_read_outs():
+    base, model = possm(), possm((replace(VELOCITY, task="w"), SPELT, LABEL))
+    drawn = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    run = SimpleNamespace(facts={"extra_state": base.extra_state()}, model=base, path=Path("run"))
+    start_from(model, run)
+    own = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, drawn[name])}
+    left = set(drawn) - own
+    assert {name.split(".")[0] for name in left} == {"task_rows", "readouts"}
+    assert {name.split(".")[1] for name in left} == {"w", "s"}
+    for name in own:
+        assert torch.equal(model.state_dict()[name], base.state_dict()[name])
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spiketok.models.batch import Asked, Batch, Head, Progress, Timing, Tokens
+from spiketok.models.nn import module_key
 from spiketok.models.possm import Possm, PossmConfig
 from spiketok.recording.nouns import SessionInfo
 from tests.references.harness import Golden, array, copy_weights, grad_norms
@@ -94,11 +95,13 @@ def _words(vocabulary: Mapping[str, int]) -> list[str]:
 def parts_of(model: Possm, golden: Golden, meta: Mapping) -> Parts:
     """Our parameters by the original's names; the row of padding is a constant in ours."""
     padding, omega = torch.zeros(1, model.config.dim), model.rotary.omega
+    nothing = nn.Parameter(torch.zeros(1, model.config.dim))  # no task has the table's first row
+    rows = [model.task_rows[module_key(task)] for task in model.heads]
     parts: Parts = {
         "unit_emb.weight": [padding, model.units.weight],
         "session_emb.weight": [padding, model.session_table.weight],
         "token_type_emb.weight": [model.types.weight],
-        "task_emb.weight": [model.task_table.weight],
+        "task_emb.weight": [nothing, *rows],
         "latent_emb.weight": [model.latent],
         "rotary_emb.omega": [omega, torch.zeros_like(omega)],
     }
@@ -125,8 +128,8 @@ def parts_of(model: Possm, golden: Golden, meta: Mapping) -> Parts:
         feed_forward(f"proc_layers.{i}.1", block)
     feed_forward("enc_ffn", model.encoder_ffn)
     feed_forward("dec_ffn", model.decoder_ffn)
-    for task, readout in zip(model.heads, model.readouts, strict=True):
-        take(f"readout.projections.{task}", readout)
+    for task in model.heads:
+        take(f"readout.projections.{task}", model.readouts[module_key(task)])
     backbone = model.backbone
     if meta["backbone"] == "gru":
         return parts | {f"backbone.net.{name}": [p] for name, p in backbone.net.named_parameters()}

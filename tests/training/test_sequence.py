@@ -256,6 +256,24 @@ def test_windows_stay_in_their_time_and_hold_the_longest_trial(tmp_path):
     assert task.usable(tokens).stop_ns.tolist() == [18020 * MS + 1980 * MS]
 
 
+def test_a_trial_with_time_that_was_not_observed_is_asked_only_where_its_window_was(tmp_path):
+    """Nothing lies between 2.9 s and 6.5 s: the trials at 2, 4 and 6 s lose their windows, the others keep all."""
+    session = written_session(texts=["a", "bb", "abc", "cab", "c", "ba"])
+    observed = Intervals([0, 6500 * MS], [2900 * MS, session.stop_ns])
+    kept = session.spikes.time_ns
+    assert ((kept > 2900 * MS) & (kept < 6500 * MS)).any(), "the gap would hide nothing"
+    tokens = bake_tokens(tmp_path, replace(session, observed=observed), "per-spike", observed)
+    task = fitted(tokens, seconds=20.0)
+    sampler, found = all_windows(task, tokens, 2000)
+    assert [b.start_ns.tolist() for b in found] == [[7 * MS, 8007 * MS, 10007 * MS]]
+    asked = found[0].asked[NAME]
+    assert asked.target.tolist() == [1, 3, 2, 1] and asked.offset.tolist() == [0, 1, 2, 4]
+    assert asked.span.tolist() == pytest.approx([1.5, 0.3, 0.505])
+    assert sampler.dropped["trials_without_room"] == 1  # the others begin where nothing was observed
+    time = found[0].inputs["spikes"].columns["time"]
+    assert float(time.max()) <= 2.0
+
+
 def test_it_says_what_it_lacks(tmp_path):
     none = bake_tokens(tmp_path, decodable_session("none"))
     one = bake_tokens(tmp_path, written_session("one"))
