@@ -140,6 +140,7 @@ class Possm(WithRows):
         "tiny": {
             **{"dim_head": 32, "rnn_dim": 128, "dropout_attention": 0.2, "dropout_lin": 0.0, "dropout_rnn": 0.1},
             **{"dt_min": 0.1, "dt_max": 1.0},  # memories of 2 to 20 chunks, the window of its recipe
+            **{"frame_kernel": 12, "frame_stride": 4},  # 600 ms: a frame holds a symbol of some strokes
         },
         "small": {},  # single sessions
         "8M": {"dim": 256, "rnn_dim": 512, "rnn_layers": 4},  # o-POSSM

@@ -454,3 +454,26 @@ def test_handwriting_is_read_in_trials_that_were_held_out(tmp_path, registered):
     for found in (score, by_beam):
         assert found["n_symbols"] > 100
         assert found["cer"] < 0.1
+
+
+@pytest.mark.slow
+def test_possm_reads_handwriting_in_trials_that_were_held_out(tmp_path):
+    """Characters wrong below 10 %, by the likeliest path and by the beam; a model without training has most wrong."""
+    config = SimulationConfig(task="handwriting", n_subjects=1, sessions_per_subject=1, n_units=100, duration_s=900.0)
+    spiketok(tmp_path, "ingest", *simulate(config, tmp_path / "nwb"))
+    found = {}
+    for steps in (1, 300):
+        words = ("data.window_ms=3100", f"optim.steps={steps}", "model.dropout_chunk=0.2")
+        settings = [word for one in words for word in ("--set", one)]
+        done = spiketok(tmp_path, "train", "--model", "possm", "--task", HAND, "--tokenize", *settings, "--json")
+        said = json.loads(done.stdout)
+        found[steps] = said["test"][0]
+    run = load_run(Path(said["run"]))
+    run.tasks[0].config = SequenceConfig(decoding="beam")
+    (tokens,) = open_shards(Workspace.locate(tmp_path), [DAY.format(1)], run.config)
+    by_beam = predict(run.model, divide(tokens, run.tasks, run.config.split), "test", run.config)[HAND].score()
+    print({"greedy": found, "beam": by_beam})
+    assert found[1]["cer"] > 0.7
+    for score in (found[300], by_beam):
+        assert score["n_symbols"] > 100
+        assert score["cer"] < 0.1
