@@ -25,6 +25,8 @@ Differs from the reference:
   start (``absolute_times``): the turn between them is the same, float32 keeps it however long the stretch is, and a
   window that follows another gives what one long window gives;
 - several latents a chunk, which cannot run in the reference, are not offered;
+- ``dropout_chunk`` and the first steps of S4D and Mamba (``dt_min``, ``dt_max``) can be set: by default off, and the
+  reference layers';
 - the start of an unseen session's row: ``add_sessions`` in ``spiketok.models.perceiver`` says how.
 
 Shape letters: B windows, T chunks, L tokens, Q queries, K visible chunks, D width, R width of the backbone, H heads, E
