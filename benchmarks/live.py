@@ -1,8 +1,9 @@
 """Live decoding on one CPU thread: what a window's predictions take, tokens and model, at full speed.
 
-    python benchmarks/live.py [possm:tiny possm:8M ...] [--units N] [--seconds N] [--threads N] [--set KEY=VALUE ...]
+    python benchmarks/live.py [possm:tiny possm:8M ...] [--units N] [--seconds N] [--threads N] [--piece-ms MS]
+                              [--set KEY=VALUE ...]
 
-A simulated session is pushed in pieces of 1 ms; models have the weights of their start, which cost what trained ones
+A simulated session is pushed in pieces of 1 ms, or others; models have the weights of their start, which cost what trained ones
 cost. ``tokens``, ``model`` and ``total`` are of the wall; ``cpu`` is the thread's own time of all pieces of a window,
 which other work on the machine moves less. Goals for possm, a 50 ms chunk: 2.5 ms (tiny) and 6 ms (8M) at the median,
 tokens within 100 us of the last spike.
@@ -30,7 +31,7 @@ from spiketok.training.sessions import Stretches
 
 
 def measure(
-    name: str, size: str, n_units: int, seconds: float, sets: list[str], folder: Path
+    name: str, size: str, n_units: int, seconds: float, piece_ns: int, sets: list[str], folder: Path
 ) -> tuple[Streamed, dict[str, float]]:
     """Stream some time of a session through a model: what was said and measured, and CPU ms of a window."""
     config = load_config(name, None, [f"size={size}", *sets])
@@ -50,7 +51,8 @@ def measure(
 
     for duration_ns in (NS_PER_S, round(seconds * NS_PER_S)):  # the first warms up
         cpu_ns.clear()
-        found = stream(run, divided[0].tokens, session, split="train", duration_ns=duration_ns, on_window=count)
+        how = {"split": "train", "duration_ns": duration_ns, "piece_ns": piece_ns}
+        found = stream(run, divided[0].tokens, session, **how, on_window=count)
     return found, percentiles_ms(cpu_ns[1:])
 
 
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--piece-ms", type=float, default=1.0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -69,7 +72,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for text in arguments.models:
             name, _, size = text.partition(":")
-            found, cpu = measure(name, size or "tiny", arguments.units, arguments.seconds, arguments.set, Path(folder))
+            how = arguments.units, arguments.seconds, round(arguments.piece_ms * 1e6), arguments.set
+            found, cpu = measure(name, size or "tiny", *how, Path(folder))
             for part, values in {**found.latency_ms, "cpu": cpu}.items():
                 shown = " | ".join(f"{values[p]:.3f}" for p in ("p50", "p95", "p99", "max"))
                 window = f"{found.window_ns / 1e6:g} | {found.n_windows}"

@@ -358,6 +358,9 @@ class LiveDecoder:
         """What is asked of a task: its planned sample times, or the same bins in each window; and its components."""
         n_components = len(task.target.components)
         if self._bin_ns == 1:
+            if task.target.name not in self._plan.signals:
+                message = f"{self._plan.id}: the plan has no signal '{task.target.name}', whose times are to be decoded"
+                raise DataError(message)
             return self._plan.signals[task.target.name].time_ns, None, n_components
         since_ns = np.arange(0, self.window_ns, self._bin_ns, dtype=np.int64) + self._bin_ns // 2
         return None, _question(since_ns, since_ns, n_components), n_components

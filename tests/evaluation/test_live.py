@@ -167,6 +167,8 @@ def test_a_plan_says_where_windows_lie_and_a_gap_where_it_did_not_know(bake):
     offline = predict(run.model, divided, "test", run.config)[task.name]
     session, spikes = recorded(), recorded().spikes
     start_ns = int(divided.windows("test").start_ns[0])
+    with pytest.raises(DataError, match="the plan has no signal 'hand_vel'"):
+        LiveDecoder(run, divided.tokens, replace(session, signals={}), divided.calibration)
     planned = LiveDecoder(run, divided.tokens, session, divided.calibration, start_ns)
     assert_says_the_same(run, streamed(planned, session, 0), offline)
     unknown = replace(session, observed=Intervals([0], [session.stop_ns]))
