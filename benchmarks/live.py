@@ -3,10 +3,10 @@
     python benchmarks/live.py [possm:tiny possm:8M ...] [--units N] [--seconds N] [--threads N] [--piece-ms MS]
                               [--set KEY=VALUE ...]
 
-A simulated session is pushed in pieces of 1 ms, or others; models have the weights of their start, which cost what trained ones
-cost. ``tokens``, ``model`` and ``total`` are of the wall; ``cpu`` is the thread's own time of all pieces of a window,
-which other work on the machine moves less. Goals for possm, a 50 ms chunk: 2.5 ms (tiny) and 6 ms (8M) at the median,
-tokens within 100 us of the last spike.
+A simulated session is pushed in pieces of 1 ms, or others; models have the weights of their start, which cost what
+trained ones cost. ``tokens``, ``model`` and ``total`` are of the wall; ``cpu`` is the thread's own time of all pieces of
+a window, which other work on the machine moves less. Goals for possm, a 50 ms chunk: 2.5 ms (tiny) and 6 ms (8M) at the
+median, tokens within 100 us of the last spike.
 """
 
 from __future__ import annotations
