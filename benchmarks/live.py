@@ -4,8 +4,8 @@
                               [--set KEY=VALUE ...]
 
 A simulated session is pushed in pieces of 1 ms, or others; models have the weights of their start, which cost what
-trained ones cost. ``tokens``, ``model`` and ``total`` are of the wall; ``cpu`` is the thread's own time of all pieces of
-a window, which other work on the machine moves less. Goals for possm, a 50 ms chunk: 2.5 ms (tiny) and 6 ms (8M) at the
+trained ones cost. ``tokens``, ``model`` and ``total`` are of the wall; ``cpu`` is the thread's own time of all pieces
+of a window, which other work on the machine moves less. Goals for possm, a 50 ms chunk: 2.5 ms (tiny), 6 ms (8M) at the
 median, tokens within 100 us of the last spike.
 """
 

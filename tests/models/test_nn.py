@@ -826,3 +826,25 @@ def test_causal_attention_is_the_slow_twin(length):
         direction = torch.randn(out.shape, generator=generator)
         for a, b in zip(*(torch.autograd.grad((o * direction).sum(), tensors) for o in (out, expected)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_says_the_same_with_and_without_a_gradient():
+    """Without one, rows are read as they come; rows that an optimizer left behind are moved in both."""
+    table = Vocabulary(4, 1.0, padding=True)
+    table.extend({"a": ["x", "y"], "b": ["z"]})
+    row = torch.tensor([[3, 0, 1], [1, 3, 3]])
+    said = table(row)
+    with torch.no_grad():
+        torch.testing.assert_close(table(row), said)
+        table.late = lambda own: torch.ones(len(own), 4)
+        moved = table(row)
+    torch.testing.assert_close(moved, said + (row > 0)[..., None])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_times_turn_in_float32_with_and_without_autocast(mixed):
+    x, time = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.5, 0.9])
+    turn = RotaryTime(8)(time)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        turned = rotate(x, RotaryTime(8)(time))
+    torch.testing.assert_close(turned, rotate(x, turn), rtol=0, atol=0)
