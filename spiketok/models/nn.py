@@ -290,7 +290,9 @@ ATTENTION = {"loop": _loop, "bucket": _bucket, "padded": _padded, "nested": _nes
 
 def in_float32(device: str) -> AbstractContextManager:
     """Without autocast; costs nothing where there is none, which a window that is decoded live would feel."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    if device == "meta" or not torch.is_autocast_enabled(device):  # meta, where models are counted, has no autocast
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 class RotaryTime(nn.Module):
