@@ -86,7 +86,7 @@ QUICK = {
         **{"channels": 16, "latents": 4, "blocks": 1, "states": 8, "decode_weight": 10.0, "diffuse_from": 1.0},
         **{"denoiser_channels": 8, "denoiser_blocks": 1, "timesteps": 25},
     },
-    "possm": {"dim": 16, "dim_head": 8, "rnn_dim": 16},
+    "possm": {"dim": 16, "dim_head": 8, "rnn_dim": 16, "frame_kernel": 4, "frame_stride": 2},
     "neuroformer": {"dim": 16, "heads": 2, "step_ms": 20.0, "history_ms": 160.0},
 }
 
