@@ -192,8 +192,9 @@ class Possm(WithRows):
         self.make_rows(config.dim, config.init_std)
         dim, dim_head = config.dim, config.dim_head
         self.types = nn.Embedding(N_TYPES, dim)  # as the reference, of whose rows the first alone is read
-        # By the tasks' names, so that a run with other tasks can start from them. The reference's table begins with a
-        # row for padding, which nothing reads.
+        # By the tasks' names, so that a run with other tasks can start from them. The reference's table of tasks begins
+        # with a row for padding, which nothing reads; it stands here so that sizes are those that were published.
+        self.task_padding = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
         self.task_rows = nn.ParameterDict(
             {module_key(head.task): nn.Parameter(torch.randn(1, dim) * config.init_std) for head in heads}
         )

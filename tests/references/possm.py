@@ -95,13 +95,12 @@ def _words(vocabulary: Mapping[str, int]) -> list[str]:
 def parts_of(model: Possm, golden: Golden, meta: Mapping) -> Parts:
     """Our parameters by the original's names; the row of padding is a constant in ours."""
     padding, omega = torch.zeros(1, model.config.dim), model.rotary.omega
-    nothing = nn.Parameter(torch.zeros(1, model.config.dim))  # no task has the table's first row
     rows = [model.task_rows[module_key(task)] for task in model.heads]
     parts: Parts = {
         "unit_emb.weight": [padding, model.units.weight],
         "session_emb.weight": [padding, model.session_table.weight],
         "token_type_emb.weight": [model.types.weight],
-        "task_emb.weight": [nothing, *rows],
+        "task_emb.weight": [model.task_padding, *rows],
         "latent_emb.weight": [model.latent],
         "rotary_emb.omega": [omega, torch.zeros_like(omega)],
     }
