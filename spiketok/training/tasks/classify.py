@@ -11,6 +11,7 @@ What is unusual:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -18,10 +19,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from spiketok.errors import DataError, require
+from spiketok.errors import DataError, UsageError, require
 from spiketok.models.batch import Batch, Head
 from spiketok.recording.intervals import holds
-from spiketok.recording.nouns import Intervals
+from spiketok.recording.nouns import NS_PER_MS, Intervals
 from spiketok.recording.splits import strata
 from spiketok.training.sampling import SessionTokens, listing
 from spiketok.training.tasks.base import (
@@ -46,9 +47,16 @@ class ClassifyConfig:
 
     Args:
         at: the moment of the trial: ``"start"``, ``"middle"`` or ``"stop"`` (its last instant).
+        after_ms: so much later, or earlier below 0. A trial in which that moment does not lie is not asked.
     """
 
     at: Literal["start", "middle", "stop"] = "stop"
+    after_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.after_ms):
+            message = f"after_ms of a classification is {self.after_ms}, must be a number of milliseconds"
+            raise UsageError(message)
 
 
 class Classify(Task):
@@ -132,6 +140,10 @@ class Classify(Task):
         trials, row = session.trials, np.flatnonzero(self._labelled(session))
         start, stop = trials.start_ns[row], trials.stop_ns[row]
         at = {"start": start, "middle": (start + stop) // 2, "stop": np.maximum(stop - 1, start)}[self.config.at]
+        if self.config.after_ms:
+            at = at + round(self.config.after_ms * NS_PER_MS)
+            inside = (at >= start) & (at < stop)
+            row, at = row[inside], at[inside]
         _, first = np.unique(at, return_index=True)
         return row[first], at[first]
 
