@@ -26,6 +26,7 @@ from spiketok.training.predict import predict, score_split
 from spiketok.training.predictions import read_predictions, write_predictions
 from spiketok.training.runs import choose_training
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows, UnitDropout
+from spiketok.training.tasks.base import MISSING
 from spiketok.training.tasks.classify import Classified, Classify, ClassifyConfig
 from spiketok.training.tasks.decode import Decode, DecodeConfig, Prediction
 from spiketok.training.tasks.population import Population, PopulationConfig, deviance_explained
@@ -245,6 +246,25 @@ def test_a_label_is_asked_once_at_its_moment_and_a_missing_one_never(tmp_path, s
     assert found == expected
     again = Classify.from_dict(json.loads(json.dumps(task.to_dict())), ClassifyConfig(at))
     assert (again.name, again.classes) == (task.name, task.classes)
+
+
+@pytest.mark.parametrize(
+    ("at", "after_ms", "offset_ms"), [("start", 250, 250), ("stop", -500.0, 1000), ("middle", 2, 752)]
+)
+def test_a_label_is_asked_so_long_after_its_moment_within_its_trial(tmp_path, at, after_ms, offset_ms):
+    session = with_trials(decodable_session("a", seconds=20), side=WORDS)
+    tokens = bake_tokens(tmp_path, session, "binned")
+    task = Classify.resolve("", [tokens], ClassifyConfig(at, after_ms))
+    task.fit([(tokens, Intervals([0], [20 * SECOND]))])
+    truth = task.truth(tokens)
+    late = int(at == "stop")  # of which the last instant is asked
+    expected = [2 * k * SECOND + offset_ms * MS - late for k, word in enumerate(WORDS) if word not in MISSING]
+    assert truth.time_ns.tolist() == expected
+    beyond = Classify.resolve("", [tokens], ClassifyConfig("start", 1500))
+    with pytest.raises(DataError, match="fewer than two classes"):
+        beyond.fit([(tokens, Intervals([0], [20 * SECOND]))])
+    with pytest.raises(UsageError, match="after_ms of a classification is nan"):
+        ClassifyConfig("start", float("nan"))
 
 
 def test_classes_are_of_guarded_training_time(tmp_path):
