@@ -286,7 +286,11 @@ SMALL = [word for text in FEW for word in ("--set", text)]
     [
         (["ingest", "NWB"], "store"),
         (["tokenize", "--scheme", "per-spike"], "shards"),
-        (["train", "--model", "poyo", "--task", "decode:cursor_vel", "--set", "optim.steps=2", *SMALL], "runs"),
+        pytest.param(
+            ["train", "--model", "poyo", "--task", "decode:cursor_vel", "--set", "optim.steps=2", *SMALL],
+            "runs",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["ingest", "tokenize", "train"],
 )

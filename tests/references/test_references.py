@@ -71,10 +71,18 @@ def test_models_say_how_many_files_they_were_checked_against():
         assert (int(said[1]) if said else 0) == n, name
 
 
-WEIGHTED = [path for path in CHOSEN if any(key.startswith("w/") for key in np.load(path).files)]
+WEIGHTED = {path: sum(key.startswith("w/") for key in np.load(path).files) for path in CHOSEN}
+MANY = 60  # weights: a replay each
 
 
-@pytest.mark.parametrize("path", WEIGHTED, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.long] if n > MANY else [])
+        for path, n in WEIGHTED.items()
+        if n
+    ],
+)
 def test_another_weight_is_noticed(path):
     """Each weight of the file by itself."""
     golden, meta = read(path)
