@@ -90,6 +90,18 @@ def ingest(
     start_s: Annotated[
         float, typer.Option("--start-s", help="When a sorted recording began, in seconds of the session.")
     ] = 0.0,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option("--mask", metavar="TABLE", help="Time of this table was not observed, as invalid_times."),
+    ] = None,
+    time_unit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--time-unit",
+            metavar="[WHAT=]UNIT",
+            help="What times are that are no seconds: spikes=samples:30000, hand_vel=ms, ms for all; s: they are.",
+        ),
+    ] = None,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -102,6 +114,8 @@ def ingest(
             message = f"{option} '{name}': must be a name without '/' that does not begin with '.'"
             raise UsageError(message)
     wanted = wanted_settings(process, min_rate, quality, metrics) | _sorter_settings(sorter, start_s)
+    wanted |= {"mask": sorted(set(mask))} if mask else {}
+    wanted |= {"time_unit": _time_units(time_unit)} if time_unit else {}
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
         paths,
@@ -116,6 +130,21 @@ def ingest(
         raise typer.Exit(1)
     if not as_json:
         say("next: spiketok tokenize --scheme per-spike")
+
+
+def _time_units(texts: list[str]) -> dict[str, str]:
+    """What ``--time-unit`` is in a store's settings; UsageError where a unit is none or one is stated twice."""
+    from spiketok.sources.formats.nwb.time_units import seconds_per
+
+    found: dict[str, str] = {}
+    for text in texts:
+        what, _, unit = text.rpartition("=")
+        seconds_per(unit)
+        if what in found:
+            message = f"--time-unit {text}: the unit of {f'{what!r}' if what else 'all times'} is stated twice"
+            raise UsageError(message)
+        found[what] = unit
+    return found
 
 
 def _sorter_settings(sorter: str | None, start_s: float) -> dict[str, object]:

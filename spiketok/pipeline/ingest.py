@@ -1,6 +1,6 @@
 """Ingest: from source files to sessions in the store.
 
-    files -> groups (the files of one session) -> normalize: read, adjust, join, filter, process -> store
+    files -> groups (the files of one session) -> normalize: read, adjust, join, mask, filter, process -> store
 
 What is unusual: all that shapes a session besides the bytes of its files is in its *settings*, a JSON object in the
 store that is part of the session's digest. The same bytes under the same settings are not read again, and ``verify``
@@ -19,6 +19,7 @@ from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageE
 from spiketok.pipeline.isolation import isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.joining import merge_units
+from spiketok.recording.masking import mask_time
 from spiketok.recording.nouns import NS_PER_S, Session, Source
 from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
@@ -28,7 +29,7 @@ from spiketok.storage.remote import RemotePath, local_copy, place
 from spiketok.storage.store import holds_session, read_attributes, session_place, write_session
 from spiketok.storage.workspace import Workspace
 
-READER = {"reader": "nwb", "reader_version": 1}
+READER = {"reader": "nwb", "reader_version": 2}
 SORTED = "sorter"  # the reader of sorter output, see spiketok.sources.formats.sorting
 NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
@@ -192,9 +193,15 @@ def normalize(
         SourceError: a file cannot be read. DataError: what it holds does not fit the settings.
     """
     from spiketok.sources.catalogue import RULES
+    from spiketok.sources.catalogue.base import read_nwb_file
 
     rules = RULES[settings.get("rules", "")]
     read = _read_sorted(settings) if settings.get("reader") == SORTED else rules.read
+    if read is read_nwb_file:
+        read = partial(read, time_unit=settings.get("time_unit"), mends_clocks=rules.mends_clocks)
+    elif "time_unit" in settings:
+        message = f"{session_id}: --time-unit is for NWB files that the general reader reads, not for these"
+        raise UsageError(message)
     parts = [rules.adjust(read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)]
     if settings.get("merge"):
         session = merge_units(parts, session_id)
@@ -202,6 +209,7 @@ def normalize(
         session = parts[0] if rules.join is None else rules.join(parts, session_id)
     joined = tuple(part.source for part in parts[1:])
     session = replace(session, source=replace(session.source, joined=joined)) if joined else session
+    session = mask_time(session, settings.get("mask", ()))
     session = apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
     return with_stored_sets(session, settings.get("splits", {}))
 

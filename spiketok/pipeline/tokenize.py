@@ -252,7 +252,7 @@ def _baked(
     notes = []
     if segments_rule not in (OBSERVED, CONTINUOUS) and len(segments) < len(session.trials):
         left_out = len(session.trials) - len(segments)
-        notes.append(f"{left_out} of {len(session.trials)} trials have no finite time to align to: left out")
+        notes.append(f"{left_out} of {len(session.trials)} trials have no time inside of them to align to: left out")
     held = scheme.spikes_held(Columns(target, manifest["columns"], KIND))
     return _tokenized(target, "new", manifest, held, notes)
 

@@ -142,7 +142,12 @@ def compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> l
     differences = []
     if rules.read is read_nwb_file and settings["reader"] == READER["reader"]:
         for file, source in zip(files, sources, strict=True):
-            plain = session if settings == READER else read_nwb_file(file, session.id, source)
+            as_it_stands = {"": "s"} if "time_unit" in settings else None
+            plain = (
+                session
+                if settings == READER
+                else read_nwb_file(file, session.id, source, as_it_stands, mends_clocks=rules.mends_clocks)
+            )
             differences += verify_session(plain, file)
     if not differences:
         made = session_digest(normalize(files, session.id, sources, settings), settings, attributes["written_by"])

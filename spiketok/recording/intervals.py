@@ -5,16 +5,18 @@ Integers of ns, numpy only. A gap in a signal has one definition here (``GAP_PER
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from spiketok.recording.nouns import NS_PER_S, Intervals, Signal
 
 GAP_PERIODS = 3  # valid samples further apart than this many sampling periods have a gap between them
-# Where the source does not say what was observed, emptiness that is longer than this was not: no recorded population,
-# with its trials and behaviours, is silent for ten minutes, and pauses in which nothing is kept are rarely as long.
-EMPTY_NS = 600 * NS_PER_S
+# Where the source does not say what was observed, emptiness that is longer than both of these was not: no recorded
+# population, with its trials and behaviours, is silent for a minute if it usually fires thirty times in one.
+EMPTY_NS = 60 * NS_PER_S
+EMPTY_TIMES = 30  # usual intervals between spikes
+STRAY_NS = NS_PER_S  # what lies alone for less than this is no recording of its own
 
 
 # ---- measures -------------------------------------------------------------------------------------------------------
@@ -67,38 +69,61 @@ def first_of(intervals: Intervals, length_ns: int) -> Intervals:
     return Intervals(whole.start_ns[keep], stop[keep])
 
 
-def inhabited(start_ns: int, stop_ns: int, moments: Iterable[np.ndarray], spans: Iterable[Intervals] = ()) -> Intervals:
-    """An extent without its stretches longer than ``EMPTY_NS`` in which nothing lies; whole where it has none.
+def inhabited(moments: Sequence[np.ndarray], spans: Iterable[Intervals] = ()) -> Intervals:
+    """The stretches of time in which something lies, each from its first to its last.
+
+    Two things lie together where no emptiness longer than ``EMPTY_NS`` is between them, nor longer than ``EMPTY_TIMES``
+    the usual interval of the first ``moments``: so a few units that fire once a minute are no row of stretches. What
+    lies alone, in a stretch shorter than ``STRAY_NS``, is left out where there is any other.
 
     Args:
-        start_ns, stop_ns: the extent.
-        moments: int64, each sorted: times of spikes, of samples. spans: as trials, which fill the time that they last.
+        moments: int64, each sorted: times of spikes, of samples; those of the spikes first. spans: as trials, which
+            fill the time that they last.
+
+    Returns:
+        sorted disjoint intervals; none where nothing lies anywhere.
 
     >>> hour = 3600 * NS_PER_S
-    >>> found = inhabited(0, 2 * hour, [np.array([0, NS_PER_S, hour])])
+    >>> found = inhabited([np.array([hour, hour + NS_PER_S, 3 * hour])])
     >>> found.start_ns.tolist(), found.stop_ns.tolist()
-    ([0, 3600000000000], [1000000001, 3600000000001])
+    ([3600000000000], [3601000000001])
     """
+    most_ns = max([EMPTY_NS, *(EMPTY_TIMES * _usual_interval_ns(time_ns) for time_ns in moments[:1])])
     starts, stops = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for time_ns in moments:
-        own = time_ns[np.searchsorted(time_ns, start_ns) : np.searchsorted(time_ns, stop_ns)]
-        last = np.flatnonzero(np.diff(own) > EMPTY_NS)
-        starts += [own[:1], own[last + 1]]
-        stops += [own[last] + 1, own[-1:] + 1]
+        last = np.flatnonzero(np.diff(time_ns) > most_ns)
+        starts += [time_ns[:1], time_ns[last + 1]]
+        stops += [time_ns[last] + 1, time_ns[-1:] + 1]
     for span in spans:
-        touching = (span.stop_ns >= start_ns) & (span.start_ns < stop_ns)
-        starts.append(np.maximum(span.start_ns[touching], start_ns))
-        stops.append(np.clip(span.stop_ns[touching], starts[-1] + 1, stop_ns))
+        starts.append(span.start_ns)
+        stops.append(np.maximum(span.stop_ns, span.start_ns + 1))
     start, stop = np.concatenate(starts), np.concatenate(stops)
     if not start.size:
-        return Intervals([start_ns], [stop_ns])
+        return Intervals.empty()
     order = np.argsort(start, kind="stable")
     start, reach = start[order], np.maximum.accumulate(stop[order])
-    divides = start[1:] - reach[:-1] > EMPTY_NS
+    divides = start[1:] - reach[:-1] > most_ns
     first, last = start[np.concatenate([[True], divides])], reach[np.concatenate([divides, [True]])]
-    first[0] = start_ns if first[0] - start_ns <= EMPTY_NS else first[0]
-    last[-1] = stop_ns if stop_ns - last[-1] <= EMPTY_NS else last[-1]
+    lasting = last - first >= STRAY_NS
+    if lasting.any():
+        first, last = first[lasting], last[lasting]
     return Intervals(first, last)
+
+
+def from_whole_second(intervals: Intervals) -> Intervals:
+    """The intervals, the first one from the whole second before: bins that divide a second stand on the clock's own.
+
+    One that begins before time zero stays.
+    """
+    start_ns = intervals.start_ns.copy()
+    start_ns[:1] -= np.maximum(start_ns[:1], 0) % NS_PER_S
+    return Intervals(start_ns, intervals.stop_ns)
+
+
+def _usual_interval_ns(time_ns: np.ndarray) -> int:
+    """The mean interval of the middle half of sorted times, which neither a late one nor an early one changes."""
+    low, high = time_ns.size // 4, 3 * time_ns.size // 4
+    return int(time_ns[high] - time_ns[low]) // (high - low) if high > low else 0
 
 
 # ---- of samples -----------------------------------------------------------------------------------------------------

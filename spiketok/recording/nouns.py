@@ -401,7 +401,7 @@ class Session:
     Args:
         id: ``"<dataset>/<session>"``.
         subject: the source's subject id, empty where it has none.
-        start_ns, stop_ns: an extent that holds every spike and every observed interval.
+        start_ns, stop_ns: an extent that holds every observed interval; spikes that lie alone may be outside of it.
         units, spikes: see there.
         observed: sorted disjoint intervals in which at least one unit was recorded.
         unit_observed: where units differ: per unit its own intervals, as Ragged int64 ``[V, 2]`` of (start, stop).
@@ -448,14 +448,10 @@ class Session:
         if self.unit_observed is not None and len(self.unit_observed) != n_units:
             message = f"{self.id}: unit_observed has {len(self.unit_observed)} rows for {n_units} units"
             raise DataError(message)
-        covered = [
-            (spikes.time_ns[:1], spikes.time_ns[-1:] + 1),
-            (self.observed.start_ns[:1], self.observed.stop_ns[-1:]),
-        ]
-        for first, last in covered:
-            if first.size and not (self.start_ns <= first[0] and last[0] <= self.stop_ns):
-                message = f"{self.id}: extent {self.start_ns}..{self.stop_ns} ns does not hold {first[0]}..{last[0]} ns"
-                raise DataError(message)
+        first, last = self.observed.start_ns[:1], self.observed.stop_ns[-1:]
+        if first.size and not (self.start_ns <= first[0] and last[0] <= self.stop_ns):
+            message = f"{self.id}: extent {self.start_ns}..{self.stop_ns} ns does not hold {first[0]}..{last[0]} ns"
+            raise DataError(message)
         if (self.observed.start_ns[1:] <= self.observed.stop_ns[:-1]).any():
             message = f"{self.id}: observed intervals must be sorted and disjoint"
             raise DataError(message)

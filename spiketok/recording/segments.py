@@ -13,6 +13,7 @@ from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Ragged, Ses
 
 OBSERVED = "observed"  # each stretch of observed time
 CONTINUOUS = "continuous"  # the whole extent of a session as one stretch
+MOST_S = 2.0**63 / NS_PER_S  # int64 ns end there
 JOINED_GAP_NS = 10 * NS_PER_S  # stretches of observed time with a shorter gap are baked as one: trials, short pauses
 
 
@@ -23,11 +24,12 @@ def resolve_segments(session: Session, rule: str) -> Intervals:
         session: the session.
         rule: ``"observed"`` (:func:`observed_stretches`), ``"continuous"`` (its whole extent as one stretch), or
             ``"trials:ALIGN,PRE_MS,POST_MS"`` (for each trial ``[align - pre, align + post)``, where ALIGN is ``start``,
-            ``stop`` or a time column of the trial table).
+            ``stop``, a time column of the trial table, or ``COLUMN+start`` or ``COLUMN+stop`` where that counts from
+            the trial's start or stop). Trials whose time is no number or lies outside of them are left out.
 
     Raises:
-        UsageError: the rule cannot be read. DataError: the session has no trials, or no trial has the time.
-        UnknownNameError: the trial table has no such column.
+        UsageError: the rule cannot be read. DataError: the session has no trials, no trial has the time, or most times
+            lie outside of their trials. UnknownNameError: the trial table has no such column.
     """
     if rule == CONTINUOUS:
         return Intervals(np.array([session.start_ns]), np.array([session.stop_ns]))
@@ -39,20 +41,49 @@ def resolve_segments(session: Session, rule: str) -> Intervals:
         tables = ", ".join(session.intervals) or "none"
         message = f"{session.id} has no trials (tables: {tables}): use --segments observed"
         raise DataError(message)
-    if align in ("start", "stop"):
-        time_ns = trials.start_ns if align == "start" else trials.stop_ns
-    else:
-        column = trials.columns.get(align)
-        numeric = {
-            k for k, c in trials.columns.items() if not isinstance(c, Ragged) and c.dtype.kind == "f" and c.ndim == 1
-        }
-        if column is None or align not in numeric:
-            raise UnknownNameError("trial time", align, {"start", "stop"} | numeric, session.id)
-        time_ns = np.rint(column[np.isfinite(column)] * NS_PER_S).astype(np.int64)
-    if time_ns.size == 0:
-        message = f"{session.id}: no trial has a finite '{align}'"
-        raise DataError(message)
+    time_ns = _trial_times(trials, align, session.id)
     return Intervals(time_ns - pre_ns, time_ns + post_ns)
+
+
+def _trial_times(trials: Intervals, align: str, session_id: str) -> np.ndarray:
+    """The times to align to, int64 ``[K]``, of the trials that have one."""
+    edges = {"start": trials.start_ns, "stop": trials.stop_ns}
+    if align in edges:
+        return edges[align]
+    name, _, base = align.rpartition("+") if align.rpartition("+")[2] in edges else (align, "", "")
+    numeric = {
+        k for k, c in trials.columns.items() if not isinstance(c, Ragged) and c.dtype.kind == "f" and c.ndim == 1
+    }
+    if name not in numeric:
+        raise UnknownNameError("trial time", name, set(edges) | numeric, session_id)
+    seconds = trials.columns[name]
+    stated = np.isfinite(seconds)
+    if not stated.any():
+        message = f"{session_id}: no trial has a finite '{name}'"
+        raise DataError(message)
+
+    def inside(base: str) -> tuple[np.ndarray, np.ndarray]:
+        """The times in ns, in floating point, and which lie in their trial; a filler beyond int64 lies in none."""
+        time_ns = np.rint(np.clip(np.where(stated, seconds, 0), -MOST_S, MOST_S) * NS_PER_S)
+        time_ns = time_ns + (edges[base] if base else 0)
+        return time_ns, stated & (time_ns >= trials.start_ns) & (time_ns <= trials.stop_ns)
+
+    time_ns, good = inside(base)
+    if 2 * good.sum() < stated.sum():
+        first = int(np.flatnonzero(stated & ~good)[0])
+        message = (
+            f"{session_id}: {int(stated.sum() - good.sum())} of {int(stated.sum())} times '{align}' lie outside of "
+            f"their trial (the first is {time_ns[first] / NS_PER_S:.6g} s, its trial "
+            f"{trials.start_ns[first] / NS_PER_S:.6g} to {trials.stop_ns[first] / NS_PER_S:.6g} s)"
+        )
+        relative = [other for other in edges if 2 * inside(other)[1].sum() >= stated.sum()]
+        cure = (
+            f"they fit as counted from the trial's {relative[0]}: align to '{name}+{relative[0]}'" if relative else ""
+        )
+        message += f": {cure or 'align to another column, or to start or stop'}"
+        raise DataError(message)
+    found = np.rint(seconds[good] * NS_PER_S).astype(np.int64)
+    return found + edges[base][good] if base else found
 
 
 def observed_stretches(observed: Intervals, start_ns: int, stop_ns: int) -> Intervals:

@@ -70,7 +70,7 @@ def trained(workspace: Workspace, name: str, model: str, task: str) -> Run:
 
 def offline_of(run: Run, session_id: str, file: Path, task: str, folder: Path) -> Prediction:
     """The prediction of a file's counts in the place of a session that the run was trained on."""
-    session = adjust(read_nwb(file, "falcon/x", Source(file.name, "0" * 64, 1)), file)
+    session = adjust(read_nwb(file, "falcon/x", Source(file.name, "0" * 64, 1), mends_clocks=True), file)
     made = falcon_tensors(session, file)
     return offline(folder, run, counted(replace(session, id=session_id), made.neural, AT_NS[task]))
 

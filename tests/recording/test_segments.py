@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spiketok.errors import UsageError
-from spiketok.recording.intervals import EMPTY_NS, inhabited
-from spiketok.recording.nouns import NS_PER_S, Intervals
+from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.recording.intervals import EMPTY_NS, EMPTY_TIMES, from_whole_second, inhabited
+from spiketok.recording.nouns import NS_PER_S, Intervals, Session
 from spiketok.recording.segments import (
     CONTINUOUS,
     JOINED_GAP_NS,
@@ -85,42 +85,86 @@ def test_what_is_no_rule_is_said():
         parse_trial_rule("whole")
 
 
+CUE_S = np.array([0.5, 0.7, 0.6, 0.2])
+
+
+def with_cues(cue_s: np.ndarray) -> Session:
+    """Four trials of 2 s, every 5 s from 10 s on, with a cue."""
+    start = np.arange(4) * 5 * SECOND + 10 * SECOND
+    trials = Intervals(start, start + 2 * SECOND, {"cue": cue_s, "go": np.full(4, np.nan)})
+    session = random_session("a", 1)
+    return replace(session, intervals={"trials": trials}, start_ns=min(session.start_ns, 0))
+
+
+def test_times_of_trials_are_held_against_their_trial():
+    start = np.arange(4) * 5.0 + 10
+    cut = resolve_segments(with_cues(start + CUE_S), "trials:cue,200,600")
+    expected = np.rint((start + CUE_S) * 1e9).astype(np.int64)
+    assert pairs(cut) == [(t - 200 * MS, t + 600 * MS) for t in expected.tolist()]
+    for filler in (0.0, 1e12, -1e300, np.inf, np.nan, 9.99):
+        times = np.where(np.arange(4) == 1, filler, start + CUE_S)
+        assert pairs(resolve_segments(with_cues(times), "trials:cue,200,600")) == [pairs(cut)[k] for k in (0, 2, 3)]
+    with pytest.raises(
+        DataError, match=r"4 of 4 times 'cue' lie outside of their trial \(the first is 0.5 s, its trial 10 "
+    ):
+        resolve_segments(with_cues(CUE_S), "trials:cue,200,600")
+    with pytest.raises(DataError, match=r"counted from the trial's start: align to 'cue\+start'"):
+        resolve_segments(with_cues(CUE_S), "trials:cue,200,600")
+    assert pairs(resolve_segments(with_cues(CUE_S), "trials:cue+start,200,600")) == pairs(cut)
+    before_stop = CUE_S - 2
+    with pytest.raises(DataError, match=r"counted from the trial's stop: align to 'cue\+stop'"):
+        resolve_segments(with_cues(before_stop), "trials:cue,200,600")
+    assert pairs(resolve_segments(with_cues(before_stop), "trials:cue+stop,200,600")) == pairs(cut)
+    with pytest.raises(DataError, match="align to another column, or to start or stop"):
+        resolve_segments(with_cues(CUE_S + 1e6), "trials:cue,200,600")
+    with pytest.raises(DataError, match="no trial has a finite 'go'"):
+        resolve_segments(with_cues(CUE_S), "trials:go,200,600")
+    with pytest.raises(UnknownNameError, match="cue_"):
+        resolve_segments(with_cues(CUE_S), "trials:cue_+start,200,600")
+
+
 # ---- where something lies -------------------------------------------------------------------------------------------
 
 
-def inhabited_twin(start: int, stop: int, points: list[int], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Every second of the extent is asked on its own; all times are whole seconds."""
-    there = sorted({p for p in points if start <= p < stop})
-    covered = [(p, p + 1) for p in there]
-    covered += [(max(a, start), max(min(b, stop), max(a, start) + 1)) for a, b in spans if b >= start and a < stop]
-    if not covered:
-        return [(start, stop)]
-    found, reach, first = [], start, start
-    for low, high in sorted(covered):
-        if low - reach > EMPTY_NS:
-            found.append((first, reach))
-            first = low
-        reach = max(reach, high)
-    found.append((first, stop if stop - reach <= EMPTY_NS else reach))
-    return [(a, b) for a, b in found if a < b]
+def inhabited_twin(points: list[int], others: list[int], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In words of lists; all times are whole seconds."""
+    low, high = len(points) // 4, 3 * len(points) // 4
+    usual = (sorted(points)[high] - sorted(points)[low]) // (high - low) if high > low else 0
+    most = max(EMPTY_NS, EMPTY_TIMES * usual)
+    covered = sorted([(p, p + 1) for p in points + others] + [(a, max(b, a + 1)) for a, b in spans])
+    found: list[tuple[int, int]] = []
+    for first, last in covered:
+        if found and first - found[-1][1] <= most:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return [(a, b) for a, b in found if b - a >= SECOND] or found
 
 
 MINUTES = st.integers(-30, 130).map(lambda m: m * 60 * SECOND)
 LISTS = st.lists(MINUTES, max_size=8)
 
 
-@given(extent=st.tuples(MINUTES, MINUTES), one=LISTS, other=LISTS, spans=st.lists(st.tuples(MINUTES, MINUTES)))
-def test_emptiness_is_cut_out_as_the_twin_says(extent, one, other, spans):
-    start, stop = min(extent), max(extent) + SECOND
+@given(one=LISTS, other=LISTS, spans=st.lists(st.tuples(MINUTES, MINUTES)))
+def test_emptiness_is_cut_out_as_the_twin_says(one, other, spans):
     spans = [(min(s), max(s)) for s in spans]
-    found = inhabited(start, stop, [np.array(sorted(one), np.int64), np.array(sorted(other), np.int64)], [of(*spans)])
-    assert pairs(found) == inhabited_twin(start, stop, one + other, spans)
+    found = inhabited([np.array(sorted(one), np.int64), np.array(sorted(other), np.int64)], [of(*spans)])
+    assert pairs(found) == inhabited_twin(one, other, spans)
 
 
-def test_time_without_a_long_emptiness_is_whole():
-    """Gaps up to ten minutes, at the ends too, leave the extent as it is."""
-    moments = np.arange(EMPTY_NS, 7200 * SECOND, EMPTY_NS)
-    assert pairs(inhabited(0, 7200 * SECOND, [moments])) == [(0, 7200 * SECOND)]
-    assert pairs(inhabited(-1, 7200 * SECOND, [moments])) == [(EMPTY_NS, 7200 * SECOND)]
-    trial = of((0, 7000 * SECOND))  # a long trial is no emptiness
-    assert pairs(inhabited(0, 7200 * SECOND, [moments[:1]], [trial])) == [(0, 7200 * SECOND)]
+def test_observed_is_where_data_lie():
+    """The extent reaches neither to zero nor to a lone late time; a long trial is no emptiness; slow units are none."""
+    spikes = np.arange(1000 * SECOND, 1060 * SECOND, SECOND // 8)
+    lone = np.array([9000 * SECOND])
+    assert pairs(inhabited([np.append(spikes, lone)])) == [(1000 * SECOND, int(spikes[-1]) + 1)]
+    assert pairs(inhabited([spikes, lone])) == pairs(inhabited([spikes]))
+    assert pairs(inhabited([spikes], [of((0, 1100 * SECOND))])) == [(0, 1100 * SECOND)]
+    assert len(inhabited([np.concatenate([spikes, spikes + 121 * SECOND])])) == 2
+    slow = np.arange(0, 7200 * SECOND, 100 * SECOND)
+    assert pairs(inhabited([slow])) == [(0, 7100 * SECOND + 1)]
+    assert pairs(inhabited([lone])) == [(9000 * SECOND, 9000 * SECOND + 1)]
+    assert len(inhabited([np.zeros(0, np.int64)])) == 0
+    assert pairs(from_whole_second(of((2 * SECOND + 7, 3 * SECOND), (4 * SECOND + 7, 5 * SECOND)))) == [
+        (2 * SECOND, 3 * SECOND),
+        (4 * SECOND + 7, 5 * SECOND),
+    ]

@@ -437,7 +437,7 @@ def all_read(brought):
     """Every NWB file here, and two of no source, as the generic reader gives them."""
     plain, rich = write_plain(brought.folder / "plain.nwb"), write_rich(brought.folder / "rich.nwb")
     files = [plain, rich, *(brought.folder / asset.replace("/", "__") for asset in NWB)]
-    return {path: read_nwb(path, "a/b", Source(path.name, "", 0)) for path in files}
+    return {path: read_nwb(path, "a/b", Source(path.name, "", 0), mends_clocks=True) for path in files}
 
 
 @pytest.mark.parametrize("name", ["perich_miller", "churchland", "link", "steinmetz", "ibl", "allen"])

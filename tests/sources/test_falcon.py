@@ -95,7 +95,7 @@ def stored(workspace: Workspace, name: str) -> list[Session]:
 def adjusted(one: layout.Made, name: str = "") -> Session:
     """A file by the generic reader and the rules, without a store."""
     source = Source(name or one.asset, "0" * 64, 1)
-    return adjust(read_nwb(one.path, "falcon/x", source), one.path)
+    return adjust(read_nwb(one.path, "falcon/x", source, mends_clocks=True), one.path)
 
 
 # ---- from the archive to tokens -------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 def test_h1_times_are_made_anew(made):
     """``rate`` holds seconds: the reader has 2500 times too long a session, the rules the true one."""
     one = made["falcon_h1"][0]
-    plain = read_nwb(one.path, "falcon/x", Source(one.asset, "0" * 64, 1))
+    plain = read_nwb(one.path, "falcon/x", Source(one.asset, "0" * 64, 1), mends_clocks=True)
     assert plain.signals["eval_mask"].time_ns[1] == 50_000_000_000
     session = adjusted(one)
     for name in ("OpenLoopKinematics", "OpenLoopKinematicsVelocity", "TrialNum", "eval_mask"):

@@ -237,7 +237,7 @@ def test_no_spike_is_lost_or_invented(tmp_path_factory, plain, spikes, data):
         with pytest.raises(SourceError, match="not one spike"):
             read(path)
         return
-    session = read(path)
+    session = read(path, time_unit={"spikes": "s"})  # a dozen spikes of an hour are no neuron's, and stay
     assert counts(session.repairs).get("spikes-not-finite", 0) == n_all - n_good
     back = sum(b < a for times in good for a, b in pairwise(seconds(*times)))
     assert counts(session.repairs).get("spikes-unsorted", 0) == back
@@ -545,7 +545,7 @@ def test_rate_that_is_a_period_does_not_stretch_the_extent(rich_path, tmp_path):
     path = tmp_path / "rate.nwb"
     with nwb_files.edited(rich_path, path) as file:
         file["acquisition/ref/starting_time"].attrs["rate"] = 1e-5
-    session = read(path)
+    session = read(path)  # of five samples, which tell too little of clocks to refuse the file
     assert session.stop_ns == 10 * NS_PER_S
     assert session.signals["ref"].rate_hz == 1e-5
     assert counts(session.notes)["signal-beyond"] == 4
@@ -831,16 +831,38 @@ def test_a_stray_spike_over_emptiness_is_no_observed_time(tmp_path):
     plain, stray = (
         read_nwb(p, "a/b", Source(p.name, "0" * 64, 1)) for p in (nwb_files.write_plain(tmp_path / "plain.nwb"), path)
     )
-    end = int(plain.stop_ns)
-    last = int(plain.signals["hand_vel"].time_ns[-1]) + 1
-    assert (stray.start_ns, stray.stop_ns) == (0, 23 * DAY + 1)
-    assert stray.observed.start_ns.tolist() == [0, 23 * DAY]
-    assert stray.observed.stop_ns.tolist() == [last, 23 * DAY + 1]
-    (text,) = [note.text for note in stray.notes if note.id == "observed-assumed"]
-    assert "0.0 s to 1987200.0 s is taken as observed but for 1987195.1 s of emptiness, each part longer" in text
+    end = last = int(plain.stop_ns)
+    assert (stray.start_ns, stray.stop_ns) == (0, last)
+    assert (stray.observed.start_ns.tolist(), stray.observed.stop_ns.tolist()) == ([0], [last])
+    assert stray.spikes.time_ns[-1] == 23 * DAY  # it stays, and is told
+    assert [note.count for note in stray.notes if note.id == "spikes-unobserved"] == [1]
     assert verify_session(stray, path) == []
     assert (plain.observed.start_ns.tolist(), plain.observed.stop_ns.tolist()) == ([0], [end])
     (text,) = [note.text for note in plain.notes if note.id == "observed-assumed"]
     assert text.endswith(f"0.0 s to {end / NS_PER_S:.1f} s is taken as observed throughout")
-    whole = dataclasses.replace(stray, observed=Intervals([0], [stray.stop_ns]))
-    assert any("assumed observed time" in line for line in verify_session(whole, path))
+    less = dataclasses.replace(stray, observed=Intervals([0], [stray.stop_ns - NS_PER_S]))
+    assert any("assumed observed time" in line for line in verify_session(less, path))
+
+
+def test_a_filter_that_is_not_installed_is_named_and_is_no_damage(tmp_path, monkeypatch):
+    """Spike times whose one chunk was packed by filter 32999, which nobody has."""
+    path = nwb_files.write_plain(tmp_path / "packed.nwb")
+    with h5py.File(path, "r+") as file:
+        times = file["units/spike_times"][()]
+        del file["units/spike_times"]
+        made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        made.set_chunk(times.shape)
+        made.set_filter(32999, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple(times.shape)
+        dataset = h5py.h5d.create(file["units"].id, b"spike_times", h5py.h5t.NATIVE_DOUBLE, space, made)
+        dataset.write_direct_chunk((0,), b"packed by somebody else", 0)
+    with pytest.raises(
+        SourceError, match=r"packed by the HDF5 filter 32999 .*not installed here: pip install hdf5plugin"
+    ):
+        read_nwb(path, "a/b", Source(path.name, "0" * 64, 1))
+    asked = []
+    monkeypatch.setattr(hdf5.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(hdf5.importlib, "import_module", asked.append)
+    with pytest.raises(SourceError, match="32999"):
+        read_nwb(path, "a/b", Source(path.name, "0" * 64, 1))
+    assert set(asked) == {"hdf5plugin"}

@@ -144,3 +144,13 @@ def test_a_plain_folder_is_no_source(tmp_path):
     (tmp_path / "empty.nwb").mkdir()
     with pytest.raises(SourceError, match=r"is a folder, expected one NWB file"):
         read_nwb(tmp_path / "empty.nwb", "set/one", SOURCE)
+
+
+def test_another_format_of_zarr_is_named(tmp_path):
+    folder = tmp_path / "three.nwb.zarr"
+    (folder / "units").mkdir(parents=True)
+    node = '{"zarr_format": 3, "node_type": "group", "attributes": {"nwb_version": "2.8.0"}}'
+    (folder / "zarr.json").write_text(node)
+    (folder / "units" / "zarr.json").write_text(node)
+    with pytest.raises(SourceError, match="is a zarr folder of format 3, hdmf-zarr reads format 2"):
+        read_nwb(folder, "set/one", SOURCE)

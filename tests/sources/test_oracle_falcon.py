@@ -39,7 +39,7 @@ def made(tmp_path_factory) -> dict[str, list[layout.Made]]:
 
 
 def adjusted(one: layout.Made) -> Session:
-    return adjust(read_nwb(one.path, "falcon/x", Source(one.asset, "0" * 64, 1)), one.path)
+    return adjust(read_nwb(one.path, "falcon/x", Source(one.asset, "0" * 64, 1), mends_clocks=True), one.path)
 
 
 @pytest.mark.parametrize("name", NAMES)

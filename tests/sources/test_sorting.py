@@ -87,12 +87,62 @@ def test_npz_as_spikeinterface_writes_it(tmp_path):
     assert unit_times(session) == {str(c): (FRAMES[c == CLUSTERS] * 50_000).tolist() for c in (3, 7, 12)}
 
 
-def test_spikes_of_clusters_that_no_table_lists_are_told(tmp_path):
-    session = read(write_phy(tmp_path / "phy", listed=(3, 12)), "phy")
-    assert len(session.spikes) == 4
-    (repair,) = session.repairs
-    assert (repair.id, repair.count) == ("sorter-spikes-without-cluster", 3)
-    assert "left out 3 of 7 spikes" in repair.text
+def test_no_unit_is_left_out_because_a_table_lacks_it(tmp_path):
+    """Curated clusters in one table, all in another; a cell that nothing states is empty."""
+    folder = write_phy(tmp_path / "phy")
+    (folder / "cluster_group.tsv").write_text("cluster_id\tgroup\n3\tgood\n12\tnoise\n")
+    session = read(folder, "phy")
+    assert (session.units.id.tolist(), len(session.spikes)) == (["3", "7", "12", "20"], 7)
+    assert session.units.columns["quality"].tolist() == ["good", "", "noise", ""]
+    assert session.units.columns["KSLabel"].tolist() == ["good", "good", "mua", "mua"]
+    for table in folder.glob("cluster_*.tsv"):
+        table.unlink()
+    assert read(folder, "phy").units.id.tolist() == ["3", "7", "12"]
+
+
+def test_the_table_of_a_column_wins_over_the_summary(tmp_path):
+    folder = write_phy(tmp_path / "phy")
+    (folder / "cluster_info.tsv").write_text(
+        "cluster_id\tch\tgroup\tfr\n3\t1\tgood\t0.5\n7\t2\tgood\t\n\t3\tgood\t2\nx\t1\t\t\n20\t\tnoise\t1e2\n"
+    )
+    session = read(folder, "phy")
+    columns = session.units.columns
+    assert columns["quality"].tolist() == ["good", "mua", "", "noise"]  # not the summary's "good" of 7
+    assert np.array_equal(columns["ch"], [1.0, 2.0, np.nan, np.nan], equal_nan=True)
+    assert np.array_equal(columns["fr"], [0.5, np.nan, np.nan, 100.0], equal_nan=True)
+    notes = {note.id: note for note in session.notes}
+    assert notes["sorter-tables-differ"].count == 1
+    assert notes["sorter-table-rows"].count == 2
+    assert "cluster_info.tsv, line 4 (its id is ''), cluster_info.tsv, line 5 (its id is 'x')" in (
+        notes["sorter-table-rows"].text
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.int64, np.int32, np.float64, ">u8"])
+def test_samples_of_any_type_are_whole_and_may_be_negative(tmp_path, dtype):
+    folder = write_phy(tmp_path / "phy")
+    below = np.where(np.arange(7) == 0, -5, FRAMES)
+    np.save(folder / "spike_times.npy", below.astype(np.int64).astype(dtype) if dtype != np.float64 else below * 1.0)
+    session = read(folder, "phy")
+    assert session.spikes.time_ns[0] == -round(5e9 / 30_000)
+    assert [(n.id, n.count) for n in session.notes if n.id == "spikes-negative"] == [("spikes-negative", 1)]
+    np.save(folder / "spike_times.npy", FRAMES / 30_000)
+    with pytest.raises(SourceError, match="spike_times.npy is float64 and holds 0.000333.* whole numbers of samples"):
+        read(folder, "phy")
+    np.save(folder / "spike_times.npy", FRAMES * 1_000_000)
+    with pytest.raises(SourceError, match="over two days at 30000 Hz"):
+        read(folder, "phy")
+
+
+def test_spikeinterface_reads_the_same_where_it_can(tmp_path):
+    from spikeinterface.extractors import read_phy
+
+    folder = write_phy(tmp_path / "phy")
+    theirs = read_phy(folder)
+    times = {str(u): theirs.get_unit_spike_train(u).tolist() for u in theirs.unit_ids}
+    ours = read(folder, "phy")
+    assert {u: [round(t * 30_000 / 1e9) for t in own] for u, own in unit_times(ours).items()} == times
+    assert ours.units.columns["Amplitude"].tolist() == theirs.get_property("Amplitude").tolist()
 
 
 @pytest.mark.parametrize(
@@ -100,10 +150,10 @@ def test_spikes_of_clusters_that_no_table_lists_are_told(tmp_path):
     [
         (lambda f: (f / "params.py").unlink(), "holds no params.py"),
         (lambda f: (f / "spike_times.npy").unlink(), "holds no spike_times.npy"),
-        (lambda f: (f / "spike_times.npy").write_bytes(b"no array"), "cannot be read as the output of phy"),
-        (lambda f: np.save(f / "spike_times.npy", FRAMES[:3]), "cannot be read as the output of phy"),
-        (lambda f: (f / "params.py").write_text("n = 1\n"), "cannot be read as the output of phy"),
-        (lambda f: (f / "params.py").write_text("sample_rate = 0\n"), "sampling frequency 0.0 Hz"),
+        (lambda f: (f / "spike_times.npy").write_bytes(b"no array"), "spike_times.npy cannot be read"),
+        (lambda f: np.save(f / "spike_times.npy", FRAMES[:3]), "spike_times.npy has 3 spikes, spike_clusters.npy 7"),
+        (lambda f: (f / "params.py").write_text("n = 1\n"), "sampling frequency None Hz"),
+        (lambda f: (f / "params.py").write_text("sample_rate = 0\n"), "sampling frequency 0 Hz"),
         (
             lambda f: (f / "params.py").write_text("import os\nsample_rate = 1\n"),
             "line 1 is 'import os', which would be run",

@@ -101,7 +101,9 @@ def to_ns(seconds: np.ndarray) -> np.ndarray:
 
 
 def in_reach(session: Session, time_ns: np.ndarray) -> np.ndarray:
-    return (time_ns >= session.start_ns - DAY_NS) & (time_ns <= session.stop_ns + DAY_NS)
+    spikes = session.spikes.time_ns  # one that lies alone is outside of the extent
+    low, high = min(session.start_ns, *spikes[:1]), max(session.stop_ns, *spikes[-1:] + 1)
+    return (time_ns >= low - DAY_NS) & (time_ns <= high + DAY_NS)
 
 
 def series_seconds(item, n_samples: int) -> np.ndarray | None:

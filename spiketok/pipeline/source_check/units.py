@@ -9,9 +9,9 @@ import numpy as np
 
 from spiketok.pipeline.source_check.columns import as_values, compare_columns, is_wide, source_columns
 from spiketok.pipeline.source_check.differences import Verification
-from spiketok.pipeline.source_check.source_file import is_time, merged, stated, to_ns
-from spiketok.recording.intervals import EMPTY_NS
-from spiketok.recording.nouns import Column, Ragged, Session
+from spiketok.pipeline.source_check.source_file import DAY_NS, is_time, merged, stated, to_ns
+from spiketok.recording.intervals import EMPTY_NS, EMPTY_TIMES, STRAY_NS
+from spiketok.recording.nouns import Column, Intervals, Ragged, Session
 
 ACRONYMS = (  # columns that stand for a location or region that is not there
     *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
@@ -120,21 +120,37 @@ def compare_observed(session: Session, units, out: Verification) -> None:
         out.expect(f"observed time in ns of unit row {row}", kept, of_unit)
 
 
+def _stated_stops(table: Intervals) -> list[int]:
+    repaired = table.columns.get("stop_repaired", np.zeros(len(table), np.bool_))
+    return table.stop_ns[~repaired].tolist()
+
+
 def assumed(session: Session) -> list[tuple[int, int]]:
-    """What is taken as observed where the source is silent: the extent, divided where nothing lies for too long.
+    """What is taken as observed where the source is silent: where something lies, divided where nothing does for long.
 
     Found in another way than by the reader: every moment at which something is, in one sorted row.
     """
-    low, high = session.start_ns, session.stop_ns
-    moments = [np.array([low - 1, high]), session.spikes.time_ns]
-    moments += [signal.time_ns[signal.valid] for signal in session.signals.values()]
+    spikes = session.spikes.time_ns
+    low, high = len(spikes) // 4, 3 * len(spikes) // 4
+    usual = (int(spikes[high]) - int(spikes[low])) // (high - low) if high > low else 0
+    most = max(EMPTY_NS, EMPTY_TIMES * usual)
+    moments, reach = [spikes], [int(spikes[0]), int(spikes[-1]) + 1]
+    edges = [edge for table in session.intervals.values() for edge in (*table.start_ns.tolist(), *_stated_stops(table))]
+    near = [edge for edge in edges if reach[0] - DAY_NS <= edge <= reach[1] + DAY_NS]
+    low_ns, high_ns = min([reach[0], *near]) - DAY_NS, max([reach[1], *near]) + DAY_NS
+    for signal in session.signals.values():  # what was acquired may run on: the extent says how far it counts
+        since_ns, until_ns = max(session.start_ns, low_ns), min(session.stop_ns, high_ns + 1)
+        inside = (signal.time_ns >= since_ns) & (signal.time_ns < until_ns)
+        moments.append(signal.time_ns[signal.valid & inside])
     for table in session.intervals.values():
         repaired = table.columns.get("stop_repaired", np.zeros(len(table), np.bool_))
         for start, stop, is_repaired in zip(table.start_ns.tolist(), table.stop_ns.tolist(), repaired, strict=True):
-            last = start if is_repaired else max(start, stop - 1)
-            moments.append(np.array([*range(max(start, low), min(last, high), EMPTY_NS), last], np.int64))
+            last = start if is_repaired or not low_ns <= stop <= high_ns else max(start, stop - 1)
+            if low_ns <= start <= high_ns:
+                moments.append(np.array([*range(start, last, EMPTY_NS), last], np.int64))
     moment = np.sort(np.concatenate(moments))
-    moment = moment[(moment >= low - 1) & (moment <= high)]
-    gap = np.flatnonzero(np.diff(moment) - 1 > EMPTY_NS)
-    starts, stops = [low, *moment[gap + 1].tolist()], [*(moment[gap] + 1).tolist(), high]
-    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+    gap = np.flatnonzero(np.diff(moment) - 1 > most)
+    pairs = list(zip([moment[0], *moment[gap + 1]], [*(moment[gap] + 1), moment[-1] + 1], strict=True))
+    pairs = [(int(a), int(b)) for a, b in pairs if b - a >= STRAY_NS] or [(int(a), int(b)) for a, b in pairs]
+    first = pairs[0][0]
+    return [(first // 10**9 * 10**9 if first > 0 else first, pairs[0][1]), *pairs[1:]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -111,11 +111,18 @@ def name_of_file(file_name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_+." else "_" for c in stem).lstrip(".") or "_"
 
 
-def read_nwb_file(path: Path, session_id: str, source: Source) -> Session:
+def read_nwb_file(
+    path: Path,
+    session_id: str,
+    source: Source,
+    time_unit: Mapping[str, str] | None = None,
+    *,
+    mends_clocks: bool = False,
+) -> Session:
     """The generic reader (:func:`spiketok.sources.formats.nwb.read_nwb`), imported when it is used."""
     from spiketok.sources.formats.nwb import read_nwb
 
-    return read_nwb(path, session_id, source)
+    return read_nwb(path, session_id, source, time_unit=time_unit, mends_clocks=mends_clocks)
 
 
 def open_source(path: Path) -> h5py.File:
@@ -145,6 +152,7 @@ class Rules:
         join: the adjusted sessions of one name, in order of path (also if it is one), and the id, to one session; None
             where a session has one file.
         suffixes: of the files that are taken from a folder, in lower case.
+        mends_clocks: times of its files may be no seconds of one clock, and ``adjust`` mends that.
     """
 
     name: str
@@ -154,3 +162,4 @@ class Rules:
     session_name: Callable[[str], str] = name_of_file
     join: Callable[[Sequence[Session], str], Session] | None = None
     suffixes: tuple[str, ...] = (".nwb",)
+    mends_clocks: bool = False

@@ -117,7 +117,7 @@ def adjust(session: Session, path: Path) -> Session:
 
 
 ENTRIES = (CHURCHLAND,)
-RULES = Rules("churchland", 2, adjust=adjust)
+RULES = Rules("churchland", 2, adjust=adjust, mends_clocks=True)
 
 
 # ---- blocks of the clock --------------------------------------------------------------------------------------------

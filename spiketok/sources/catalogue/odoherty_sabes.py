@@ -25,7 +25,7 @@ import numpy as np
 
 from spiketok.errors import SourceError
 from spiketok.recording.draws import division, draw_torch_brain
-from spiketok.recording.intervals import inhabited, longer_than, marked_segments, ns_of, without
+from spiketok.recording.intervals import from_whole_second, inhabited, longer_than, marked_segments, ns_of, without
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Signal, Source, Spikes, UnitTable
 from spiketok.recording.signals import derivative
 from spiketok.recording.steps import with_step_reach
@@ -118,21 +118,19 @@ def read(path: Path, session_id: str, source: Source) -> Session:
         signals = _read_behaviour(mat)
     subject, date = (*path.stem.split("_"), "")[:2]
     cursor = signals["cursor_pos"].time_ns
-    start_ns = int(min(0, spikes.time_ns[0], cursor[0]))
-    stop_ns = int(max(spikes.time_ns[-1], cursor[-1]) + 1)
     early, late = int((spikes.time_ns < cursor[0]).sum()), int((spikes.time_ns > cursor[-1]).sum())
     text = f"{early} spikes lie before the first sample of behaviour and {late} after the last; kept"
     notes.append(Finding("odoherty_sabes-outside", early + late, text))
     moments = [spikes.time_ns, *(signal.time_ns for signal in signals.values())]
-    observed = inhabited(int(min(spikes.time_ns[0], cursor[0])), stop_ns, moments)
+    observed = from_whole_second(inhabited(moments))
     text = "the source does not say what was observed: from the first to the last spike or sample is taken"
     notes.append(Finding("observed-assumed", 1, text))
     begun = f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else ""
     return Session(
         id=session_id,
         subject=subject,
-        start_ns=start_ns,
-        stop_ns=stop_ns,
+        start_ns=int(observed.start_ns[0]),
+        stop_ns=int(observed.stop_ns[-1]),
         units=units,
         spikes=spikes,
         observed=observed,
@@ -171,7 +169,7 @@ def adjust(session: Session, path: Path) -> Session:
 
 
 ENTRIES = (ODOHERTY_SABES,)
-RULES = Rules("odoherty_sabes", 2, adjust=adjust, read=read, suffixes=(".mat",))
+RULES = Rules("odoherty_sabes", 3, adjust=adjust, read=read, suffixes=(".mat",))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

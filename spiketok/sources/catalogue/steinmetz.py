@@ -83,7 +83,7 @@ def adjust(session: Session, path: Path) -> Session:
 
 
 ENTRIES = (STEINMETZ,)
-RULES = Rules("steinmetz", 1, adjust=adjust)
+RULES = Rules("steinmetz", 1, adjust=adjust, mends_clocks=True)
 
 
 def _series(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:

@@ -1,11 +1,11 @@
 """Sorter output (phy, Kilosort, ...): a folder or file on disk becomes one :class:`~spiketok.recording.nouns.Session`.
 
-Read by spikeinterface's extractors. What is unusual: ``params.py`` of phy and Kilosort is a program that these run; it
-is looked at first, and anything but plain assignments of numbers and texts is refused. Spikes of clusters that no table
-lists, which the extractor drops, are counted and told.
+Read by spikeinterface's extractors, but for phy and Kilosort (see ``phy``). What is unusual: their ``params.py`` is a
+program; it is not run, and anything but plain assignments of numbers and texts is refused.
 
 A spike in sample k is at ``start_s + k / sampling frequency`` seconds, in integers where the frequency is a fraction
-with small terms. Sorter output does not say how long the recording was: observed is the time up to the last spike.
+with small terms. Sorter output does not say how long the recording was: observed is the time from its start to the last
+spike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import ast
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,9 +24,10 @@ import numpy as np
 from spiketok.errors import SourceError, UnknownNameError, require
 from spiketok.recording.intervals import inhabited
 from spiketok.recording.nouns import NS_PER_S, Finding, Session, Source, Spikes, UnitTable
+from spiketok.sources.formats.phy import read_clusters
 from spiketok.storage.clock import ns_from_ticks
 
-READER = {"reader": "sorter", "reader_version": 1}
+READER = {"reader": "sorter", "reader_version": 2}
 # the name in spikeinterface and whether the output is a folder or one file; only those that tell their sampling
 # frequency themselves
 SORTERS: dict[str, str] = {
@@ -85,12 +87,63 @@ def read_sorting(path: Path, session_id: str, source: Source, sorter: str, start
     check_sorter(sorter)
     path = Path(path)
     _check_path(path, sorter)
+    sorted_ = _read_phy(path) if sorter in NEEDED else _read_extracted(path, sorter)
+    unit_ids, frame, unit, columns, clock_hz = (
+        sorted_.unit_ids,
+        sorted_.frame,
+        sorted_.unit,
+        sorted_.columns,
+        sorted_.clock_hz,
+    )
+    if not frame.size:
+        message = f"{path.name}: has {len(unit_ids)} units and not one spike: check what the sorter wrote"
+        raise SourceError(message)
+    time_ns = _frames_to_ns(frame, clock_hz) + round(start_s * NS_PER_S)
+    order = np.lexsort((unit, time_ns))
+    spikes = Spikes(time_ns[order], unit[order])
+    observed = inhabited([spikes.time_ns, np.array([round(start_s * NS_PER_S)])])  # sample 0 is of the recording
+    notes = [*sorted_.notes, *_findings(sorter, spikes, len(unit_ids), int((frame < 0).sum()))]
+    return Session(
+        id=session_id,
+        subject="",
+        start_ns=int(observed.start_ns[0]),
+        stop_ns=int(observed.stop_ns[-1]),
+        units=UnitTable(np.array([str(u) for u in unit_ids], dtype=np.str_), columns),
+        spikes=spikes,
+        observed=observed,
+        source=source,
+        clock_hz=clock_hz,
+        info={"sorter": sorter},
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sorted:
+    """What a sorter wrote: ids and columns of N units, and S spikes in samples, each with the row of its unit."""
+
+    unit_ids: Sequence[object]
+    frame: np.ndarray
+    unit: np.ndarray
+    columns: dict[str, np.ndarray]
+    clock_hz: float
+    notes: tuple[Finding, ...]
+
+
+def _read_phy(path: Path) -> _Sorted:
+    clock_hz = _clock_hz(path, _check_params(path / "params.py").get("sample_rate"))
+    found = read_clusters(path, clock_hz)
+    return _Sorted(found.unit_id.tolist(), found.frame, found.unit, dict(found.columns), clock_hz, found.notes)
+
+
+def _read_extracted(path: Path, sorter: str) -> _Sorted:
+    """By spikeinterface's extractor."""
     extractors = require("spikeinterface.extractors", "sorting", f"reading the output of {sorter}")
     with _broken_as_one_line(path, sorter), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what spikeinterface says of missing tables
         sorting = _extract(extractors.sorting_extractor_full_dict[sorter], path)
         n_segments, unit_ids = sorting.get_num_segments(), sorting.unit_ids
-        clock_hz = float(sorting.sampling_frequency)
+        clock_hz = sorting.sampling_frequency
         trains = [np.asarray(sorting.get_unit_spike_train(u, segment_index=0)).reshape(-1) for u in unit_ids]
         columns, left_out = _unit_columns(sorting)
     if n_segments != 1:
@@ -98,34 +151,23 @@ def read_sorting(path: Path, session_id: str, source: Source, sorter: str, start
             f"{path.name}: has {n_segments} segments, whose times do not follow from each other: sort them one by one"
         )
         raise SourceError(message)
-    if not math.isfinite(clock_hz) or clock_hz <= 0:
-        message = f"{path.name}: has the sampling frequency {clock_hz} Hz: mend it in params.py"
-        raise SourceError(message)
-    if not sum(map(len, trains)):
-        message = f"{path.name}: has {len(trains)} units and not one spike: check what the sorter wrote"
-        raise SourceError(message)
-    frame = np.concatenate(trains).astype(np.int64)
+    text = f"properties that are no column: {', '.join(left_out)}"
+    notes = (Finding("columns-left-out", len(left_out), text),) if left_out else ()
+    frame = np.concatenate([np.zeros(0, np.int64), *trains]).astype(np.int64)
     unit = np.repeat(np.arange(len(trains), dtype=np.int32), [len(t) for t in trains])
-    time_ns = _frames_to_ns(frame, clock_hz) + round(start_s * NS_PER_S)
-    order = np.lexsort((unit, time_ns))
-    spikes = Spikes(time_ns[order], unit[order])
-    start_ns = min(round(start_s * NS_PER_S), int(spikes.time_ns[0]))
-    stop_ns = int(spikes.time_ns[-1]) + 1
-    repairs, notes = _findings(path, sorter, spikes, len(trains), left_out)
-    return Session(
-        id=session_id,
-        subject="",
-        start_ns=start_ns,
-        stop_ns=stop_ns,
-        units=UnitTable(np.array([str(u) for u in unit_ids], dtype=np.str_), columns),
-        spikes=spikes,
-        observed=inhabited(start_ns, stop_ns, [spikes.time_ns]),
-        source=source,
-        clock_hz=clock_hz,
-        info={"sorter": sorter},
-        repairs=tuple(repairs),
-        notes=tuple(notes),
-    )
+    return _Sorted(unit_ids, frame, unit, columns, _clock_hz(path, clock_hz), notes)
+
+
+def _clock_hz(path: Path, stated: object) -> float:
+    """A sampling frequency; SourceError where it is none."""
+    try:
+        clock_hz = float(stated)
+    except (TypeError, ValueError):
+        clock_hz = math.nan
+    if not math.isfinite(clock_hz) or clock_hz <= 0:
+        message = f"{path.name}: has the sampling frequency {stated} Hz: mend it (in params.py it is sample_rate)"
+        raise SourceError(message)
+    return clock_hz
 
 
 def _check_path(path: Path, sorter: str) -> None:
@@ -143,12 +185,11 @@ def _check_path(path: Path, sorter: str) -> None:
         holds = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         message = f"{path.name}: holds no {' and no '.join(missing)} (it holds {holds}), so it is no output of {sorter}"
         raise SourceError(message)
-    if sorter in NEEDED:
-        _check_params(path / "params.py")
 
 
-def _check_params(path: Path) -> None:
-    """Refuse a ``params.py`` that does more than assign numbers, texts and lists of them to names."""
+def _check_params(path: Path) -> dict[str, object]:
+    """What a ``params.py`` assigns to names; one that does more than assign numbers, texts and lists is refused."""
+    assigned: dict[str, object] = {}
     try:
         program = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
@@ -159,7 +200,7 @@ def _check_params(path: Path) -> None:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a text that stands by itself: a comment
         try:
-            plain = plain and (ast.literal_eval(statement.value), True)[1]
+            value = ast.literal_eval(statement.value) if plain else None
         except ValueError:
             plain = False
         if not plain:
@@ -169,6 +210,8 @@ def _check_params(path: Path) -> None:
                 "write plain assignments only"
             )
             raise SourceError(message)
+        assigned |= {target.id: value for target in statement.targets}
+    return assigned
 
 
 @contextlib.contextmanager
@@ -218,22 +261,18 @@ def _texts(value: np.ndarray) -> np.ndarray:
     return np.array(flat, dtype=np.str_).reshape(value.shape) if all(isinstance(v, str) for v in flat) else value
 
 
-def _findings(
-    path: Path, sorter: str, spikes: Spikes, n_units: int, left_out: list[str]
-) -> tuple[list[Finding], list[Finding]]:
-    repairs, notes = [], []
-    if sorter in NEEDED:
-        there = int(np.load(path / "spike_times.npy", mmap_mode="r", allow_pickle=False).size)
-        lost = there - len(spikes)
-        text = f"left out {lost} of {there} spikes: no table of clusters lists the clusters that they are in"
-        repairs += [Finding("sorter-spikes-without-cluster", lost, text)] if lost else []
+def _findings(sorter: str, spikes: Spikes, n_units: int, early: int) -> list[Finding]:
     silent = int((np.bincount(spikes.unit, minlength=n_units) == 0).sum())
     twice = int(((np.diff(spikes.time_ns) == 0) & (np.diff(spikes.unit) == 0)).sum())
-    for name, count, text in (
-        ("units-silent", silent, f"{silent} of {n_units} units have no spikes"),
-        ("spikes-duplicate", twice, f"{twice} spikes have the time of another spike of their unit; kept"),
-        ("columns-left-out", len(left_out), f"properties that are no column: {', '.join(left_out)}"),
-    ):
-        notes += [Finding(name, count, text)] if count else []
-    text = f"{sorter} does not say how long the recording was: all up to the last spike is taken as observed"
-    return repairs, [*notes, Finding("observed-assumed", 1, text)]
+    in_s = spikes.time_ns[0] / NS_PER_S
+    notes = [
+        Finding(name, count, text)
+        for name, count, text in (
+            ("units-silent", silent, f"{silent} of {n_units} units have no spikes"),
+            ("spikes-duplicate", twice, f"{twice} spikes have the time of another spike of their unit; kept"),
+            ("spikes-negative", early, f"{early} spikes lie before sample 0, the first at {in_s:.3f} s; kept"),
+        )
+        if count
+    ]
+    text = f"{sorter} does not say how long the recording was: from its start to the last spike is taken as observed"
+    return [*notes, Finding("observed-assumed", 1, text)]

@@ -407,4 +407,4 @@ def _set_splits(session: Session) -> Session:
     return replace(session, splits=Intervals(start, stop, {"name": np.array(names), "set": np.array(sets)}))
 
 
-RULES = Rules("falcon", 1, adjust=adjust, session_name=session_name)
+RULES = Rules("falcon", 1, adjust=adjust, session_name=session_name, mends_clocks=True)

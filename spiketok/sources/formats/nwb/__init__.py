@@ -34,7 +34,7 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from spiketok.recording.intervals import EMPTY_NS, inhabited
+from spiketok.recording.intervals import EMPTY_NS, from_whole_second, inhabited
 from spiketok.recording.nouns import (
     FLUORESCENCE,
     NS_PER_S,
@@ -46,19 +46,32 @@ from spiketok.recording.nouns import (
     Stimulus,
     UnitTable,
 )
+from spiketok.sources.formats.nwb.clocks import refuse_times_in_no_seconds
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
 from spiketok.sources.formats.nwb.series import Series, find_series, read_events, read_signal, short_names
 from spiketok.sources.formats.nwb.sources import read_units_elsewhere, read_units_table
 from spiketok.sources.formats.nwb.stimuli import read_stimulus
 from spiketok.sources.formats.nwb.tables import Findings, in_seconds, is_time, listed, ns_from_seconds, texts
+from spiketok.sources.formats.nwb.time_units import TimeUnit
 from spiketok.sources.formats.nwb.units import count_unobserved, note_spikes
 from spiketok.sources.formats.nwb.zarr_folder import as_hdf5, is_zarr_folder
 
+INVALID = "invalid_times"
+UNBOUND = ("acquisition", "stimulus")  # what is there may run on long before and after the recording
+UNIX_NS = (10**9 * NS_PER_S, 4 * 10**9 * NS_PER_S)  # September 2001 to 2096
 LATE_NS, LATE_SHARE = 60 * NS_PER_S, 0.1  # so long (and so much of the extent) without spikes at an end is noted
 
 
-def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz: float | None = None) -> Session:
+def read_nwb(
+    path: Path | BinaryIO,
+    session_id: str,
+    source: Source,
+    *,
+    clock_hz: float | None = None,
+    time_unit: Mapping[str, str] | None = None,
+    mends_clocks: bool = False,
+) -> Session:
     """Read an NWB file (version 2) whole.
 
     Args:
@@ -66,6 +79,8 @@ def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz
         session_id: ``"<dataset>/<session>"``.
         source: where the file came from; ``session_start`` is filled in from the file where it is empty.
         clock_hz: the recording's clock, where the caller knows it better than the file.
+        time_unit: what its times are, see ``time_units.TimeUnit``; without it what is plainly no seconds is refused.
+        mends_clocks: its times may be no seconds of one clock, which is refused otherwise: the caller mends that.
 
     Returns:
         the session: every spike to the nearest ns and in order, all interval tables, behaviours and observed time,
@@ -77,44 +92,58 @@ def read_nwb(path: Path | BinaryIO, session_id: str, source: Source, *, clock_hz
     """
     if isinstance(path, Path | str) and is_zarr_folder(Path(path)):
         with as_hdf5(Path(path)) as file:
-            return read_nwb(file, session_id, source, clock_hz=clock_hz)
+            return read_nwb(file, session_id, source, clock_hz=clock_hz, time_unit=time_unit, mends_clocks=mends_clocks)
     found = Findings()
-    with Hdf5(path) as h5:
+    stated = TimeUnit(time_unit)
+    with Hdf5(path, stated, mends_clocks=mends_clocks) as h5:
         _check_version(h5)
         units = read_units_table(h5, found)
         below = find_series(h5, found)
         units = units or read_units_elsewhere(h5, below.series, found)
         tables = read_tables(h5, found) + below.tables
+        for table in tables:
+            refuse_times_in_no_seconds(h5, table.parts, table.start_s, units.reach)
         reach = find_reach(units.reach, tables, found)
         series = [one for one in below.series if one.parts not in units.taken]
         signals, events = _read_series(h5, series, reach, below.left_out, found)
         stimuli = _read_stimuli(h5, below.stimuli, reach, below.left_out, found)
+        if stated.unmet:
+            h5.refuse(
+                f"a time unit is stated of {listed(stated.unmet)}, which it does not have", "see 'spiketok inspect'"
+            )
         info = _read_info(h5)
         subject = _text(h5, h5.group(h5.root, "general", "subject"), "subject_id")
         found.note("external-links", h5.n_external, f"{h5.n_external} links lead into other files, past the digest")
     found.note("series-left-out", len(below.left_out), f"left out as no behaviour: {listed(below.left_out, 20)}")
     _note_time_zero(info, found)
+    text = f"its times are Unix time, from {in_seconds(reach.start_ns)} on; kept as they are"
+    found.note("clock-unix", UNIX_NS[0] < reach.start_ns < UNIX_NS[1], text)
 
     end_ns = _behaviour_end(tables, signals, reach)
     spikes, observed, unit_observed = units.spikes, units.observed, units.unit_observed
     if units.fluorescence is None:
         note_spikes(spikes, units.unit_id.size, end_ns, found)
-    start_ns, stop_ns = min(0, units.reach.start_ns), max(reach.stop_ns, end_ns or reach.stop_ns)
-    if observed is not None:
-        start_ns, stop_ns = min(start_ns, int(observed.start_ns[0])), max(stop_ns, int(observed.stop_ns[-1]))
-        outside = count_unobserved(spikes, observed, unit_observed)
-        found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed intervals; kept")
+    if observed is None:
+        near = [_counted(one, signal, reach, max(reach.stop_ns, end_ns or reach.stop_ns)) for one, signal in signals]
+        spans = [_near(span, reach) for span in (*map(_stated, tables), *(event for _, event in events))]
+        observed = from_whole_second(inhabited([spikes.time_ns, *near], spans))
+        start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
+        _note_assumed(spikes, tables, observed, found)
     else:
-        moments = [spikes.time_ns, *(signal.time_ns[signal.valid] for _, signal in signals)]
-        spans = [*map(_stated, tables), *(event for _, event in events)]
-        observed = inhabited(start_ns, stop_ns, moments, spans)
-        _note_assumed(spikes, tables, start_ns, stop_ns, observed, found)
+        start_ns = min(reach.start_ns, int(observed.start_ns[0]))
+        start_ns -= max(start_ns, 0) % NS_PER_S  # on the recording's own clock, as where nothing is stated
+        stop_ns = max(reach.stop_ns, end_ns or reach.stop_ns, int(observed.stop_ns[-1]))
+    outside = count_unobserved(spikes, observed, unit_observed)
+    found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed time; kept")
 
     finished = [(table.parts, finish_table(table, stop_ns, found)) for table in tables] + events
     intervals = {parts[-1]: item for parts, item in finished if parts[0] == "intervals"}  # these keep their names
     others = [(parts, item) for parts, item in finished if parts[0] != "intervals"]
     names = short_names([parts for parts, _ in others], tuple(intervals))
     intervals |= {name: item for name, (_, item) in zip(names, others, strict=True)}
+    bad = intervals.get(INVALID, Intervals.empty())
+    text = f"{len(bad)} rows of {INVALID} ({in_seconds(bad.union().total_ns)}); --mask {INVALID} leaves them out"
+    found.note("invalid-times", len(bad), text)
     names = short_names([one.parts for one, _ in signals], () if units.fluorescence is None else (FLUORESCENCE,))
     named = {} if units.fluorescence is None else {FLUORESCENCE: units.fluorescence}
     return Session(
@@ -186,10 +215,25 @@ def _behaviour_end(tables: Sequence[Table], signals: Sequence[tuple[Series, Sign
     What was acquired or shown may run on long after the recording and does not count; nor do times over a day outside.
     """
     stops = [ns_from_seconds(table.stop_s[is_time(table.stop_s)]) for table in tables]
-    stops += [signal.time_ns[-1:] + 1 for one, signal in signals if one.parts[0] not in ("acquisition", "stimulus")]
+    stops += [signal.time_ns[-1:] + 1 for one, signal in signals if one.parts[0] not in UNBOUND]
     near = np.concatenate([np.zeros(0, np.int64), *stops])
     near = near[reach.is_near(near)]
     return int(near.max()) if near.size else None
+
+
+def _near(span: Intervals, reach: Reach) -> Intervals:
+    """The rows that begin near the recording; one that stops far from it lasts no time."""
+    begins = reach.is_near(span.start_ns)
+    start_ns, stop_ns = span.start_ns[begins], span.stop_ns[begins]
+    return Intervals(start_ns, np.where(reach.is_near(stop_ns), stop_ns, start_ns))
+
+
+def _counted(one: Series, signal: Signal, reach: Reach, stop_ns: int) -> np.ndarray:
+    """The times of a signal that say that something was recorded; what was acquired or shown says so up to the end."""
+    counted = signal.valid & reach.is_near(signal.time_ns)
+    if one.parts[0] in UNBOUND:
+        counted &= (signal.time_ns >= reach.start_ns) & (signal.time_ns < stop_ns)
+    return signal.time_ns[counted]
 
 
 def _stated(table: Table) -> Intervals:
@@ -203,9 +247,8 @@ def _stated(table: Table) -> Intervals:
     return Intervals(start_ns, stop_ns)
 
 
-def _note_assumed(
-    spikes: Spikes, tables: Sequence[Table], start_ns: int, stop_ns: int, observed: Intervals, found: Findings
-) -> None:
+def _note_assumed(spikes: Spikes, tables: Sequence[Table], observed: Intervals, found: Findings) -> None:
+    start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
     extent, empty_ns = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}", stop_ns - start_ns - observed.total_ns
     but = f"but for {in_seconds(empty_ns)} of emptiness, each part longer than {in_seconds(EMPTY_NS)}"
     taken = f"is taken as observed {but if empty_ns else 'throughout'}"

@@ -11,6 +11,7 @@ times larger in memory than in the file, recordings are not.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import mmap
 import os
@@ -25,6 +26,7 @@ import h5py
 import numpy as np
 
 from spiketok.errors import FetchError, SourceError
+from spiketok.sources.formats.nwb.time_units import TimeUnit
 from spiketok.storage.files import human_bytes, parse_bytes
 
 AGAIN = "download or copy it again"
@@ -91,12 +93,17 @@ class Hdf5:
     Args:
         path: the file, or one that is open for reading: with a ``name``, a ``size`` in bytes, and a ``failure`` that is
             an error once its bytes could not be had. Such a file is read alone: links into other files are refused.
+        time_unit: what its times are, where they are no seconds.
+        mends_clocks: its times may be no seconds of one clock: the rules of its dataset mend that.
 
     Raises:
         SourceError: on entering, no such file, no regular file, not HDF5 or truncated; later, whatever is damaged.
     """
 
-    def __init__(self, path: Path | str | BinaryIO) -> None:
+    def __init__(
+        self, path: Path | str | BinaryIO, time_unit: TimeUnit | None = None, *, mends_clocks: bool = False
+    ) -> None:
+        self.time_unit, self.mends_clocks = time_unit or TimeUnit(), mends_clocks
         self.stream = None if isinstance(path, Path | str) else path
         self.path = Path(path) if self.stream is None else Path(self.stream.name)
         self.name = self.path.name
@@ -142,6 +149,21 @@ class Hdf5:
             yield
         except HDF5_ERRORS as error:
             self.refuse(f"{doing} failed, the file is damaged ({_reason(error)})", AGAIN)
+
+    @contextlib.contextmanager
+    def _unpacking(self, dataset: h5py.Dataset) -> Iterator[None]:
+        """Values are read here. A filter that is not installed is no damage; hdf5plugin brings some by its import."""
+        if _missing_filters(dataset) and importlib.util.find_spec("hdf5plugin") is not None:
+            importlib.import_module("hdf5plugin")
+        try:
+            yield
+        except HDF5_ERRORS as error:
+            if missing := _missing_filters(dataset):
+                fact = (
+                    f"{dataset.name} is packed by the HDF5 filter {' and '.join(missing)}, which is not installed here"
+                )
+                self.refuse(fact, "pip install hdf5plugin")
+            self.refuse(f"reading {dataset.name} failed, the file is damaged ({_reason(error)})", AGAIN)
 
     @property
     def file_bytes(self) -> int:
@@ -318,7 +340,7 @@ class Hdf5:
         is_text = h5py.check_string_dtype(dtype) is not None
         each = TEXT_BYTES + 5 * dtype.itemsize if is_text else max(VALUE_BYTES, dtype.itemsize)
         self.plan(dataset, max(size * each, self._chunk_bytes(dataset)))
-        with self._guard(f"reading {dataset.name}"):
+        with self._unpacking(dataset):
             values = np.asarray(dataset[()])
         if is_text and narrow:
             self.plan(dataset, text_bytes(values))
@@ -337,7 +359,7 @@ class Hdf5:
         row_bytes = math.prod(shape[1:]) * max(VALUE_BYTES, dtype.itemsize)
         self.plan(dataset, max(min(n_rows, shape[0]) * row_bytes, self._chunk_bytes(dataset)))
         for start in range(0, shape[0], n_rows):
-            with self._guard(f"reading {dataset.name}"):
+            with self._unpacking(dataset):
                 rows = np.asarray(dataset[start : start + n_rows])
             yield start, rows
 
@@ -391,6 +413,16 @@ class Hdf5:
         references = self.array(dataset).reshape(-1)
         with self._guard(f"following {dataset.name}"):
             return [self.root[r].name.split("/")[-1] if r else "" for r in references]
+
+
+def _missing_filters(dataset: h5py.Dataset) -> list[str]:
+    """The filters of a dataset that HDF5 does not find here, as ``"32026 (blosc2)"``; none of a damaged one."""
+    try:
+        made = dataset.id.get_create_plist()
+        filters = [made.get_filter(k) for k in range(made.get_nfilters())]
+        return [f"{number} ({decoded(name)})" for number, _, _, name in filters if not h5py.h5z.filter_avail(number)]
+    except HDF5_ERRORS:
+        return []
 
 
 def _reason(error: Exception) -> str:

@@ -59,7 +59,7 @@ def read_table(h5: Hdf5, group: h5py.Group, parts: tuple[str, ...], found: Findi
         if h5.dtype(item).kind not in "iuf" or h5.shape(item) != (ids.size,):
             fact = f"{item.name} is {h5.dtype(item)} of shape {h5.shape(item)}, expected seconds of {ids.size} rows"
             h5.refuse(fact, BROKEN)
-        return h5.array(item).astype(np.float64)
+        return h5.array(item).astype(np.float64) * (h5.time_unit.scale(parts) or 1.0)
 
     columns = {"id": ids} | read_columns(h5, group, ids.size, found, skip=("start_time", "stop_time", "timestamp"))
     if h5.child(group, "start_time") is not None:

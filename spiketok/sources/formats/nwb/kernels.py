@@ -87,3 +87,32 @@ def count_inside(time_ns, unit, start_ns, stop_ns, offset):
         row = low + np.searchsorted(start_ns[low:high], time_ns[k], side="right") - 1
         inside += row >= low and time_ns[k] < stop_ns[row]
     return inside
+
+
+@njit(cache=True, nogil=True)
+def begins_again(time_ns, least_ns, around):
+    """How often times begin again: step back and go on rising through time that was there before.
+
+    Args:
+        time_ns: int64 ``[S]``, as they stand. least_ns: a smaller step back does not count.
+        around: so many before the step are later than the first after it, rising, and so many after it are earlier
+            than the last before it, rising.
+
+    Returns:
+        how often; how many steps back there are at all; the times before and after the first.
+    """
+    n_again, n_back, before, after = 0, 0, np.int64(0), np.int64(0)
+    for k in range(1, time_ns.size):
+        if time_ns[k - 1] - time_ns[k] < least_ns:
+            continue
+        n_back += 1
+        if k < around or k + around > time_ns.size:
+            continue
+        rises = time_ns[k - around] > time_ns[k] and time_ns[k + around - 1] < time_ns[k - 1]
+        for j in range(1, around):
+            rises = rises and time_ns[k - j - 1] < time_ns[k - j] and time_ns[k + j - 1] < time_ns[k + j]
+        if rises:
+            if n_again == 0:
+                before, after = time_ns[k - 1], time_ns[k]
+            n_again += 1
+    return n_again, n_back, before, after

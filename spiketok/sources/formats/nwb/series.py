@@ -14,6 +14,7 @@ import numpy as np
 
 from spiketok.errors import SourceError
 from spiketok.recording.nouns import NS_PER_S, Intervals, Signal
+from spiketok.sources.formats.nwb.clocks import refuse_restarted_samples, refuse_times_in_no_seconds
 from spiketok.sources.formats.nwb.hdf5 import VALUE_BYTES, Hdf5
 from spiketok.sources.formats.nwb.intervals import Reach, Table, is_table, read_table
 from spiketok.sources.formats.nwb.tables import BROKEN, Findings, is_time, misfit, ns_from_seconds, plain, row_ids
@@ -119,10 +120,11 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
 def series_seconds(h5: Hdf5, series: Series, n_samples: int) -> tuple[np.ndarray, float | None] | str:
     """The seconds of a series' samples and its declared rate (None with time stamps); or why it has none."""
     item = h5.dataset(series.group, "timestamps")
+    scale = h5.time_unit.scale(series.parts) or 1.0
     if item is not None:
         if h5.dtype(item).kind not in "iuf" or len(h5.shape(item)) != 1:
             return "time stamps that are not numbers in one dimension"
-        return h5.array(item).astype(np.float64), None
+        return h5.array(item).astype(np.float64) * scale, None
     item = h5.dataset(series.group, "starting_time")
     if item is None or h5.dtype(item).kind not in "iuf" or math.prod(h5.shape(item)) != 1:
         return "no usable starting_time"
@@ -130,7 +132,8 @@ def series_seconds(h5: Hdf5, series: Series, n_samples: int) -> tuple[np.ndarray
     if rate_hz is None or not 0 < rate_hz < NS_PER_S:
         return f"the rate {rate_hz} Hz"
     h5.plan(item, 2 * VALUE_BYTES * n_samples)
-    seconds = np.arange(n_samples) / rate_hz + start_s
+    rate_hz /= scale
+    seconds = np.arange(n_samples) / rate_hz + start_s * scale
     return (seconds, rate_hz) if is_time(seconds).all() else f"times beyond 292 years at the rate {rate_hz} Hz"
 
 
@@ -274,6 +277,9 @@ def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Sign
         text = f"{series.path} has shape {shape} for {seconds.size} time stamps: read with components first"
         found.repair("signal-transposed", 1, text)
         raw = raw.T
+    refuse_times_in_no_seconds(h5, series.parts, seconds, reach)
+    if rate_hz is None:
+        refuse_restarted_samples(h5, series.path, ns_from_seconds(seconds[is_time(seconds)]))
     time_ns, raw = stamped(series, seconds, raw, reach if rate_hz is None else None, found)
     if not time_ns.size:
         return "no sample with a usable time stamp"

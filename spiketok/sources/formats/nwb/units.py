@@ -13,6 +13,7 @@ import numpy as np
 from spiketok.recording.merging import merge_units
 from spiketok.recording.nouns import Column, Intervals, Ragged, Spikes
 from spiketok.sources.formats.nwb import kernels
+from spiketok.sources.formats.nwb.clocks import SPIKES, refuse_restarted_spikes, refuse_spikes_in_no_seconds
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.tables import (
     BROKEN,
@@ -82,7 +83,9 @@ def spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) ->
         offset = np.arange(n_units + 1)
     else:
         h5.refuse(f"{seconds.size} spike times of {n_units} units have no 'spike_times_index'", BROKEN)
-    return np.ascontiguousarray(seconds, np.float64), offset
+    seconds = np.ascontiguousarray(seconds, np.float64)
+    scale = h5.time_unit.scale(SPIKES)
+    return (seconds if scale in (None, 1.0) else seconds * scale), offset
 
 
 def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> Spikes:
@@ -98,10 +101,13 @@ def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> S
         h5.refuse(f"has {n_units} units and not one spike", "take the file of this dataset that has spikes")
     time_ns = seconds.view(np.int64)  # in place: there may be a hundred million of them
     kernels.seconds_to_ns(seconds, time_ns)
+    refuse_restarted_spikes(h5, time_ns, offset)
     n_back, n_of, most_ns = kernels.steps_back(time_ns, offset)
     text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by "
     found.repair("spikes-unsorted", n_back, text + in_seconds(most_ns))
-    return Spikes(*merge_units(time_ns, offset, threads=_threads(time_ns.size)))
+    spikes = Spikes(*merge_units(time_ns, offset, threads=_threads(time_ns.size)))
+    refuse_spikes_in_no_seconds(h5, spikes.time_ns, n_units)
+    return spikes
 
 
 def _threads(n_spikes: int) -> int:
@@ -115,6 +121,7 @@ def warm_up() -> None:
     time_ns = ns_from_seconds(np.array([2.0, 1.0]))
     kernels.seconds_to_ns(np.zeros(kernels.count_times(np.zeros(1), MAX_SECONDS)), np.zeros(1, np.int64))
     kernels.steps_back(time_ns, np.array([0, 2]))
+    kernels.begins_again(time_ns, 1, 1)
     note_spikes(Spikes(*merge_units(time_ns, np.array([0, 2]))), 1, None, Findings())
 
 

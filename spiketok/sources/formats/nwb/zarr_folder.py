@@ -89,6 +89,11 @@ def as_hdf5(path: Path) -> Iterator[Path]:
                 with backend.NWBZarrIO(str(path), mode="r") as source, NWBHDF5IO(str(file), mode="w") as target:
                     target.export(src_io=source, write_args={"link_data": False}, cache_spec=False)
         except (*broken, ConstructError, BuildError, MetadataError, pickle.UnpicklingError) as error:
+            if (path / "zarr.json").is_file():
+                message = (
+                    f"{path.name}: is a zarr folder of format 3, hdmf-zarr reads format 2: export it to that, or HDF5"
+                )
+                raise SourceError(message) from error
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             message = f"{path.name}: is a zarr folder that hdmf-zarr cannot read ({reason}): download or copy it again"
             raise SourceError(message) from error

@@ -1,0 +1,173 @@
+"""The folder of phy and Kilosort: spikes in samples, the cluster of each, and tables of clusters.
+
+Read by numpy and csv: spikeinterface's extractor drops the spikes of clusters that one of the tables lacks, cannot read
+a table with a blank id, and takes a column from whichever table comes last.
+
+What is unusual: the tables are reconciled. A unit is every id that has spikes or stands in a table; where tables name
+the same column, ``cluster_<column>`` wins over ``cluster_info``, which phy writes when it saves and which lags behind.
+
+Shape letters: S spikes, N units.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spiketok.errors import SourceError
+from spiketok.recording.nouns import Finding
+
+INFO, GROUP = "cluster_info", "cluster_group"
+NAMES = {"group": "quality"}  # as spikeinterface calls it
+BLANK = frozenset({"", "nan", "none", "null"})
+LONGEST_S = 2 * 24 * 3600
+MISTYPED = "the times of spikes are whole numbers of samples there: check what wrote them"
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """What a folder holds.
+
+    Args:
+        unit_id: int64 ``[N]``, rising. frame: int64 ``[S]``, samples, as the file has them. unit: int32 ``[S]``, rows.
+        columns: str, int64 or float64 ``[N]`` by name; empty or NaN where no table says it. notes: what was found.
+    """
+
+    unit_id: np.ndarray
+    frame: np.ndarray
+    unit: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    notes: tuple[Finding, ...]
+
+
+def read_clusters(folder: Path, clock_hz: float) -> Clusters:
+    """Read the spikes and tables of a folder.
+
+    Args:
+        folder: with ``spike_times.npy``, ``spike_clusters.npy`` or ``spike_templates.npy``, and tables.
+        clock_hz: samples a second.
+
+    Raises:
+        SourceError: arrays are missing, of another type or length, or no samples of one recording.
+    """
+    frame = _whole(folder, "spike_times.npy")
+    own = "spike_clusters.npy" if (folder / "spike_clusters.npy").is_file() else "spike_templates.npy"
+    cluster = _whole(folder, own)
+    if cluster.size != frame.size:
+        message = f"{folder.name}: spike_times.npy has {frame.size} spikes, {own} {cluster.size}: copy both again"
+        raise SourceError(message)
+    if frame.size and (int(frame.max()) - int(frame.min())) / clock_hz > LONGEST_S:
+        message = (
+            f"{folder.name}: spike_times.npy reaches from sample {frame.min()} to {frame.max()}, over two days at "
+            f"{clock_hz:g} Hz: {MISTYPED}"
+        )
+        raise SourceError(message)
+    tables, notes = _tables(folder)
+    unit_id = np.unique(np.concatenate([cluster, *(np.array(list(rows), np.int64) for rows in tables.values())]))
+    columns, differ = _reconciled(tables, unit_id.tolist())
+    if differ:
+        text = f"{differ} cells of {INFO} say other than the tables of their column, which are taken"
+        notes.append(Finding("sorter-tables-differ", differ, text))
+    return Clusters(unit_id, frame, np.searchsorted(unit_id, cluster).astype(np.int32), columns, tuple(notes))
+
+
+def _whole(folder: Path, name: str) -> np.ndarray:
+    """An array of whole numbers as int64 ``[S]``; what went below zero in an unsigned type is negative again."""
+    path = folder / name
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        message = f"{folder.name}: holds no {name}, so it is no output of phy or Kilosort"
+        raise SourceError(message) from None
+    except (OSError, ValueError, EOFError) as error:
+        message = f"{folder.name}: {name} cannot be read ({' '.join(str(error).split())[:120]})"
+        raise SourceError(message) from error
+    if array.size != max(array.shape, default=0) or array.dtype.kind not in "iuf":
+        message = f"{folder.name}: {name} is {array.dtype} of shape {array.shape}: {MISTYPED}"
+        raise SourceError(message)
+    array = array.reshape(-1)
+    if array.dtype.kind == "f":
+        wrong = np.flatnonzero(~((array == np.rint(array)) & (np.abs(array) < 2**53)))
+        if wrong.size:
+            message = (
+                f"{folder.name}: {name} is {array.dtype} and holds {array[wrong[0]]} in row {wrong[0]}: {MISTYPED}"
+            )
+            raise SourceError(message)
+    return array.astype(np.uint64).view(np.int64) if array.dtype.kind == "u" else array.astype(np.int64)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _tables(folder: Path) -> tuple[dict[str, dict[int, dict[str, str]]], list[Finding]]:
+    """By table, by cluster id, its cells that are not blank; and notes on rows without an id."""
+    tables: dict[str, dict[int, dict[str, str]]] = {}
+    lost: list[str] = []
+    for path in sorted([*folder.glob("cluster_*.tsv"), *folder.glob("cluster_*.csv")]):
+        rows: dict[int, dict[str, str]] = {}
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"{folder.name}/{path.name}: cannot be read ({error}): write it again as UTF-8"
+            raise SourceError(message) from error
+        lines = csv.DictReader(text.splitlines(), delimiter="," if path.suffix == ".csv" else "\t")
+        key = next((name for name in lines.fieldnames or () if name in ("cluster_id", "id")), None)
+        if key is None:
+            lost.append(f"{path.name} (it has no column cluster_id)")
+            continue
+        for number, row in enumerate(lines, start=2):
+            word = (row.pop(key) or "").strip()
+            try:
+                cluster = int(word) if word.lstrip("-").isdigit() else int(_whole_number(word))
+            except ValueError:
+                lost.append(f"{path.name}, line {number} (its id is '{word}')")
+                continue
+            cells = {name: (cell or "").strip() for name, cell in row.items() if isinstance(cell, str) and name}
+            rows[cluster] = {name: cell for name, cell in cells.items() if cell.lower() not in BLANK}
+        tables[path.stem] = rows
+    notes = []
+    if lost:
+        named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        notes.append(Finding("sorter-table-rows", len(lost), f"left out of tables of clusters: {named}"))
+    return tables, notes
+
+
+def _whole_number(word: str) -> float:
+    """``"3.0"`` as pandas writes ids beside a blank one; ValueError for any other word."""
+    number = float(word)
+    if number != round(number):
+        raise ValueError(word)
+    return number
+
+
+def _reconciled(
+    tables: Mapping[str, Mapping[int, Mapping[str, str]]], unit_id: list[int]
+) -> tuple[dict[str, np.ndarray], int]:
+    """The columns of all tables, and how many cells of ``cluster_info`` another table contradicts."""
+    order = sorted(tables, key=lambda name: (name != INFO, name == GROUP, name))
+    cells: dict[str, dict[int, str]] = {}
+    differ = 0
+    for table in order:
+        for cluster, row in tables[table].items():
+            for name, cell in row.items():
+                own = cells.setdefault(NAMES.get(name, name), {})
+                differ += cluster in own and own[cluster] != cell
+                own[cluster] = cell
+    return {name: _column([own.get(unit, "") for unit in unit_id]) for name, own in cells.items()}, differ
+
+
+def _column(words: list[str]) -> np.ndarray:
+    """Whole numbers, numbers (NaN where there is none) or texts."""
+    stated = [word for word in words if word]
+    try:
+        numbers = [float(word) for word in stated]
+    except ValueError:
+        return np.array(words, dtype=np.str_)
+    if len(stated) == len(words) and all(word.lstrip("+-").isdigit() for word in words):
+        return np.array([int(word) for word in words], dtype=np.int64)
+    given = iter(numbers)
+    return np.array([next(given) if word else np.nan for word in words], dtype=np.float64)
