@@ -40,14 +40,32 @@ Metrics = Annotated[
     bool, typer.Option("--metrics", help="Add spikeinterface's quality metrics of spike times as unit columns.")
 ]
 
+Mask = Annotated[
+    list[str] | None,
+    typer.Option("--mask", metavar="TABLE", help="Time of this table was not observed, as invalid_times."),
+]
+TimeUnits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--time-unit",
+        metavar="[WHAT=]UNIT",
+        help="What times are that are no seconds: spikes=samples:30000, hand_vel=ms, ms for all; s: they are.",
+    ),
+]
+
 
 def wanted_settings(
-    process: list[str] | None, min_rate: float | None, quality: str | None, metrics: bool
+    process: list[str] | None,
+    min_rate: float | None,
+    quality: str | None,
+    metrics: bool,
+    mask: list[str] | None,
+    time_unit: list[str] | None,
 ) -> dict[str, object]:
     """What the user wants of normalizing, as it is in a store's settings; only what was asked for.
 
     Raises:
-        UsageError: a step or a rule cannot be read.
+        UsageError: a step, a rule or a unit cannot be read.
     """
     from spiketok.recording.quality import parse_quality
     from spiketok.recording.steps import parse_step
@@ -61,6 +79,10 @@ def wanted_settings(
         wanted["quality"] = " and ".join(map(str, parse_quality(quality)))
     if process:
         wanted["process"] = [parse_step(text) for text in process]
+    if mask:
+        wanted["mask"] = sorted(set(mask))
+    if time_unit:
+        wanted["time_unit"] = _time_units(time_unit)
     return wanted
 
 
@@ -90,18 +112,8 @@ def ingest(
     start_s: Annotated[
         float, typer.Option("--start-s", help="When a sorted recording began, in seconds of the session.")
     ] = 0.0,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option("--mask", metavar="TABLE", help="Time of this table was not observed, as invalid_times."),
-    ] = None,
-    time_unit: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--time-unit",
-            metavar="[WHAT=]UNIT",
-            help="What times are that are no seconds: spikes=samples:30000, hand_vel=ms, ms for all; s: they are.",
-        ),
-    ] = None,
+    mask: Mask = None,
+    time_unit: TimeUnits = None,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -113,9 +125,7 @@ def ingest(
         if name is not None and ("/" in name or name.startswith(".") or not name):
             message = f"{option} '{name}': must be a name without '/' that does not begin with '.'"
             raise UsageError(message)
-    wanted = wanted_settings(process, min_rate, quality, metrics) | _sorter_settings(sorter, start_s)
-    wanted |= {"mask": sorted(set(mask))} if mask else {}
-    wanted |= {"time_unit": _time_units(time_unit)} if time_unit else {}
+    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit) | _sorter_settings(sorter, start_s)
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
         paths,

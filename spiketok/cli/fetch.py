@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spiketok.cli.console import complain, progress, say, show_json, show_rows
-from spiketok.cli.data import Metrics, MinRate, Process, Quality, ingest_paths, session_row, wanted_settings
+from spiketok.cli.data import (
+    Mask,
+    Metrics,
+    MinRate,
+    Process,
+    Quality,
+    TimeUnits,
+    ingest_paths,
+    session_row,
+    wanted_settings,
+)
 from spiketok.cli.options import Json, Root, Sessions, print_rows, put_index
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
@@ -69,6 +79,8 @@ def fetch(
     min_rate: MinRate = None,
     quality: Quality = None,
     metrics: Metrics = False,
+    mask: Mask = None,
+    time_unit: TimeUnits = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +100,7 @@ def fetch(
     check_policy(policy)
     limit = None if max_bytes is None else parse_bytes(max_bytes, "--max-bytes")
     selection = Selection(sessions, subjects, glob, max_sessions, limit)
-    wanted = wanted_settings(process, min_rate, quality, metrics)
+    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit)
     requests = [resolve(name, version) for name in names]
     if verify:
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)

@@ -27,6 +27,7 @@ from spiketok.models.batch import Batch
 from spiketok.storage.files import atomic_file
 from spiketok.training.checkpoints import Run
 from spiketok.training.loader import Loader
+from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
 from spiketok.training.sessions import DividedSession, divide, require_window
 
@@ -92,18 +93,10 @@ def coupling(
 
 
 def _windows(run: Run, session: DividedSession) -> Loader:
-    windows, info, model = session.windows("test"), session.tokens.info, run.model
-    require_window(windows, "test", run.config.data.window_ns)
-    return Loader(
-        [windows],
-        SequentialWindows([windows], run.config.data.window_ns),
-        batch_size=run.config.data.batch_size,
-        calibration={session.id: session.calibration},
-        unit_rows={info.id: model.unit_row(info)},
-        session_rows={info.id: model.session_row(info.id)},
-        one_session=model.one_session_batches,
-        prefetch=0,
-    )
+    windows, data = session.windows("test"), run.config.data
+    require_window(windows, "test", data.window_ns)
+    sampler = SequentialWindows([windows], data.window_ns)
+    return session_loader(run.model, sampler, data.batch_size, calibration=session.calibration)
 
 
 # ---- what it is worth -----------------------------------------------------------------------------------------------

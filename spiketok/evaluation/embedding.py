@@ -32,7 +32,7 @@ from spiketok.recording.nouns import Session, SessionInfo
 from spiketok.storage.files import atomic_file
 from spiketok.training.checkpoints import Run, seed_of
 from spiketok.training.config import model_class
-from spiketok.training.loader import Loader
+from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens, SessionWindows, listing
 from spiketok.training.tasks.base import MISSING
 
@@ -84,14 +84,8 @@ def unit_vectors(run: Run, tokens: SessionTokens, device: torch.device | str = "
     windows = SessionWindows(tokens, tokens.observed)
     model, info = run.model.to(device).eval(), tokens.info
     model.add_sessions([info])
-    loader = Loader(
-        [windows],
-        SequentialWindows([windows], run.config.data.window_ns),
-        batch_size=run.config.data.batch_size,
-        unit_rows={info.id: model.unit_row(info)},
-        session_rows={info.id: model.session_row(info.id)},
-        one_session=model.one_session_batches,
-    )
+    data = run.config.data
+    loader = session_loader(model, SequentialWindows([windows], data.window_ns), data.batch_size)
     total, n_windows = None, np.zeros(info.n_units, np.int64)
     with torch.inference_mode():
         for batch in loader:

@@ -25,7 +25,7 @@ from spiketok.recording.nouns import Session
 from spiketok.recording.sample_scores import poisson_sample, sample_scores
 from spiketok.storage.files import atomic_file, write_json
 from spiketok.training.checkpoints import Run
-from spiketok.training.loader import Loader
+from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
 from spiketok.training.sessions import DividedSession, divide, require_window
 
@@ -127,21 +127,10 @@ def _lies_over(start_ns: int, stop_ns: int | None, window_ns: int) -> bool:
 
 def _windows(run: Run, session: DividedSession, split: str, batch_size: int) -> Iterator:
     """Batches of windows, one behind the other."""
-    windows, info, model = session.windows(split), session.tokens.info, run.model
+    windows = session.windows(split)
     require_window(windows, "drawing" if split == "test" else "training", run.config.data.window_ns)
-    return iter(
-        Loader(
-            [windows],
-            SequentialWindows([windows], run.config.data.window_ns),
-            batch_size=batch_size,
-            tasks=session.tasks,
-            calibration={session.id: session.calibration},
-            unit_rows={info.id: model.unit_row(info)},
-            session_rows={info.id: model.session_row(info.id)},
-            one_session=model.one_session_batches,
-            seed=0,
-        )
-    )
+    sampler = SequentialWindows([windows], run.config.data.window_ns)
+    return iter(session_loader(run.model, sampler, batch_size, tasks=session.tasks, calibration=session.calibration))
 
 
 def counts_of(session: Session, start_ns: np.ndarray, window_ns: int, bin_ns: int) -> np.ndarray:

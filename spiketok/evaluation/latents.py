@@ -22,7 +22,7 @@ from spiketok.models.batch import bins_of, observed_counts, query_bin
 from spiketok.models.binned import COUNTS
 from spiketok.recording.metrics import r2_mean
 from spiketok.training.checkpoints import Run
-from spiketok.training.loader import Loader
+from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
 from spiketok.training.sessions import DividedSession, divide, require_window
 from spiketok.training.tasks.base import Task
@@ -80,19 +80,11 @@ def read_latents(run: Run, tokens: SessionTokens, device: torch.device | str = "
 
 def rows_of(run: Run, session: DividedSession, task: Task, split: str, device: torch.device | str) -> Rows:
     """The bins of a split in which a behaviour was measured."""
-    windows, model, info = session.windows(split), run.model, session.tokens.info
+    windows, model = session.windows(split), run.model
     require_window(windows, split, run.config.data.window_ns)
-    loader = Loader(
-        [windows],
-        SequentialWindows([windows], run.config.data.window_ns),
-        batch_size=run.config.data.batch_size,
-        tasks=(task,),
-        calibration={session.id: session.calibration},
-        unit_rows={info.id: model.unit_row(info)},
-        session_rows={info.id: model.session_row(info.id)},
-        one_session=model.one_session_batches,
-        seed=0,
-    )
+    data = run.config.data
+    sampler = SequentialWindows([windows], data.window_ns)
+    loader = session_loader(model, sampler, data.batch_size, tasks=(task,), calibration=session.calibration)
     parts: list[tuple[np.ndarray, ...]] = []
     with torch.inference_mode():
         for batch in loader:

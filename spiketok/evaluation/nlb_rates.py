@@ -31,7 +31,7 @@ from spiketok.storage.files import atomic_file
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.checkpoints import Run
-from spiketok.training.loader import Loader
+from spiketok.training.predict import session_loader
 from spiketok.training.runs import run_inputs, scheme_of
 from spiketok.training.sampling import SessionTokens, SessionWindows, TrialWindows, WindowPlan
 from spiketok.training.sessions import divide
@@ -224,15 +224,8 @@ def _rates(run: Run, population: Population, session: Session, digest: str, star
             readers[name] = ShardReader(shard)
         tokens = SessionTokens(readers)
         windows = SessionWindows(tokens, segments.union())
-        loader = Loader(
-            [windows],
-            _EachSegment([windows], window_ns),
-            batch_size=1 if model.carries else config.data.batch_size,
-            tasks=[population],
-            unit_rows={tokens.id: model.unit_row(tokens.info)},
-            session_rows={tokens.id: model.session_row(tokens.id)},
-            one_session=model.one_session_batches,
-        )
+        batch_size = 1 if model.carries else config.data.batch_size
+        loader = session_loader(model, _EachSegment([windows], window_ns), batch_size, tasks=[population])
         said = []
         with torch.inference_mode():
             for batch in loader:

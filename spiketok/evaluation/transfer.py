@@ -48,7 +48,7 @@ from spiketok.training.config import OptimConfig, TransferConfig
 from spiketok.training.loader import Loader
 from spiketok.training.loop import deterministic, require_grid
 from spiketok.training.optimizers import build_optimizer, set_rates
-from spiketok.training.predict import predict
+from spiketok.training.predict import predict, session_loader
 from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens
 from spiketok.training.sessions import (
@@ -244,18 +244,8 @@ class _Unseen:
 
     def loader(self, model: Model, tasks: Sequence[Task], sampler, batch_size: int) -> Loader:
         """Windows of the calibration time, with what these tasks ask."""
-        session = self.session
-        return Loader(
-            sampler.sessions,
-            sampler,
-            batch_size=batch_size,
-            tasks=tasks,
-            calibration={session.id: session.calibration},
-            unit_rows={session.id: model.unit_row(session.tokens.info)},
-            session_rows={session.id: model.session_row(session.id)},
-            one_session=model.one_session_batches,
-            seed=self.seed,
-        )
+        time = self.session.calibration
+        return session_loader(model, sampler, batch_size, tasks=tasks, calibration=time, seed=self.seed)
 
 
 def _evaluate(unseen: _Unseen, protocol: str) -> list[Cell]:

@@ -485,7 +485,7 @@ def replay(
     if duration_ns is not None:
         stop_ns = min(stop_ns, int(session.start_ns) + max(duration_ns, 1))
     edges = np.append(np.arange(session.start_ns + piece_ns, stop_ns, piece_ns), stop_ns)
-    row = np.concatenate([[0], np.searchsorted(spikes.time_ns, edges)]).tolist()
+    row = np.searchsorted(spikes.time_ns, np.append(session.start_ns, edges)).tolist()  # one may lie alone before
     samples = {name: _Samples(session.signals[name], edges, session.stop_ns) for name in streamer.signals}
     begun = time.perf_counter_ns()
     for k, edge in enumerate(edges.tolist()):

@@ -23,7 +23,7 @@ from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import Intervals
 from spiketok.training.config import RunConfig
 from spiketok.training.loader import Loader
-from spiketok.training.sampling import SequentialWindows, SessionWindows
+from spiketok.training.sampling import Sampler, SequentialWindows, SessionWindows
 from spiketok.training.sessions import DividedSession, require_window
 from spiketok.training.tasks.base import Answer, Collector, Pass, Score, Task, own_sampler
 
@@ -102,6 +102,36 @@ def score_split(
     return scores, answers
 
 
+def session_loader(
+    model: Model,
+    sampler: Sampler,
+    batch_size: int,
+    *,
+    tasks: Sequence[Task] = (),
+    calibration: Intervals | None = None,
+    seed: int = 0,
+) -> Loader:
+    """Batches of windows of one session, which the model knows.
+
+    Args:
+        sampler: which windows, of one session. tasks: what is asked in them.
+        calibration: the time of what the model reads once a session; None where it is asked for nothing of that.
+    """
+    (windows,) = sampler.sessions
+    info = windows.tokens.info
+    return Loader(
+        sampler.sessions,
+        sampler,
+        batch_size=batch_size,
+        tasks=tasks,
+        calibration=None if calibration is None else {info.id: calibration},
+        unit_rows={info.id: model.unit_row(info)},
+        session_rows={info.id: model.session_row(info.id)},
+        one_session=model.one_session_batches,
+        seed=seed,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Question:
     """One walk over the windows: what is asked in them, whose predictions are collected, and in which passes.
@@ -125,20 +155,12 @@ def _run(
     calibration: Intervals,
 ) -> None:
     """Collect the predictions of one walk; all tasks asked hide what is theirs."""
-    info, window_ns, grid_ns = session.tokens.info, config.data.window_ns, windows.grid_ns
+    window_ns, grid_ns = config.data.window_ns, windows.grid_ns
     step_ns = window_ns if model.carries else max(config.data.eval_step_ns // grid_ns, 1) * grid_ns
     own = own_sampler(question.asked, [windows], window_ns, seed=0, training=False)
-    loader = Loader(
-        [windows],
-        own or SequentialWindows([windows], window_ns, step_ns=step_ns),
-        batch_size=1 if model.carries else config.data.batch_size,
-        tasks=question.asked,
-        calibration={session.id: calibration},
-        unit_rows={info.id: model.unit_row(info)},
-        session_rows={info.id: model.session_row(info.id)},
-        one_session=model.one_session_batches,
-        seed=0,
-    )
+    sampler = own or SequentialWindows([windows], window_ns, step_ns=step_ns)
+    batch_size = 1 if model.carries else config.data.batch_size
+    loader = session_loader(model, sampler, batch_size, tasks=question.asked, calibration=calibration)
     walk = Walk(step_ns, config.data.stitch == "causal" or model.carries, model.causal)
     carry: list[object] = [None] * len(question.passes)
     with torch.inference_mode():

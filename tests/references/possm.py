@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from spiketok.models.batch import Asked, Batch, Head, Progress, Timing, Tokens
+from spiketok.models.batch import Asked, Batch, Head, Progress, Tokens
 from spiketok.models.nn import module_key
 from spiketok.models.possm import Possm, PossmConfig
 from spiketok.recording.nouns import SessionInfo
 from tests.references.harness import Golden, array, copy_weights, grad_norms
 from tests.references.possm_layers import Parts, mamba_parts, s4d_parts
+from tests.references.poyo import with_sessions
 
 LEFT_OUT: dict[str, str] = {}
 BLANK = 3  # our type of a blank token
@@ -68,28 +69,12 @@ def build(golden: Golden, meta: Mapping) -> tuple[Possm, list[SessionInfo]]:
         t_max_s=config["t_max"],
         absolute_times=True,
     )
-    window_ns = round(config["sequence_length"] * 1e9)
     tasks = sorted(meta["task_ids"].items(), key=lambda item: item[1][0])
     heads = [
         Head(task, "classify", "classes", size) if "Cross" in loss else Head(task, "decode", "values", size)
         for task, (_, size, loss) in tasks
     ]
-    model = Possm(own, heads, Timing(window_ns, 20_000_000)).eval()
-    sessions = []
-    for name in _words(meta["session_vocab"]):
-        units = [word.removeprefix(f"{name}/") for word in _words(meta["unit_vocab"]) if word.startswith(f"{name}/")]
-        sessions.append(SessionInfo(name, "s", np.array(units), 0, 0, window_ns))
-    model.add_sessions(sessions)
-    return model, sessions
-
-
-def _words(vocabulary: Mapping[str, int]) -> list[str]:
-    """The words in the order of their rows, without the one of padding."""
-    words = sorted(vocabulary, key=vocabulary.__getitem__)
-    if [vocabulary[word] for word in words] != list(range(len(words))) or words[0] != "NA":
-        message = f"the rows of a vocabulary are {sorted(vocabulary.values())}, expected all from 0, 'NA' first"
-        raise ValueError(message)
-    return words[1:]
+    return with_sessions(Possm, own, heads, meta)
 
 
 def parts_of(model: Possm, golden: Golden, meta: Mapping) -> Parts:

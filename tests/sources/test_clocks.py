@@ -170,5 +170,8 @@ def test_the_command_takes_a_unit_and_verify_makes_the_session_again(tmp_path):
     assert "these are not seconds" in done.output
     assert spiketok("ingest", str(path), "--time-unit", "hand_vel=ms").exit_code == 0
     assert "equal" in spiketok("verify", "local/other").output
+    assert (
+        spiketok("fetch", str(path), "--time-unit", "hand_vel=ms").exit_code == 0
+    )  # the same options, the same session
     for words in (("hand_vel=min",), ("ms", "--time-unit", "s")):
         assert spiketok("ingest", str(path), "--time-unit", *words).exit_code != 0

@@ -268,3 +268,17 @@ def test_a_first_window_is_on_the_grid_and_a_flush_one_comes_only_where_time_is_
     for stop, starts in ((40, [0, 20]), (50, [0, 20, 30]), (10, [])):
         done = Streamer(Binned(10 * MS), plan(), 20 * MS).finish(stop * MS, flush_ns=stop * MS)
         assert [start // MS for start, _ in done] == starts
+
+
+def test_a_replay_leaves_out_what_lies_alone_before_the_session():
+    """A spike before the extent, as a filler far before the recording: the stream begins where the session does."""
+    session = random_session("a", 3)
+    early = replace(
+        session,
+        spikes=Spikes(
+            np.concatenate([[session.start_ns - 10**12], session.spikes.time_ns]),
+            np.concatenate([[0], session.spikes.unit]).astype(np.int32),
+        ),
+    )
+    plain, found = (replay(one, Binned(bin_ns=10 * MS), length_ns=100 * MS) for one in (session, early))
+    assert (found.n_spikes, found.n_windows, found.n_tokens) == (plain.n_spikes, plain.n_windows, plain.n_tokens)
