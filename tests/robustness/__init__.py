@@ -126,7 +126,7 @@ def _wait(process: subprocess.Popen) -> resource.struct_rusage:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that may happen. ``run(cli, folder)`` gets an empty folder and raises AssertionError if it is not met."""
+    """One thing that may happen. ``run(cli, folder)`` gets an empty folder; AssertionError: it is not met."""
 
     name: str
     run: Callable[[Cli, Path], None]

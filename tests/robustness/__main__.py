@@ -1,7 +1,7 @@
-"""Run the cases: ``python -m tests.robustness [KIND ...] [--package CHECKOUT] [--json FILE]``; ``--table A B`` prints both.
+"""Run hostile cases through the commands, and print how many are met.
 
 python -m tests.robustness --json after.json
-python -m tests.robustness --package ../release --json before.json
+python -m tests.robustness fuzz kills --package ../release --json before.json
 python -m tests.robustness --table before.json after.json
 """
 
