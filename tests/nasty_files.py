@@ -469,7 +469,7 @@ LINKS = {
         link("units/spike_times", h5py.ExternalLink("gone.nwb", "/x")), "a link to /x of file gone.nwb"
     ),
     "a link into a pipe": Nasty(pipe_link, "no regular file"),
-    "spike times that lie in a pipe": Nasty(pipe_storage, "no regular file"),
+    "spike times that lie in a pipe": Nasty(pipe_storage, "lie outside of HDF5 in raw pipe"),
     "a link to itself, within": Nasty(link("units", h5py.SoftLink("/units")), "/units is a link to /units"),
     "two links in a circle": Nasty(
         edit(

@@ -24,7 +24,7 @@ from spiketok.recording.nouns import NS_PER_S, Session, Source
 from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
 from spiketok.recording.steps import apply_steps
-from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_source, source_bytes, write_json
+from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_file, sha256_source, source_bytes, write_json
 from spiketok.storage.remote import RemotePath, local_copy, place
 from spiketok.storage.store import holds_session, read_attributes, session_place, write_session
 from spiketok.storage.workspace import Workspace
@@ -321,8 +321,24 @@ def stored_from(
     before = _attributes_or_none(target)
     if before is None or before["settings"] != dict(settings):
         return None
-    same = [part.sha256 for part in Source.from_dict(before["source"]).files] == list(digests)
+    parts = Source.from_dict(before["source"]).files
+    same = [part.sha256 for part in parts] == list(digests)
+    if same and any(linked_differences(part, path) for part, path in zip(parts, group.files, strict=True)):
+        return None
     return _ingested("already", group, before) if same else None
+
+
+def linked_differences(source: Source, path: Path | RemotePath) -> list[str]:
+    """Which files that a source's links led to when it was ingested are now gone from its folder, or other ones."""
+    differences = []
+    for one in source.linked:
+        place = path.parent / one.file
+        found = sha256_file(place) if place.is_file() else ""
+        if found != one.sha256:
+            now = f"has sha256 {found[:12]}" if found else "is gone"
+            fact = f"{one.file}, to which {source.file} has links, {now}, was ingested as {one.sha256[:12]}"
+            differences.append(f"{fact}: ingest {source.file} again")
+    return differences
 
 
 def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from spiketok.errors import ArtefactError, FetchError, SourceError, SpiketokError, UsageError
-from spiketok.pipeline.ingest import recorded_paths
+from spiketok.pipeline.ingest import linked_differences, recorded_paths
 from spiketok.pipeline.inspect import kind_of, report_file
 from spiketok.pipeline.verify import compare_made
 from spiketok.recording.nouns import Session, Source
@@ -326,6 +326,8 @@ class _Walk:
             if found != source.sha256:
                 remark = f"has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: {again}"
                 return Link("source", source.file, depth, "broken", found, remark)
+            if differences := linked_differences(source, path):
+                return Link("source", source.file, depth, "broken", found, differences[0])
             fetched = load_source(path)
         except (FetchError, SourceError) as error:
             return Link("source", source.file, depth, "not here", "", f"{error}; {origin}")

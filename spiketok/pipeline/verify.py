@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spiketok.errors import ArtefactError
-from spiketok.pipeline.ingest import READER, normalize, recorded_paths, source_paths
+from spiketok.pipeline.ingest import READER, linked_differences, normalize, recorded_paths, source_paths
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Session
 from spiketok.storage.files import sha256_source
@@ -114,11 +114,13 @@ def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
     sources = session.source.files
     if len(files) != len(sources):
         return [f"{len(files)} source files are recorded, the session was made of {len(sources)}: ingest it again"]
-    return [
+    differences = [
         f"source {file.name} has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: ingest it again"
         for file, source in zip(files, sources, strict=True)
         if (found := sha256_source(file)) != source.sha256
     ]
+    linked = (linked_differences(source, file) for file, source in zip(files, sources, strict=True))
+    return differences + [difference for each in linked for difference in each]
 
 
 def compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:

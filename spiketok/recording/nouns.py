@@ -355,7 +355,8 @@ class Finding:
 class Source:
     """Where a session came from, for citation and for the digest chain.
 
-    ``joined`` are the further files of a session that was made of several, in the order in which they were joined.
+    ``joined`` are the further files of a session that was made of several, in the order in which they were joined;
+    ``linked`` those whose values this one's links lead to, by their paths from its folder.
     """
 
     file: str  # file name, or path inside the dandiset; never a path of this machine
@@ -367,16 +368,19 @@ class Source:
     citation: str = ""
     session_start: str = ""  # ISO 8601, as the source has it
     joined: tuple[Source, ...] = ()
+    linked: tuple[Source, ...] = ()
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, object]) -> Source:
         """The inverse of :meth:`to_dict`."""
-        return cls(**{**facts, "joined": tuple(cls.from_dict(part) for part in facts.get("joined", ()))})
+        parts = {name: tuple(cls.from_dict(part) for part in facts.get(name, ())) for name in ("joined", "linked")}
+        return cls(**{**facts, **parts})
 
     def to_dict(self) -> dict[str, object]:
-        """As stores and shards hold it; ``joined`` only where there is something."""
-        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "joined"}
-        return facts | ({"joined": [part.to_dict() for part in self.joined]} if self.joined else {})
+        """As stores and shards hold it; ``joined`` and ``linked`` only where there is something."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("joined", "linked")}
+        parts = {name: [part.to_dict() for part in getattr(self, name)] for name in ("joined", "linked")}
+        return facts | {name: listed for name, listed in parts.items() if listed}
 
     @property
     def files(self) -> tuple[Source, ...]:

@@ -16,7 +16,7 @@ import h5py
 from spiketok.errors import SourceError
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.series import compare_events, compare_signals
-from spiketok.pipeline.source_check.source_file import walk_file
+from spiketok.pipeline.source_check.source_file import leads_out, walk_file
 from spiketok.pipeline.source_check.stimuli import compare_stimuli
 from spiketok.pipeline.source_check.tables import compare_splits, compare_tables
 from spiketok.pipeline.source_check.units import compare_observed, compare_spikes, compare_unit_columns
@@ -75,7 +75,7 @@ def compare_with_source(session: Session, path: Path) -> Verification:
 
 def _compare(session: Session, nwb, raw: h5py.File, out: Verification) -> None:
     units = nwb.units
-    tables, series = walk_file(nwb)
+    tables, series = ([one for one in found if not leads_out(raw, one)] for found in walk_file(nwb))
     counts = [s for s in series if s.parts[-1] in COUNTS] if units is None or not len(units.id) else []
     if len(counts) == 1:
         series.remove(counts[0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import h5py
 import numpy as np
 
 from spiketok.recording.nouns import NS_PER_S, Session
@@ -82,6 +84,14 @@ def walk_file(nwb) -> tuple[list[Found], list[Found]]:
     for item in nwb.stimulus.values():
         walk(item, ("stimulus", "presentation", item.name), False)
     return [*tables.values(), *events, *below], series
+
+
+def leads_out(raw: h5py.File, found: Found) -> bool:
+    """Whether an object of the acquisition or of what was shown lies behind a link out of the file's folder."""
+    top = 1 if found.parts[0] == "acquisition" else 2
+    link = raw.get("/".join(found.parts[: top + 1]), getlink=True)
+    home = Path(raw.filename).resolve().parent
+    return isinstance(link, h5py.ExternalLink) and home not in (home / link.filename).resolve().parents
 
 
 def pick(found: Found, candidates: Iterable[str], matched: set[str]) -> str | None:

@@ -129,13 +129,21 @@ def open_source(path: Path) -> h5py.File:
     """A source file for rules that look into it once more, to be closed by the caller.
 
     Raises:
-        SourceError: it is no HDF5 file.
+        SourceError: it is no HDF5 file, or names other files.
     """
+    from spiketok.sources.formats.nwb.hdf5 import require_alone
+
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as error:
         message = f"{path.name} is not HDF5, which the rules of its dataset need: ingest it with --rules none"
         raise SourceError(message) from error
+    try:
+        require_alone(file, path.name)
+    except SourceError:
+        file.close()
+        raise
+    return file
 
 
 @dataclass(frozen=True)

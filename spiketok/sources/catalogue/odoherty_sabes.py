@@ -30,6 +30,7 @@ from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Sign
 from spiketok.recording.signals import derivative
 from spiketok.recording.steps import with_step_reach
 from spiketok.sources.catalogue.base import Dataset, Quirk, Rules
+from spiketok.sources.formats.nwb.hdf5 import require_alone
 
 SET = "odoherty_sabes"
 SEED = 42
@@ -187,6 +188,11 @@ class _Mat:
     def __enter__(self) -> _Mat:
         with self.guard("opening"):
             self.file = h5py.File(self.path, "r")
+        try:
+            require_alone(self.file, self.path.name)
+        except SourceError:
+            self.file.close()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -87,6 +87,9 @@ def mend_electrodes(session: Session, path: Path) -> Session:
     """
     import h5py
 
+    from spiketok.sources.formats.nwb.hdf5 import Hdf5
+    from spiketok.sources.formats.nwb.tables import texts
+
     units = session.units
     of_m1 = np.array([len(name) == 4 and name.isdigit() and name[0] == M1_DIGIT for name in units.id.tolist()], bool)
     channel, group = units.columns.get("channel"), units.columns.get("group")
@@ -95,10 +98,11 @@ def mend_electrodes(session: Session, path: Path) -> Session:
     if isinstance(path, Path) and not h5py.is_hdf5(path):
         text = f"the electrodes of {int(of_m1.sum())} M1 units are as the file has them: its table is not in HDF5"
         return replace(session, notes=(*session.notes, Finding(ELECTRODES_FIX, int(of_m1.sum()), text)))
-    with h5py.File(path, "r") as h5:
-        table = h5["general/extracellular_ephys/electrodes"]
-        ids = table["id"][()].astype(np.int64)
-        words = {name: table[name].asstr()[()] for name in ("group_name", "location") if name in table}
+    with Hdf5(path) as h5:
+        table = h5.group(h5.root, "general", "extracellular_ephys", "electrodes")
+        held = {name: h5.dataset(table, name) for name in ("id", "group_name", "location")}
+        ids = h5.array(held["id"]).astype(np.int64)
+        words = {name: texts(h5.array(item)) for name, item in held.items() if name != "id" and item is not None}
     row_of = {int(number): row for row, number in enumerate(ids)}
     row = np.array([row_of.get(int(number), -1) for number in channel[of_m1]])
     moved = row + M1_SHIFT

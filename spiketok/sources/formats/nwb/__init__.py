@@ -113,7 +113,11 @@ def read_nwb(
             )
         info = _read_info(h5)
         subject = _text(h5, h5.group(h5.root, "general", "subject"), "subject_id")
-        found.note("external-links", h5.n_external, f"{h5.n_external} links lead into other files, past the digest")
+        linked = h5.linked_sources()
+        source = replace(source, linked=linked) if linked or source.linked else source
+        values = f", values come from {listed([one.file for one in linked])}" if linked else ""
+        text = f"{h5.n_external} links lead into other files of its folder{values}"
+        found.note("external-links", h5.n_external, text)
     found.note("series-left-out", len(below.left_out), f"left out as no behaviour: {listed(below.left_out, 20)}")
     _note_time_zero(info, found)
     text = f"its times are Unix time, from {in_seconds(reach.start_ns)} on; kept as they are"

@@ -6,6 +6,9 @@ of that becomes a SourceError of one line.
 
 What all datasets of a file may take in memory is bounded by the file's size: a dataset of constant values is a thousand
 times larger in memory than in the file, recordings are not.
+
+What is unusual: links are followed here and not by the library, which looks for other files where the environment and
+the working folder say, too. One that leaves the folder of the file is refused; so are values that lie elsewhere.
 """
 
 from __future__ import annotations
@@ -26,11 +29,14 @@ import h5py
 import numpy as np
 
 from spiketok.errors import FetchError, SourceError
+from spiketok.recording.nouns import Source
 from spiketok.sources.formats.nwb.time_units import TimeUnit
-from spiketok.storage.files import human_bytes, parse_bytes
+from spiketok.storage.files import human_bytes, parse_bytes, sha256_file
 
 AGAIN = "download or copy it again"
 WHOLE = "fetch it without --stream"
+HERE = "copy what it names into the file itself"
+MAX_HOPS = 16  # links after links: as many as the library follows
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP_SIGNATURE = b"GCOL\x01\x00\x00\x00"
@@ -87,6 +93,10 @@ def decoded(value: bytes | str) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
+class OutsideError(SourceError):
+    """A link leaves the folder of its file."""
+
+
 class Hdf5:
     """A file open for reading; use as a context manager.
 
@@ -108,7 +118,9 @@ class Hdf5:
         self.path = Path(path) if self.stream is None else Path(self.stream.name)
         self.name = self.path.name
         self.n_external = 0  # links into other files that were followed
-        self._linked: dict[str, int] = {}  # the sizes of those files
+        self._linked: dict[Path, Hdf5] = {}  # those files
+        self._read_from: set[Path] = set()  # those of them that values came from
+        self._hops = 0  # links that were followed from one name
         self._planned = 0  # bytes that all values read so far take
         self._stack = contextlib.ExitStack()
 
@@ -223,33 +235,86 @@ class Hdf5:
         return names
 
     def child(self, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-        """A member, or None where there is none; a link that leads nowhere is an error, never an absence."""
-        where, key = f"{(group.name or '').rstrip('/')}/{name}", name.encode("utf-8", "surrogateescape")
-        with self._guard(f"looking up {where}"):
-            if not group.id.links.exists(key):
-                return None
-            kind = group.id.links.get_info(key).type
-            target = None if kind == h5py.h5l.TYPE_HARD else group.id.links.get_val(key)
-            beside = self.path.parent / decoded(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else None
-            if beside is not None and beside.exists() and not beside.is_file():
-                self.refuse(f"{where} is a link into {beside.name}, which is no regular file", AGAIN)
-        if self.stream is not None and kind == h5py.h5l.TYPE_EXTERNAL:
-            self.refuse(f"{where} is a link into another file, which is not at hand", WHOLE)
-        try:
-            item = group[name]
-        except HDF5_ERRORS as error:
-            if target is None:
-                self.refuse(f"opening {where} failed, the file is damaged ({_reason(error)})", AGAIN)
+        """A member, or None where there is none; a link that leads nowhere is an error, never an absence.
+
+        Raises:
+            OutsideError: a link leaves the folder of the file. SourceError: one leads nowhere, or the file is damaged.
+        """
+        where, kind, target = self._looked_up(group, name)
+        self._hops = 0
+        item = self._member(group, name)
+        if item is None and kind is not None:
             places = reversed(target) if isinstance(target, tuple) else [target]  # an external link names its file
             to = " of file ".join(decoded(place) for place in places)
             fact = f"{where} is a link to {to}, which cannot be opened"
             self.refuse(fact, "put the linked file beside this one, or get the whole file")
-        if beside is not None:
-            self.n_external += 1
-            self._linked[str(beside)] = beside.stat().st_size if beside.is_file() else 0
-        if not isinstance(item, h5py.Group | h5py.Dataset):
+        if item is not None and not isinstance(item, h5py.Group | h5py.Dataset):
             self.refuse(f"{where} is neither group nor dataset, the file is damaged", AGAIN)
         return item
+
+    def _looked_up(self, group: h5py.Group, name: str) -> tuple[str, int | None, object]:
+        """The path of a member, the kind of its link (None: there is none) and what a link says."""
+        where, key = f"{(group.name or '').rstrip('/')}/{name}", name.encode("utf-8", "surrogateescape")
+        with self._guard(f"looking up {where}"):
+            if not group.id.links.exists(key):
+                return where, None, None
+            kind = group.id.links.get_info(key).type
+            if kind not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT, h5py.h5l.TYPE_EXTERNAL):
+                self.refuse(f"{where} is a link of kind {kind}, which only what wrote it can follow", HERE)
+            return where, kind, None if kind == h5py.h5l.TYPE_HARD else group.id.links.get_val(key)
+
+    def _member(self, group: h5py.Group, name: str) -> object:
+        """What a name leads to, over however many links; None where that is nothing."""
+        where, kind, target = self._looked_up(group, name)
+        if kind is None:
+            return None
+        if kind == h5py.h5l.TYPE_HARD:
+            with self._guard(f"opening {where}"):
+                return group[name]
+        self._hops += 1
+        if self._hops > MAX_HOPS:
+            return None
+        path = decoded(target if kind == h5py.h5l.TYPE_SOFT else target[1])
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            item = self._root_of(where, group, decoded(target[0]))
+        else:
+            with self._guard(f"following {where}"):
+                item = group.file["/"] if path.startswith("/") else group
+        for part in path.split("/"):
+            if part not in ("", "."):
+                item = self._member(item, part) if isinstance(item, h5py.Group) else None
+        return item
+
+    def _root_of(self, where: str, group: h5py.Group, name: str) -> h5py.Group | None:
+        """The root of another file of the folder, which a link names; None where there is none."""
+        if self.stream is not None:
+            self.refuse(f"{where} is a link into another file, which is not at hand", WHOLE)
+        with self._guard(f"following {where}"):
+            near = Path(group.file.filename).parent
+        try:
+            folder, place = self.path.resolve().parent, (near / name).resolve()
+            is_there = place.exists()
+        except (OSError, RuntimeError, ValueError):  # a name that no file can have, or links of the disk in a circle
+            return None
+        if folder not in place.parents:
+            message = f"{self.name}: {where} is a link into {name}, which is outside of the file's folder: {HERE}"
+            raise OutsideError(message)
+        if not is_there:
+            return None
+        if not place.is_file():
+            self.refuse(f"{where} is a link into {name}, which is no regular file", AGAIN)
+        self.n_external += 1
+        if place == self.path.resolve():
+            return self.root["/"]
+        if place not in self._linked:
+            self._linked[place] = self._stack.enter_context(Hdf5(place))
+        return self._linked[place].root["/"]
+
+    def linked_sources(self) -> tuple[Source, ...]:
+        """The other files that values were read from: their paths from the folder of this one, and digests."""
+        folder = self.path.resolve().parent
+        found = ((place.relative_to(folder).as_posix(), place) for place in self._read_from)
+        return tuple(Source(name, sha256_file(place), place.stat().st_size) for name, place in sorted(found))
 
     def group(self, group: h5py.Group, *names: str) -> h5py.Group | None:
         """A group one or more levels below, or None."""
@@ -305,7 +370,7 @@ class Hdf5:
         if not isinstance(reference, h5py.Reference) or not reference:
             return None
         with self._guard(f"following '{attribute}' of {item.name}"):
-            target = self.root[reference]
+            target = item.file[reference]
             named = isinstance(target.name, str)
         if not named:
             self.refuse(f"'{attribute}' of {item.name} points at nothing that has a name, the file is damaged", AGAIN)
@@ -372,15 +437,13 @@ class Hdf5:
             self.refuse(f"{fact} {human_bytes(memory)}", "get a whole file, or use a machine with more memory")
         with self._guard(f"reading {dataset.name}"):
             plist = dataset.id.get_create_plist()
-            for k in range(plist.get_external_count()):
-                beside = self.path.parent / decoded(plist.get_external(k)[0])
-                if beside.exists() and not beside.is_file():
-                    self.refuse(f"{dataset.name} lies in {beside.name}, which is no regular file", AGAIN)
-            elsewhere = plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count() > 0
+            place = values_elsewhere(plist)
             on_disk = dataset.id.get_storage_size()
-        if elsewhere and self.stream is not None:
-            self.refuse(f"the values of {dataset.name} lie in another file, which is not at hand", WHOLE)
-        if not elsewhere and declared > max(MAX_COMPRESSION * on_disk, 0 if stored else MAX_FILL_BYTES):
+            if self._linked and (file := Path(dataset.file.filename)) in self._linked:
+                self._read_from.add(file)
+        if place:
+            self.refuse(f"the values of {dataset.name} lie {place}, where no digest covers them", HERE)
+        if declared > max(MAX_COMPRESSION * on_disk, 0 if stored else MAX_FILL_BYTES):
             fact = f"{dataset.name} declares {human_bytes(declared)} and stores {human_bytes(on_disk)}"
             self.refuse(f"{fact}, the rest was never written", AGAIN)
 
@@ -399,7 +462,7 @@ class Hdf5:
     def plan(self, dataset: h5py.Dataset, nbytes: int) -> None:
         """Count what values take in memory, before they are there; refuse where that is more than the file may."""
         self._planned += nbytes
-        size = self.file_bytes + sum(self._linked.values())
+        size = self.file_bytes + sum(linked.file_bytes for linked in self._linked.values())
         most = read_memory(size)
         if self._planned > most:
             fact = (
@@ -412,7 +475,56 @@ class Hdf5:
         """The last part of the name of each object that a dataset of object references points at."""
         references = self.array(dataset).reshape(-1)
         with self._guard(f"following {dataset.name}"):
-            return [self.root[r].name.split("/")[-1] if r else "" for r in references]
+            file = dataset.file
+            return [file[r].name.split("/")[-1] if r else "" for r in references]
+
+
+def values_elsewhere(made: h5py.h5p.PropDCID) -> str:
+    """Where the values of a dataset lie, by its creation properties, if not in its own file; else empty.
+
+    The library looks for such files in the folder of the file, in the working folder, and where
+    HDF5_EXTFILE_PREFIX and HDF5_VDS_PREFIX say; for virtual ones that it does not find it gives fill values.
+    """
+    if n_files := made.get_external_count():
+        return f"outside of HDF5 in {_shown(decoded(made.get_external(0)[0]), n_files)}"
+    if made.get_layout() == h5py.h5d.VIRTUAL:
+        n_files = made.get_virtual_count()
+        return f"in other datasets, of {_shown(made.get_virtual_filename(0), n_files)}" if n_files else "nowhere"
+    return ""
+
+
+def _shown(first: str, n_files: int) -> str:
+    return f"{first} and {n_files - 1} more" if n_files > 1 else first
+
+
+def require_alone(file: h5py.File, name: str) -> None:
+    """Refuse a file, open for whoever reads it without this class, that names any other file.
+
+    Raises:
+        SourceError: a link leads into another file, or values lie there.
+    """
+    found: list[str] = []
+
+    def of_link(path: bytes, info: object) -> bool | None:
+        if info.type not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT):
+            found.append(f"/{decoded(path)} is a link into another file")
+        return True if found else None
+
+    def of_object(path: bytes) -> bool | None:
+        item = h5py.h5o.open(file.id, path)
+        if isinstance(item, h5py.h5d.DatasetID) and (place := values_elsewhere(item.get_create_plist())):
+            found.append(f"the values of /{decoded(path)} lie {place}")
+        return True if found else None
+
+    try:
+        file.id.links.visit(of_link, info=True)
+        h5py.h5o.visit(file.id, of_object)
+    except HDF5_ERRORS as error:
+        message = f"{name}: listing it failed, the file is damaged ({_reason(error)}): {AGAIN}"
+        raise SourceError(message) from error
+    if found:
+        message = f"{name}: {found[0]}, which the rules of its dataset do not follow: {HERE}"
+        raise SourceError(message)
 
 
 def _missing_filters(dataset: h5py.Dataset) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from spiketok.errors import SourceError
 from spiketok.recording.nouns import NS_PER_S, Intervals, Signal
 from spiketok.sources.formats.nwb.clocks import refuse_restarted_samples, refuse_times_in_no_seconds
-from spiketok.sources.formats.nwb.hdf5 import VALUE_BYTES, Hdf5
+from spiketok.sources.formats.nwb.hdf5 import VALUE_BYTES, Hdf5, OutsideError
 from spiketok.sources.formats.nwb.intervals import Reach, Table, is_table, read_table
 from spiketok.sources.formats.nwb.tables import BROKEN, Findings, is_time, misfit, ns_from_seconds, plain, row_ids
 
@@ -79,10 +79,11 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
     def enter(group: h5py.Group, name: str, parts: tuple[str, ...], in_events: bool) -> None:
         try:
             item = h5.child(group, name)
-        except SourceError:
+        except SourceError as error:
             if parts not in (("acquisition",), ("stimulus", "presentation")):
                 raise
-            out.left_out.append(f"{'/'.join((*parts, name))} (a link that leads nowhere)")  # raw data in other files
+            leads = "out of its folder" if isinstance(error, OutsideError) else "nowhere"  # raw data in other files
+            out.left_out.append(f"{'/'.join((*parts, name))} (a link that leads {leads})")
             return
         if isinstance(item, h5py.Group) and (identity := h5.identity(item)) not in seen:
             seen.add(identity)  # a link may lead back to where we are, or to what was read already

@@ -4,20 +4,29 @@ hdmf-zarr reads it and pynwb writes it, so that there is one reader of values an
 
 - zarr reads a chunk that is missing as zeros without a word, so the spikes' chunks are counted first;
 - hdmf-zarr keeps object references as pickles, which could run any code: here they are unpickled with the few names
-  that references need and no other.
+  that references need and no other;
+- links, references and symbolic links may lead into any folder of this machine: those that leave this one are refused;
+- arrays declare their shape in a few bytes: what all of them declare is bounded as what an HDF5 file's values take.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
+import os
 import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from spiketok.errors import SourceError, require
+from spiketok.sources.formats.nwb.hdf5 import HERE, READ_MEMORY, read_memory
+from spiketok.storage.files import human_bytes, source_bytes
 
 MARKS = (".zgroup", "zarr.json", ".zmetadata")
 SAFE_NAMES = frozenset({
@@ -83,10 +92,11 @@ def as_hdf5(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="spiketok-") as scratch:
         file = Path(scratch) / path.name
         try:
+            _check_borders(path)
             _check_spikes(path)
             with warnings.catch_warnings(), _only_references_unpickled():
                 warnings.simplefilter("ignore")  # what pynwb says of odd files, the reader says better
-                with backend.NWBZarrIO(str(path), mode="r") as source, NWBHDF5IO(str(file), mode="w") as target:
+                with _alone(backend)(str(path), mode="r") as source, NWBHDF5IO(str(file), mode="w") as target:
                     target.export(src_io=source, write_args={"link_data": False}, cache_spec=False)
         except (*broken, ConstructError, BuildError, MetadataError, pickle.UnpicklingError) as error:
             if (path / "zarr.json").is_file():
@@ -98,6 +108,46 @@ def as_hdf5(path: Path) -> Iterator[Path]:
             message = f"{path.name}: is a zarr folder that hdmf-zarr cannot read ({reason}): download or copy it again"
             raise SourceError(message) from error
         yield file
+
+
+def _alone(backend):
+    """hdmf-zarr's reader, which here follows links and references within its folder only."""
+
+    class AloneIO(backend.NWBZarrIO):
+        def resolve_ref(self, zarr_ref):
+            source = zarr_ref.get("source")
+            place = os.path.join(self.source, str(zarr_ref.get("path") if source is None else source))
+            if source != "." and os.path.realpath(place) != os.path.realpath(self.source):
+                message = (
+                    f"{Path(self.source).name}: a link leads into {source}, which is outside of the folder: {HERE}"
+                )
+                raise SourceError(message)
+            return super().resolve_ref(zarr_ref)
+
+    return AloneIO
+
+
+def _check_borders(path: Path) -> None:
+    """Refuse a folder with links of the disk that leave it, or with arrays that declare more than it may take."""
+    home, declared = path.resolve(), 0
+    for folder, below, files in os.walk(path):
+        for name in (*below, *files):
+            item = Path(folder) / name
+            if item.is_symlink() and home not in item.resolve().parents:
+                message = f"{path.name}: {item.relative_to(path)} is a link out of the folder: {HERE}"
+                raise SourceError(message)
+        if ".zarray" in files:
+            facts = json.loads((Path(folder) / ".zarray").read_text())
+            dtype = facts["dtype"]
+            each = np.dtype(dtype).itemsize if isinstance(dtype, str) else sum(np.dtype(d[1]).itemsize for d in dtype)
+            declared += math.prod(map(int, facts["shape"])) * each
+    size = source_bytes(path)
+    if declared > (most := read_memory(size)):
+        message = (
+            f"{path.name}: its arrays declare {human_bytes(declared)}, allowed are {human_bytes(most)} for a folder of "
+            f"{human_bytes(size)}: set {READ_MEMORY}={human_bytes(2 * declared).replace(' ', '')} if you trust it"
+        )
+        raise SourceError(message)
 
 
 def _check_spikes(path: Path) -> None:
