@@ -12,6 +12,7 @@ from spiketok.cli.console import say, show_json, show_rows
 from spiketok.cli.options import Executor, Json, Root, Store, Workers, collect, executor_of, print_rows, put_index
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
+from spiketok.storage.names import require_name, safe_name
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -122,9 +123,8 @@ def ingest(
 ) -> None:
     """Normalize NWB files, or the output of a spike sorter, into the store."""
     for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
-        if name is not None and ("/" in name or name.startswith(".") or not name):
-            message = f"{option} '{name}': must be a name without '/' that does not begin with '.'"
-            raise UsageError(message)
+        if name is not None:
+            require_name(name, option)
     wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit) | _sorter_settings(sorter, start_s)
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
@@ -181,6 +181,12 @@ def _sorter_settings(sorter: str | None, start_s: float) -> dict[str, object]:
 
 def session_row(done: Ingested) -> dict[str, object]:
     """What is told of a session that was made; its repairs at once."""
+    from spiketok.sources.catalogue.base import stem_of
+
+    file = done.paths[0].replace("\\", "/").rpartition("/")[2]
+    name = done.session_id.partition("/")[2]
+    if name == safe_name(stem_of(file)) != stem_of(file):
+        say(f"{file} is session '{done.session_id}': a name that every file system takes")
     for finding in done.repairs:
         say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
     return {

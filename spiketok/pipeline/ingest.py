@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
 
-from spiketok.errors import ArtefactError, SourceError, UnknownNameError, UsageError
+from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameError, UsageError
 from spiketok.pipeline.isolation import isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.joining import merge_units
@@ -25,6 +25,7 @@ from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
 from spiketok.recording.steps import apply_steps
 from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_file, sha256_source, source_bytes, write_json
+from spiketok.storage.names import folded, safe_name, twin_of
 from spiketok.storage.remote import RemotePath, local_copy, place
 from spiketok.storage.store import holds_session, read_attributes, session_place, write_session
 from spiketok.storage.workspace import Workspace
@@ -141,7 +142,7 @@ def group_files(
     for file in files:
         of = dataset_of(file) or dataset
         own = rules_of(of) if rules is None else RULES["" if rules == NO_RULES else rules]
-        session_id = f"{of}/{own.session_name(file.name)}"
+        session_id = f"{of}/{safe_name(own.session_name(file.name))}"
         found.setdefault(session_id, (own.name, []))[1].append(file)
     if merge_as:
         return [_merged_group(found, f"{dataset}/{merge_as}")], []
@@ -156,6 +157,12 @@ def group_files(
         )
         failures += [Outcome(file.name, None, SourceError(f"{file.name}: {message}")) for file in members]
     return groups, failures
+
+
+def twin_words(session_id: str, twin: str) -> str:
+    """Why a session is not made beside a twin, see :func:`spiketok.storage.names.twin_of`."""
+    fact = f"session '{session_id}' and '{twin}' are one name where a file system has no regard to case"
+    return f"{fact} or accents: rename the file, or give another --dataset"
 
 
 def _merged_group(found: Mapping[str, tuple[str, list[Path | RemotePath]]], session_id: str) -> Group:
@@ -250,6 +257,13 @@ def ingest(
     clean_leftovers(workspace.root)
     groups, failures = group_files(files, dataset, NO_RULES if is_sorted else rules, merge_as)
     yield from failures
+    known = folded(workspace.session_ids())
+    for group in list(groups):
+        twin = twin_of(group.session_id, known)
+        known |= folded([] if twin else [group.session_id])
+        if twin:
+            groups.remove(group)
+            yield Outcome(group.label, None, DataError(f"{group.label}: {twin_words(group.session_id, twin)}"))
     jobs = [Job(group.label, ingest_group, (workspace, group, settings_of(group, wanted))) for group in groups]
     for outcome in run_jobs(jobs, executor):
         if outcome.error is None:

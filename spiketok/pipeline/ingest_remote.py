@@ -24,12 +24,14 @@ from spiketok.pipeline.ingest import (
     normalize,
     settings_of,
     stored_from,
+    twin_words,
     with_stored_splits,
 )
 from spiketok.pipeline.isolation import isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Finding, Source
 from spiketok.storage.files import clean_leftovers
+from spiketok.storage.names import folded, safe_name, twin_of
 from spiketok.storage.store import session_place, write_session
 from spiketok.storage.workspace import Workspace
 
@@ -64,8 +66,13 @@ def stream(workspace: Workspace, plan: Plan, wanted: Mapping[str, object] | None
         message = f"{plan.name}: --stream needs the sha256 that only DANDI announces: fetch it without --stream"
         raise UsageError(message)
     jobs = []
+    known = folded(workspace.session_ids())
     for session_id, (rules, assets) in _sessions(plan).items():
         group = Group(session_id, tuple(PurePosixPath(asset.path) for asset in assets), rules)
+        if twin := twin_of(session_id, known):
+            yield Outcome(group.label, None, DataError(f"{group.label}: {twin_words(session_id, twin)}"))
+            continue
+        known |= folded([session_id])
         jobs.append(Job(group.label, _stream_group, (workspace.absolute(), plan, group, assets, dict(wanted or {}))))
     yield from run_jobs(jobs)
 
@@ -79,7 +86,7 @@ def _sessions(plan: Plan) -> dict[str, tuple[str, tuple[Asset, ...]]]:
         names = [d.name for d in DATASETS.values() if d.holds(plan.host, plan.number, asset.path)]
         of = names[0] if names else plan.dandiset
         rules = rules_of(of)
-        session_id = f"{of}/{rules.session_name(PurePosixPath(asset.path).name)}"
+        session_id = f"{of}/{safe_name(rules.session_name(PurePosixPath(asset.path).name))}"
         found[session_id] = (rules.name, (*found.get(session_id, ("", ()))[1], asset))
     return found
 

@@ -12,6 +12,7 @@ import h5py
 
 from spiketok.errors import SourceError
 from spiketok.recording.nouns import Session, Source
+from spiketok.storage.names import safe_name
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,14 @@ def as_read(session: Session, path: Path) -> Session:
     return session
 
 
+def stem_of(file_name: str) -> str:
+    """A file's name without its ending."""
+    return re.sub(r"\.(nwb|nwb\.zarr|mat)$", "", file_name, flags=re.IGNORECASE)
+
+
 def name_of_file(file_name: str) -> str:
-    """The session half of an id: a file's name without its ending, without characters that a path cannot hold."""
-    stem = re.sub(r"\.(nwb|nwb\.zarr|mat)$", "", file_name, flags=re.IGNORECASE)
-    return "".join(c if c.isalnum() or c in "-_+." else "_" for c in stem).lstrip(".") or "_"
+    """The session half of an id: a file's name without its ending, made safe."""
+    return safe_name(stem_of(file_name))
 
 
 def read_nwb_file(
