@@ -16,7 +16,7 @@ import typer
 
 from spiketok import __version__
 from spiketok.cli import coupling, data, demo, doctor, embed, fetch, generate, provenance, splits, tokens, train, upkeep
-from spiketok.cli.console import complain, progress, say, show_json
+from spiketok.cli.console import complain, progress, say, show, show_json, shown
 from spiketok.cli.options import Json, Root, print_rows
 from spiketok.errors import SpiketokError
 from spiketok.storage.limits import limit_reached, raise_open_files
@@ -149,7 +149,7 @@ def inspect(
         show_json(asdict(told))
     else:
         for label, value in told.facts.items():
-            print(f"{label:<22}{'-' if value is None else value}")
+            show(f"{label:<22}{'-' if value is None else shown(value, keep='')}")
         for title, rows in told.tables.items():
             print()
             print_rows(title, rows, as_json=False)

@@ -1,6 +1,7 @@
 """What the command line prints: tables on a terminal, plain tab-separated lines in a pipe, JSON on request.
 
-Results go to stdout; progress, repairs and errors go to stderr.
+Results go to stdout; progress, repairs and errors go to stderr. What names and texts of files could tell a terminal (to
+move, to colour, to write backwards) is shown as an escape.
 """
 
 from __future__ import annotations
@@ -9,10 +10,26 @@ import contextlib
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 WIDE = 110  # columns of a terminal that has room for the name of the item at work
 QUIET_S = 2.0  # work that is done sooner shows no progress bar
+
+
+def shown(text: object, keep: str = "\n\t") -> str:
+    """A text with each sign that a terminal would obey, but those to keep, as an escape such as ``\\x1b``."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    obeyed = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    escaped = (ascii(c)[1:-1] if c not in keep and unicodedata.category(c) in obeyed else c for c in text)
+    return "".join(escaped)
+
+
+def show(text: object = "") -> None:
+    """A line of the result, which may hold what a file says."""
+    print(shown(text), flush=True)
 
 
 def show_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
@@ -27,7 +44,7 @@ def show_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, ob
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=shown(title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for k, column in enumerate(columns):
         numeric = all(isinstance(row.get(column), int | float) for row in rows) and bool(rows)
         widest = max([len(line[k]) for line in cells], default=0)
@@ -41,7 +58,7 @@ def show_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, ob
         )
     for line in cells:
         table.add_row(*line)
-    Console().print(table, markup=False)
+    Console(markup=False, emoji=False).print(table)
 
 
 def show_json(value: object) -> None:
@@ -59,18 +76,18 @@ def _text(value: object) -> str:
         return f"{value:,.{places}f}" if sys.stdout.isatty() else f"{value:.{places}f}"
     if isinstance(value, int):
         return f"{value:,}" if sys.stdout.isatty() else str(value)
-    return str(value)
+    return shown(value, keep="")
 
 
 def say(text: str) -> None:
     """A line for the person, on stderr, so that stdout stays a result."""
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def complain(text: str) -> None:
     """An error line on stderr; red on a terminal."""
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}error:{plain} {text}", file=sys.stderr, flush=True)
+    print(f"{red}error:{plain} {shown(text)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -108,7 +125,7 @@ def progress(title: str, total: float | None, measure: str = "items") -> Iterato
         *amounts,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        *([TextColumn("{task.fields[detail]}", style="dim")] if console.width >= WIDE else []),
+        *([TextColumn("{task.fields[detail]}", style="dim", markup=False)] if console.width >= WIDE else []),
         console=console,
         transient=True,
     )
@@ -124,7 +141,7 @@ def progress(title: str, total: float | None, measure: str = "items") -> Iterato
             bar.start()
             started = True
         rate = f"{done / elapsed:.1f} {measure}/s" if elapsed > 0 and not in_bytes else ""
-        bar.update(task, advance=amount, rate=rate, detail=detail)
+        bar.update(task, advance=amount, rate=rate, detail=shown(detail))
 
     try:
         yield advance
@@ -208,15 +225,17 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
         for session, scores in state.get("scores", {}).items():
             for task, score in scores.items():
                 name, value = next(iter(score.items()))
-                grid.add_row("valid", session, f"{task}: {name} {'-' if value is None else f'{value:.3f}'}", "")
+                grid.add_row("valid", shown(session), f"{task}: {name} {'-' if value is None else f'{value:.3f}'}", "")
         return grid
 
-    with Live(table(), console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+    with Live(
+        table(), console=Console(stderr=True, markup=False, emoji=False), refresh_per_second=4, transient=True
+    ) as live:
 
         def draw(event: Mapping[str, object]) -> None:
             if event["event"] == "start":
                 for line in first_lines(event):
-                    live.console.print(line, markup=False, highlight=False)
+                    live.console.print(shown(line), markup=False, highlight=False)
                 state.update(step=event["step"], first=event["step"], total_steps=event["total_steps"])
             elif event["event"] in ("step", "valid"):
                 state.update(event)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok.cli.console import complain, progress, say, show_json, show_rows
+from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
 from spiketok.cli.data import (
     Mask,
     Metrics,
@@ -259,18 +259,18 @@ def _show_plans(plans: list[Plan], local: list[Path], as_json: bool) -> None:
         where = f"{plan.host.capitalize()} record {plan.record}" if plan.record else where
         show_rows(f"{plan.name}: {plan.title or where}", ["file", "size", "state"], rows)
         total, missing = plan.total_bytes, plan.fetch_bytes
-        print(
+        show(
             f"{'record' if plan.record else 'dandiset':<11}{plan.dandiset or plan.record or '-'} "
             f"version {plan.version or '-'}"
         )
-        print(f"licence    {plan.license or 'not stated'}")
-        print(f"citation   {plan.citation or 'not stated'}")
-        print(f"files      {len(plan.assets)}, {'? bytes' if total is None else human_bytes(total)}")
-        print(f"to fetch   {'? bytes' if missing is None else human_bytes(missing)} into {plan.folder}")
+        show(f"licence    {plan.license or 'not stated'}")
+        show(f"citation   {plan.citation or 'not stated'}")
+        show(f"files      {len(plan.assets)}, {'? bytes' if total is None else human_bytes(total)}")
+        show(f"to fetch   {'? bytes' if missing is None else human_bytes(missing)} into {plan.folder}")
         for line in (*plan.left_out, *plan.limits):
-            print(f"left out   {line}")
+            show(f"left out   {line}")
     for path in local:
-        print(f"local      {path}: nothing to download")
+        show(f"local      {path}: nothing to download")
 
 
 @contextlib.contextmanager

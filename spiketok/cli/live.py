@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spiketok.cli.console import say, show_rows
+from spiketok.cli.console import say, show, show_rows, shown
 from spiketok.errors import require
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ def _windows_shown(as_json: bool) -> Iterator[Callable[[Decoded, int], None]]:
         return
     if not sys.stdout.isatty():
         print("\t".join(COLUMNS))
-        yield lambda decoded, total_ns: [print("\t".join(row), flush=True) for row in _rows(decoded, total_ns)]
+        yield lambda decoded, total_ns: [show("\t".join(row)) for row in _rows(decoded, total_ns)]
         return
     from rich import box
+    from rich.console import Console
     from rich.live import Live
     from rich.table import Table
 
@@ -89,8 +90,10 @@ def _windows_shown(as_json: bool) -> Iterator[Callable[[Decoded, int], None]]:
             made.add_row(*row)
         return made
 
-    with Live(get_renderable=table, refresh_per_second=8) as live:
-        yield lambda decoded, total_ns: last.extend(_rows(decoded, total_ns))
+    with Live(get_renderable=table, console=Console(markup=False, emoji=False), refresh_per_second=8) as live:
+        yield lambda decoded, total_ns: last.extend(
+            [shown(cell, "") for cell in row] for row in _rows(decoded, total_ns)
+        )
         live.refresh()
 
 

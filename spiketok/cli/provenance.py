@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spiketok.cli.console import complain, progress, say, show_json, show_rows
+from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
 from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, print_rows
 from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError, require
 from spiketok.storage.workspace import Workspace
@@ -130,7 +130,7 @@ def cite(
         show_json([asdict(one) for one in found])
         return
     for line in (citations.to_bibtex if bibtex else citations.to_lines)(found):
-        print(line)
+        show(line)
     silent = [one.name for one in found if one.kind == "data" and not one.license]
     if silent:
         say(f"no licence is stated for {', '.join(silent)}: ask its authors before you share anything made of it")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok.cli.console import complain, say, show_json, show_rows
+from spiketok.cli.console import complain, say, show, show_json, show_rows
 from spiketok.cli.options import Json, Root, Store, indexed, put_index
 from spiketok.errors import UsageError
 
@@ -149,7 +149,7 @@ def _show(divisions: Sequence[Division], *, quiet: bool) -> None:
     rows, left = [], []
     for division in divisions:
         if not quiet:
-            print("\n".join(timeline(division, width, ascii_only=plain)))
+            show("\n".join(timeline(division, width, ascii_only=plain)))
             print()
         rows += [{"session": division.session_id, "division": division.name} | row for row in division.rows]
         why = division.left_out_words()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok.cli.console import complain, say, show_json
+from spiketok.cli.console import complain, say, show, show_json
 from spiketok.cli.options import Json, Root, Store, indexed, put_index
 from spiketok.errors import require
 from spiketok.storage.workspace import Workspace
@@ -52,7 +52,7 @@ def upgrade(
         if as_json or one.state == "left":
             (complain if one.state == "left" and one.kind != "report" else say)(line)
         else:
-            print(line)
+            show(line)
 
     for one in upgrade_sessions(workspace, dry_run=dry_run):
         tell(one)

@@ -184,7 +184,8 @@ def draw_coupling(found: Coupling, path: Path, truth: np.ndarray | None = None) 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", "plots", "drawing the coupling")
+    matplotlib = require("matplotlib", "plots", "drawing the coupling")
+    matplotlib.rcParams["text.parse_math"] = False  # a name with "$" is no formula
     from matplotlib.figure import Figure
 
     n = len(found.matrix)

@@ -146,7 +146,8 @@ def write_report(result: TransferResult, folder: Path) -> Report:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require("matplotlib", "plots", "drawing the report")
+    matplotlib = require("matplotlib", "plots", "drawing the report")
+    matplotlib.rcParams["text.parse_math"] = False  # a name with "$" is no formula
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     body = {"format": FORMAT, "version": VERSION} | to_dict(result)

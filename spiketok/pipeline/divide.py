@@ -282,6 +282,7 @@ def plot_divisions(divisions: Sequence[Division], out: Path) -> None:
     """Draw the divisions one above the other, a row for each split, time not observed shaded."""
     matplotlib = require("matplotlib", "plots", "drawing")
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a name with "$" is no formula
     from matplotlib import pyplot
 
     heights = [0.5 + 0.32 * len(d.splits) for d in divisions]

@@ -1,7 +1,7 @@
 """Names of datasets and sessions, which become names of folders: safe on every file system, and one for one.
 
-What is typed is refused with the reason where it is not safe; what is made of a file's name is made safe. Two names that
-differ in case or in the form of their accents are one name to some file systems: the second is refused on all.
+What is typed is refused with the reason where it is not safe; what is made of a file's name is made safe. Two names
+that differ in case or in the form of their accents are one to some file systems: the second is refused on all.
 """
 
 from __future__ import annotations

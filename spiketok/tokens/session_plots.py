@@ -16,6 +16,7 @@ UNOBSERVED = "#f4d9d0"
 def _figure(n_rows: int, heights: list[float]):
     matplotlib = require("matplotlib", "plots", "drawing")
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a name with "$" is no formula
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(

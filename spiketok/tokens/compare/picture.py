@@ -47,6 +47,7 @@ def plot_comparison(comparison: Comparison, out: Path) -> None:
     """
     matplotlib = require("matplotlib", "plots", "drawing")
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a name with "$" is no formula
     from matplotlib import pyplot
 
     results = [result for result in comparison.results if result.served]
