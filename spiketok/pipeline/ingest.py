@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameError, UsageError
-from spiketok.pipeline.isolation import isolated
+from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.joining import merge_units
 from spiketok.recording.masking import mask_time
@@ -34,9 +34,6 @@ READER = {"reader": "nwb", "reader_version": 2}
 SORTED = "sorter"  # the reader of sorter output, see spiketok.sources.formats.sorting
 NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
-
-# What making one session may take: several times what the values of its files take, and far more time than any needs.
-MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 900, 1e-6
 
 
 @dataclass(frozen=True)
@@ -294,13 +291,10 @@ def _make_isolated(
     group: Group, files: Sequence[Path], sources: Sequence[Source], settings: Mapping[str, object], folder: Path
 ) -> None:
     """Make a session and write it to a folder, in a process that may die of what is in the files."""
-    from spiketok.sources.formats.nwb.hdf5 import read_memory
-
     _warm_up()
-    size = sum(source.size for source in sources)
-    bounds = {"memory_bytes": MEMORY_FACTOR * read_memory(size), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * size)}
+    most = bounds(sum(source.size for source in sources))
     try:
-        isolated(_make, files, group.session_id, sources, settings, folder, name=group.label, **bounds)
+        isolated(_make, files, group.session_id, sources, settings, folder, name=group.label, **most)
     finally:
         clean_leftovers(folder.parent)  # of a child that died
 

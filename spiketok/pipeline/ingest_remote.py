@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING
 
 from spiketok.errors import DataError, FetchError, UsageError
 from spiketok.pipeline.ingest import (
-    CPU_S,
-    CPU_S_PER_BYTE,
-    MEMORY_FACTOR,
     Group,
     Ingested,
     normalize,
@@ -27,7 +24,7 @@ from spiketok.pipeline.ingest import (
     twin_words,
     with_stored_splits,
 )
-from spiketok.pipeline.isolation import isolated
+from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Finding, Source
 from spiketok.storage.files import clean_leftovers
@@ -97,7 +94,6 @@ def _stream_group(
     """Read the assets of one session and write it, unless the store has it from the same digests and settings."""
     from spiketok.sources.archives.dandi.stream import warm_up
     from spiketok.sources.catalogue import RULES
-    from spiketok.sources.formats.nwb.hdf5 import read_memory
 
     if len(assets) > 1 and RULES[group.rules].join is None:
         message = f"{len(assets)} assets would all be session '{group.session_id}': choose one with --glob"
@@ -121,10 +117,10 @@ def _stream_group(
         for asset in assets
     ]
     warm_up()
-    bounds = {"memory_bytes": MEMORY_FACTOR * read_memory(total), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * total)}
+    most = bounds(total)
     with session_place(target) as folder:
         try:
-            read = isolated(_make, plan, assets, group, sources, settings, folder, name=group.label, **bounds)
+            read = isolated(_make, plan, assets, group, sources, settings, folder, name=group.label, **most)
         finally:
             clean_leftovers(folder.parent)  # of a child that died
     done = stored_from(target, group, digests, settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import ArtefactError, UsageError
+from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
@@ -24,6 +25,8 @@ from spiketok.storage.records import (
 )
 from spiketok.storage.store import holds_session, read_attributes, read_session
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
+
+OF_OTHERS = ("nwb", "truth")  # kinds of files that spiketok reads and others make
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,19 @@ def check_picture(path: Path, out: Path) -> None:
 
 
 def describe_path(path: Path) -> Description:
-    """Tell what a path holds.
+    """Tell what a path holds; a file that others may have made is read as ingest reads it, within the same bounds.
 
     Raises:
         ArtefactError, SourceError: it cannot be read, or is nothing that spiketok knows.
     """
-    return _DESCRIBE[kind_of(path)](path)
+    kind = kind_of(path)
+    if kind in OF_OTHERS:
+        return isolated(_DESCRIBE[kind], path, name=path.name, **_bounds(path))
+    return _DESCRIBE[kind](path)
+
+
+def _bounds(path: Path) -> dict[str, int]:
+    return bounds(source_bytes(path) if path.is_file() or path.is_dir() else 0)
 
 
 def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: float = 10.0) -> None:
@@ -133,8 +143,9 @@ def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: f
         from spiketok.tokens.shards import ShardReader
 
         plot_shard(ShardReader(path), out, start_s)
-    else:
-        plot_session(_load(path, kind), out, start_s, duration_s)
+        return
+    session = isolated(_load, path, kind, name=path.name, **_bounds(path)) if kind in OF_OTHERS else _load(path, kind)
+    plot_session(session, out, start_s, duration_s)
 
 
 def _load(path: Path, kind: str) -> Session:

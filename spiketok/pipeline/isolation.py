@@ -14,6 +14,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,19 @@ from typing import NoReturn
 from spiketok.errors import SourceError
 from spiketok.storage.files import human_bytes
 
+# What reading files may take: several times what their values take, and far more time than any needs.
+MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 50, 1e-6
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 CAN_FORK = sys.platform == "linux"
 RAISE = "set SPIKETOK_READ_MEMORY=8GB, say, if you trust it"
 AGAIN = "the file is damaged: download or copy it again"
+
+
+def bounds(size: int) -> dict[str, int]:
+    """What :func:`isolated` may let a function take that reads files of so many bytes: ``memory_bytes`` and ``cpu_s``."""
+    from spiketok.sources.formats.nwb.hdf5 import read_memory
+
+    return {"memory_bytes": MEMORY_FACTOR * read_memory(size), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * size)}
 
 
 def isolated(function: Callable, *arguments: object, name: str, memory_bytes: int, cpu_s: int) -> object:
@@ -41,7 +51,8 @@ def isolated(function: Callable, *arguments: object, name: str, memory_bytes: in
     Raises:
         SourceError: the child crashed, or used more than it may.
     """
-    if not CAN_FORK or parent_process() is not None:  # a worker may die itself: its pool runs the job again, alone
+    in_worker = parent_process() is not None and threading.current_thread() is not threading.main_thread()
+    if not CAN_FORK or in_worker:  # of dask: it may die itself, its pool runs the job again, alone
         return function(*arguments)
     reading, writing = os.pipe()
     with warnings.catch_warnings():

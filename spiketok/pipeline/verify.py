@@ -10,13 +10,15 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from spiketok.errors import ArtefactError
 from spiketok.pipeline.ingest import READER, linked_differences, normalize, recorded_paths, source_paths
+from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Session
-from spiketok.storage.files import sha256_source
+from spiketok.storage.files import sha256_source, source_bytes
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_session, session_digest, session_info
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
@@ -126,9 +128,31 @@ def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
 def compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:
     """What differs between a session and pynwb's reading of its files, and between it and itself made again.
 
+    The files are read in a process that may die of what is in them, within the bounds that ingest has.
+
     Args:
         session, attributes: as the store gives them. files: the ones it was made of, on this machine.
+
+    Raises:
+        SourceError: a file cannot be read, or takes more than the bounds to read.
     """
+    _warm_up()
+    name = " + ".join(file.name for file in files)
+    most = bounds(sum(source_bytes(file) for file in files))
+    return isolated(_compare_made, session, attributes, files, name=name, **most)
+
+
+@lru_cache(maxsize=1)
+def _warm_up() -> None:
+    """Import here what each child would import anew."""
+    import pynwb  # noqa: F401
+
+    from spiketok.sources.formats.nwb.units import warm_up
+
+    warm_up()
+
+
+def _compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:
     from spiketok.pipeline.source_check import verify_session
     from spiketok.sources.catalogue import RULES
     from spiketok.sources.catalogue.base import read_nwb_file
