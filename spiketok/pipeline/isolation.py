@@ -33,7 +33,7 @@ AGAIN = "the file is damaged: download or copy it again"
 
 
 def bounds(size: int) -> dict[str, int]:
-    """What :func:`isolated` may let a function take that reads files of so many bytes: ``memory_bytes`` and ``cpu_s``."""
+    """What :func:`isolated` lets a function take that reads files of so many bytes: ``memory_bytes`` and ``cpu_s``."""
     from spiketok.sources.formats.nwb.hdf5 import read_memory
 
     return {"memory_bytes": MEMORY_FACTOR * read_memory(size), "cpu_s": CPU_S + round(CPU_S_PER_BYTE * size)}

@@ -15,8 +15,10 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
-from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, SessionInfo
+from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
+from spiketok.storage.files import human_bytes
+from spiketok.storage.limits import available_memory
 from spiketok.storage.store import read_session, session_info
 from spiketok.storage.workspace import CONTEXT, Workspace
 from spiketok.tokens.schemes import Scheme
@@ -247,6 +249,7 @@ def _baked(
     from spiketok.tokens.shards import KIND, write_shard
 
     segments = resolve_segments(session, segments_rule)
+    _require_room(session, scheme, segments)
     rule = {"segments_rule": segments_rule, "store_digest": store_digest}
     manifest = write_shard(target, scheme, session, segments, **rule, context=context)
     notes = []
@@ -255,6 +258,20 @@ def _baked(
         notes.append(f"{left_out} of {len(session.trials)} trials have no time inside of them to align to: left out")
     held = scheme.spikes_held(Columns(target, manifest["columns"], KIND))
     return _tokenized(target, "new", manifest, held, notes)
+
+
+def _require_room(session: Session, scheme: Scheme, segments: Intervals) -> None:
+    """Raise DataError where a bake would take more memory than there is, before any is taken."""
+    from spiketok.tokens.shards import plan_bytes
+
+    need, room = BAKE_FACTOR * plan_bytes(scheme, session_info(session), segments), available_memory()
+    if need > room:
+        about = f"{len(session.units)} units over {segments.total_ns / NS_PER_S:.0f} s"
+        message = (
+            f"scheme '{scheme.name}' of {about} takes up to {human_bytes(need)} of memory, {human_bytes(room)} are "
+            "free here: choose coarser settings (--set, --bin-ms), fewer units (ingest --min-rate) or shorter segments"
+        )
+        raise DataError(message)
 
 
 def _found(target: Path) -> Tokenized:

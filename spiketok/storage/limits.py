@@ -31,6 +31,24 @@ def limit_reached(error: BaseException | None) -> str:
     return ""
 
 
+def available_memory() -> int:
+    """Bytes of memory that this process may still take, as far as the system tells; without limit where it does not."""
+    rooms = [2**63]
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        rooms.append(1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))))
+    with contextlib.suppress(OSError, ValueError):  # of a container; "max" is no number
+        most = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        rooms.append(max(most - int(Path("/sys/fs/cgroup/memory.current").read_text()), 0))
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        rooms.append(max(most - held, 0) if most != resource.RLIM_INFINITY else 2**63)
+    return min(rooms)
+
+
 def _open_files(where: str) -> str:
     import resource
 

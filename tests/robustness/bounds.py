@@ -187,7 +187,8 @@ def cases(count: int | None) -> list[Case]:
     made = [Case(name, partial(_read, change)) for name, change in FILES.items()]
     made += [Case("a million units: tokens, splits, export", partial(_use, many_units(10**6)))]
     made += [Case("observed for ten years: tokens, splits, export", partial(_use, long_recording(3e8)))]
-    return (made + [Case("bins of a microsecond", _tiny_bins)])[:count]
+    made.append(Case("bins of a microsecond", _tiny_bins))
+    return made[:count]
 
 
 def _made(change: Change, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import h5py
@@ -28,14 +29,20 @@ def as_values(data: object) -> np.ndarray | None:
     return values if values.dtype.kind == "b" else None
 
 
-def source_columns(table, raw: h5py.File, place: str) -> Iterator[tuple[str, Column]]:
-    """The comparable columns of a table: those that pynwb shows, and those that it holds undeclared."""
+def source_columns(table, raw: h5py.File, place: str, most: float = math.inf) -> Iterator[tuple[str, Column]]:
+    """The comparable columns of a table: those that pynwb shows, and those that it holds undeclared.
+
+    One with more than ``most`` values a row is not read.
+    """
     for name in table.colnames:
         column = table[name]
         target = getattr(column, "target", None)
         if target is not None and getattr(target, "target", None) is not None:
             continue  # rows of rows
-        values = as_values((column if target is None else target).data[:])
+        data = (column if target is None else target).data
+        if math.prod(np.shape(data)) > most * len(table.id):
+            continue
+        values = as_values(data[:])
         if values is not None:
             ends = None if target is None else np.asarray(column.data[:]).astype(np.int64)
             yield name, values if ends is None else Ragged(values, np.concatenate([[0], ends]))
@@ -46,11 +53,6 @@ def source_columns(table, raw: h5py.File, place: str) -> Iterator[tuple[str, Col
             values = as_values(item[()])
             if values is not None:
                 yield name, values
-
-
-def is_wide(column: Column, n_rows: int) -> bool:
-    values = column.value if isinstance(column, Ragged) else column
-    return values.size > WIDE * n_rows
 
 
 def rows_of(column: Column, keep: np.ndarray) -> Column:

@@ -81,8 +81,6 @@ def _is_signal(series: object, data: object, seconds: np.ndarray | None, session
     imaged = _is_imaged(series)
     if kind not in "biuf" or len(shape) not in (1, 2) or 0 in shape or seconds is None:
         return False
-    if np.prod(shape) > MOST_VALUES and not imaged:
-        return False
     turned = _is_turned(series, shape, seconds.size)
     width = 1 if len(shape) == 1 else shape[0] if turned else shape[1]
     good = is_time(seconds)
@@ -95,8 +93,10 @@ def compare_signals(session: Session, series: list[Found], out: Verification) ->
         data = getattr(found.item, "data", None)
         if data is None:
             continue
-        seconds = series_seconds(found.item, len(data))
         name = pick(found, session.signals, matched)
+        if name is None and np.prod(np.shape(data), dtype=np.float64) > MOST_VALUES and not _is_imaged(found.item):
+            continue
+        seconds = series_seconds(found.item, len(data))
         if name is None:
             if _is_signal(found.item, data, seconds, session):
                 out.differences.append(f"{found.path}: missing in the session, {len(data)} samples in the source")

@@ -7,7 +7,7 @@ from collections import Counter
 import h5py
 import numpy as np
 
-from spiketok.pipeline.source_check.columns import as_values, compare_columns, is_wide, source_columns
+from spiketok.pipeline.source_check.columns import WIDE, as_values, compare_columns, source_columns
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.source_file import DAY_NS, is_time, merged, stated, to_ns
 from spiketok.recording.intervals import EMPTY_NS, EMPTY_TIMES, STRAY_NS
@@ -53,8 +53,8 @@ def compare_unit_columns(session: Session, units, raw: h5py.File, out: Verificat
     elsewhere = {"spike_times", "obs_intervals", "electrodes", "electrode_group"}
     renamed = {"heldout": "held_out"}
     expected = {}
-    for name, column in source_columns(units, raw, "units"):
-        if name not in elsewhere and not is_wide(column, len(units.id)):
+    for name, column in source_columns(units, raw, "units", WIDE):
+        if name not in elsewhere:
             flag = name in ("heldout", "held_out") and isinstance(column, np.ndarray) and column.dtype.kind in "biu"
             expected[renamed.get(name, name) if flag else name] = column.astype(bool) if flag else column
     derived = _electrode_columns(units)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 
-from spiketok.pipeline.source_check.columns import compare_columns, is_wide, rows_of, source_columns
+from spiketok.pipeline.source_check.columns import WIDE, compare_columns, rows_of, source_columns
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.series import compare_signal, in_units
 from spiketok.pipeline.source_check.source_file import Found, merged, series_seconds, to_ns, type_names
@@ -57,8 +57,7 @@ def compare_imaged(session: Session, series: list[Found], raw: h5py.File, out: V
         out.expect("ids of the ROIs", session.units.id.tolist(), [str(table.id[r]) for r in row])
         compare_signal(session, signal, found, series_seconds(found.item, len(found.item.data)), out)
         place = raw[raw[f"{found.path}/rois"].attrs["table"]].name
-        source = {name: c for name, c in source_columns(table, raw, place) if not is_wide(c, len(table.id))}
-        expected = {name: rows_of(c, row) for name, c in source.items()}
+        expected = {name: rows_of(c, row) for name, c in source_columns(table, raw, place, WIDE)}
         compare_columns("ROIs", session.units.columns, expected, out)
     else:
         _compare_neurons(session, signal, series, out)
