@@ -34,7 +34,9 @@ MinRate = Annotated[
 Quality = Annotated[
     str | None,
     typer.Option(
-        "--quality", metavar="RULE", help="Keep units that pass, as \"isi_violations<0.5 and quality=='good'\"."
+        "--quality",
+        metavar="RULE",
+        help='Keep units that pass, as "isi_violations<0.5 and quality==\'good\'", "iscell[0]>0.5".',
     ),
 ]
 Metrics = Annotated[

@@ -26,8 +26,9 @@ COMPARE: dict[str, Callable] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-GRAMMAR = "COLUMN<NUMBER, COLUMN==WORD, joined by 'and'"
+GRAMMAR = "COLUMN<NUMBER, COLUMN==WORD, COLUMN[INDEX]>NUMBER of a column with several values, joined by 'and'"
 _COMPARISON = re.compile(r"\s*(?P<column>[^=!<>]+?)\s*(?P<sign>==|!=|<=|>=|<|>)\s*(?P<value>[^=!<>]+?)\s*")
+_ENTRY = re.compile(r"(?P<column>.+?)\s*\[\s*(?P<entry>[0-9]+)\s*\]")
 METRICS = "metric_"  # how the columns of quality metrics begin
 
 
@@ -36,21 +37,23 @@ METRICS = "metric_"  # how the columns of quality metrics begin
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison of a unit column with a number or a word."""
+    """One comparison of a unit column, or of one entry of a column with several values, with a number or a word."""
 
     column: str
     sign: str
     value: float | str
+    entry: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.column}{self.sign}{self.value!r}"
+        return f"{self.column}{'' if self.entry is None else f'[{self.entry}]'}{self.sign}{self.value!r}"
 
 
 def parse_quality(text: str) -> tuple[Comparison, ...]:
     """Comparisons on unit columns, all of which a unit must pass.
 
     Args:
-        text: as ``isi_violations<0.5 and quality=='good'``; quotes around a word may be left out.
+        text: as ``isi_violations<0.5 and quality=='good'``; quotes around a word may be left out. ``iscell[0]>0.5``
+            compares one entry, counted from 0, of a column with several values a unit.
 
     Raises:
         UsageError: the text is no such thing.
@@ -70,7 +73,9 @@ def parse_quality(text: str) -> tuple[Comparison, ...]:
         if isinstance(value, str) and match["sign"] not in ("==", "!="):
             message = f"--quality '{text}': '{part}' compares a word with '{match['sign']}': use == or !="
             raise UsageError(message)
-        comparisons.append(Comparison(match["column"], match["sign"], value))
+        named = _ENTRY.fullmatch(match["column"])
+        column, entry = (match["column"], None) if named is None else (named["column"], int(named["entry"]))
+        comparisons.append(Comparison(column, match["sign"], value, entry))
     return tuple(comparisons)
 
 
@@ -84,9 +89,7 @@ def _number_or_word(word: str) -> float | str:
 
 def _passes(column: Column, comparison: Comparison, session_id: str) -> tuple[np.ndarray, np.ndarray]:
     """Which units pass (bool ``[N]``), and which have no value."""
-    if isinstance(column, Ragged) or column.ndim != 1:
-        message = f"{session_id}: unit column '{comparison.column}' has several values a unit: no filter can use it"
-        raise UsageError(message)
+    column, lacks = _compared(column, comparison, session_id)
     value = comparison.value
     if column.dtype.kind == "b" and isinstance(value, str) and value.lower() in ("true", "false"):
         value = float(value.lower() == "true")
@@ -99,8 +102,34 @@ def _passes(column: Column, comparison: Comparison, session_id: str) -> tuple[np
         if comparison.sign not in ("==", "!="):
             message = f"{session_id}: unit column '{comparison.column}' holds words: use == or != in '{comparison}'"
             raise UsageError(message)
-    missing = column == "" if texts else np.isnan(column.astype(np.float64))
+    missing = lacks | (column == "" if texts else np.isnan(column.astype(np.float64)))
     return COMPARE[comparison.sign](column, value) & ~missing, missing
+
+
+def _compared(column: Column, comparison: Comparison, session_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values that a comparison is about, ``[N]``, and which units have no such entry (their value is any)."""
+    name, entry = f"{session_id}: unit column '{comparison.column}'", comparison.entry
+    if not isinstance(column, Ragged) and column.ndim == 1:
+        if entry is not None:
+            message = f"{name} has one value a unit, no entries: leave out '[{entry}]'"
+            raise UsageError(message)
+        return column, np.zeros(len(column), np.bool_)
+    if entry is None:
+        message = f"{name} has several values a unit: name one of them, as {comparison.column}[0]"
+        raise UsageError(message)
+    if column.value.ndim > 1 if isinstance(column, Ragged) else column.ndim > 2:
+        message = f"{name} has a table of values a unit: no filter can use it"
+        raise UsageError(message)
+    length = np.diff(column.offset) if isinstance(column, Ragged) else np.full(len(column), column.shape[1])
+    lacks = length <= entry
+    if lacks.all():
+        message = (
+            f"{name} has at most {length.max(initial=0)} values a unit: there is no entry [{entry}], the first is [0]"
+        )
+        raise UsageError(message)
+    if not isinstance(column, Ragged):
+        return column[:, entry], lacks
+    return column.value[np.where(lacks, 0, column.offset[:-1] + entry)], lacks
 
 
 def filter_units(session: Session, min_rate_hz: float | None = None, quality: str = "") -> Session:
@@ -126,6 +155,9 @@ def filter_units(session: Session, min_rate_hz: float | None = None, quality: st
             session, rate_hz >= min_rate_hz, missing, "units-below-min-rate", f"a rate below {min_rate_hz:g} Hz"
         )
     for comparison in parse_quality(quality) if quality else ():
+        whole = "" if comparison.entry is None else f"{comparison.column}[{comparison.entry}]"
+        if whole in session.units.columns:  # a column may have such a name itself
+            comparison = replace(comparison, column=whole, entry=None)
         if comparison.column not in session.units.columns:
             raise UnknownNameError("unit column", comparison.column, session.units.columns, session.id)
         keep, missing = _passes(session.units.columns[comparison.column], comparison, session.id)

@@ -114,6 +114,42 @@ def test_a_quality_rule_keeps_who_passes(four, rule, stay):
     ]
 
 
+def entries_of(column: np.ndarray | Ragged) -> list[list]:
+    """Each unit's values as a list."""
+    return [np.asarray(column[row]).tolist() for row in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "passes"),
+    [
+        ("iscell[0]>0.5", lambda own: own[0] > 0.5),
+        ("iscell [ 1 ] <= .3", lambda own: own[1] <= 0.3),
+        ("peaks[0]>=2", lambda own: len(own) > 0 and own[0] >= 2),
+        ("peaks[2]!=7", lambda own: len(own) > 2 and own[2] != 7),
+        ("labels[1]==ok", lambda own: own[1] == "ok"),
+        ("labels[0]!='ok'", lambda own: own[0] not in ("ok", "")),
+    ],
+)
+def test_one_entry_of_a_column_is_compared(four, rule, passes):
+    """Each entry against a plain loop over the units; one without such an entry, or with an empty one, leaves."""
+    columns = {
+        "iscell": np.array([[1.0, 0.9], [0.0, 0.2], [1.0, 0.3], [0.4, np.nan]]),
+        "peaks": Ragged(np.array([3, 1, 2, 7, 4, 5, 6]), np.array([0, 1, 1, 4, 7])),
+        "labels": np.array([["ok", "no"], ["", "ok"], ["no", "ok"], ["ok", ""]]),
+    }
+    rows = entries_of(columns[rule.split("[")[0].strip()])
+    done = filter_units(with_columns(four, **four.units.columns, **columns), quality=rule)
+    assert done.units.columns["channel"].tolist() == [row for row in range(4) if passes(rows[row])]
+    assert 0 < len(done.units) < 4
+    again = " and ".join(map(str, parse_quality(rule)))
+    assert parse_quality(again) == parse_quality(rule)
+
+
+def test_a_column_may_be_named_like_an_entry(four):
+    session = with_columns(four, **four.units.columns, **{"peak[0]": np.array([1.0, 2.0, 3.0, 4.0])})
+    assert filter_units(session, quality="peak[0]>2").units.columns["channel"].tolist() == [2, 3]
+
+
 def test_a_filter_says_what_left(four):
     done = filter_units(four, min_rate_hz=2.0, quality="isi<10")
     # 4 s observed: rates 0, 5/4, 20/4 and 40/4 Hz
@@ -136,11 +172,15 @@ def test_a_filter_says_what_left(four):
         ("isi=='good'", UsageError, "holds numbers, compared with 'good'"),
         ("isis<1", UnknownNameError, "did you mean 'isi'"),
         ("isi>5", DataError, "all 4 units would leave"),
-        ("many<5", UsageError, "several values a unit"),
+        ("many<5", UsageError, "several values a unit: name one of them, as many"),
+        ("many[2]<5", UsageError, r"at most 2 values a unit: there is no entry \[2\]"),
+        ("isi[0]<5", UsageError, r"one value a unit, no entries: leave out '\[0\]'"),
+        ("cube[0]<5", UsageError, "a table of values a unit"),
+        ("manys[0]<5", UnknownNameError, "did you mean 'many'"),
     ],
 )
 def test_a_rule_that_cannot_be_is_one_line(four, rule, error, line):
-    session = with_columns(four, **four.units.columns, many=np.zeros((4, 2)))
+    session = with_columns(four, **four.units.columns, many=np.zeros((4, 2)), cube=np.zeros((4, 2, 2)))
     with pytest.raises(error, match=line) as raised:
         filter_units(session, quality=rule)
     assert "\n" not in str(raised.value)
