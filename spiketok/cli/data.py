@@ -56,6 +56,15 @@ TimeUnits = Annotated[
     ),
 ]
 
+DropOutside = Annotated[
+    bool,
+    typer.Option("--drop-outside", help="Leave out spikes and samples outside of the observed time, and fillers."),
+]
+UnitsPath = Annotated[
+    str | None,
+    typer.Option("--units", metavar="PATH", help="Where NWB files have their units, as processing/ecephys/units."),
+]
+
 
 def wanted_settings(
     process: list[str] | None,
@@ -64,6 +73,8 @@ def wanted_settings(
     metrics: bool,
     mask: list[str] | None,
     time_unit: list[str] | None,
+    drop_outside: bool,
+    units: str | None,
 ) -> dict[str, object]:
     """What the user wants of normalizing, as it is in a store's settings; only what was asked for.
 
@@ -86,6 +97,10 @@ def wanted_settings(
         wanted["mask"] = sorted(set(mask))
     if time_unit:
         wanted["time_unit"] = _time_units(time_unit)
+    if drop_outside:
+        wanted["drop_outside"] = True
+    if units is not None:
+        wanted["units"] = _units_path(units)
     return wanted
 
 
@@ -117,6 +132,8 @@ def ingest(
     ] = 0.0,
     mask: Mask = None,
     time_unit: TimeUnits = None,
+    drop_outside: DropOutside = False,
+    units: UnitsPath = None,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -127,7 +144,8 @@ def ingest(
     for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
         if name is not None:
             require_name(name, option)
-    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit) | _sorter_settings(sorter, start_s)
+    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units)
+    wanted |= _sorter_settings(sorter, start_s)
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
         paths,
@@ -142,6 +160,15 @@ def ingest(
         raise typer.Exit(1)
     if not as_json:
         say("next: spiketok tokenize --scheme per-spike")
+
+
+def _units_path(text: str) -> str:
+    """A path inside a file as it is in a store's settings; UsageError where it is none."""
+    parts = [part for part in text.split("/") if part]
+    if not parts or any(part in (".", "..") for part in parts):
+        message = f"--units '{text}': must be a path inside of the files, as processing/ecephys/units"
+        raise UsageError(message)
+    return "/".join(parts)
 
 
 def _time_units(texts: list[str]) -> dict[str, str]:
@@ -235,6 +262,9 @@ def ingest_paths(
     noted = [r["session"] for r in rows if r["notes"]]
     if noted:
         say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
+    outside = [note["count"] for r in rows for note in r["findings"]["notes"] if note["id"] == "spikes-unobserved"]
+    if outside:
+        say(f"{sum(outside)} spikes of {len(outside)} sessions lie outside of observed time: --drop-outside drops them")
     if failed:
         say(f"{failed} of {failed + len(rows)} failed, {len(rows)} sessions are in the store")
     return rows, failed

@@ -14,12 +14,14 @@ import typer
 
 from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
 from spiketok.cli.data import (
+    DropOutside,
     Mask,
     Metrics,
     MinRate,
     Process,
     Quality,
     TimeUnits,
+    UnitsPath,
     ingest_paths,
     session_row,
     wanted_settings,
@@ -81,6 +83,8 @@ def fetch(
     metrics: Metrics = False,
     mask: Mask = None,
     time_unit: TimeUnits = None,
+    drop_outside: DropOutside = False,
+    units: UnitsPath = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -100,7 +104,7 @@ def fetch(
     check_policy(policy)
     limit = None if max_bytes is None else parse_bytes(max_bytes, "--max-bytes")
     selection = Selection(sessions, subjects, glob, max_sessions, limit)
-    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit)
+    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units)
     requests = [resolve(name, version) for name in names]
     if verify:
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)

@@ -21,6 +21,7 @@ from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.joining import merge_units
 from spiketok.recording.masking import mask_time
 from spiketok.recording.nouns import NS_PER_S, Session, Source
+from spiketok.recording.outside import drop_outside
 from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
 from spiketok.recording.steps import apply_steps
@@ -202,11 +203,19 @@ def normalize(
     rules = RULES[settings.get("rules", "")]
     read = _read_sorted(settings) if settings.get("reader") == SORTED else rules.read
     if read is read_nwb_file:
-        read = partial(read, time_unit=settings.get("time_unit"), mends_clocks=rules.mends_clocks)
-    elif "time_unit" in settings:
-        message = f"{session_id}: --time-unit is for NWB files that the general reader reads, not for these"
-        raise UsageError(message)
+        read = partial(
+            read,
+            time_unit=settings.get("time_unit"),
+            mends_clocks=rules.mends_clocks,
+            units_path=settings.get("units", ""),
+        )
+    for setting, option in (("time_unit", "--time-unit"), ("units", "--units")):
+        if setting in settings and not isinstance(read, partial):
+            message = f"{session_id}: {option} is for NWB files that the general reader reads, not for these"
+            raise UsageError(message)
     parts = [rules.adjust(read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)]
+    if settings.get("drop_outside"):
+        parts = [drop_outside(part) for part in parts]
     if settings.get("merge"):
         session = merge_units(parts, session_id)
     else:
@@ -214,6 +223,8 @@ def normalize(
     joined = tuple(part.source for part in parts[1:])
     session = replace(session, source=replace(session.source, joined=joined)) if joined else session
     session = mask_time(session, settings.get("mask", ()))
+    if settings.get("drop_outside") and settings.get("mask"):
+        session = drop_outside(session)
     session = apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
     return with_stored_sets(session, settings.get("splits", {}))
 

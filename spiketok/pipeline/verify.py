@@ -172,9 +172,16 @@ def _compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> 
             plain = (
                 session
                 if settings == READER
-                else read_nwb_file(file, session.id, source, as_it_stands, mends_clocks=rules.mends_clocks)
+                else read_nwb_file(
+                    file,
+                    session.id,
+                    source,
+                    as_it_stands,
+                    mends_clocks=rules.mends_clocks,
+                    units_path=settings.get("units", ""),
+                )
             )
-            differences += verify_session(plain, file)
+            differences += verify_session(plain, file, settings.get("units", ""))
     if not differences:
         made = session_digest(normalize(files, session.id, sources, settings), settings, attributes["written_by"])
         if made != attributes["digest"]:

@@ -16,7 +16,7 @@ import h5py
 from spiketok.errors import SourceError
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.series import compare_events, compare_signals
-from spiketok.pipeline.source_check.source_file import leads_out, walk_file
+from spiketok.pipeline.source_check.source_file import find_units, leads_out, walk_file
 from spiketok.pipeline.source_check.stimuli import compare_stimuli
 from spiketok.pipeline.source_check.tables import compare_splits, compare_tables
 from spiketok.pipeline.source_check.units import compare_observed, compare_spikes, compare_unit_columns
@@ -24,25 +24,25 @@ from spiketok.pipeline.source_check.units_of_series import COUNTS, IMAGED, compa
 from spiketok.recording.nouns import Session
 
 
-def verify_session(session: Session, path: Path) -> list[str]:
+def verify_session(session: Session, path: Path, units_path: str = "") -> list[str]:
     """Every difference between a session and its source file; empty where they are equal.
 
     Args:
         session: as the store gives it back.
-        path: the NWB file.
+        path: the NWB file. units_path: where its units table lies; empty: ``/units``, or the one other.
 
     Raises:
         SourceError: pynwb cannot read the file.
     """
-    return compare_with_source(session, path).differences
+    return compare_with_source(session, path, units_path).differences
 
 
-def compare_with_source(session: Session, path: Path) -> Verification:
+def compare_with_source(session: Session, path: Path, units_path: str = "") -> Verification:
     """Compare all spikes, unit columns, observed time, interval tables and series of a session with its source file.
 
     Args:
         session: as the store gives it back.
-        path: the NWB file.
+        path: the NWB file. units_path: see :func:`verify_session`.
 
     Returns:
         the differences, and how much was compared.
@@ -57,7 +57,7 @@ def compare_with_source(session: Session, path: Path) -> Verification:
         from spiketok.sources.formats.nwb.zarr_folder import as_hdf5
 
         with as_hdf5(Path(path)) as file:
-            return compare_with_source(session, file)
+            return compare_with_source(session, file, units_path)
     out = Verification()
     try:
         with warnings.catch_warnings():
@@ -65,7 +65,7 @@ def compare_with_source(session: Session, path: Path) -> Verification:
             with NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
                 nwb = io.read()
                 with h5py.File(path, "r") as raw:
-                    _compare(session, nwb, raw, out)
+                    _compare(session, nwb, raw, units_path, out)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, ConstructError) as error:
         reason = " ".join(str(error).split())[:200]
         message = f"{Path(path).name}: cannot be read through pynwb ({type(error).__name__}: {reason}): fetch it again"
@@ -73,8 +73,8 @@ def compare_with_source(session: Session, path: Path) -> Verification:
     return out
 
 
-def _compare(session: Session, nwb, raw: h5py.File, out: Verification) -> None:
-    units = nwb.units
+def _compare(session: Session, nwb, raw: h5py.File, units_path: str, out: Verification) -> None:
+    units, place = find_units(nwb, units_path)
     tables, series = ([one for one in found if not leads_out(raw, one)] for found in walk_file(nwb))
     counts = [s for s in series if s.parts[-1] in COUNTS] if units is None or not len(units.id) else []
     if len(counts) == 1:
@@ -90,7 +90,7 @@ def _compare(session: Session, nwb, raw: h5py.File, out: Verification) -> None:
     out.expect("subject", session.subject, (subject or "").strip())
     if not counts and units is not None and out.expect("units", len(session.units), len(units.id)):
         compare_spikes(session, units, out)
-        compare_unit_columns(session, units, raw, out)
+        compare_unit_columns(session, units, raw, place, out)
         compare_observed(session, units, out)
     matched = compare_tables(session, tables, raw, out)
     matched |= compare_events(session, [s for s in series if s.is_event], out)

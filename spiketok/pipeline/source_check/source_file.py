@@ -94,6 +94,32 @@ def leads_out(raw: h5py.File, found: Found) -> bool:
     return isinstance(link, h5py.ExternalLink) and home not in (home / link.filename).resolve().parents
 
 
+def find_units(nwb, path: str = "") -> tuple[object | None, str]:
+    """The units table and its path: that at the path; else ``/units`` with rows, or the one other with spike times."""
+    from hdmf.common import DynamicTable
+
+    tables = {}
+
+    def walk(item: object, name: str) -> None:
+        if isinstance(item, DynamicTable):
+            if "spike_times" in item.colnames:
+                tables[name] = item
+            return
+        for child in getattr(item, "children", ()):
+            walk(child, f"{name}/{child.name}")
+
+    for place in ("processing", "acquisition", "analysis", "scratch"):
+        for item in getattr(nwb, place).values():
+            walk(item, f"{place}/{item.name}")
+    own = nwb.units
+    if path:
+        return (own, path) if path == "units" else (tables.get(path), path)
+    if own is not None and len(own.id) and "spike_times" in own.colnames:
+        return own, "units"
+    full = [name for name, table in tables.items() if len(table.id)]
+    return (tables[full[0]], full[0]) if len(full) == 1 else (own, "units")
+
+
 def pick(found: Found, candidates: Iterable[str], matched: set[str]) -> str | None:
     free = [name for name in found.names() if name in candidates and name not in matched]
     return free[-1] if free else None

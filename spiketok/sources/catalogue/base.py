@@ -123,11 +123,12 @@ def read_nwb_file(
     time_unit: Mapping[str, str] | None = None,
     *,
     mends_clocks: bool = False,
+    units_path: str = "",
 ) -> Session:
     """The generic reader (:func:`spiketok.sources.formats.nwb.read_nwb`), imported when it is used."""
     from spiketok.sources.formats.nwb import read_nwb
 
-    return read_nwb(path, session_id, source, time_unit=time_unit, mends_clocks=mends_clocks)
+    return read_nwb(path, session_id, source, time_unit=time_unit, mends_clocks=mends_clocks, units_path=units_path)
 
 
 def open_source(path: Path) -> h5py.File:

@@ -42,10 +42,10 @@ from spiketok.recording.nouns import (
     Session,
     Signal,
     Source,
-    Spikes,
     Stimulus,
     UnitTable,
 )
+from spiketok.recording.outside import filler_note
 from spiketok.sources.formats.nwb.clocks import refuse_times_in_no_seconds
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
@@ -71,6 +71,7 @@ def read_nwb(
     clock_hz: float | None = None,
     time_unit: Mapping[str, str] | None = None,
     mends_clocks: bool = False,
+    units_path: str = "",
 ) -> Session:
     """Read an NWB file (version 2) whole.
 
@@ -81,6 +82,7 @@ def read_nwb(
         clock_hz: the recording's clock, where the caller knows it better than the file.
         time_unit: what its times are, see ``time_units.TimeUnit``; without it what is plainly no seconds is refused.
         mends_clocks: its times may be no seconds of one clock, which is refused otherwise: the caller mends that.
+        units_path: where its units table lies, as ``"processing/ecephys/units"``; empty: see ``units.find_units``.
 
     Returns:
         the session: every spike to the nearest ns and in order, all interval tables, behaviours and observed time,
@@ -92,13 +94,14 @@ def read_nwb(
     """
     if isinstance(path, Path | str) and is_zarr_folder(Path(path)):
         with as_hdf5(Path(path)) as file:
-            return read_nwb(file, session_id, source, clock_hz=clock_hz, time_unit=time_unit, mends_clocks=mends_clocks)
+            options = {"clock_hz": clock_hz, "time_unit": time_unit, "mends_clocks": mends_clocks}
+            return read_nwb(file, session_id, source, units_path=units_path, **options)
     found = Findings()
     stated = TimeUnit(time_unit)
     with Hdf5(path, stated, mends_clocks=mends_clocks) as h5:
         _check_version(h5)
-        units = read_units_table(h5, found)
-        below = find_series(h5, found)
+        units = read_units_table(h5, found, units_path)
+        below = find_series(h5, found, () if units is None else units.taken)
         units = units or read_units_elsewhere(h5, below.series, found)
         tables = read_tables(h5, found) + below.tables
         for table in tables:
@@ -127,18 +130,22 @@ def read_nwb(
     spikes, observed, unit_observed = units.spikes, units.observed, units.unit_observed
     if units.fluorescence is None:
         note_spikes(spikes, units.unit_id.size, end_ns, found)
+    filler = None if units.recorded is None else filler_note(spikes, units.recorded)
+    if filler is not None:
+        found.notes.append(filler)
     if observed is None:
         near = [_counted(one, signal, reach, max(reach.stop_ns, end_ns or reach.stop_ns)) for one, signal in signals]
         spans = [_near(span, reach) for span in (*map(_stated, tables), *(event for _, event in events))]
-        observed = from_whole_second(inhabited([spikes.time_ns, *near], spans))
+        observed = from_whole_second(inhabited([units.recorded_ns, *near], spans))
         start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
-        _note_assumed(spikes, tables, observed, found)
+        _note_assumed(units.recorded_ns, tables, observed, found)
     else:
         start_ns = min(reach.start_ns, int(observed.start_ns[0]))
         start_ns -= max(start_ns, 0) % NS_PER_S  # on the recording's own clock, as where nothing is stated
         stop_ns = max(reach.stop_ns, end_ns or reach.stop_ns, int(observed.stop_ns[-1]))
     outside = count_unobserved(spikes, observed, unit_observed)
-    found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed time; kept")
+    hint = ", --drop-outside leaves them out" if units.observed is None else ""
+    found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed time; kept{hint}")
 
     finished = [(table.parts, finish_table(table, stop_ns, found)) for table in tables] + events
     intervals = {parts[-1]: item for parts, item in finished if parts[0] == "intervals"}  # these keep their names
@@ -251,18 +258,18 @@ def _stated(table: Table) -> Intervals:
     return Intervals(start_ns, stop_ns)
 
 
-def _note_assumed(spikes: Spikes, tables: Sequence[Table], observed: Intervals, found: Findings) -> None:
+def _note_assumed(spike_ns: np.ndarray, tables: Sequence[Table], observed: Intervals, found: Findings) -> None:
     start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
     extent, empty_ns = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}", stop_ns - start_ns - observed.total_ns
     but = f"but for {in_seconds(empty_ns)} of emptiness, each part longer than {in_seconds(EMPTY_NS)}"
     taken = f"is taken as observed {but if empty_ns else 'throughout'}"
     found.note("observed-assumed", 1, f"the source states no obs_intervals: {extent} {taken}")
-    if not len(spikes):
+    if not spike_ns.size:
         return
     starts = [table.start_s[is_time(table.start_s)] for table in tables]
     first_ns = min((float(s.min()) for s in starts if s.size), default=math.inf) * NS_PER_S
     long_ns = max(LATE_NS, LATE_SHARE * (stop_ns - start_ns))
-    first, last = spikes.time_ns[0], spikes.time_ns[-1]
+    first, last = spike_ns[0], spike_ns[-1]
     if first - first_ns > long_ns:
         text = (
             f"the first spike comes at {in_seconds(first)}, the first trial at {in_seconds(first_ns)}: "

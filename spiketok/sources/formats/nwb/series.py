@@ -71,8 +71,8 @@ class Found:
     stimuli: list[Series]
 
 
-def find_series(h5: Hdf5, found: Findings) -> Found:
-    """Every series and interval table of ``PLACES``, in order of place and name."""
+def find_series(h5: Hdf5, found: Findings, taken: Sequence[tuple[str, ...]] = ()) -> Found:
+    """Every series and interval table of ``PLACES`` that is not ``taken`` already, in order of place and name."""
     out = Found([], [], [], [])
     seen: set[tuple[int, int]] = set()
 
@@ -94,6 +94,8 @@ def find_series(h5: Hdf5, found: Findings) -> Found:
         path = "/".join(parts)
         if len(parts) > MAX_DEPTH:
             out.left_out.append(f"{path[:80]}... ({len(parts)} groups deep)")
+        elif parts in taken:
+            return
         elif type_name in SHOWN_TYPES and parts[:2] == ("stimulus", "presentation"):
             out.stimuli.append(Series(parts, group, type_name, is_event=False))
         elif type_name in NOT_BEHAVIOUR:

@@ -2,7 +2,7 @@
 
 A file has its units in one of these places, looked for in this order:
 
-    units table      ``/units`` with at least one row
+    units table      the table that the user names, ``/units`` with at least one row, or the one other with spike times
     binned counts    a series ``[T, N]`` of counts, one column a channel, named as in ``COUNT_NAMES``: FALCON H2 has
                      ``binned_spikes`` of 20 ms, FALCON B1 ``tx`` of 1/30,000 s, LINK ``ThresholdCrossings`` of 20 ms
 
@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from spiketok.recording.nouns import NS_PER_S, Column, Intervals, Ragged, Signal, Spikes
+from spiketok.recording.outside import fillers
 from spiketok.sources.formats.nwb.hdf5 import VALUE_BYTES, Hdf5
 from spiketok.sources.formats.nwb.imaging import Imaged, find_imaged, read_imaged
 from spiketok.sources.formats.nwb.intervals import Reach
@@ -52,7 +53,8 @@ class UnitData:
         columns: of the unit table. clock_hz: the recording's clock, None where it is not stated.
         observed, unit_observed: see :class:`~spiketok.recording.nouns.Session`; None where the file is silent.
         observed_source: who says so.
-        taken: the series that were read as units, so that they are no signal as well.
+        recorded: the spikes that are no fillers, as a slice of them; None for all.
+        taken: the series and tables that were read as units, so that they are nothing else as well.
         fluorescence: of units that were imaged, a component for each.
     """
 
@@ -66,22 +68,33 @@ class UnitData:
     observed_source: str = "assumed"
     taken: tuple[tuple[str, ...], ...] = ()
     fluorescence: Signal | None = None
+    recorded: slice | None = None
+
+    @property
+    def recorded_ns(self) -> np.ndarray:
+        """The times of the spikes that are no fillers, in order."""
+        return self.spikes.time_ns if self.recorded is None else self.spikes.time_ns[self.recorded]
 
 
-def read_units_table(h5: Hdf5, found: Findings) -> UnitData | None:
-    """The units of the units table; None where there is none, or one without rows."""
-    table = find_units(h5)
-    if table is None:
+def read_units_table(h5: Hdf5, found: Findings, path: str = "") -> UnitData | None:
+    """The units of the units table, wherever ``find_units`` finds it; None where there is none, or one without rows."""
+    at = find_units(h5, path, found)
+    if at is None:
         return None
+    table, where = at
     unit_id = read_unit_ids(h5, table, found)
     spikes = read_spikes(h5, table, unit_id.size, found)
     columns = read_unit_columns(h5, table, unit_id.size, found)
     clock_hz = declared_clock_hz(h5, table, columns)
     observed, unit_observed = read_observed(h5, table, unit_id.size, found) or (None, None)
+    recorded = fillers(spikes)
+    first_ns, last_ns = spikes.time_ns[recorded][[0, -1]]
     return UnitData(
         unit_id=unit_id,
         spikes=spikes,
-        reach=Reach(int(spikes.time_ns[0]), int(spikes.time_ns[-1]) + 1),
+        recorded=recorded,
+        taken=(tuple(where.split("/")),),
+        reach=Reach(int(first_ns), int(last_ns) + 1),
         columns=columns,
         clock_hz=clock_hz,
         observed=observed,

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 import h5py
 import numpy as np
 
+from spiketok.errors import SourceError
 from spiketok.recording.merging import merge_units
 from spiketok.recording.nouns import Column, Intervals, Ragged, Spikes
+from spiketok.recording.outside import fillers
 from spiketok.sources.formats.nwb import kernels
 from spiketok.sources.formats.nwb.clocks import SPIKES, refuse_restarted_spikes, refuse_spikes_in_no_seconds
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
@@ -21,6 +23,7 @@ from spiketok.sources.formats.nwb.tables import (
     Findings,
     in_seconds,
     is_time,
+    listed,
     misfit,
     ns_from_seconds,
     ragged_offset,
@@ -39,10 +42,78 @@ MOST_THREADS, MANY_SPIKES = 2, 10**6
 CLOCK_COLUMNS = ("sampling_rate", "sampling_frequency", "sample_rate", "sampling_rate_hz")
 
 
-def find_units(h5: Hdf5) -> h5py.Group | None:
-    """The units table; None where there is none, or one without rows."""
-    units = h5.group(h5.root, "units")
-    return units if units is not None and row_ids(h5, units).size else None
+PLACES = ("processing", "acquisition", "analysis", "scratch", "stimulus", "general", "intervals")
+MAX_DEPTH = 32  # groups within groups
+UNITS = "units"
+
+
+def find_units(h5: Hdf5, path: str, found: Findings) -> tuple[h5py.Group, str] | None:
+    """The units table and its path: ``/units``, or the one other table of the file that has spike times.
+
+    Args:
+        h5: the file. path: where the user says that it is, as ``"processing/ecephys/units"``; empty: wherever it is.
+        found: takes the note of a table elsewhere.
+
+    Returns:
+        None where there is none, or only one without rows.
+
+    Raises:
+        SourceError: there is none at the path, or there are several and no path says which.
+    """
+    if path:
+        units = _group_at(h5, path)
+        if units is None or "spike_times" not in h5.names(units) or not row_ids(h5, units).size:
+            there = "no table with spike_times and rows" if units is not None else "nothing"
+            known = listed([one for one, _ in _all_tables(h5)]) or "none"
+            h5.refuse(f"--units {path}: {there} is there (tables with spike_times: {known})", "name one of these")
+        return units, path
+    units = h5.group(h5.root, UNITS)
+    if units is not None and row_ids(h5, units).size and "spike_times" in h5.names(units):
+        return units, UNITS
+    tables = [(one, table) for one, table in _all_tables(h5) if row_ids(h5, table).size]
+    if len(tables) > 1:
+        paths = listed([one for one, _ in tables])
+        h5.refuse(f"has no units at /units and {len(tables)} tables with spike_times ({paths})", "add --units PATH")
+    if not tables:
+        return (units, UNITS) if units is not None and row_ids(h5, units).size else None
+    where, table = tables[0]
+    text = f"the units are those of {where}, the one table with spike times: there are none at /units"
+    found.note("units-elsewhere", 1, text)
+    return table, where
+
+
+def _group_at(h5: Hdf5, path: str) -> h5py.Group | None:
+    """The group at a path; None where there is none on the way."""
+    group = h5.root
+    for name in path.split("/"):
+        group = h5.child(group, name) if isinstance(group, h5py.Group) else None
+    return group if isinstance(group, h5py.Group) else None
+
+
+def _all_tables(h5: Hdf5) -> list[tuple[str, h5py.Group]]:
+    """Every table of the file with spike times, in order of its path; a link that leads nowhere leads to none."""
+    tables: list[tuple[str, h5py.Group]] = []
+    seen: set[tuple[int, int]] = set()
+
+    def walk(group: h5py.Group, parts: tuple[str, ...]) -> None:
+        members = h5.names(group)
+        if {"id", "spike_times"} <= set(members):
+            tables.append(("/".join(parts), group))
+            return
+        for name in members if len(parts) < MAX_DEPTH else ():
+            try:
+                item = h5.child(group, name)
+            except SourceError:  # what is read besides says what is wrong with it
+                continue
+            if isinstance(item, h5py.Group) and (identity := h5.identity(item)) not in seen:
+                seen.add(identity)
+                walk(item, (*parts, name))
+
+    for place in (UNITS, *PLACES):
+        top = h5.child(h5.root, place)
+        if isinstance(top, h5py.Group):
+            walk(top, (place,))
+    return tables
 
 
 def read_unit_ids(h5: Hdf5, units: h5py.Group, found: Findings) -> np.ndarray:
@@ -106,7 +177,7 @@ def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> S
     text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by "
     found.repair("spikes-unsorted", n_back, text + in_seconds(most_ns))
     spikes = Spikes(*merge_units(time_ns, offset, threads=_threads(time_ns.size)))
-    refuse_spikes_in_no_seconds(h5, spikes.time_ns, n_units)
+    refuse_spikes_in_no_seconds(h5, spikes.time_ns[fillers(spikes)], n_units)
     return spikes
 
 
