@@ -6,6 +6,8 @@ recording of seconds would else make a shard of days.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
@@ -41,49 +43,91 @@ def resolve_segments(session: Session, rule: str) -> Intervals:
         tables = ", ".join(session.intervals) or "none"
         message = f"{session.id} has no trials (tables: {tables}): use --segments observed"
         raise DataError(message)
-    time_ns = _trial_times(trials, align, session.id)
+    found = trial_times(trials, align, session.id)
+    time_ns = found.time_ns[found.inside]
     return Intervals(time_ns - pre_ns, time_ns + post_ns)
 
 
-def _trial_times(trials: Intervals, align: str, session_id: str) -> np.ndarray:
-    """The times to align to, int64 ``[K]``, of the trials that have one."""
+@dataclass(frozen=True, eq=False)
+class TrialTimes:
+    """Times that a column of trials states.
+
+    Args:
+        time_ns: int64 ``[K]``, one a trial; 0 where there is none. inside: bool ``[K]``, the trials that have one.
+        n_outside: how many were stated and lie outside of their trial, as fillers do.
+    """
+
+    time_ns: np.ndarray
+    inside: np.ndarray
+    n_outside: int
+
+
+def trial_times(trials: Intervals, align: str, place: str) -> TrialTimes:
+    """The times to align to.
+
+    Args:
+        trials: the table. align: as in :func:`resolve_segments`. place: what an error names first.
+
+    Raises:
+        UnknownNameError: the table has no such column. DataError: see :func:`held_in_trials`.
+    """
     edges = {"start": trials.start_ns, "stop": trials.stop_ns}
     if align in edges:
-        return edges[align]
+        return TrialTimes(edges[align], np.ones(len(trials), np.bool_), 0)
     name, _, base = align.rpartition("+") if align.rpartition("+")[2] in edges else (align, "", "")
     numeric = {
         k for k, c in trials.columns.items() if not isinstance(c, Ragged) and c.dtype.kind == "f" and c.ndim == 1
     }
     if name not in numeric:
-        raise UnknownNameError("trial time", name, set(edges) | numeric, session_id)
-    seconds = trials.columns[name]
+        raise UnknownNameError("trial time", name, set(edges) | numeric, place)
+    return held_in_trials(trials, trials.columns[name], name, place, base)
+
+
+def held_in_trials(
+    trials: Intervals, seconds: np.ndarray, name: str, place: str, base: str = "", *, slack_ns: int = 0, cure: str = ""
+) -> TrialTimes:
+    """Times of trials, each against its own trial: whatever reads a column of trials as times asks here.
+
+    Args:
+        trials: the table. seconds: float64 ``[K]``, not finite where there is none. name, place: for errors.
+        base: ``"start"`` or ``"stop"`` where they count from the trial's.
+        slack_ns: how far outside of its trial an event may still be. cure: what to do where most lie outside; empty:
+            to align otherwise.
+
+    Raises:
+        DataError: no time is finite, or most lie outside of their trial.
+    """
+    edges = {"start": trials.start_ns, "stop": trials.stop_ns}
     stated = np.isfinite(seconds)
     if not stated.any():
-        message = f"{session_id}: no trial has a finite '{name}'"
+        message = f"{place}: no trial has a finite '{name}'"
         raise DataError(message)
 
     def inside(base: str) -> tuple[np.ndarray, np.ndarray]:
         """The times in ns, in floating point, and which lie in their trial; a filler beyond int64 lies in none."""
         time_ns = np.rint(np.clip(np.where(stated, seconds, 0), -MOST_S, MOST_S) * NS_PER_S)
         time_ns = time_ns + (edges[base] if base else 0)
-        return time_ns, stated & (time_ns >= trials.start_ns) & (time_ns <= trials.stop_ns)
+        return time_ns, stated & (time_ns >= trials.start_ns - slack_ns) & (time_ns <= trials.stop_ns + slack_ns)
 
     time_ns, good = inside(base)
     if 2 * good.sum() < stated.sum():
         first = int(np.flatnonzero(stated & ~good)[0])
         message = (
-            f"{session_id}: {int(stated.sum() - good.sum())} of {int(stated.sum())} times '{align}' lie outside of "
-            f"their trial (the first is {time_ns[first] / NS_PER_S:.6g} s, its trial "
+            f"{place}: {int(stated.sum() - good.sum())} of {int(stated.sum())} times '{name}{'+' * bool(base)}{base}' "
+            f"lie outside of their trial (the first is {time_ns[first] / NS_PER_S:.6g} s, its trial "
             f"{trials.start_ns[first] / NS_PER_S:.6g} to {trials.stop_ns[first] / NS_PER_S:.6g} s)"
         )
         relative = [other for other in edges if 2 * inside(other)[1].sum() >= stated.sum()]
-        cure = (
-            f"they fit as counted from the trial's {relative[0]}: align to '{name}+{relative[0]}'" if relative else ""
-        )
+        if relative:
+            message += f": they fit as counted from the trial's {relative[0]}"
+            cure = cure or f"align to '{name}+{relative[0]}'"
         message += f": {cure or 'align to another column, or to start or stop'}"
         raise DataError(message)
-    found = np.rint(seconds[good] * NS_PER_S).astype(np.int64)
-    return found + edges[base][good] if base else found
+    found = np.zeros(len(trials), np.int64)
+    found[good] = np.rint(seconds[good] * NS_PER_S).astype(np.int64)
+    if base:
+        found[good] += edges[base][good]
+    return TrialTimes(found, good, int(stated.sum() - good.sum()))
 
 
 def observed_stretches(observed: Intervals, start_ns: int, stop_ns: int) -> Intervals:

@@ -261,7 +261,7 @@ def test_a_label_is_asked_so_long_after_its_moment_within_its_trial(tmp_path, at
     expected = [2 * k * SECOND + offset_ms * MS - late for k, word in enumerate(WORDS) if word not in MISSING]
     assert truth.time_ns.tolist() == expected
     beyond = Classify.resolve("", [tokens], ClassifyConfig("start", 1500))
-    with pytest.raises(DataError, match="fewer than two classes"):
+    with pytest.raises(DataError, match="of . moments, 1500 ms after the start of their trial, lie outside"):
         beyond.fit([(tokens, Intervals([0], [20 * SECOND]))])
     with pytest.raises(UsageError, match="after_ms of a classification is nan"):
         ClassifyConfig("start", float("nan"))

@@ -211,10 +211,11 @@ def _source_seconds(session: Session, task: str, source: Path) -> _Seconds:
 
     target, n_units = session.signals[TARGETS[task]], len(session.units)
     with Hdf5(source) as h5:
-        table, acquired = find_units(h5), h5.group(h5.root, "acquisition")
+        found = Findings()
+        table, acquired = find_units(h5, "", found), h5.group(h5.root, "acquisition")
         if table is None or acquired is None:
             h5.refuse(f"has no units or no series, {session.id} has both", "name the file that it was made of")
-        seconds, offset = spike_seconds(h5, table, n_units, Findings())
+        seconds, offset = spike_seconds(h5, table[0], n_units, found)
         if task == "h1":
             kinematics = h5.group(acquired, "OpenLoopKinematics")
             rate = h5.number_attr(h5.dataset(kinematics, "starting_time"), "rate")

@@ -20,6 +20,7 @@ import numpy as np
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session
+from spiketok.recording.segments import held_in_trials
 from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS
 from spiketok.sources.catalogue.nlb.grid import Grid, Group, behaviour, count, grid_of, group_of, smooth
 from spiketok.storage.files import atomic_file
@@ -222,13 +223,15 @@ class _Cut:
         return values[self.order]
 
     def time_ns(self, name: str) -> np.ndarray:
-        """A trial time on the axis, float64 ns (exact below 104 days), nan where there is none."""
+        """A trial time on the axis, float64 ns (exact below 104 days), nan where there is none, or a filler."""
         if name == "start_time":
             return self.start_ns.astype(np.float64)
-        seconds = self.column(name).astype(np.float64)
-        known = np.isfinite(seconds)
-        ns = np.rint(np.where(known, seconds, 0) * NS_PER_S).astype(np.int64)
-        return np.where(known, self.grid.place(ns, self.part), np.nan)
+        trials, seconds = self.session.trials.take(self.order), self.column(name).astype(np.float64)
+        if not np.isfinite(seconds).any():  # of a file of test trials
+            return np.full(seconds.size, np.nan)
+        cure = "its tensors need times of the session"
+        found = held_in_trials(trials, seconds, name, self.session.id, slack_ns=NS_PER_S, cure=cure)
+        return np.where(found.inside, self.grid.place(found.time_ns, self.part), np.nan)
 
     def group(self, name: str) -> Group:
         if name not in self._groups:

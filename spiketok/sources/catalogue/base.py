@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from spiketok.errors import SourceError
-from spiketok.recording.nouns import Session, Source
+from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Source
+from spiketok.recording.segments import TrialTimes, held_in_trials
 from spiketok.storage.names import safe_name
+
+EVENT_SLACK_NS = NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,42 @@ class Dataset:
     def holds(self, host: str, number: str, path: str) -> bool:
         """Whether the file ``path`` of a place in an archive belongs to this dataset."""
         return (host, number) == (self.host, self.number) and self.takes(path)
+
+
+def event_times(trials: Intervals, seconds: np.ndarray, name: str, session_id: str) -> TrialTimes:
+    """Events of trials as the rules of a dataset read them: fillers are none.
+
+    A reference does not ask where its events lie, and some are logged at the border of two trials: up to
+    ``EVENT_SLACK_NS`` outside of its trial an event counts. A column without any event has none.
+
+    Raises:
+        DataError: most lie outside of their trial.
+    """
+    if not np.isfinite(seconds).any():
+        return TrialTimes(np.zeros(len(trials), np.int64), np.zeros(len(trials), np.bool_), 0)
+    cure = "the rules of its dataset need times of the session: ingest it with --rules none"
+    return held_in_trials(trials, seconds, name, session_id, slack_ns=EVENT_SLACK_NS, cure=cure)
+
+
+def without_fillers(trials: Intervals, names: Sequence[str], session_id: str) -> tuple[dict[str, np.ndarray], int]:
+    """The events of some columns in seconds, NaN where there is none or a filler; and how many were fillers."""
+    found, n_fillers = {}, 0
+    for name in names:
+        seconds = trials.columns[name]
+        times = event_times(trials, seconds, name, session_id)
+        found[name] = np.where(times.inside, seconds, np.nan)
+        n_fillers += times.n_outside
+    return found, n_fillers
+
+
+def filler_note(session: Session, dataset: str, n_fillers: int, names: Sequence[str]) -> Session:
+    """The session with a note on times that were taken as fillers, if there are any."""
+    if not n_fillers:
+        return session
+    text = (
+        f"{n_fillers} times in {', '.join(names)} lie outside of their trial: no events for the rules; left as they are"
+    )
+    return replace(session, notes=(*session.notes, Finding(f"{dataset}-times", n_fillers, text)))
 
 
 def as_read(session: Session, path: Path) -> Session:

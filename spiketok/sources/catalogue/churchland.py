@@ -22,7 +22,7 @@ from spiketok.recording.merging import merge_units
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Signal, Spikes
 from spiketok.recording.signals import derivative
 from spiketok.recording.steps import with_step_reach
-from spiketok.sources.catalogue.base import Dataset, Quirk, Rules, open_source
+from spiketok.sources.catalogue.base import Dataset, Quirk, Rules, filler_note, open_source, without_fillers
 
 SET = "churchland"
 SEED = 42
@@ -337,7 +337,8 @@ def _with_tables(session: Session, overlaps: np.ndarray, block: np.ndarray) -> S
     if overlaps.any():
         text = f"{int(overlaps.sum())} trials overlap a neighbour: kept, left out of the division"
         notes += (Finding("churchland-overlap", int(overlaps.sum()), text),)
-    phases = _phases(trials, is_valid)
+    phases, n_fillers = _phases(trials, is_valid, session.id)
+    session = filler_note(replace(session, notes=notes), "churchland", n_fillers, TIME_COLUMNS)
     if phases is not None and "cursor_acc" in session.signals:
         acceleration = session.signals["cursor_acc"]
         outliers = _outliers(acceleration)
@@ -345,21 +346,22 @@ def _with_tables(session: Session, overlaps: np.ndarray, block: np.ndarray) -> S
         table = labelled(parts)
         weight = np.array([WEIGHTS[name] for name in table.columns["name"].tolist()], np.float64)
         tables["phases"] = Intervals(table.start_ns, table.stop_ns, {**table.columns, "weight": weight})
-    return replace(session, intervals=tables, notes=notes)
+    return replace(session, intervals=tables)
 
 
-def _phases(trials: Intervals, is_valid: np.ndarray) -> dict[str, Intervals] | None:
-    """What the animal does in valid trials; None where the trials do not have the times for it."""
+def _phases(trials: Intervals, is_valid: np.ndarray, session_id: str) -> tuple[dict[str, Intervals] | None, int]:
+    """What the animal does in valid trials (None where the times for it are lacking), and how many are fillers."""
     if not set(TIME_COLUMNS) <= set(trials.columns):
-        return None
-    shown, go, begins, ends = (trials.columns[name] for name in TIME_COLUMNS)
+        return None, 0
+    found, n_fillers = without_fillers(trials, TIME_COLUMNS, session_id)
+    shown, go, begins, ends = found.values()
     stop_s = trials.stop_ns / NS_PER_S
 
     def between(start_s: np.ndarray, end_s: np.ndarray) -> Intervals:
         rows = is_valid & (start_s < end_s)  # NaN compares False
         return Intervals(ns_of(start_s[rows]), ns_of(end_s[rows]))
 
-    return {"hold": between(shown, go), "reach": between(begins, ends), "return": between(ends, stop_s)}
+    return {"hold": between(shown, go), "reach": between(begins, ends), "return": between(ends, stop_s)}, n_fillers
 
 
 def _outliers(acceleration: Signal) -> Intervals:

@@ -20,7 +20,7 @@ import numpy as np
 from spiketok.recording.draws import division, draw_torch_brain
 from spiketok.recording.intervals import ns_of
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session
-from spiketok.sources.catalogue.base import Dataset, Quirk, Rules, open_source
+from spiketok.sources.catalogue.base import Dataset, Quirk, Rules, filler_note, open_source, without_fillers
 
 SET = "ibl"
 SEED = 42
@@ -174,10 +174,14 @@ def _with_division(session: Session) -> Session:
     missing = [name for name, column in needed.items() if column is None] if needed else ["trials"]
     if missing:
         return _noted(session, "ibl-no-split", 1, f"no {', '.join(missing)}: no trial is judged, no division is made")
-    onset_s, moved_s, _, choice, _ = needed.values()
+    timed = [next(name for name in names if name in trials.columns) for names in (ONSET, MOVEMENT, FEEDBACK)]
+    times, n_fillers = without_fillers(trials, timed, session.id)
+    session = filler_note(session, "ibl", n_fillers, timed)
+    onset_s, moved_s, feedback_s = times.values()
+    choice, prior = needed[CHOICE[0]], needed[PRIOR[0]]
     made = choice != 0 if choice.dtype.kind in "iuf" else np.ones(len(trials), np.bool_)
     reaction_s = moved_s - onset_s
-    is_valid = np.all([_known(column) for column in needed.values()], axis=0) & made
+    is_valid = np.all([_known(column) for column in (onset_s, moved_s, feedback_s, choice, prior)], axis=0) & made
     is_valid &= (reaction_s >= 0) & (reaction_s <= SLOWEST_S)  # NaN compares False
     table = Intervals(trials.start_ns, trials.stop_ns, {**trials.columns, "is_valid": is_valid})
     session = replace(session, intervals={**session.intervals, "trials": table})

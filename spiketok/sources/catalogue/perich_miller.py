@@ -19,9 +19,10 @@ import numpy as np
 from spiketok.recording.draws import division, draw_sklearn, labelled
 from spiketok.recording.intervals import grown, marked_segments, ns_of, without
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session
-from spiketok.sources.catalogue.base import Dataset, Quirk, Rules
+from spiketok.sources.catalogue.base import Dataset, Quirk, Rules, event_times, filler_note, without_fillers
 
 SET = "perich_miller"
+TIME_COLUMNS = ("target_on_time", "go_cue_time")
 SEED = 42
 AWAY_NS = NS_PER_S  # of train from valid and test
 LONGEST_GAP_S = 1.0  # added after a trial whose successor has no target onset
@@ -96,13 +97,16 @@ def adjust(session: Session, path: Path) -> Session:
         return _noted(session, "perich_miller-no-split", 1, f"no {lacks}: no phases and no division are made")
     domain = Intervals(cursor.time_ns[:1], cursor.time_ns[-1:])
     if "go_cue_time_array" in trials.columns:
-        bounds, is_valid, phases = _random_target(trials)
+        bounds, is_valid, phases, n_fillers = _random_target(trials, session.id)
+        session = filler_note(session, "perich_miller", n_fillers, ["go_cue_time_array"])
     else:
-        bounds = _target_trials(trials, int(cursor.time_ns[-1]))
+        timed, n_fillers = without_fillers(trials, TIME_COLUMNS, session.id)
+        session = filler_note(session, "perich_miller", n_fillers, TIME_COLUMNS)
+        bounds = _target_trials(trials, timed["target_on_time"], int(cursor.time_ns[-1]))
         if bounds is None:
             text = "the onsets of targets do not rise from trial to trial: no phases and no division are made"
             return _noted(session, "perich_miller-no-split", len(trials), text)
-        is_valid, phases = _center_out(trials, bounds)
+        is_valid, phases = _center_out(trials, timed["go_cue_time"], bounds)
     session = _with_tables(session, domain, bounds, is_valid, phases)
     return _with_division(session, domain, bounds.take(is_valid))
 
@@ -134,10 +138,10 @@ def _with_regions(session: Session) -> Session:
 # ---- trials and phases ----------------------------------------------------------------------------------------------
 
 
-def _target_trials(trials: Intervals, last_ns: int) -> Intervals | None:
+def _target_trials(trials: Intervals, shown_s: np.ndarray, last_ns: int) -> Intervals | None:
     """Center-out trials from target to target; None where they would not follow each other."""
     stop_s = trials.stop_ns / NS_PER_S
-    onset_s = np.append(trials.columns["target_on_time"], min(stop_s[-1] + LONGEST_GAP_S, last_ns / NS_PER_S))
+    onset_s = np.append(shown_s, min(stop_s[-1] + LONGEST_GAP_S, last_ns / NS_PER_S))
     behind_s = np.append(trials.start_ns[0] / NS_PER_S, stop_s + LONGEST_GAP_S)
     behind_s[1:-1] = np.minimum(behind_s[1:-1], stop_s[1:])
     border = ns_of(np.where(np.isnan(onset_s), behind_s, onset_s))
@@ -149,11 +153,11 @@ def _lasts(bounds: Intervals, shortest_s: float, longest_s: float) -> np.ndarray
     return (length_s > shortest_s) & (length_s < longest_s)
 
 
-def _center_out(trials: Intervals, bounds: Intervals) -> tuple[np.ndarray, dict[str, Intervals]]:
+def _center_out(trials: Intervals, go_s: np.ndarray, bounds: Intervals) -> tuple[np.ndarray, dict[str, Intervals]]:
     """Which trials are valid, and the time of each phase but ``random``."""
     columns = trials.columns
     is_valid = (columns["result"] == "R") & ~np.isnan(columns["target_id"]) & _lasts(bounds, *CENTER_OUT_S)
-    go_s, stop_ns = columns["go_cue_time"], trials.stop_ns
+    stop_ns = trials.stop_ns
     cued = is_valid & np.isfinite(go_s)
     go_ns = ns_of(np.where(cued, go_s, 0))
 
@@ -170,15 +174,15 @@ def _center_out(trials: Intervals, bounds: Intervals) -> tuple[np.ndarray, dict[
     return is_valid, phases
 
 
-def _random_target(trials: Intervals) -> tuple[Intervals, np.ndarray, dict[str, Intervals]]:
-    """The trials' own bounds, which of them are valid, and the time of the phase ``hold``."""
+def _random_target(trials: Intervals, session_id: str) -> tuple[Intervals, np.ndarray, dict[str, Intervals], int]:
+    """The trials' own bounds, which are valid, and the time of the phase ``hold``; how many times are fillers."""
     columns = trials.columns
     bounds = Intervals(trials.start_ns, trials.stop_ns)
     is_valid = (columns["result"] == "R") & (columns["num_attempted"] == N_TARGETS) & _lasts(bounds, *RANDOM_TARGET_S)
-    first_s = columns["go_cue_time_array"][:, 0]
-    first_ns = ns_of(np.where(np.isfinite(first_s), first_s, 0))
-    held = np.isfinite(first_s) & (trials.start_ns < first_ns)
-    return bounds, is_valid, {"hold": Intervals(trials.start_ns[held], first_ns[held])}
+    first = event_times(trials, columns["go_cue_time_array"][:, 0], "go_cue_time_array", session_id)
+    held = first.inside & (trials.start_ns < first.time_ns)
+    hold = Intervals(trials.start_ns[held], first.time_ns[held])
+    return bounds, is_valid, {"hold": hold}, first.n_outside
 
 
 def _outliers(session: Session) -> Intervals:

@@ -143,6 +143,12 @@ class Classify(Task):
         if self.config.after_ms:
             at = at + round(self.config.after_ms * NS_PER_MS)
             inside = (at >= start) & (at < stop)
+            if 2 * inside.sum() < inside.size:
+                message = (
+                    f"{session.id}: {int((~inside).sum())} of {inside.size} moments, {self.config.after_ms:g} ms after "
+                    f"the {self.config.at} of their trial, lie outside of it: choose less for task.classify.after_ms"
+                )
+                raise DataError(message)
             row, at = row[inside], at[inside]
         _, first = np.unique(at, return_index=True)
         return row[first], at[first]
