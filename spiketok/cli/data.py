@@ -125,7 +125,9 @@ def ingest(
     ] = None,
     sorter: Annotated[
         str | None,
-        typer.Option("--sorter", metavar="NAME", help="The paths are output of this sorter: phy, kilosort, ..."),
+        typer.Option(
+            "--sorter", metavar="NAME", help="The paths are output of this sorter: phy, kilosort, alf, suite2p, ..."
+        ),
     ] = None,
     start_s: Annotated[
         float, typer.Option("--start-s", help="When a sorted recording began, in seconds of the session.")
@@ -134,6 +136,9 @@ def ingest(
     time_unit: TimeUnits = None,
     drop_outside: DropOutside = False,
     units: UnitsPath = None,
+    frame_rate: Annotated[
+        float | None, typer.Option("--frame-rate", metavar="HZ", help="Frames a second, where suite2p's ops lack them.")
+    ] = None,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -145,7 +150,7 @@ def ingest(
         if name is not None:
             require_name(name, option)
     wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units)
-    wanted |= _sorter_settings(sorter, start_s)
+    wanted |= _sorter_settings(sorter, start_s, frame_rate)
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
         paths,
@@ -186,14 +191,17 @@ def _time_units(texts: list[str]) -> dict[str, str]:
     return found
 
 
-def _sorter_settings(sorter: str | None, start_s: float) -> dict[str, object]:
-    """What ``--sorter`` and ``--start-s`` are in a store's settings.
+def _sorter_settings(sorter: str | None, start_s: float, frame_rate: float | None = None) -> dict[str, object]:
+    """What ``--sorter``, ``--start-s`` and ``--frame-rate`` are in a store's settings.
 
     Raises:
-        UsageError: there is no such sorter, or a start without one.
+        UsageError: there is no such sorter, or a start without one, or a frame rate that is none.
     """
     import math
 
+    if frame_rate is not None and (sorter != "suite2p" or not 0 < frame_rate <= 10_000):
+        message = f"--frame-rate {frame_rate:g} is for --sorter suite2p, from above 0 to 10,000 frames a second"
+        raise UsageError(message)
     if sorter is None:
         if start_s:
             message = f"--start-s {start_s:g} is for sorter output: add --sorter NAME"
@@ -205,7 +213,8 @@ def _sorter_settings(sorter: str | None, start_s: float) -> dict[str, object]:
     if not math.isfinite(start_s):
         message = f"--start-s {start_s}: must be a finite number of seconds"
         raise UsageError(message)
-    return {**READER, "sorter": sorter, "start_s": start_s}
+    stated = {} if frame_rate is None else {"frame_rate_hz": frame_rate}
+    return {**READER, "sorter": sorter, "start_s": start_s} | stated
 
 
 def session_row(done: Ingested) -> dict[str, object]:

@@ -97,7 +97,7 @@ def find_files(
             within = sorted(p for suffix in wanted for p in path.rglob(f"*{suffix}"))
             found = [p for p in within if not any(_unfinished(part) for part in p.parts)]
             if not found:
-                message = f"{path} holds no {' or '.join(suffixes)} file"
+                message = f"{path} holds no {' or '.join(suffixes)} file{_other_reader(path)}"
                 raise SourceError(message)
             files += found
         elif path.exists() or (isinstance(path, Path) and path.is_symlink()):
@@ -106,6 +106,14 @@ def find_files(
             message = f"{path} does not exist"
             raise SourceError(message)
     return list(dict.fromkeys(map(_resolved, files)))
+
+
+def _other_reader(path: Path | RemotePath) -> str:
+    """What to add to say that a folder looks like one of another reader."""
+    from spiketok.sources.formats.sorting import looks_like
+
+    sorter = looks_like(path) if isinstance(path, Path) else ""
+    return f", but what looks like {sorter}: add --sorter {sorter}" if sorter else ""
 
 
 def _resolved(path: Path | RemotePath) -> Path | RemotePath:
@@ -133,6 +141,7 @@ def group_files(
         UnknownNameError: there are no such rules. UsageError: the files to merge have rules that join them otherwise.
     """
     from spiketok.sources.catalogue import RULES, dataset_of, rules_of
+    from spiketok.sources.formats.sorting import session_of_folder
 
     if rules not in (None, NO_RULES) and (not rules or rules not in RULES):
         raise UnknownNameError("rules", rules, [NO_RULES, *filter(None, RULES)])
@@ -140,7 +149,7 @@ def group_files(
     for file in files:
         of = dataset_of(file) or dataset
         own = rules_of(of) if rules is None else RULES["" if rules == NO_RULES else rules]
-        session_id = f"{of}/{safe_name(own.session_name(file.name))}"
+        session_id = f"{of}/{safe_name(session_of_folder(str(file)) or own.session_name(file.name))}"
         found.setdefault(session_id, (own.name, []))[1].append(file)
     if merge_as:
         return [_merged_group(found, f"{dataset}/{merge_as}")], []
@@ -209,10 +218,12 @@ def normalize(
             mends_clocks=rules.mends_clocks,
             units_path=settings.get("units", ""),
         )
-    for setting, option in (("time_unit", "--time-unit"), ("units", "--units")):
-        if setting in settings and not isinstance(read, partial):
-            message = f"{session_id}: {option} is for NWB files that the general reader reads, not for these"
-            raise UsageError(message)
+    else:
+        own = ("time_unit",) if settings.get("reader") == SORTED else ()  # a sorter's folder may state its unit
+        for setting, option in (("time_unit", "--time-unit"), ("units", "--units")):
+            if setting in settings and setting not in own:
+                message = f"{session_id}: {option} is for NWB files that the general reader reads, not for these"
+                raise UsageError(message)
     parts = [rules.adjust(read(file, session_id, source), file) for file, source in zip(files, sources, strict=True)]
     if settings.get("drop_outside"):
         parts = [drop_outside(part) for part in parts]
@@ -232,7 +243,26 @@ def normalize(
 def _read_sorted(settings: Mapping[str, object]) -> Callable[[Path, str, Source], Session]:
     from spiketok.sources.formats.sorting import read_sorting
 
-    return partial(read_sorting, sorter=str(settings["sorter"]), start_s=float(settings["start_s"]))
+    return partial(
+        read_sorting,
+        sorter=str(settings["sorter"]),
+        start_s=float(settings["start_s"]),
+        frame_rate_hz=settings.get("frame_rate_hz"),
+        time_unit=settings.get("time_unit"),
+    )
+
+
+def digest_of(file: Path, settings: Mapping[str, object]) -> str:
+    """The sha256 of a source: of a folder, over the files that a session with these settings is made of."""
+    return sha256_source(file, _files_read(settings))
+
+
+def _files_read(settings: Mapping[str, object]) -> Callable[[str], bool] | None:
+    if settings.get("reader") != SORTED:
+        return None
+    from spiketok.sources.formats.sorting import files_read
+
+    return files_read(settings)
 
 
 def ingest(
@@ -286,13 +316,14 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
     target = workspace.store_path(group.session_id)
     with ExitStack() as stack:
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
-        digests = [sha256_source(file) if file.is_file() or file.is_dir() else "" for file in files]
+        digests = [digest_of(file, settings) if file.is_file() or file.is_dir() else "" for file in files]
         settings = with_stored_splits(target, settings)
         done = stored_from(target, group, digests, settings)
         if done is not None:
             return done
         state = "replaced" if holds_session(target) else "new"
-        sources = [_source(path, file, d) for path, file, d in zip(group.files, files, digests, strict=True)]
+        read = _files_read(settings)
+        sources = [_source(path, file, d, read) for path, file, d in zip(group.files, files, digests, strict=True)]
         with session_place(target) as folder:
             _make_isolated(group, files, sources, settings, folder)
     return _ingested(state, group, read_attributes(target))
@@ -360,11 +391,11 @@ def linked_differences(source: Source, path: Path | RemotePath) -> list[str]:
     return differences
 
 
-def _source(path: Path | RemotePath, file: Path, digest: str) -> Source:
+def _source(path: Path | RemotePath, file: Path, digest: str, read: Callable[[str], bool] | None = None) -> Source:
     """Where a file came from: the record of its download, which its bytes must agree with, else the file itself."""
     from spiketok.sources.catalogue import load_source
 
-    source = load_source(path) or Source(file=path.name, sha256=digest, size=source_bytes(file) if digest else 0)
+    source = load_source(path) or Source(file=path.name, sha256=digest, size=source_bytes(file, read) if digest else 0)
     if source.sha256 != digest:
         message = f"{path.name} has sha256 {digest[:12]}, was fetched as {source.sha256[:12]}: fetch it again"
         raise SourceError(message)

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Literal
 
 from spiketok.errors import ArtefactError, FetchError, SourceError, SpiketokError, UsageError
-from spiketok.pipeline.ingest import linked_differences, recorded_paths
+from spiketok.pipeline.ingest import digest_of, linked_differences, recorded_paths
 from spiketok.pipeline.inspect import kind_of, report_file
 from spiketok.pipeline.verify import compare_made
 from spiketok.recording.nouns import Session, Source
-from spiketok.storage.files import read_signed, sha256_file, sha256_source
+from spiketok.storage.files import read_signed, sha256_file
 from spiketok.storage.records import checkpoint_digest, run_config
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_attributes, read_session
@@ -272,9 +272,11 @@ class _Walk:
             session, attributes = read_session(path), read_attributes(path)
         except ArtefactError as error:
             yield Link("store", session_id, depth, "broken", "", str(error))
-            yield from self._sources(session_id, _source_or_none(path), depth + 1)
+            source = _source_or_none(path)
+            settings = read_attributes(path).get("settings", {}) if source is not None else {}
+            yield from self._sources(session_id, source, depth + 1, settings)
             return
-        sources = list(self._sources(session_id, session.source, depth + 1))
+        sources = list(self._sources(session_id, session.source, depth + 1, attributes["settings"]))
         yield self._judged_store(session, attributes, expected, sources, depth)
         yield from sources
 
@@ -301,15 +303,17 @@ class _Walk:
             "store", session.id, depth, "holds", digest, f"equal to its source, {_compared(attributes['settings'])}"
         )
 
-    def _sources(self, session_id: str, source: Source | None, depth: int) -> Iterator[Link]:
+    def _sources(
+        self, session_id: str, source: Source | None, depth: int, settings: Mapping[str, object]
+    ) -> Iterator[Link]:
         """The files that a session was made from; none where its attributes cannot be read."""
         if source is None:
             return
         for one, path in zip_longest(source.files, recorded_paths(self.workspace, session_id)):
             if one is not None:
-                yield self._source(one, path, depth)
+                yield self._source(one, path, depth, settings)
 
-    def _source(self, source: Source, path, depth: int) -> Link:
+    def _source(self, source: Source, path, depth: int, settings: Mapping[str, object]) -> Link:
         from spiketok.sources.catalogue import load_source
 
         origin = source.origin or "a local file, never fetched"
@@ -319,7 +323,7 @@ class _Walk:
                 told = "where it lies is not recorded here" if path is None else f"{path} is not there"
                 return Link("source", source.file, depth, "not here", "", f"{told}; {origin}; to have it: {fetch}")
             with local_copy(path, self.workspace.root) as file:
-                found = sha256_source(file)
+                found = digest_of(file, settings)
             again = f"{fetch} -e overwrite-different" if fetch_name(source) else f"spiketok ingest {path}"
             if not source.sha256:
                 return Link("source", source.file, depth, "not recorded", found, f"ingested without a digest; {origin}")

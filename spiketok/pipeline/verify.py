@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from spiketok.errors import ArtefactError
-from spiketok.pipeline.ingest import READER, linked_differences, normalize, recorded_paths, source_paths
+from spiketok.pipeline.ingest import READER, digest_of, linked_differences, normalize, recorded_paths, source_paths
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Session
-from spiketok.storage.files import sha256_source, source_bytes
+from spiketok.storage.files import source_bytes
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_session, session_digest, session_info
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
@@ -68,7 +68,7 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
     with ExitStack() as stack:
         paths = [] if not_here else source_paths(workspace, session_id)
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in paths]
-        differences = [] if not_here else _compare_sources(session, files)
+        differences = [] if not_here else _compare_sources(session, files, attributes["settings"])
         if not quick and not differences and not not_here:
             differences = compare_made(session, attributes, files)
     folders = workspace.baked(session_id)
@@ -111,7 +111,7 @@ def _compare_tokens(folder: Path) -> list[str]:
     return []
 
 
-def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
+def _compare_sources(session: Session, files: Sequence[Path], settings: dict) -> list[str]:
     """Whether the files are the ones that the session was made of."""
     sources = session.source.files
     if len(files) != len(sources):
@@ -119,7 +119,7 @@ def _compare_sources(session: Session, files: Sequence[Path]) -> list[str]:
     differences = [
         f"source {file.name} has sha256 {found[:12]}, was ingested as {source.sha256[:12]}: ingest it again"
         for file, source in zip(files, sources, strict=True)
-        if (found := sha256_source(file)) != source.sha256
+        if (found := digest_of(file, settings)) != source.sha256
     ]
     linked = (linked_differences(source, file) for file, source in zip(files, sources, strict=True))
     return differences + [difference for each in linked for difference in each]

@@ -65,21 +65,26 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_source(path: Path) -> str:
-    """The sha256 of a file; of a folder, that of the names and digests of all its files, in order of name."""
+def sha256_source(path: Path, read: Callable[[str], bool] | None = None) -> str:
+    """The sha256 of a file; of a folder, that of the names and digests of its files, in order of name.
+
+    Args:
+        path: the file or folder. read: of a folder, which files count, by their path in it; all without it.
+    """
     if path.is_file():
         return sha256_file(path)
-    lines = [f"{name} {sha256_file(file)}\n" for name, file in _files_below(path)]
+    lines = [f"{name} {sha256_file(file)}\n" for name, file in _files_below(path, read)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def source_bytes(path: Path) -> int:
-    """The size of a file, or of all files of a folder."""
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for _, file in _files_below(path))
+def source_bytes(path: Path, read: Callable[[str], bool] | None = None) -> int:
+    """The size of a file, or of the files of a folder, see :func:`sha256_source`."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for _, file in _files_below(path, read))
 
 
-def _files_below(folder: Path) -> list[tuple[str, Path]]:
-    return sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
+def _files_below(folder: Path, read: Callable[[str], bool] | None) -> list[tuple[str, Path]]:
+    files = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
+    return files if read is None else [(name, file) for name, file in files if read(name)]
 
 
 @dataclass(frozen=True)

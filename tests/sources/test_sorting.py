@@ -150,7 +150,7 @@ def test_spikeinterface_reads_the_same_where_it_can(tmp_path):
     [
         (lambda f: (f / "params.py").unlink(), "holds no params.py"),
         (lambda f: (f / "spike_times.npy").unlink(), "holds no spike_times.npy"),
-        (lambda f: (f / "spike_times.npy").write_bytes(b"no array"), "spike_times.npy cannot be read"),
+        (lambda f: (f / "spike_times.npy").write_bytes(b"no array"), "spike_times.npy is no npy file"),
         (lambda f: np.save(f / "spike_times.npy", FRAMES[:3]), "spike_times.npy has 3 spikes, spike_clusters.npy 7"),
         (lambda f: (f / "params.py").write_text("n = 1\n"), "sampling frequency None Hz"),
         (lambda f: (f / "params.py").write_text("sample_rate = 0\n"), "sampling frequency 0 Hz"),
@@ -185,7 +185,7 @@ def test_the_wrong_thing_is_one_line(tmp_path):
 def test_every_sorter_of_the_list_is_known_to_spikeinterface():
     from spikeinterface.extractors import sorting_extractor_full_dict
 
-    assert set(SORTERS) <= set(sorting_extractor_full_dict)
+    assert set(SORTERS) - {"alf", "suite2p"} <= set(sorting_extractor_full_dict)
 
 
 def test_ingest_and_verify(tmp_path):

@@ -11,7 +11,6 @@ Shape letters: S spikes, N units.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ import numpy as np
 
 from spiketok.errors import SourceError
 from spiketok.recording.nouns import Finding
+from spiketok.sources.formats.plain import BLANK, read_npy, read_rows, too_long, typed_column
 
 INFO, GROUP = "cluster_info", "cluster_group"
 NAMES = {"group": "quality"}  # as spikeinterface calls it
-BLANK = frozenset({"", "nan", "none", "null"})
 LONGEST_S = 2 * 24 * 3600
 MISTYPED = "the times of spikes are whole numbers of samples there: check what wrote them"
 
@@ -68,7 +67,10 @@ def read_clusters(folder: Path, clock_hz: float) -> Clusters:
         raise SourceError(message)
     tables, notes = _tables(folder)
     unit_id = np.unique(np.concatenate([cluster, *(np.array(list(rows), np.int64) for rows in tables.values())]))
-    columns, differ = _reconciled(tables, unit_id.tolist())
+    columns, differ, left_out = _reconciled(tables, unit_id.tolist())
+    if left_out:
+        text = f"columns with texts too long for a column: {', '.join(left_out)}"
+        notes.append(Finding("columns-left-out", len(left_out), text))
     if differ:
         text = f"{differ} cells of {INFO} say other than the tables of their column, which are taken"
         notes.append(Finding("sorter-tables-differ", differ, text))
@@ -78,14 +80,10 @@ def read_clusters(folder: Path, clock_hz: float) -> Clusters:
 def _whole(folder: Path, name: str) -> np.ndarray:
     """An array of whole numbers as int64 ``[S]``; what went below zero in an unsigned type is negative again."""
     path = folder / name
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
+    if not path.is_file():
         message = f"{folder.name}: holds no {name}, so it is no output of phy or Kilosort"
-        raise SourceError(message) from None
-    except (OSError, ValueError, EOFError) as error:
-        message = f"{folder.name}: {name} cannot be read ({' '.join(str(error).split())[:120]})"
-        raise SourceError(message) from error
+        raise SourceError(message)
+    array = read_npy(path, f"{folder.name}: {name}")
     if array.size != max(array.shape, default=0) or array.dtype.kind not in "iuf":
         message = f"{folder.name}: {name} is {array.dtype} of shape {array.shape}: {MISTYPED}"
         raise SourceError(message)
@@ -109,25 +107,20 @@ def _tables(folder: Path) -> tuple[dict[str, dict[int, dict[str, str]]], list[Fi
     lost: list[str] = []
     for path in sorted([*folder.glob("cluster_*.tsv"), *folder.glob("cluster_*.csv")]):
         rows: dict[int, dict[str, str]] = {}
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"{folder.name}/{path.name}: cannot be read ({error}): write it again as UTF-8"
-            raise SourceError(message) from error
-        lines = csv.DictReader(text.splitlines(), delimiter="," if path.suffix == ".csv" else "\t")
-        key = next((name for name in lines.fieldnames or () if name in ("cluster_id", "id")), None)
+        names, lines = read_rows(path, f"{folder.name}/{path.name}")
+        key = next((name for name in names if name in ("cluster_id", "id")), None)
         if key is None:
             lost.append(f"{path.name} (it has no column cluster_id)")
             continue
         for number, row in enumerate(lines, start=2):
-            word = (row.pop(key) or "").strip()
+            word = row.pop(key, "")
             try:
                 cluster = int(word) if word.lstrip("-").isdigit() else int(_whole_number(word))
-            except ValueError:
+                np.int64(cluster)
+            except (ValueError, OverflowError):
                 lost.append(f"{path.name}, line {number} (its id is '{word}')")
                 continue
-            cells = {name: (cell or "").strip() for name, cell in row.items() if isinstance(cell, str) and name}
-            rows[cluster] = {name: cell for name, cell in cells.items() if cell.lower() not in BLANK}
+            rows[cluster] = {name: cell for name, cell in row.items() if cell.lower() not in BLANK}
         tables[path.stem] = rows
     notes = []
     if lost:
@@ -146,8 +139,8 @@ def _whole_number(word: str) -> float:
 
 def _reconciled(
     tables: Mapping[str, Mapping[int, Mapping[str, str]]], unit_id: list[int]
-) -> tuple[dict[str, np.ndarray], int]:
-    """The columns of all tables, and how many cells of ``cluster_info`` another table contradicts."""
+) -> tuple[dict[str, np.ndarray], int, list[str]]:
+    """The columns of all tables, how many cells of ``cluster_info`` another table contradicts, and what is left out."""
     order = sorted(tables, key=lambda name: (name != INFO, name == GROUP, name))
     cells: dict[str, dict[int, str]] = {}
     differ = 0
@@ -157,17 +150,6 @@ def _reconciled(
                 own = cells.setdefault(NAMES.get(name, name), {})
                 differ += cluster in own and own[cluster] != cell
                 own[cluster] = cell
-    return {name: _column([own.get(unit, "") for unit in unit_id]) for name, own in cells.items()}, differ
-
-
-def _column(words: list[str]) -> np.ndarray:
-    """Whole numbers, numbers (NaN where there is none) or texts."""
-    stated = [word for word in words if word]
-    try:
-        numbers = [float(word) for word in stated]
-    except ValueError:
-        return np.array(words, dtype=np.str_)
-    if len(stated) == len(words) and all(word.lstrip("+-").isdigit() for word in words):
-        return np.array([int(word) for word in words], dtype=np.int64)
-    given = iter(numbers)
-    return np.array([next(given) if word else np.nan for word in words], dtype=np.float64)
+    words = {name: [own.get(unit, "") for unit in unit_id] for name, own in cells.items()}
+    left_out = [name for name, column in words.items() if too_long(column)]
+    return {name: typed_column(column) for name, column in words.items() if name not in left_out}, differ, left_out

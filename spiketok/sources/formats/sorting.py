@@ -1,7 +1,8 @@
 """Sorter output (phy, Kilosort, ...): a folder or file on disk becomes one :class:`~spiketok.recording.nouns.Session`.
 
-Read by spikeinterface's extractors, but for phy and Kilosort (see ``phy``). What is unusual: their ``params.py`` is a
-program; it is not run, and anything but plain assignments of numbers and texts is refused.
+Read by spikeinterface's extractors, but for phy and Kilosort (see ``phy``), ALF (``alf``) and suite2p (``suite2p``),
+the last of which finds imaged units without spikes. What is unusual: the ``params.py`` of phy is a program; it is not
+run, and anything but plain assignments of numbers and texts is refused.
 
 A spike in sample k is at ``start_s + k / sampling frequency`` seconds, in integers where the frequency is a fraction
 with small terms. Sorter output does not say how long the recording was: observed is the time from its start to the last
@@ -14,23 +15,28 @@ import ast
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import SourceError, UnknownNameError, require
+from spiketok.errors import SourceError, UnknownNameError, UsageError, require
 from spiketok.recording.intervals import inhabited
 from spiketok.recording.nouns import NS_PER_S, Finding, Session, Source, Spikes, UnitTable
+from spiketok.sources.formats.alf import SUFFIXES as ALF_SUFFIXES
+from spiketok.sources.formats.alf import parts_of, read_alf
 from spiketok.sources.formats.phy import read_clusters
+from spiketok.sources.formats.suite2p import READ as SUITE2P_FILES
+from spiketok.sources.formats.suite2p import read_suite2p
 from spiketok.storage.clock import ns_from_ticks
 
 READER = {"reader": "sorter", "reader_version": 2}
 # the name in spikeinterface and whether the output is a folder or one file; only those that tell their sampling
 # frequency themselves
 SORTERS: dict[str, str] = {
+    "alf": "folder",
     "cellexplorer": "file",
     "combinato": "folder",
     "hdsort": "file",
@@ -40,12 +46,19 @@ SORTERS: dict[str, str] = {
     "npz": "file",
     "phy": "folder",
     "spykingcircus": "folder",
+    "suite2p": "folder",
     "tridesclous": "folder",
     "waveclus": "file",
     "yass": "folder",
 }
 NEEDED = dict.fromkeys(("phy", "kilosort"), ("params.py", "spike_times.npy"))
+# folders that hold far more than what is read: which files a session is made of, and its digest is over
+READ_OF: dict[str, Callable[[str], bool]] = {
+    "alf": lambda name: name.endswith(ALF_SUFFIXES) and not name.startswith("raw_"),
+    "suite2p": lambda name: name.rpartition("/")[2] in SUITE2P_FILES,
+}
 EVERYTHING = {"keep_good_only": False, "remove_empty_units": False}  # nobody is left out here: --quality does that
+DEEP = ("", "*/", "*/*/", "*/*/*/")  # how deep spikes may lie in a folder of ALF files
 MAX_UNIT_VALUES = 16
 BROKEN = (
     OSError,
@@ -66,8 +79,37 @@ def check_sorter(name: str) -> None:
         raise UnknownNameError("sorter", name, SORTERS)
 
 
-def read_sorting(path: Path, session_id: str, source: Source, sorter: str, start_s: float = 0.0) -> Session:
-    """Read the output of a spike sorter.
+def files_read(settings: Mapping[str, object]) -> Callable[[str], bool] | None:
+    """Which files of a folder a session with these settings is made of, by their path in it; None: all."""
+    return READ_OF.get(str(settings.get("sorter", "")))
+
+
+def session_of_folder(path: str) -> str:
+    """The name of the session whose folder ONE calls so: subject, date and number; empty for any other path."""
+    return "_".join(parts_of(path) or ())
+
+
+def looks_like(path: Path) -> str:
+    """The sorter whose output a folder looks like; empty where it looks like none."""
+    if (path / "params.py").is_file() and (path / "spike_times.npy").is_file():
+        return "phy"
+    if any((path / name).is_file() for name in ("F.npy", "plane0/F.npy", "suite2p/plane0/F.npy")):
+        return "suite2p"
+    places = (path, path / "alf")
+    return "alf" if any(next(place.glob(f"{deep}spikes.times*npy"), None) for place in places for deep in DEEP) else ""
+
+
+def read_sorting(
+    path: Path,
+    session_id: str,
+    source: Source,
+    sorter: str,
+    start_s: float = 0.0,
+    *,
+    frame_rate_hz: float | None = None,
+    time_unit: Mapping[str, str] | None = None,
+) -> Session:
+    """Read the output of a spike sorter, or of what finds imaged units.
 
     Args:
         path: the folder or file that the sorter wrote.
@@ -75,6 +117,7 @@ def read_sorting(path: Path, session_id: str, source: Source, sorter: str, start
         source: where it came from.
         sorter: a name of ``SORTERS``.
         start_s: when the recording began, in seconds of the session's time.
+        frame_rate_hz: frames a second, of suite2p alone. time_unit: what times are that are no seconds, of ALF alone.
 
     Returns:
         all units with the properties that the sorter or a curator gave them (``quality``, ``KSLabel`` ...), and all
@@ -82,11 +125,16 @@ def read_sorting(path: Path, session_id: str, source: Source, sorter: str, start
 
     Raises:
         UnknownNameError: no such sorter. SourceError: this is not its output, or it holds no spikes.
-        MissingExtraError: spikeinterface is not installed.
+        UsageError: it does not take what is stated. MissingExtraError: spikeinterface or pyarrow is not installed.
     """
     check_sorter(sorter)
     path = Path(path)
     _check_path(path, sorter)
+    _check_options(sorter, start_s, frame_rate_hz, time_unit)
+    if sorter == "alf":
+        return read_alf(path, session_id, source, time_unit)
+    if sorter == "suite2p":
+        return read_suite2p(path, session_id, source, start_s, frame_rate_hz)
     sorted_ = _read_phy(path) if sorter in NEEDED else _read_extracted(path, sorter)
     unit_ids, frame, unit, columns, clock_hz = (
         sorted_.unit_ids,
@@ -156,6 +204,18 @@ def _read_extracted(path: Path, sorter: str) -> _Sorted:
     frame = np.concatenate([np.zeros(0, np.int64), *trains]).astype(np.int64)
     unit = np.repeat(np.arange(len(trains), dtype=np.int32), [len(t) for t in trains])
     return _Sorted(unit_ids, frame, unit, columns, _clock_hz(path, clock_hz), notes)
+
+
+def _check_options(sorter: str, start_s: float, frame_rate_hz: float | None, time_unit: object) -> None:
+    """Raise UsageError where an option is stated that this reader has no use for."""
+    for option, stated, takes in (
+        ("--start-s", start_s != 0, sorter != "alf"),
+        ("--frame-rate", frame_rate_hz is not None, sorter == "suite2p"),
+        ("--time-unit", time_unit is not None, sorter == "alf"),
+    ):
+        if stated and not takes:
+            message = f"{option} says nothing of the output of {sorter}: leave it out"
+            raise UsageError(message)
 
 
 def _clock_hz(path: Path, stated: object) -> float:
