@@ -153,16 +153,24 @@ def export(
         typer.Argument(metavar="SESSION... | RUN", help="Ids or globs of stored sessions; or a run's folder or name."),
     ],
     to: Annotated[
-        str, typer.Option("--to", help="nwb, torch_brain, nlb (_20, _test, _test_20) or falcon; a run: nlb, nlb_test.")
+        str,
+        typer.Option(
+            "--to",
+            help="nwb, torch_brain, nlb (_20, _test, _test_20), falcon, ndt_h5 or lfads_h5; a run: nlb, nlb_test.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder; a session goes to DATASET/SESSION in it.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand there.")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of ndt_h5 and lfads_h5: bin_ms=10 ...")
+    ] = None,
     root: Root = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
     """Write stored sessions in another format; what the format cannot hold is told. Of a run: its rates, for NLB."""
     from spiketok.pipeline.export import export_session, exporter_of
+    from spiketok.settings import merge, parse_assignment
     from spiketok.storage.records import is_run
     from spiketok.storage.store import read_attributes, read_session
 
@@ -174,7 +182,10 @@ def export(
             raise UsageError(message)
         _export_rates(workspace, runs[0], to, out, overwrite, as_json)
         return
-    exporter = exporter_of(to)
+    settings: dict[str, object] = {}
+    for text in assignments or ():
+        settings = merge(settings, parse_assignment(text, "--set"))
+    exporter = exporter_of(to, settings)
     chosen = list(dict.fromkeys(s for pattern in sessions for s in workspace.select(pattern)))
     rows, failed = [], 0
     with progress("export", len(chosen), "sessions") as advance:
@@ -183,7 +194,8 @@ def export(
             try:
                 sources = _sources_here(workspace, session_id) if exporter.write_beside is not None else []
                 digest = read_attributes(path)["digest"]
-                done = export_session(read_session(path), digest, to, out, overwrite=overwrite, sources=sources)
+                session, more = read_session(path), {"sources": sources, "settings": settings}
+                done = export_session(session, digest, to, out, overwrite=overwrite, **more)
             except SpiketokError as error:  # one session's trouble does not stop the others
                 complain(f"{session_id}: {error}")
                 failed += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class Exporter:
         title: one line for people.
         write: see :data:`Write`.
         write_beside: the same with the session's source files at hand, where they decide what the session cannot.
+        configure: this exporter with settings, from plain values as they are typed; None where it takes none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Exporter:
     title: str
     write: Write
     write_beside: Callable[[Session, str, Path, Sequence[Path]], list[str]] | None = None
+    configure: Callable[[Mapping[str, object]], Exporter] | None = None
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _read_parquet(path: Path, name: str, memory_bytes: int) -> dict[str, np.ndar
         with parquet.ParquetFile(path, memory_map=False) as file:
             facts = file.metadata
             claimed = sum(facts.row_group(k).total_byte_size for k in range(facts.num_row_groups))
-            claimed = max(claimed, facts.num_rows)
+            claimed = max(claimed, 8 * facts.num_rows * facts.num_columns)  # a repeated value is packed as one
             if claimed > memory_bytes:
                 message = (
                     f"{name} unpacks to {human_bytes(claimed)}, allowed are {human_bytes(memory_bytes)}: "
