@@ -16,6 +16,7 @@ from uuid import uuid4
 import h5py
 import numpy as np
 
+from spiketok.recording.nouns import NS_PER_S, Session
 from tests.nwb_files import PLAIN_SPIKES, edited, replace_data
 
 GB = 10**9
@@ -40,6 +41,22 @@ class Nasty:
     trials: int | None = 3
     pynwb: bool = True
     called: str = ""
+
+
+def judge(session: Session, expected: Nasty) -> None:
+    """What the store holds of a nasty file is what stands here by hand.
+
+    Raises:
+        AssertionError: spikes, rows of trials or findings are others.
+    """
+    for row, times in enumerate(expected.spikes):
+        stored = session.spikes.time_ns[session.spikes.unit == row].tolist()
+        assert stored == sorted(round(t * NS_PER_S) for t in times)
+    assert len(session.spikes) == sum(map(len, expected.spikes))
+    assert len(session.units) == len(expected.spikes)
+    assert {f.id: f.count for f in session.repairs} == dict(expected.repairs)
+    assert set(expected.notes) <= {f.id for f in session.notes}
+    assert (None if session.trials is None else len(session.trials)) == expected.trials
 
 
 # ---- how files are made ---------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ EXTRAS = {
     "dandi": ("dandi", "fasteners", "requests"),
     "plots": ("matplotlib",),
     "sorting": ("spikeinterface",),
+    "alf": ("pyarrow",),
     "dask": ("dask", "distributed"),
     "remote": ("fsspec", "s3fs", "remfile"),
     "zarr-nwb": ("hdmf-zarr",),

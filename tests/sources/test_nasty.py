@@ -12,12 +12,11 @@ import pytest
 
 from spiketok.errors import SourceError
 from spiketok.pipeline.source_check import verify_session
-from spiketok.recording.nouns import NS_PER_S
 from spiketok.storage.files import WIP
 from spiketok.storage.store import read_session
 from spiketok.storage.workspace import Workspace
 from tests import nwb_files
-from tests.nasty_files import GB, NASTY, Nasty
+from tests.nasty_files import GB, NASTY, Nasty, judge
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what a process may take is bounded on Linux only")
 
@@ -89,14 +88,7 @@ def test_refused_in_one_line(run, name):
 def test_right_in_the_store(run, name):
     expected: Nasty = NASTY[name]
     session = read_session(run.path_of(name))
-    for row, times in enumerate(expected.spikes):
-        stored = session.spikes.time_ns[session.spikes.unit == row].tolist()
-        assert stored == sorted(round(t * NS_PER_S) for t in times)
-    assert len(session.spikes) == sum(map(len, expected.spikes))
-    assert len(session.units) == len(expected.spikes)
-    assert {f.id: f.count for f in session.repairs} == dict(expected.repairs)
-    assert set(expected.notes) <= {f.id for f in session.notes}
-    assert (None if session.trials is None else len(session.trials)) == expected.trials
+    judge(session, expected)
     if expected.pynwb:
         assert verify_session(session, run.files / file_name(name)) == []
 

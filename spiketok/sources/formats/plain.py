@@ -104,7 +104,7 @@ def read_rows(path: Path, name: str) -> tuple[list[str], Iterator[dict[str, str]
             for row in rows:
                 yield {key: (cell or "").strip() for key, cell in row.items() if key and not isinstance(cell, list)}
         except csv.Error as error:
-            message = f"{name}, line {rows.line_num}: cannot be read ({_short(error)}): write it again"
+            message = f"{name}, line {rows.line_num + 1}: cannot be read ({_short(error)}): write it again"
             raise SourceError(message) from error
 
     return names, each()

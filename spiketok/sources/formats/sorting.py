@@ -60,6 +60,7 @@ READ_OF: dict[str, Callable[[str], bool]] = {
 EVERYTHING = {"keep_good_only": False, "remove_empty_units": False}  # nobody is left out here: --quality does that
 DEEP = ("", "*/", "*/*/", "*/*/*/")  # how deep spikes may lie in a folder of ALF files
 MAX_UNIT_VALUES = 16
+SLOWEST_HZ, FASTEST_HZ = 1e-3, 1e9  # of a clock whose samples are counted
 BROKEN = (
     OSError,
     RuntimeError,
@@ -224,7 +225,7 @@ def _clock_hz(path: Path, stated: object) -> float:
         clock_hz = float(stated)
     except (TypeError, ValueError):
         clock_hz = math.nan
-    if not math.isfinite(clock_hz) or clock_hz <= 0:
+    if not SLOWEST_HZ <= clock_hz <= FASTEST_HZ:
         message = f"{path.name}: has the sampling frequency {stated} Hz: mend it (in params.py it is sample_rate)"
         raise SourceError(message)
     return clock_hz
@@ -252,8 +253,9 @@ def _check_params(path: Path) -> dict[str, object]:
     assigned: dict[str, object] = {}
     try:
         program = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError) as error:
-        message = f"{path.parent.name}/{path.name}: is no Python ({error}): mend it"
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last: too many signs in a row
+        reason = str(error) or "nested too deeply"
+        message = f"{path.parent.name}/{path.name}: is no Python ({reason}): mend it"
         raise SourceError(message) from error
     for statement in program.body:
         plain = isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name) for t in statement.targets)
@@ -261,7 +263,7 @@ def _check_params(path: Path) -> dict[str, object]:
             continue  # a text that stands by itself: a comment
         try:
             value = ast.literal_eval(statement.value) if plain else None
-        except ValueError:
+        except (ValueError, TypeError, RecursionError, MemoryError):
             plain = False
         if not plain:
             line = ast.unparse(statement).splitlines()[0][:60]
