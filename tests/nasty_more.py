@@ -290,6 +290,10 @@ FOLDERS: dict[str, NastyFolder] = {
                                                                        range(5000)))),
         "phy", units=5000, spikes=200, notes=("columns-left-out", "units-silent"),
     ),
+    "phy: 100,000 columns and rows that lack them": NastyFolder(
+        changed(phy, text("cluster_w.tsv", "cluster_id\t" + "\t".join(map(str, range(10**5))) + "\n0\t" * 10**5)),
+        "phy", "lack most of the cells",
+    ),
     "phy: a table in UTF-16": NastyFolder(
         changed(phy, text("cluster_info.tsv", "cluster_id\tch\n0\t3\n".encode("utf-16"))), "phy", "again as UTF-8"
     ),

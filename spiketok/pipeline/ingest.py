@@ -141,7 +141,7 @@ def group_files(
         UnknownNameError: there are no such rules. UsageError: the files to merge have rules that join them otherwise.
     """
     from spiketok.sources.catalogue import RULES, dataset_of, rules_of
-    from spiketok.sources.formats.sorting import session_of_folder
+    from spiketok.sources.formats.sorting import folder_name
 
     if rules not in (None, NO_RULES) and (not rules or rules not in RULES):
         raise UnknownNameError("rules", rules, [NO_RULES, *filter(None, RULES)])
@@ -149,7 +149,8 @@ def group_files(
     for file in files:
         of = dataset_of(file) or dataset
         own = rules_of(of) if rules is None else RULES["" if rules == NO_RULES else rules]
-        session_id = f"{of}/{safe_name(session_of_folder(str(file)) or own.session_name(file.name))}"
+        name = folder_name(file) if isinstance(file, Path) and file.is_dir() else file.name
+        session_id = f"{of}/{safe_name(own.session_name(name))}"
         found.setdefault(session_id, (own.name, []))[1].append(file)
     if merge_as:
         return [_merged_group(found, f"{dataset}/{merge_as}")], []

@@ -13,7 +13,7 @@ from spiketok.pipeline.ingest import ingest
 from spiketok.pipeline.verify import verify
 from spiketok.recording.nouns import NS_PER_S, Session, Source
 from spiketok.sources.formats.alf import parts_of
-from spiketok.sources.formats.sorting import looks_like, read_sorting
+from spiketok.sources.formats.sorting import folder_name, looks_like, read_sorting
 from spiketok.storage.store import read_session
 from spiketok.storage.workspace import Workspace
 from tests.cli.test_cli import spiketok
@@ -219,6 +219,11 @@ def test_what_a_folder_looks_like(tmp_path):
     assert looks_like(write_probe(tmp_path / "probe", spikes_of(0))) == "alf"
     (tmp_path / "empty").mkdir()
     assert looks_like(tmp_path / "empty") == ""
+    names = {"M-7/2023-05-06/001": "M-7_2023-05-06_001", "M-7/2023-05-06/001/alf": "M-7_2023-05-06_001"}
+    for path, name in names.items():
+        assert folder_name(tmp_path / path) == name
+    assert folder_name(tmp_path / "empty") == "empty"
+    assert [folder_name(Path(place)) for place in ("mouse/suite2p", "exp 5/alf", "x/001")] == ["mouse", "exp 5", "001"]
     assert parts_of("/a/NYU-1/2020-01-02/003/alf/") == ("NYU-1", "2020-01-02", "003")
     assert parts_of("/a/NYU-1/2020-01-02/003/alf/probe00") is None
 

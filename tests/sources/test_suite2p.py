@@ -91,6 +91,8 @@ def test_no_pickle_is_loaded(tmp_path):
         (lambda f: save(f / "plane0/ops.npy", {"fs": 12.0}, allow_pickle=True), "says 7.5 Hz and 12 Hz"),
         (lambda f: save(f / "plane0/ops.npy", {"fs": "quick"}, allow_pickle=True) and (f / "plane1/ops.npy").unlink(),
          "says nothing"),
+        (lambda f: [save(p / "F.npy", np.zeros((600_000, 1))) for p in f.iterdir()] + [
+            (p / f"{n}.npy").unlink() for p in f.iterdir() for n in ("Fneu", "spks")], "have 1200000 ROIs"),
         (lambda f: (f / "plane1/spks.npy").unlink(), "spks.npy is missing in plane1"),
         (lambda f: save(f / "plane1/spks.npy", np.zeros((3, 599))), "F.npy has .3, 600."),
         (lambda f: save(f / "plane1/iscell.npy", np.zeros((4, 2))), "expected two numbers of 3 ROIs"),

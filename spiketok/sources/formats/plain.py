@@ -21,6 +21,7 @@ MAGIC = b"\x93NUMPY"
 COPY = "copy it again"
 MAX_TEXT_BYTES = 2**26
 BLANK = frozenset({"", "nan", "none", "null"})  # cells that state nothing
+MOST_ABSENT = 10**6  # cells that rows may lack, besides as many as there are characters
 LONGEST_CELL = 2**20  # characters; csv's own bound of 2**17 is met by lists of numbers in a cell
 
 
@@ -90,7 +91,8 @@ def read_rows(path: Path, name: str) -> tuple[list[str], Iterator[dict[str, str]
         SourceError: it is no UTF-8, or no table.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
+        lines = text.splitlines()
         csv.field_size_limit(LONGEST_CELL)
         tabs = "\t" in lines[0] if lines else path.suffix == ".tsv"
         rows = csv.DictReader(lines, delimiter="\t" if tabs else ",")
@@ -98,6 +100,11 @@ def read_rows(path: Path, name: str) -> tuple[list[str], Iterator[dict[str, str]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         message = f"{name}: cannot be read ({_short(error)}): write it again as UTF-8"
         raise SourceError(message) from error
+    if len(names) * len(lines) > 2 * len(text) + MOST_ABSENT:
+        message = (
+            f"{name}: has {len(names)} columns and {len(lines)} lines, which lack most of the cells: write it again"
+        )
+        raise SourceError(message)
 
     def each() -> Iterator[dict[str, str]]:
         try:

@@ -85,9 +85,12 @@ def files_read(settings: Mapping[str, object]) -> Callable[[str], bool] | None:
     return READ_OF.get(str(settings.get("sorter", "")))
 
 
-def session_of_folder(path: str) -> str:
-    """The name of the session whose folder ONE calls so: subject, date and number; empty for any other path."""
-    return "_".join(parts_of(path) or ())
+def folder_name(path: Path) -> str:
+    """What a session's folder is called: as ONE does, or as the folder that holds ``alf`` or ``suite2p``."""
+    named = parts_of(path.as_posix()) if (path / "alf").is_dir() or path.name == "alf" else None
+    if named:
+        return "_".join(named)
+    return path.parent.name if path.name in ("alf", "suite2p") and path.parent.name else path.name
 
 
 def looks_like(path: Path) -> str:

@@ -17,6 +17,7 @@ import pickletools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -31,7 +32,8 @@ READ = ("F.npy", "Fneu.npy", "spks.npy", "iscell.npy", "redcell.npy", "ops.npy")
 TRACES, LABELS = ("F", "Fneu", "spks"), ("iscell", "redcell")
 MOST_HZ = 10_000
 STATE_RATE = "state frames a second with --frame-rate HZ"
-MOST_OPS_BYTES = 2**30
+MOST_OPS_BYTES, MOST_WORDS = 2**28, 10**6  # of a pickle that is walked: suite2p's have some thousand words
+MOST_ROIS = 10**6
 
 
 def find_planes(folder: Path) -> list[Path]:
@@ -68,6 +70,9 @@ def read_suite2p(
     rate_hz = frame_rate_hz or _stated_rate(folder, planes)
     traces = {name: _traces(folder, planes, name) for name in TRACES}
     rois = [len(part) for part in traces["F"]]
+    if sum(rois) > MOST_ROIS:
+        message = f"{folder.name}: its F.npy have {sum(rois)} ROIs: they may be turned, expected ROIs x frames"
+        raise SourceError(message)
     shortest = min(part.shape[1] for part in traces["F"])
     longest = max(part.shape[1] for part in traces["F"])
     if longest - shortest > 1 or not shortest:
@@ -176,7 +181,7 @@ def _rates_in(path: Path) -> Iterator[float]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         read(stream)
         after_fs = False
-        for opcode, value, _ in pickletools.genops(stream):
+        for opcode, value, _ in islice(pickletools.genops(stream), MOST_WORDS):
             if "PUT" in opcode.name or opcode.name in ("MEMOIZE", "MARK", "FRAME"):
                 continue
             is_number = isinstance(value, int | float) and "GET" not in opcode.name and "EXT" not in opcode.name

@@ -69,12 +69,12 @@ def refuse_restarted_samples(h5: Hdf5, path: str, time_ns: np.ndarray) -> None:
 
 def refuse_spikes_in_no_seconds(h5: Hdf5, time_ns: np.ndarray, n_units: int) -> None:
     """Raise SourceError where spike times, int64 ``[S]`` in order, of so many units are samples or milliseconds."""
-    lasts_ns = int(time_ns[-1] - time_ns[0])
+    lasts_ns = int(time_ns[-1]) - int(time_ns[0])  # in int64 it may overflow
     stated = h5.time_unit.scale(SPIKES) is not None or h5.mends_clocks
     if stated or time_ns.size < TELLING or lasts_ns < HOUR_NS:
         return
     low, high = time_ns.size // 4, 3 * time_ns.size // 4
-    rate_hz = (high - low) * NS_PER_S / max(int(time_ns[high] - time_ns[low]), 1) / n_units
+    rate_hz = (high - low) * NS_PER_S / max(int(time_ns[high]) - int(time_ns[low]), 1) / n_units
     whole = bool((time_ns % NS_PER_S == 0).all()) and int((np.diff(time_ns) > 0).sum()) >= TELLING
     if whole or rate_hz < LEAST_RATE_HZ or lasts_ns > LONGEST_NS:
         why = "all of them whole numbers" if whole else f"{rate_hz:.2g} Hz a unit"
