@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -108,3 +110,37 @@ def test_files_of_one_name_without_a_rule_to_join_them_all_fail(tmp_path):
     outcomes = list(ingest.ingest(Workspace(tmp_path / "root"), [tmp_path / "x", tmp_path / "y"]))
     assert len(outcomes) == 2
     assert all(isinstance(o.error, SourceError) and "2 files would all be session" in str(o.error) for o in outcomes)
+
+
+def test_the_second_of_two_sessions_that_differ_in_case_alone_is_refused(tmp_path):
+    paths = [write_plain(tmp_path / f"{name}.nwb") for name in ("Mouse", "mouse", "rat")]
+    workspace = Workspace(tmp_path / "root")
+    outcomes = {o.name: o for o in ingest.ingest(workspace, paths)}
+    assert {name: o.error is None for name, o in outcomes.items()} == {
+        "Mouse.nwb": True,
+        "mouse.nwb": False,
+        "rat.nwb": True,
+    }
+    (again,) = ingest.ingest(workspace, paths[1:2])
+    assert "session 'local/mouse' and 'local/Mouse' are one name" in str(again.error)
+    (other,) = ingest.ingest(workspace, paths[2:], dataset="LOCAL")
+    assert "session 'LOCAL/rat' and 'local' are one name" in str(other.error)
+
+
+def test_another_file_behind_a_link_is_noticed(tmp_path):
+    path, near = write_plain(tmp_path / "a.nwb"), tmp_path / "near.h5"
+    times = np.array([0.5, 1.5, 2.5, 3.0, 3.5, 4.0, 4.5])
+    with h5py.File(path, "a") as file, h5py.File(near, "w") as other:
+        other["times"] = times
+        del file["units/spike_times"]
+        file["units/spike_times"] = h5py.ExternalLink("near.h5", "/times")
+    workspace = Workspace(tmp_path / "root")
+    assert next(ingest.ingest(workspace, [path])).result.state == "new"
+    assert next(ingest.ingest(workspace, [path])).result.state == "already"
+    linked = read_attributes(workspace.store_path("local/a"))["source"]["linked"]
+    assert linked == [linked[0] | {"file": "near.h5", "sha256": hashlib.sha256(near.read_bytes()).hexdigest()}]
+    with h5py.File(near, "w") as other:
+        other["times"] = times + 1
+    (outcome,) = verify.verify(workspace, ["local/a"])
+    assert "near.h5, to which a.nwb has links, has sha256" in outcome.result.differences[0]
+    assert next(ingest.ingest(workspace, [path])).result.state == "replaced"

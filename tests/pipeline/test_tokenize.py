@@ -257,3 +257,19 @@ def test_a_damaged_context_is_no_already(workspace):
     assert done.state == "already"
     assert plan_session(workspace, "made/a", [Binned()])[0] == plan_session(workspace, "made/a", [PerSpike()])[0]
     assert json.loads((path / "manifest.json").read_text())["format"] == f"spiketok-{CONTEXT}"
+
+
+def test_a_bake_beyond_the_free_memory_is_refused_with_both_figures_before_it_is_taken(tmp_path, monkeypatch):
+    """1 us bins of 80 s: two columns of a byte a unit and one of a byte, twice; the bound is stated by hand."""
+    session = random_session("a", 1)
+    workspace = stored(tmp_path, session)
+    n_units, seconds = len(session.units), session.observed.total_ns / SECOND
+    need = 2 * seconds * 10**6 * (2 * n_units + 1)
+    monkeypatch.setattr("spiketok.pipeline.tokenize.available_memory", lambda: int(need) - 1)
+    (done,) = tokenize_session(workspace, session.id, [Binned(bin_ns=1000)], OBSERVED)
+    assert done.state == "failed"
+    assert f"scheme 'binned' of {n_units} units over {seconds:.0f} s takes up to" in done.notes[0]
+    assert "are free here: choose coarser settings" in done.notes[0]
+    assert not list(workspace.shards.rglob("*.bin"))
+    (done,) = tokenize_session(workspace, session.id, [Binned(bin_ns=20 * MS)], OBSERVED)
+    assert done.state == "new"

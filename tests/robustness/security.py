@@ -196,6 +196,7 @@ def _linked_inside(cli: Cli, folder: Path) -> None:
     for scale in (1, 2):
         with h5py.File(folder / "near.h5", "w") as near:
             near["x"] = scale * np.random.default_rng(7).normal(size=(N, 2))
+            near["x"].attrs["unit"] = "mm/s"
         if scale == 1:
             with h5py.File(path, "a") as file:
                 del file[DATA]
