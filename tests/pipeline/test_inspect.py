@@ -1,0 +1,29 @@
+"""What ``inspect`` tells of files that others may have made."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from spiketok.errors import ArtefactError
+from spiketok.pipeline.inspect import describe_path
+
+
+def test_a_truth_is_told_from_headers_alone(tmp_path):
+    """An array of 80 GB of which no value is there, and one of objects."""
+    path, header = tmp_path / "a_truth.npz", io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**10,)})
+    np.savez(path, small=np.zeros((3, 4), np.int16), odd=np.array([print], object))
+    with zipfile.ZipFile(path, "a") as members:
+        members.writestr("large.npy", header.getvalue())
+    assert describe_path(path).tables["arrays"] == [
+        {"array": "small", "dtype": "int16", "shape": "3 x 4"},
+        {"array": "odd", "dtype": "object", "shape": "1"},
+        {"array": "large", "dtype": "float64", "shape": "10000000000"},
+    ]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ArtefactError, match=r"a_truth\.npz is no \.npz of arrays"):
+        describe_path(path)
