@@ -198,7 +198,11 @@ def _report(rows: list[dict], failures: list[Failure], title: str, as_json: bool
     Raises:
         typer.Exit: with code 1, where something failed.
     """
-    again = shlex.join(["spiketok", *sys.argv[1:]])
+    from spiketok.sources.archives.urls import public_url
+
+    words = [public_url(word) if "://" in word else word for word in sys.argv[1:]]
+    again = shlex.join(["spiketok", *words])
+    again += "" if words == sys.argv[1:] else " (with the whole address)"  # what it holds is for nobody's log
     if as_json:
         told = {title: rows, "failed": [one.name for one in failures], "failures": [asdict(one) for one in failures]}
         show_json(told | ({"again": again} if failures else {}))

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from spiketok.errors import FetchError, UsageError, require
 from spiketok.storage.files import human_bytes, scratch_folder
@@ -25,12 +26,25 @@ from spiketok.storage.files import human_bytes, scratch_folder
 def place(text: str | Path | RemotePath) -> Path | RemotePath:
     """A path on this machine, or a place behind a URL where the text is one.
 
+    Raises:
+        UsageError: a URL with a user, a password or a query: places are written into records and messages.
+
     >>> place("s3://bucket/raw/").name
     'raw'
     """
-    if isinstance(text, str):
-        return RemotePath(text.rstrip("/")) if "://" in text else Path(text)
-    return text
+    if not isinstance(text, str):
+        return text
+    if "://" not in text:
+        return Path(text)
+    parts = urlsplit(text)
+    if "@" in parts.netloc or (parts.query and parts.scheme in ("http", "https")):
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        message = (
+            f"{shown} was given with a user, a password or a query, which would be kept in records: use 'spiketok "
+            "fetch' for a signed address, and the variables of its file system for credentials"
+        )
+        raise UsageError(message)
+    return RemotePath(text.rstrip("/"))
 
 
 @contextlib.contextmanager

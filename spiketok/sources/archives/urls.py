@@ -50,7 +50,7 @@ class Urls(Archive):
     shape = Shape("urls.json", (), ("url",), "files", advice="remove it and the files beside it, and fetch them again")
 
     def request(self, name: str) -> UrlRequest | None:
-        return UrlRequest(name, (name,)) if re.match(r"https?://", name, re.IGNORECASE) else None
+        return UrlRequest(public_url(name), (name,)) if re.match(r"https?://", name, re.IGNORECASE) else None
 
     def place(self, plan: Plan) -> str:
         return plan.name
