@@ -162,11 +162,11 @@ class _Stream:
     def __init__(self, live: LiveDecoder, run: Run, plan: Session) -> None:
         self._live, self._plan, self._bin = live, plan, 0
         (task,) = run.tasks
-        self._task, self._mean = task.name, np.array(task.target.mean)
+        self._task, self._spec, self._mean = task.name, task.target, np.array(task.target.mean)
         self._whole_ns = 0 if run.model.carries else run.config.data.window_ns  # before it, no window is all observed
 
     def answer(self, counts_N: np.ndarray) -> np.ndarray:
-        """float64 ``[C]`` of the next bin."""
+        """float64 ``[C]`` of the next bin, of all components: one that the run left out has its constant value."""
         n_units, start_ns = len(self._plan.units), self._bin * BIN_NS
         stop_ns = start_ns + BIN_NS
         if counts_N.shape != (n_units,) or counts_N.dtype.kind not in "iu" or (counts_N < 0).any():
@@ -185,7 +185,7 @@ class _Stream:
             message = f"{self._plan.id}: the run has no answer for bin {self._bin}, at {start_ns / NS_PER_S:g} s"
             raise DataError(message)
         self._bin += 1
-        return answer
+        return self._spec.filled(answer)
 
 
 def falcon_decoder(
@@ -291,8 +291,8 @@ def _planned(run: Run, stamp_ns: int) -> Signal:
     """When the target is sampled, as far as a stream may go; its values are not known."""
     (task,) = run.tasks
     time_ns = np.arange(stamp_ns, LONGEST_NS, BIN_NS, dtype=np.int64)
-    value = np.broadcast_to(np.float32(0), (len(time_ns), len(task.target.components)))
-    return Signal(time_ns, value, task.target.components, task.target.measure, np.zeros(len(time_ns), np.bool_))
+    value = np.broadcast_to(np.float32(0), (len(time_ns), len(task.target.every)))
+    return Signal(time_ns, value, task.target.every, task.target.measure, np.zeros(len(time_ns), np.bool_))
 
 
 def _plan(run: Run, tokens: SessionTokens, target: Signal) -> Session:

@@ -471,7 +471,7 @@ def _session_table(result: TransferResult, task: Task) -> str:
             parts = next((v for v in cell.score.values() if isinstance(v, dict) and words.issuperset(v)), {})
             each = _escape(", ".join(f"{c} {_number(v, 2)}" for c, v in parts.items()))
             for metric, why in cell.score.get("reasons", {}).items():
-                each += f'<span class="empty">{_escape(f"{task.titles[metric]}: {why}")}</span> '
+                each += f'<span class="empty">{_escape(f"{task.titles.get(metric, metric)}: {why}")}</span> '
             scores = [_number(cell.score[key]) for key in task.metrics]
             rows.append(("", [*name, *scores, each, f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"]))
     return _table(head, rows)

@@ -203,7 +203,14 @@ def _with_truth(task: Decode, tokens: SessionTokens, decoded: list[Decoded]) -> 
     weight = truth.weight[row]
     true = np.where(weight[:, None] > 0, truth.value[row].astype(np.float64), 0.0)
     return Prediction(
-        time_ns, value, true, weight, spec.components, spec.measure, windows=np.ones(len(time_ns), np.int64)
+        time_ns,
+        value,
+        true,
+        weight,
+        spec.components,
+        spec.measure,
+        windows=np.ones(len(time_ns), np.int64),
+        constant={name: constant for _, name, constant in spec.constant},
     )
 
 

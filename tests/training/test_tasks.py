@@ -191,7 +191,7 @@ def test_decode_says_what_it_chose_and_why_not(tmp_path):
     with pytest.raises(DataError, match="no signal is in every session .*made/one has hand_vel; made/none has none"):
         Decode.resolve("", [one, none], DecodeConfig())
     flat = bake_tokens(tmp_path / "flat", with_values(decodable_session("one"), np.ones((4000, 2), np.float32)))
-    with pytest.raises(DataError, match="component 'x' of 'hand_vel' is constant in the training time"):
+    with pytest.raises(DataError, match="x, y of 'hand_vel' are constant in the training time"):
         task.fit([(flat, Intervals([0], [SECOND]))])
     with pytest.raises(DataError, match="no valid sample in the training time of made/one"):
         task.fit([(one, Intervals.empty())])

@@ -5,13 +5,14 @@ What is unusual:
 - the behaviour is normalised by training time only, pooled over the training sessions;
 - a sample's weight may depend on where it lies (``task.decode.weights``): POYO weighs reaches 5 times, for example, and
   torch_brain multiplies the weights of all intervals that hold a sample, as here;
+- a component that is constant in all training time is left out by name: nobody could decode it, and the others train;
 - both R2 of the field are reported under their own names: ``r2_variance_weighted`` (FALCON), ``r2_mean`` (NLB, POYO).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -66,6 +67,7 @@ class TargetSpec:
     Args:
         name: the signal's name in the store. components: C names. measure: the unit of measure.
         mean, std: C numbers each; empty before the task was fitted.
+        constant: of components of the signal that are left out: place in the signal, name, value in training time.
     """
 
     name: str
@@ -73,6 +75,27 @@ class TargetSpec:
     measure: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    constant: tuple[tuple[int, str, float], ...] = ()
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """The names of all components of the signal, in its order."""
+        names = list(self.components)
+        for place, name, _ in self.constant:
+            names.insert(place, name)
+        return tuple(names)
+
+    @property
+    def taken(self) -> slice | list[int]:
+        """Which columns of the signal are decoded."""
+        gone = {place for place, _, _ in self.constant}
+        return [k for k in range(len(self.every)) if k not in gone] if gone else slice(None)
+
+    def filled(self, value: np.ndarray) -> np.ndarray:
+        """Values ``[..., C]`` as the whole signal has them: what was left out has its constant value."""
+        for place, _, constant in self.constant:
+            value = np.insert(value, place, constant, axis=-1)
+        return value
 
 
 class Decode(Task):
@@ -110,10 +133,10 @@ class Decode(Task):
                 f"(it has {', '.join(sorted(signals)) or 'none'})"
             )
         components, measure = signals[target.name]
-        if (tuple(components), measure) != (target.components, target.measure):
+        if (tuple(components), measure) != (target.every, target.measure):
             return (
                 f"'{target.name}' is ({', '.join(components)}) in '{measure}', the model decodes "
-                f"({', '.join(target.components)}) in '{target.measure}'"
+                f"({', '.join(target.every)}) in '{target.measure}'"
             )
         return ""
 
@@ -126,22 +149,28 @@ class Decode(Task):
         return signal_reach(name, session.signal_reach_ns(name), period_ns, session.bin_ns)
 
     def fit(self, sessions: Sequence[tuple[SessionTokens, Intervals]]) -> None:
-        """Mean and standard deviation over the valid samples in all sessions' training time."""
-        name, spec = self.target.name, self.target
+        """Mean and deviation of the valid samples in all sessions' training time, and what is constant there.
+
+        Raises:
+            DataError: there is no valid sample, or all components are constant.
+        """
+        name, names, measure = self.target.name, self.target.every, self.target.measure
         values = [values_in(session.signal(name), allowed)[1] for session, allowed in sessions]
-        value = np.concatenate(values).astype(np.float64) if values else np.zeros((0, len(spec.components)))
+        value = np.concatenate(values).astype(np.float64) if values else np.zeros((0, len(names)))
         if len(value) == 0:
             ids = [session.id for session, _ in sessions]
             message = f"'{name}' has no valid sample in the training time of {listing(ids)}"
             raise DataError(message)
-        mean, std = value.mean(axis=0), value.std(axis=0)
-        for component, spread in zip(spec.components, std, strict=True):
-            if not spread > 0:
-                message = (
-                    f"component '{component}' of '{name}' is constant in the training time: there is nothing to decode"
-                )
-                raise DataError(message)
-        self.target = TargetSpec(name, spec.components, spec.measure, tuple(mean.tolist()), tuple(std.tolist()))
+        varies = np.ptp(value, axis=0) > 0  # the deviation of equal numbers may be off by a bit
+        if not varies.any():
+            message = (
+                f"{listing(list(names))} of '{name}' are constant in the training time: there is nothing to decode"
+            )
+            raise DataError(message)
+        gone = [(int(k), names[k], float(value[0, k])) for k in np.flatnonzero(~varies)]
+        mean, std = value.mean(axis=0)[varies], value.std(axis=0)[varies]
+        kept = tuple(names[k] for k in np.flatnonzero(varies))
+        self.target = TargetSpec(name, kept, measure, tuple(mean.tolist()), tuple(std.tolist()), tuple(gone))
 
     def head(self) -> Head:
         return Head(self.name, self.kind, "values", len(self.target.components), self.target.components)
@@ -155,6 +184,7 @@ class Decode(Task):
         signal = session.signal(name)
         if session.bin_ns > 1:
             value, valid = session.bin_signal(name)
+            value = value[:, self.target.taken]
             weight = valid.astype(np.float32)
             if self.config.weights:
                 weight *= self._weights(session, session.bin_middle_ns)
@@ -162,7 +192,7 @@ class Decode(Task):
         weight = signal.valid.astype(np.float32)
         if self.config.weights:
             weight *= self._weights(session, signal.time_ns)
-        return Truth(signal.time_ns, signal.value, weight)
+        return Truth(signal.time_ns, signal.value[:, self.target.taken], weight)
 
     def _weights(self, session: SessionTokens, time_ns: np.ndarray) -> np.ndarray:
         """float32 ``[T]``: the product of the weights of the trials that hold each time."""
@@ -195,12 +225,13 @@ class Decode(Task):
         return _Stitch(self)
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self.target)
+        facts = asdict(self.target)
+        return facts if self.target.constant else {key: value for key, value in facts.items() if key != "constant"}
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, object], config: DecodeConfig) -> Decode:
-        spec = TargetSpec(**{key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()})
-        return cls(spec.name, config, spec)
+        spec = TargetSpec(**{key: tuple(v) if isinstance(v, list | tuple) else v for key, v in facts.items()})
+        return cls(spec.name, config, replace(spec, constant=tuple(map(tuple, spec.constant))))
 
 
 class _Stitch(Stitch):
@@ -219,6 +250,7 @@ class _Stitch(Stitch):
             components=self.target.components,
             measure=self.target.measure,
             windows=count,
+            constant={name: value for _, name, value in self.target.constant},
         )
 
 
@@ -231,6 +263,7 @@ class Prediction(Answer):
         weight: float32 ``[T]``; 0 where the behaviour was not measured (``true`` means nothing there).
         components, measure: of the behaviour.
         windows: how many windows were averaged at each time, int64 ``[T]``.
+        constant: the value of components of the behaviour that were constant in training time, and so left out.
     """
 
     time_ns: np.ndarray
@@ -240,6 +273,7 @@ class Prediction(Answer):
     components: tuple[str, ...]
     measure: str
     windows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    constant: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def valid(self) -> np.ndarray:
@@ -247,14 +281,23 @@ class Prediction(Answer):
         return self.weight > 0
 
     def score(self) -> Score:
-        """R2 by its named variants over the valid times; None where it does not exist (a constant behaviour)."""
+        """R2 by its named variants over the valid times; None where it does not exist (a constant behaviour).
+
+        A component that is constant there has none, is in no mean, and is named among the reasons.
+        """
         each = r2_per_component(self.true, self.predicted, valid=self.valid)
-        return {
+        has_one = np.isfinite(each) if np.isfinite(each).any() else np.ones(each.size, np.bool_)
+        score = {
             "r2_variance_weighted": number(r2_variance_weighted(self.true, self.predicted, valid=self.valid)),
-            "r2_mean": number(r2_mean(self.true, self.predicted, valid=self.valid)),
+            "r2_mean": number(r2_mean(self.true[:, has_one], self.predicted[:, has_one], valid=self.valid)),
             "r2_per_component": {name: number(r2) for name, r2 in zip(self.components, each, strict=True)},
             "n_samples": int(self.valid.sum()),
         }
+        reasons = {f"R2 of '{c}'": f"it is {v:g} in all training time, so left out" for c, v in self.constant.items()}
+        for k in np.flatnonzero(np.isnan(each)) if self.valid.any() else ():
+            value = self.true[np.argmax(self.valid), k]
+            reasons[f"R2 of '{self.components[k]}'"] = f"it is {value:.4g} in all time that is scored, so in no mean"
+        return score | ({"reasons": reasons} if reasons else {})
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {
