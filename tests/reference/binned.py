@@ -19,6 +19,8 @@ VARIANTS = [
     Binned(10_000_000, compat="falcon-start"),
     Binned(10_000_000, compat="nlb"),
     Binned(1_000_000, compat="nlb"),
+    Binned(exposure=True),
+    Binned(7_000_001, exposure=True),
 ]
 
 
@@ -47,6 +49,29 @@ def bin_of(scheme: Binned, t: int, start: int, n_bins: int) -> int | None:
     return k if 0 <= k < n_bins else None
 
 
+def share(low: int, high: int, bin_ns: int, intervals: list[tuple[int, int]]) -> np.float32:
+    """How much of a bin intervals cover that may overlap, one nanosecond never twice."""
+    edges = sorted({low, high, *(min(max(t, low), high) for pair in intervals for t in pair)})
+    covered = sum(b - a for a, b in zip(edges, edges[1:]) if any(s <= a and b <= e for s, e in intervals))
+    return np.float32(covered / bin_ns)
+
+
+def exposed(scheme: Binned, session: Session, start: int, stop: int, n_bins: int) -> dict[str, np.ndarray]:
+    """The share of each bin that was recorded, of the population and of each unit where these differ."""
+    every = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
+    spans = [(start + k * scheme.bin_ns, min(start + (k + 1) * scheme.bin_ns, stop)) for k in range(n_bins)]
+    exposure = np.array([share(low, high, scheme.bin_ns, every) for low, high in spans], np.float32)
+    found = {"observed": (exposure > 0).astype(np.uint8), "exposure": exposure}
+    if session.unit_observed is None:
+        return found
+    own = [
+        [tuple(pair) for pair in session.unit_observed[n].reshape(-1, 2).tolist()] for n in range(len(session.units))
+    ]
+    by_unit = np.array([[share(low, high, scheme.bin_ns, pairs) for pairs in own] for low, high in spans], np.float32)
+    by_unit = by_unit.reshape(n_bins, len(own))
+    return found | {"unit_observed": (by_unit > 0).astype(np.uint8), "unit_exposure": by_unit}
+
+
 def segment(scheme: Binned, session: Session, start: int, stop: int) -> dict[str, np.ndarray]:
     """All bins of one segment, the last one perhaps over its end; counts not limited (int64)."""
     bin_ns = scheme.bin_ns
@@ -57,6 +82,8 @@ def segment(scheme: Binned, session: Session, start: int, stop: int) -> dict[str
             k = bin_of(scheme, t, start, n_bins)
             if k is not None:
                 counts[k, u] += 1
+    if scheme.exposure:
+        return {"counts": counts, **exposed(scheme, session, start, stop, n_bins)}
     observed = np.zeros(n_bins, np.uint8)
     unit_observed = np.zeros((n_bins, n_units), np.uint8)
     for k in range(n_bins):
@@ -83,8 +110,9 @@ def window(scheme, session, segments, windows, b, keep, unit_row) -> dict[str, n
     for n, kept in enumerate(keep or []):
         if not kept:
             tokens["counts"][:, n] = 0
-            if "unit_observed" in tokens:
-                tokens["unit_observed"][:, n] = 0
+            for name in ("unit_observed", "unit_exposure"):
+                if name in tokens:
+                    tokens[name][:, n] = 0
     return tokens
 
 

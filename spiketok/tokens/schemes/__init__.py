@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import Field, fields
 
 from spiketok.errors import ArtefactError, UnknownNameError
 from spiketok.settings import build
@@ -76,8 +76,13 @@ def scheme_config(scheme: Scheme) -> dict[str, object]:
     return {
         "name": scheme.name,
         "version": scheme.version,
-        "config": {f.name: getattr(scheme, f.name) for f in fields(scheme)},
+        "config": {f.name: getattr(scheme, f.name) for f in fields(scheme) if not _as_before(scheme, f)},
     }
+
+
+def _as_before(scheme: Scheme, field: Field) -> bool:
+    """Whether a field that came after the first shards has its default: those shards keep their names and manifests."""
+    return bool(field.metadata.get("came_later")) and getattr(scheme, field.name) == field.default
 
 
 def scheme_from_config(config: dict) -> Scheme:

@@ -6,6 +6,8 @@ Unusual here:
 - A last bin that reaches over its segment's end is kept, so that counts sum to the spikes, and is marked unobserved.
 - ``observed`` says for each bin whether it was recorded from its first to its last nanosecond. A zero in a bin that is
   not observed is not silence.
+- With ``exposure`` a bin that was recorded in part has its share: a rate is a count over it. Each spike in the bin
+  counts, whether it lies in observed time or not: ``ingest --drop-outside`` leaves those out that do not.
 - Counts are uint8 and stop at 255; the spikes above are counted in ``Baked.lost["saturated"]``.
 
 ``compat`` counts as another tool does, to compare with its results and for nothing else. All of these tools work on
@@ -29,7 +31,7 @@ segment's in every mode, so that a spike only ever moves to a neighbouring bin, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +41,7 @@ from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
 from spiketok.tokens.bounds import require_columns, require_shape
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
+    CAME_LATER,
     Baked,
     Columns,
     ColumnSpec,
@@ -53,9 +56,10 @@ from spiketok.tokens.schemes.base import (
     segment_plan,
     spikes_outside,
 )
-from spiketok.tokens.schemes.bins import count_array, count_between, observed_bins
+from spiketok.tokens.schemes.bins import count_array, count_between, exposed_bins, observed_bins
 
-UINT8 = np.dtype(np.uint8)
+UINT8, FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
+SHARES = ("exposure", "unit_exposure")
 EDGES = ("left-closed", "right-closed")
 COMPAT = ("", "nlb", "falcon-end", "falcon-start", "torch_brain")
 MS_NS = 1_000_000
@@ -67,7 +71,9 @@ class Binned(Scheme):
 
     Columns: ``counts`` uint8 ``[T, N]``, ``observed`` uint8 ``[T]``, and ``unit_observed`` uint8 ``[T, N]`` where the
     session's units were not all recorded at the same times. A cut gives the same columns; a dropped unit has zeros in
-    ``counts`` and in ``unit_observed``. ``unit_row`` has no effect: a unit is a position, not a token.
+    ``counts`` and in ``unit_observed``. ``unit_row`` has no effect: a unit is a position, not a token. With
+    ``exposure``, ``observed`` says whether any of a bin was recorded, and ``exposure`` float32 ``[T]`` (and
+    ``unit_exposure`` float32 ``[T, N]``, zeros for a dropped unit) what share of its length.
 
     Lost, by name: spikes ``outside_segments`` and ``saturated`` (above 255 in a bin); with right-closed edges also
     those ``at_segment_start``, once for each segment; with ``compat`` also those that its rule drops (``compat``).
@@ -77,15 +83,17 @@ class Binned(Scheme):
         edges: ``"left-closed"``, where a spike on an edge belongs to the bin that begins there, or ``"right-closed"``,
             where it belongs to the bin that ends there. Segments stay half-open: a spike at a segment's end is outside.
         compat: ``""``, or a tool whose counts are to be reproduced, see above.
+        exposure: bins that were recorded in part count by their share.
 
     >>> from spiketok.tokens.schemes import Binned
     >>> Binned(bin_ns=5_000_000)
-    Binned(bin_ns=5000000, edges='left-closed', compat='')
+    Binned(bin_ns=5000000, edges='left-closed', compat='', exposure=False)
     """
 
     bin_ns: int = 20_000_000
     edges: str = "left-closed"
     compat: str = ""
+    exposure: bool = field(default=False, metadata=CAME_LATER)
 
     name: ClassVar[str] = "binned"
     version: ClassVar[int] = 1
@@ -102,6 +110,11 @@ class Binned(Scheme):
             if getattr(self, name) not in known:
                 message = f"binned: {name} is {getattr(self, name)!r}, must be one of {', '.join(map(repr, known))}"
                 raise UsageError(message)
+        if type(self.exposure) is not bool or (self.exposure and (self.compat or self.edges != "left-closed")):
+            message = (
+                f"binned: exposure is {self.exposure!r}, must be true (with left-closed edges, no compat) or false"
+            )
+            raise UsageError(message)
         if self.edges == "right-closed" and self.bin_ns < 2:
             message = "binned: a right-closed bin of 1 ns ends where the next begins: bin_ns must be at least 2"
             raise UsageError(message)
@@ -127,10 +140,15 @@ class Binned(Scheme):
 
     def plan(self, info: SessionInfo, segments: Intervals) -> dict[str, ColumnSpec]:
         rows = int(grid_rows(segments.start_ns, segments.stop_ns, self.bin_ns)[-1])
+        shares = {
+            "exposure": ColumnSpec(FLOAT32, (), rows),
+            "unit_exposure": ColumnSpec(FLOAT32, (info.n_units,), rows),
+        }
         return {
             "counts": ColumnSpec(UINT8, (info.n_units,), rows),
             "observed": ColumnSpec(UINT8, (), rows),
             "unit_observed": ColumnSpec(UINT8, (info.n_units,), rows),
+            **(shares if self.exposure else {}),
             **segment_plan(segments),
         }
 
@@ -138,7 +156,7 @@ class Binned(Scheme):
         counts, row, lost = self.count(session, segments)
         columns = {
             "counts": counts,
-            **observed_bins(session, segments, row, self.bin_ns),
+            **(exposed_bins if self.exposure else observed_bins)(session, segments, row, self.bin_ns),
             **segment_columns(segments, row),
         }
         return Baked(freeze(columns), {"outside_segments": spikes_outside(session.spikes, segments), **lost})
@@ -191,10 +209,13 @@ class Binned(Scheme):
         return lost
 
     def check(self, columns: Columns) -> None:
-        require_columns(columns, {"counts": (UINT8, 2), "observed": (UINT8, 1)}, {"unit_observed": (UINT8, 2)})
+        wanted, by_unit = {"counts": (UINT8, 2), "observed": (UINT8, 1)}, {"unit_observed": (UINT8, 2)}
+        if self.exposure:
+            wanted, by_unit = wanted | {"exposure": (FLOAT32, 1)}, by_unit | {"unit_exposure": (FLOAT32, 2)}
+        require_columns(columns, wanted, by_unit)
         n_rows = len(columns["counts"])
-        require_shape(columns, (n_rows,), ["observed"])
-        require_shape(columns, columns["counts"].shape, ["unit_observed"])
+        require_shape(columns, (n_rows,), ["observed", "exposure"] if self.exposure else ["observed"])
+        require_shape(columns, columns["counts"].shape, ["unit_observed", "unit_exposure"])
         require_bins(columns, self.bin_ns, n_rows)
 
     def spikes_held(self, columns: Columns) -> int:
@@ -205,11 +226,12 @@ class Binned(Scheme):
         return np.full(len(windows), windows.length_ns // self.bin_ns, np.int64)
 
     def outputs(self, columns: Columns, length_ns: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        return {name: (UINT8, columns[name].shape[1:]) for name in self._main(columns)}
+        dtypes = {name: FLOAT32 if name in SHARES else UINT8 for name in self._main(columns)}
+        return {name: (dtype, columns[name].shape[1:]) for name, dtype in dtypes.items()}
 
     @staticmethod
     def _main(columns: Columns) -> list[str]:
-        return [name for name in ("counts", "observed", "unit_observed") if name in columns]
+        return [name for name in ("counts", "observed", "unit_observed", *SHARES) if name in columns]
 
     def fill(
         self,

@@ -106,6 +106,46 @@ def bins_inside(start_ns: np.ndarray, bin_ns: int, covered: Intervals) -> np.nda
     return (interval >= 0) & (start_ns + bin_ns <= covered.stop_ns[np.maximum(interval, 0)])
 
 
+def shares_inside(start_ns: np.ndarray, stop_ns: np.ndarray, bin_ns: int, covered: Intervals) -> np.ndarray:
+    """float32 ``[T]``: the share of each bin of ``bin_ns`` in which one of the sorted, disjoint intervals lies.
+
+    Args:
+        start_ns, stop_ns: int64 ``[T]``; what lies behind the stop of a bin, as of one cut short, does not count.
+    """
+    if len(covered) == 0:
+        return np.zeros(len(start_ns), np.float32)
+    before = np.concatenate([[0], np.cumsum(covered.stop_ns - covered.start_ns)])
+
+    def covered_until(time_ns: np.ndarray) -> np.ndarray:
+        row = np.searchsorted(covered.start_ns, time_ns, side="right") - 1
+        at = np.maximum(row, 0)
+        own = np.minimum(time_ns, covered.stop_ns[at]) - covered.start_ns[at]
+        return np.where(row >= 0, before[at] + own, 0)
+
+    return ((covered_until(stop_ns) - covered_until(start_ns)) / bin_ns).astype(np.float32)
+
+
+def exposed_bins(session: Session, segments: Intervals, row: np.ndarray, bin_ns: int) -> dict[str, np.ndarray]:
+    """Which share of each bin was recorded, and whether any of it was.
+
+    Returns:
+        ``observed`` uint8 and ``exposure`` float32 ``[T]``; and ``unit_observed`` uint8 and ``unit_exposure`` float32
+        ``[T, N]`` where the session says it for each unit.
+    """
+    start_ns = bin_starts(segments, row, bin_ns)
+    stop_ns = np.minimum(start_ns + bin_ns, np.repeat(segments.stop_ns, np.diff(row)))
+    share = shares_inside(start_ns, stop_ns, bin_ns, session.observed)
+    columns = {"observed": (share > 0).astype(np.uint8), "exposure": share}
+    if session.unit_observed is not None:
+        by_unit = np.empty((len(start_ns), len(session.units)), np.float32)
+        for unit in range(len(session.units)):
+            pairs = session.unit_observed[unit].reshape(-1, 2)
+            own = Intervals(pairs[:, 0], pairs[:, 1]).union()
+            by_unit[:, unit] = shares_inside(start_ns, stop_ns, bin_ns, own)
+        columns |= {"unit_observed": (by_unit > 0).astype(np.uint8), "unit_exposure": by_unit}
+    return columns
+
+
 def observed_bins(session: Session, segments: Intervals, row: np.ndarray, bin_ns: int) -> dict[str, np.ndarray]:
     """Which bins were recorded from their first to their last nanosecond.
 
