@@ -25,7 +25,7 @@ from spiketok.errors import SourceError
 from spiketok.storage.files import human_bytes
 
 # What reading files may take: several times what their values take, and far more time than any needs.
-MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 50, 1e-6
+MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 40, 1e-6
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 CAN_FORK = sys.platform == "linux"
 RAISE = "set SPIKETOK_READ_MEMORY=8GB, say, if you trust it"
@@ -122,7 +122,8 @@ def _how_it_died(status: int, cpu_s: int) -> str:
         return f"reading it ended the process with code {os.WEXITSTATUS(status)}, {AGAIN}"
     number = os.WTERMSIG(status)
     if number == signal.SIGXCPU:
-        return f"reading it did not end within {cpu_s} s of processor time, {AGAIN}"
+        fact = f"reading it did not end within {cpu_s} s of processor time"
+        return f"{fact}: it is damaged, or holds far more objects than a recording has: copy it again, or look inside"
     if number == signal.SIGKILL:
         return "reading it was killed from outside (out of memory?): ingest fewer files at once"
     return f"reading it crashed the HDF5 library ({signal.Signals(number).name}), {AGAIN}"

@@ -240,9 +240,9 @@ class Hdf5:
         Raises:
             OutsideError: a link leaves the folder of the file. SourceError: one leads nowhere, or the file is damaged.
         """
-        where, kind, target = self._looked_up(group, name)
+        found = where, kind, target = self._looked_up(group, name)
         self._hops = 0
-        item = self._member(group, name)
+        item = self._followed(group, name, *found)
         if item is None and kind is not None:
             places = reversed(target) if isinstance(target, tuple) else [target]  # an external link names its file
             to = " of file ".join(decoded(place) for place in places)
@@ -263,9 +263,8 @@ class Hdf5:
                 self.refuse(f"{where} is a link of kind {kind}, which only what wrote it can follow", HERE)
             return where, kind, None if kind == h5py.h5l.TYPE_HARD else group.id.links.get_val(key)
 
-    def _member(self, group: h5py.Group, name: str) -> object:
-        """What a name leads to, over however many links; None where that is nothing."""
-        where, kind, target = self._looked_up(group, name)
+    def _followed(self, group: h5py.Group, name: str, where: str, kind: int | None, target: object) -> object:
+        """What a name that was looked up leads to, over however many links; None where that is nothing."""
         if kind is None:
             return None
         if kind == h5py.h5l.TYPE_HARD:
@@ -282,7 +281,9 @@ class Hdf5:
                 item = group.file["/"] if path.startswith("/") else group
         for part in path.split("/"):
             if part not in ("", "."):
-                item = self._member(item, part) if isinstance(item, h5py.Group) else None
+                item = (
+                    self._followed(item, part, *self._looked_up(item, part)) if isinstance(item, h5py.Group) else None
+                )
         return item
 
     def _root_of(self, where: str, group: h5py.Group, name: str) -> h5py.Group | None:
