@@ -165,3 +165,8 @@ def test_a_zarr_folder_with_links_out_of_it_is_refused(tmp_path):
     (folder / "units" / ".zarray").write_text(json.dumps({"shape": [10**10], "dtype": "<f8"}))
     with pytest.raises(SourceError, match=r"declare 80.0 GB, allowed are 200.0 MB"):
         zarr_folder._check_borders(folder)
+    (folder / "units" / ".zarray").unlink()
+    told = {"metadata": {"units/.zarray": {"shape": [10**9, 2], "dtype": [["a", "<f8"], ["b", "<i4"]]}, ".zattrs": {}}}
+    (folder / ".zmetadata").write_text(json.dumps(told))
+    with pytest.raises(SourceError, match=r"declare 24.0 GB, allowed are 200.0 MB"):
+        zarr_folder._check_borders(folder)

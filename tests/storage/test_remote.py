@@ -272,3 +272,12 @@ def test_where_the_store_is(monkeypatch, tmp_path):
     assert workspace.absolute() == Workspace(tmp_path / "w", RemotePath("s3://bucket/store"))
     assert Workspace.locate(Path("w"), "s3://other/x").store == RemotePath("s3://other/x")
     assert os.fspath(workspace.shards) == "w/shards"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://u:s3cr3t@h.org/a.nwb", "s3://key:s3cr3t@bucket/store", "http://h.org/a.nwb?X-Amz-Signature=s3cr3t"]
+)
+def test_a_place_with_credentials_is_refused_without_showing_them(url):
+    with pytest.raises(UsageError, match="which would be kept in records") as error:
+        place(url)
+    assert "s3cr3t" not in str(error.value)

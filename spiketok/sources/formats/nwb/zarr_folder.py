@@ -19,7 +19,7 @@ import os
 import pickle
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ from spiketok.errors import SourceError, require
 from spiketok.sources.formats.nwb.hdf5 import HERE, READ_MEMORY, read_memory
 from spiketok.storage.files import human_bytes, source_bytes
 
-MARKS = (".zgroup", "zarr.json", ".zmetadata")
+CONSOLIDATED = ".zmetadata"
+MARKS = (".zgroup", "zarr.json", CONSOLIDATED)
 SAFE_NAMES = frozenset({
     ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"), ("numpy", "dtype"), ("hdmf_zarr.utils", "ZarrReference"),
@@ -137,10 +138,10 @@ def _check_borders(path: Path) -> None:
                 message = f"{path.name}: {item.relative_to(path)} is a link out of the folder: {HERE}"
                 raise SourceError(message)
         if ".zarray" in files:
-            facts = json.loads((Path(folder) / ".zarray").read_text())
-            dtype = facts["dtype"]
-            each = np.dtype(dtype).itemsize if isinstance(dtype, str) else sum(np.dtype(d[1]).itemsize for d in dtype)
-            declared += math.prod(map(int, facts["shape"])) * each
+            declared += _declared(json.loads((Path(folder) / ".zarray").read_text()))
+    if (path / CONSOLIDATED).is_file():  # what stands there is believed before the files beside the chunks
+        told = json.loads((path / CONSOLIDATED).read_text())["metadata"]
+        declared = max(declared, sum(_declared(facts) for key, facts in told.items() if key.endswith(".zarray")))
     size = source_bytes(path)
     if declared > (most := read_memory(size)):
         message = (
@@ -148,6 +149,13 @@ def _check_borders(path: Path) -> None:
             f"{human_bytes(size)}: set {READ_MEMORY}={human_bytes(2 * declared).replace(' ', '')} if you trust it"
         )
         raise SourceError(message)
+
+
+def _declared(facts: Mapping) -> int:
+    """Bytes that an array's values take, by its metadata."""
+    dtype = facts["dtype"]
+    each = np.dtype(dtype).itemsize if isinstance(dtype, str) else sum(np.dtype(part[1]).itemsize for part in dtype)
+    return math.prod(map(int, facts["shape"])) * each
 
 
 def _check_spikes(path: Path) -> None:
