@@ -144,7 +144,7 @@ def test_resolve_dandisets(word, dandiset, version, path, instance):
 def test_resolve_addresses_and_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     address = "https://example.org/data/a.nwb?token=x"
-    assert resolve(address) == UrlRequest(address, (address,))
+    assert resolve(address) == UrlRequest("https://example.org/data/a.nwb", (address,))  # its name is told
     Path("list.txt").write_text("# two files\nhttp://a.org/a.nwb  # one\n\nhttps://a.org/b.nwb\nhttp://a.org/a.nwb\n")
     assert resolve("list.txt").urls == ("http://a.org/a.nwb", "https://a.org/b.nwb")
     with h5py.File("no_ending", "w"):
