@@ -105,6 +105,23 @@ def test_rois_are_units(tmp_path):
     assert session.repairs == ()
 
 
+@pytest.mark.parametrize("names", [("Deconvolved", "Neuropil"), ("Fneu", "Background0")])
+def test_what_was_derived_is_not_the_fluorescence(tmp_path, names):
+    """suite2p's own files have three series of as many ROIs, of which the deconvolved one comes first by name."""
+    path = imaged_file(tmp_path / "s2p.nwb", dff=False)
+    with h5py.File(path, "r+") as file:
+        group = file["processing/ophys/Fluorescence"]
+        for seed, name in enumerate(names, start=5):
+            file.copy(group["traces"], group, name=name)
+            group[name].attrs["object_id"] = name
+            group[f"{name}/rois"].attrs["table"] = group["traces/rois"].attrs["table"]  # a copy loses it
+            group[f"{name}/data"][...] = values(4, seed)
+    session = read(path)
+    np.testing.assert_array_equal(session.signals["fluorescence"].value, values(4, 0))
+    np.testing.assert_array_equal(session.signals[names[0]].value, values(4, 5))
+    assert compare_with_source(session, path).differences == []
+
+
 def test_neurons_one_series_each(tmp_path):
     session = read(neuron_file(tmp_path / "single.nwb"))
     assert session.units.id.tolist() == [f"neuron_{row}" for row in range(11)]  # 10 behind 9, not behind 1

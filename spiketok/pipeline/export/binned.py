@@ -9,9 +9,9 @@ Keys as their loaders ask for them:
     lfads_h5  {train,valid,test}_encod_data [R, T, U], _recon_data [R, T + F, U], _data, _behavior; train_inds,
               valid_inds   (lfads-torch datamodules.py; ``_data`` and ``_inds``: lfads-run-manager, autolfads-tf2)
 
-What is unusual: NDT's loader fails on a file without held-out units and forward bins, so both are there, if only of
-width 0. Arrays are linked, not copied, where two keys hold the same. What is evaluated is the valid split, or the test
-split where there is no other. The windows are made in ``binned_windows``.
+What is unusual: older loaders of NDT fail on a file without held-out units and forward bins, so both are there, if
+only of width 0. Arrays are linked, not copied, where two keys hold the same. What is evaluated is the valid split, or
+the test split where there is no other. The windows are made in ``binned_windows``.
 
 Shape letters: R windows, T bins, F bins ahead, U units, C components.
 """

@@ -14,6 +14,7 @@ from spiketok.pipeline.source_check.source_file import Found, merged, series_sec
 from spiketok.recording.nouns import Session, Signal
 
 COUNTS = ("binned_spikes", "tx", "ThresholdCrossings")  # they stand for a units table, one column a unit
+DERIVED = ("neuropil", "fneu", "deconv", "spks", "background")  # names of what is not the ROIs' own fluorescence
 IMAGED = "fluorescence"  # the signal of units that were imaged and have no spikes
 
 
@@ -50,6 +51,7 @@ def compare_imaged(session: Session, series: list[Found], raw: h5py.File, out: V
     n_units = len(session.units)
     rois = [s for s in series if "RoiResponseSeries" in type_names(s.item) and np.ndim(s.item.data) == 2]
     rois = [s for s in rois if n_units in s.item.data.shape and n_units > 1]
+    rois.sort(key=lambda s: any(word in s.parts[-1].lower() for word in DERIVED))
     found = next((s for s in rois if "DfOverF" in type_names(s.item.parent)), rois[0] if rois else None)
     if found is not None:
         series.remove(found)

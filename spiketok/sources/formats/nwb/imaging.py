@@ -1,8 +1,8 @@
 """Imaged units: a file without a units table whose ROIs, or single neurons' series, are its units.
 
 Two layouts: one series ``[T, N]`` over a segmentation (``RoiResponseSeries`` in ``DfOverF`` or ``Fluorescence``), and a
-group of series ``[T]``, one a neuron, all on one clock. Of several series dF/F comes before fluorescence, and more ROIs
-before fewer; the others stay signals of their own.
+group of series ``[T]``, one a neuron, all on one clock. Of several series dF/F comes before fluorescence, what is named
+as neuropil or as deconvolved after both, and more ROIs before fewer; the others stay signals of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from spiketok.sources.formats.nwb.tables import Findings, is_time, listed, ns_fr
 
 # what a group of single series must be called, or be in, to be taken for neurons
 NEURON_WORDS = re.compile(r"neuron|cell|roi|calcium|fluor|dff|df_?f|df_over_f|delta_?f|gcamp", re.IGNORECASE)
+DERIVED_WORDS = re.compile(r"neuropil|fneu|deconv|spks|background", re.IGNORECASE)
 MAX_COLUMN_VALUES = 16  # masks and outlines of ROIs are no columns of units
 
 
@@ -42,7 +43,7 @@ def find_imaged(h5: Hdf5, series: Sequence[Series]) -> list[Series]:
     """The series that hold the units' fluorescence: one of all ROIs, or one a neuron; empty where there are none."""
     matrices = [(one, shape) for one in series if one.is_imaged and len(shape := _shape(h5, one)) == 2 and shape[1] > 1]
     if matrices:
-        return [max(matrices, key=lambda pair: (_is_dff(h5, pair[0]), pair[1][1]))[0]]
+        return [max(matrices, key=lambda pair: (_is_dff(h5, pair[0]), not _is_derived(pair[0]), pair[1][1]))[0]]
     groups: dict[tuple[str, ...], list[Series]] = {}
     for one in series:
         shape = _shape(h5, one)
@@ -74,6 +75,11 @@ def _shape(h5: Hdf5, series: Series) -> tuple[int, ...]:
 def _is_dff(h5: Hdf5, series: Series) -> bool:
     parent = h5.group(h5.root, *series.parts[:-1])
     return parent is not None and h5.type_name(parent) == "DfOverF"
+
+
+def _is_derived(series: Series) -> bool:
+    """Whether a series says by its name that it is no fluorescence of ROIs, as suite2p's and CaImAn's files do."""
+    return bool(DERIVED_WORDS.search(series.parts[-1]))
 
 
 def _are_neurons(h5: Hdf5, parts: tuple[str, ...], members: Sequence[Series]) -> bool:
