@@ -76,6 +76,7 @@ class Model(nn.Module, ABC):
         generates: it can draw spikes (:meth:`generate`).
         draws_apart: it draws each window by itself: nothing of those before goes into it.
         couplings: the ways in which it can say how much a unit depends on another (:meth:`coupling`), the best first.
+        weighs_exposure: it reads bins that were recorded in part by their share (``data.exposure``).
         has_latents: beside its answers it puts out ``latents``, ``[B * T, K]``, a row a bin of its counts.
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
         recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
@@ -95,6 +96,7 @@ class Model(nn.Module, ABC):
     draws_apart: ClassVar[bool] = False
     couplings: ClassVar[tuple[str, ...]] = ()
     has_latents: ClassVar[bool] = False
+    weighs_exposure: ClassVar[bool] = False
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
     recipes: ClassVar[dict[str, dict[str, dict]]]

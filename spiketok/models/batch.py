@@ -136,8 +136,24 @@ class Stretch:
     trial_columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+def exposure_of(columns: Mapping[str, Tensor]) -> Tensor | None:
+    """float32 ``[T, N]`` or ``[T, 1]``: the share of each bin that was recorded; None where tokens do not carry it."""
+    share = columns.get("unit_exposure", columns.get("exposure"))
+    return share if share is None or share.ndim == 2 else share[:, None]
+
+
+def whole_counts(columns: Mapping[str, Tensor]) -> Tensor:
+    """``[T, N]``: counts as of whole bins: over the share that was recorded, where tokens carry it (float32 then).
+
+    Args:
+        columns: of tokens by ``binned``, of torch or numpy.
+    """
+    share = exposure_of(columns)
+    return columns["counts"] if share is None else columns["counts"] / (share + (share == 0))
+
+
 def observed_counts(columns: Mapping[str, Tensor]) -> Tensor:
-    """uint8 ``[T, N]``: counts, with 0 where nothing was observed: a bin that was recorded in part has some.
+    """``[T, N]``: :func:`whole_counts`, with 0 where nothing was observed: a bin that was recorded in part has some.
 
     Args:
         columns: of tokens by ``binned``.
@@ -146,11 +162,13 @@ def observed_counts(columns: Mapping[str, Tensor]) -> Tensor:
     tensor([[3, 1],
             [0, 0]])
     """
-    return columns["counts"] * (columns.get("unit_observed", columns["observed"][:, None]) > 0)
+    return whole_counts(columns) * (columns.get("unit_observed", columns["observed"][:, None]) > 0)
 
 
 def mean_counts(stretches: Sequence[Stretch], name: str) -> np.ndarray:
     """float64 ``[N]``: spikes a bin of each unit in the observed bins, above 0: half a spike and one bin are added.
+
+    A bin that was recorded in part counts by its share, where tokens carry it.
 
     Args:
         name: of the input.
@@ -159,7 +177,9 @@ def mean_counts(stretches: Sequence[Stretch], name: str) -> np.ndarray:
     for stretch in stretches:
         columns = stretch.columns[name]
         seen = columns.get("unit_observed", columns["observed"][:, None]) > 0
-        spikes, bins = spikes + (columns["counts"] * seen).sum(0), bins + seen.sum(0)
+        share = exposure_of(columns)
+        bins = bins + (seen.sum(0) if share is None else (seen * share).sum(0, dtype=np.float64))
+        spikes = spikes + (columns["counts"] * seen).sum(0)
     return np.asarray(spikes / bins)
 
 
@@ -203,6 +223,8 @@ class Asked:
             counts, one query a bin; int64 ``[Q]`` from 1 for sequences, one query a label, in their order.
         weight: float32 ``[Q]``, 0 where nothing is to be learned or scored; for counts bool ``[Q, N]``.
         span: float32 ``[B]``, for sequences: the seconds of each window, from its start, in which the sequence lies.
+        exposure: for counts float32 ``[Q, N]`` or ``[Q, 1]``, the share of each bin that was recorded; None for all of
+            each. Rates that a model puts out are of whole bins.
     """
 
     time: Tensor
@@ -211,6 +233,13 @@ class Asked:
     target: Tensor
     weight: Tensor
     span: Tensor | None = None
+    exposure: Tensor | None = None
+
+    def exposed(self, log_rate: Tensor) -> Tensor:
+        """ln of expected spikes in the recorded share of each bin, of rates of whole bins ``[Q, N]``."""
+        if self.exposure is None:
+            return log_rate
+        return log_rate + (self.exposure + (self.exposure == 0)).log()
 
 
 class Facts:

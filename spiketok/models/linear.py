@@ -30,7 +30,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError, require
-from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, observed_counts, query_bin
+from spiketok.models.batch import (
+    Batch,
+    Head,
+    Progress,
+    Stretch,
+    Timing,
+    bins_of,
+    observed_counts,
+    query_bin,
+    whole_counts,
+)
 from spiketok.models.binned import BinnedModel
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import module_key
@@ -83,6 +93,7 @@ class Linear(BinnedModel):
     """Reads binned counts; :meth:`fit` instead of training."""
 
     name: ClassVar[str] = "linear"
+    weighs_exposure = True
     checked: ClassVar[str] = "scikit-learn's ridge regression"
     tasks: ClassVar[tuple[str, ...]] = ("decode",)
     default_tasks: ClassVar[tuple[str, ...]] = ("decode",)
@@ -179,7 +190,7 @@ class Linear(BinnedModel):
                 raise self.unknown(session)
             ridge = self.ridges[module_key(session)]
             columns = [s.columns["counts"] for s in stretches]
-            counts = [c["counts"] * c.get("unit_observed", 1) for c in columns]
+            counts = [whole_counts(c) * c.get("unit_observed", 1) for c in columns]
             pieces = [(c, s.target[self.task], s.weight[self.task]) for c, s in zip(counts, stretches, strict=True)]
             weight, intercept, alpha = self._solve(session, self._checked(session, pieces))
             n_units = len(self.units[session])

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Part, check_range, session_of
-from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, whole_counts
 from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import Mask, draw_mask
@@ -141,6 +141,7 @@ class Mtm(BinnedModel):
     """Reads binned counts; gives log rates for each bin, and behaviour and labels at the bins of the queries."""
 
     name: ClassVar[str] = "mtm"
+    weighs_exposure = True
     checked: ClassVar[str] = "7 recorded configurations of its original: outputs, losses, gradients"
     own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")
     Config: ClassVar[type] = MtmConfig
@@ -311,7 +312,8 @@ class Mtm(BinnedModel):
         terms: dict[str, Tensor] = {}
         if "scored" in output:
             scored = output["scored"]
-            poisson = poisson_log_rate(output[self.population], batch.asked[self.population].target, scored)
+            asked = batch.asked[self.population]
+            poisson = poisson_log_rate(asked.exposed(output[self.population]), asked.target, scored)
             terms[self.population] = poisson * scored.sum() if self.config.spike_loss == "sum" else poisson
         decode = behaviour_losses(self.heads, batch, output)
         parts = [*terms.values(), *(self.config.decode_weight * term for term in decode.values())]
@@ -394,7 +396,7 @@ class Mtm(BinnedModel):
             raise DataError(message)
         observed = columns["observed"] > 0
         seen = columns["unit_observed"] > 0 if "unit_observed" in columns else observed[:, None]
-        counts = torch.where(seen, columns["counts"].float(), 0.0)
+        counts = torch.where(seen, whole_counts(columns).float(), 0.0)
         return session, *(t.unflatten(0, (len(length), n_bins)) for t in (counts, observed))
 
     def _draw(self, batch: Batch, session: str, counts_BTN: Tensor) -> tuple[Mask, Tensor, Tensor]:

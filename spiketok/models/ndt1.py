@@ -169,6 +169,7 @@ class Ndt1(BinnedModel):
     """Reads binned counts; gives log rates for each bin, and behaviour and labels at the bins of the queries."""
 
     name: ClassVar[str] = "ndt1"
+    weighs_exposure = True
     checked: ClassVar[str] = "7 recorded configurations of its original: outputs, losses, gradients"
     own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")
     Config: ClassVar[type] = Ndt1Config
@@ -351,9 +352,10 @@ class Ndt1(BinnedModel):
         if "scored" in output:
             asked, scored, top = batch.asked[self.population], output["scored"], self.config.loss_top
             if self.config.log_rate:
-                poisson = poisson_log_rate(output[self.population], asked.target, scored, top=top)
+                poisson = poisson_log_rate(asked.exposed(output[self.population]), asked.target, scored, top=top)
             else:
-                poisson = poisson_rate(output["rate"], asked.target, scored, top=top, eps=RATE_EPS)
+                rate = output["rate"] if asked.exposure is None else output["rate"] * asked.exposure
+                poisson = poisson_rate(rate, asked.target, scored, top=top, eps=RATE_EPS)
             terms[self.population] = poisson
         decode = behaviour_losses(self.heads, batch, output)
         parts = list(terms.values())

@@ -47,7 +47,18 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Part, check_range, session_of
-from spiketok.models.batch import Asked, Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, query_bin
+from spiketok.models.batch import (
+    Asked,
+    Batch,
+    Head,
+    Progress,
+    Stretch,
+    Timing,
+    bins_of,
+    mean_counts,
+    query_bin,
+    whole_counts,
+)
 from spiketok.models.binned import COUNTS, BinnedModel
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import MODALITY_MASKS, draw_modality_masks, hide_modalities
@@ -188,6 +199,7 @@ class Neds(BinnedModel):
     """Reads binned counts and behaviours; gives log rates, behaviour at the queries' bins and labels of windows."""
 
     name: ClassVar[str] = "neds"
+    weighs_exposure = True
     checked: ClassVar[str] = "9 recorded configurations of its original: outputs, losses, gradients"
     own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")  # by session, then by modality
     Config: ClassVar[type] = NedsConfig
@@ -356,8 +368,9 @@ class Neds(BinnedModel):
         """The Poisson loss of the population, ``decode_weight`` times the losses of behaviour, and their sum."""
         terms: dict[str, Tensor] = {}
         if "scored" in output:
-            target = batch.asked[self.population].target
-            terms[self.population] = poisson_log_rate(output[self.population], target, output["scored"])
+            asked = batch.asked[self.population]
+            log_rate = asked.exposed(output[self.population])
+            terms[self.population] = poisson_log_rate(log_rate, asked.target, output["scored"])
         asked = {
             head.task: replace(batch.asked[head.task], weight=output[f"{head.task}.weight"])
             for head in self.behaviours
@@ -397,7 +410,7 @@ class Neds(BinnedModel):
 
     def _spikes(self, batch: Batch, columns: Mapping[str, Tensor]) -> _Read:
         """Counts ``[B, T, N]`` with 0 where the batch hides them; bins with nothing left are not known."""
-        counts = columns["counts"].float()
+        counts = whole_counts(columns).float()
         seen = columns.get("unit_observed", columns["observed"][:, None]) > 0
         if COUNTS in batch.hidden:
             seen = seen & ~batch.hidden[COUNTS]

@@ -201,6 +201,7 @@ class Stndt(BinnedModel):
     """Reads binned counts of one session; gives log rates for each bin, behaviour and labels at the queries' bins."""
 
     name: ClassVar[str] = "stndt"
+    weighs_exposure = True
     checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
     protocols: ClassVar[tuple[str, ...]] = ()
     one_session: ClassVar[bool] = True
@@ -323,8 +324,9 @@ class Stndt(BinnedModel):
         """The Poisson loss of the population, the losses of behaviour, the contrast, and their weighted sum."""
         terms: dict[str, Tensor] = {}
         if "scored" in output:
-            target = batch.asked[self.population].target
-            terms[self.population] = poisson_log_rate(output[self.population], target, output["scored"])
+            asked = batch.asked[self.population]
+            log_rate = asked.exposed(output[self.population])
+            terms[self.population] = poisson_log_rate(log_rate, asked.target, output["scored"])
         decode = behaviour_losses(self.heads, batch, output)
         parts = [*terms.values(), *(self.config.decode_weight * term for term in decode.values())]
         if "contrast" in output:

@@ -251,7 +251,7 @@ def _baked(
     segments = resolve_segments(session, segments_rule)
     _require_room(session, scheme, segments)
     rule = {"segments_rule": segments_rule, "store_digest": store_digest}
-    manifest = write_shard(target, scheme, session, segments, **rule, context=context)
+    manifest = write_shard(target, scheme, session, segments, **rule, context=context, refuse_nothing=True)
     notes = []
     if segments_rule not in (OBSERVED, CONTINUOUS) and len(segments) < len(session.trials):
         left_out = len(session.trials) - len(segments)

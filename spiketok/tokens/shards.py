@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import UsageError
-from spiketok.recording.nouns import Intervals, Session, SessionInfo, Signal
+from spiketok.errors import NotServedError, UsageError
+from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session, SessionInfo, Signal
 from spiketok.storage.files import fingerprint
 from spiketok.tokens.columns import ALIGNMENT, Columns, Kind, write_folder
 from spiketok.tokens.context import Context, context_beside, ensure_context
@@ -60,6 +60,7 @@ def write_shard(
     segments_rule: str,
     store_digest: str,
     context: Path | None = None,
+    refuse_nothing: bool = False,
 ) -> dict:
     """Bake a session and write its shard, whole or not at all.
 
@@ -69,12 +70,20 @@ def write_shard(
         segments_rule: how they were made, as ``"continuous"``.
         store_digest: the digest of the store that the session was read from.
         context: the folder of the session's context, which is written if there is none; beside the shard by default.
+        refuse_nothing: do not write a shard of which nothing can be used.
 
     Returns:
         The manifest.
+
+    Raises:
+        NotServedError: with ``refuse_nothing``, no bin was recorded whole, or no trial is held.
     """
     target = Path(target)
     baked = scheme.bake(session, segments)
+    why = _nothing(scheme, session, baked.columns) if refuse_nothing else ""
+    if why:
+        message = f"{session.id} {why}"
+        raise NotServedError(message)
     place = context or context_beside(target.parent, session, store_digest=store_digest)
     known = ensure_context(place, session, store_digest=store_digest)
     facts = {
@@ -90,6 +99,28 @@ def write_shard(
         "lost": baked.lost,
     }
     return write_folder(target, facts, baked.columns)
+
+
+def _nothing(scheme: Scheme, session: Session, columns: Columns) -> str:
+    """Why nothing of what was baked can be used, with counts; empty where something can."""
+    if "trials.found" in columns and not len(columns["start_ns"]):
+        found, short = int(columns["trials.found"][0]), int(columns["trials.short"][0])
+        bins = f"scored bins of {scheme.bin_ns / NS_PER_MS:g} ms"
+        return f"has no trial to hold: {short} of {found} have too few {bins} that were recorded whole"
+    observed = columns.get("observed")
+    if observed is None or not hasattr(scheme, "bin_ns") or observed.any():
+        return ""
+    ms, seconds = scheme.bin_ns / NS_PER_MS, session.observed.total_ns / NS_PER_S
+    longest_ms = (session.observed.stop_ns - session.observed.start_ns).max(initial=0) / NS_PER_MS
+    which = "in part" if getattr(scheme, "exposure", False) else "whole"
+    why = (
+        f"has {len(observed)} bins of {ms:g} ms, none of them recorded {which}: {seconds:.6g} s were observed, the "
+        f"longest stretch {longest_ms:.6g} ms"
+    )
+    if not session.observed.total_ns:
+        return why
+    share = ", or count by the share of a bin that was (binned: --set exposure=true)"
+    return f"{why}: use shorter bins (--bin-ms){share}"
 
 
 def _way(target: Path, context: Path) -> str:

@@ -66,6 +66,7 @@ class DataConfig:
             ``"causal"``, that of the window that ends first after it and so knows least of what follows.
         train_share: share of each session's training time that is used, its first part; for curves over the amount of
             data. The rest is not read; valid and test time stay as they are.
+        exposure: bins that were recorded in part are read and scored by their share (counts of ``binned`` alone).
     """
 
     window_ms: float = 1000.0
@@ -77,6 +78,7 @@ class DataConfig:
     session_weights: dict[str, float] = field(default_factory=dict)
     stitch: Literal["mean", "causal"] = "mean"
     train_share: float = 1.0
+    exposure: bool = False
 
     def __post_init__(self) -> None:
         _positive("data", self, "window_ms", "batch_size", "bin_ms")
@@ -272,6 +274,8 @@ class RunConfig:
         values = {key: value for key, value in self.to_dict().items() if key != "transfer"}
         if self.data.train_share == 1:
             del values["data"]["train_share"]
+        if not self.data.exposure:
+            del values["data"]["exposure"]
         if not self.start:
             del values["start"]
         return fingerprint(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
@@ -42,7 +42,19 @@ def run_inputs(config: RunConfig) -> dict[str, Input]:
             if (have.scheme, dict(have.fields)) != (wanted.scheme, dict(wanted.fields)):
                 message = f"task '{kind}' needs {wanted.scheme} tokens as '{name}', {config.model} reads {have.scheme}"
                 raise UsageError(message)
-    return inputs
+    return _exposed(inputs, model) if config.data.exposure else inputs
+
+
+def _exposed(inputs: Mapping[str, Input], model: type) -> dict[str, Input]:
+    """The inputs with the shares of bins that were recorded in part."""
+    if not model.weighs_exposure:
+        known = ", ".join(name for name in MODELS if model_class(name).weighs_exposure)
+        message = f"data.exposure: {model.name} does not weigh bins by the share that was recorded: {known} do"
+        raise UsageError(message)
+    return {
+        name: replace(one, fields={**one.fields, "exposure": True}) if one.scheme == "binned" else one
+        for name, one in inputs.items()
+    }
 
 
 def scheme_of(wanted: Input) -> Scheme:

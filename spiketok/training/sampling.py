@@ -119,9 +119,15 @@ class SessionTokens:
     def segments(self) -> Intervals:
         return self.reader.segments
 
-    @property
+    @cached_property
     def observed(self) -> Intervals:
-        return self.reader.observed
+        """Observed time; of bins that carry their share, those of which any was recorded."""
+        shares = next((reader.columns for reader in self.windowed.values() if "exposure" in reader.columns), None)
+        if shares is None:
+            return self.reader.observed
+        first_ns = self.bin_middle_ns - self.bin_ns // 2
+        first_ns = first_ns[np.asarray(shares["observed"]) > 0]
+        return Intervals(first_ns, first_ns + self.bin_ns).union()
 
     @property
     def splits(self) -> Intervals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def bin_of(scheme: Binned, t: int, start: int, n_bins: int) -> int | None:
 def share(low: int, high: int, bin_ns: int, intervals: list[tuple[int, int]]) -> np.float32:
     """How much of a bin intervals cover that may overlap, one nanosecond never twice."""
     edges = sorted({low, high, *(min(max(t, low), high) for pair in intervals for t in pair)})
-    covered = sum(b - a for a, b in zip(edges, edges[1:]) if any(s <= a and b <= e for s, e in intervals))
+    covered = sum(b - a for a, b in pairwise(edges) if any(s <= a and b <= e for s, e in intervals))
     return np.float32(covered / bin_ns)
 
 

@@ -32,9 +32,7 @@ from spiketok.tokens.bounds import require_equal, require_segments
 
 Columns = Mapping[str, np.ndarray]
 
-CAME_LATER = {
-    "came_later": True
-}  # of a field: manifests name it only where it is set, those of before stay as they are
+CAME_LATER = {"came_later": True}  # of a field: manifests name it only where it is set, so older ones stay equal
 ALL_KEPT = np.zeros((0, 0), np.bool_)  # what a kernel takes for "no unit is dropped"
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from spiketok.errors import DataError, UnknownNameError, UsageError, require
-from spiketok.models.batch import Asked, Batch, Head, Input, Timing
+from spiketok.models.batch import Asked, Batch, Head, Input, Timing, exposure_of
 from spiketok.recording.metrics import MIN_RATE, bps_of_units, bps_per_unit, co_bps, fp_bps, r2_mean
 from spiketok.recording.nouns import Intervals
 from spiketok.training.sampling import SessionTokens
@@ -221,6 +221,7 @@ class Population(Task):
             ns=np.repeat(batch.start_ns, n_bins) + np.tile(middle, len(batch)),
             target=counts,
             weight=weight,
+            exposure=exposure_of(columns),
         )
 
     @property
@@ -341,7 +342,7 @@ class _Rates(Collector):
         if batch.mode:
             self._add_mode(metric_of(batch.mode), asked, output[self.task.name], used)
             return
-        rate = output[self.task.name].float().exp().cpu().numpy()
+        rate = asked.exposed(output[self.task.name].float()).exp().cpu().numpy()
         count, weight = asked.target.cpu().numpy(), asked.weight.cpu().numpy() > 0
         n_bins = len(asked.ns) // len(batch)
         forward = self.task._forward_bins(batch.window_ns // n_bins, n_bins)
@@ -357,7 +358,7 @@ class _Rates(Collector):
             held.append((np.array(asked.ns), np.zeros(shape, np.float32), np.zeros(shape, np.bool_)))
         _, rate, scored = held[-1]
         now = asked.weight if used is None else asked.weight & torch.from_numpy(used).to(asked.weight.device)[:, None]
-        said = log_rate[now].float().exp().cpu().numpy()
+        said = asked.exposed(log_rate.float())[now].exp().cpu().numpy()
         now = now.cpu().numpy()
         rate[now] = said
         scored |= now
