@@ -16,7 +16,7 @@ from spiketok.storage.names import require_name, safe_name
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spiketok.pipeline.ingest import Ingested
+    from spiketok.pipeline.admission import Ingested
     from spiketok.sources.catalogue.base import Dataset
 
 Process = Annotated[
@@ -64,6 +64,7 @@ UnitsPath = Annotated[
     str | None,
     typer.Option("--units", metavar="PATH", help="Where NWB files have their units, as processing/ecephys/units."),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Store no session that has a warning or an error; exit with 1.")]
 
 
 def wanted_settings(
@@ -139,6 +140,7 @@ def ingest(
     frame_rate: Annotated[
         float | None, typer.Option("--frame-rate", metavar="HZ", help="Frames a second, where suite2p's ops lack them.")
     ] = None,
+    strict: Strict = False,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -159,6 +161,7 @@ def ingest(
         rules,
         wanted=wanted,
         merge_as=merge_as or "",
+        strict=strict,
     )
     print_rows("sessions", rows, as_json)
     if failed:
@@ -218,15 +221,23 @@ def _sorter_settings(sorter: str | None, start_s: float, frame_rate: float | Non
 
 
 def session_row(done: Ingested) -> dict[str, object]:
-    """What is told of a session that was made; its repairs at once."""
+    """What is told of a session that was made; its warnings, errors and repairs at once.
+
+    Of one that ``--strict`` refused its error says them, in one line.
+    """
+    from spiketok.recording.findings import ERROR, GRAVE, WARNING
     from spiketok.sources.catalogue.base import stem_of
 
     file = done.paths[0].replace("\\", "/").rpartition("/")[2]
     name = done.session_id.partition("/")[2]
     if name == safe_name(stem_of(file)) != stem_of(file):
         say(f"{file} is session '{done.session_id}': a name that every file system takes")
-    for finding in done.repairs:
-        say(f"{done.session_id}: repaired {finding['id']} ({finding['count']}): {finding['text']}")
+    findings = done.findings
+    for found in findings if done.state != "refused" else ():
+        if found.severity in GRAVE or found.kind == "repair":
+            grave = f"{found.severity}: " if found.severity in GRAVE else ""
+            mended = "repaired " if found.kind == "repair" else ""
+            say(f"{done.session_id}: {grave}{mended}{found.id} ({found.count}): {found.text}")
     return {
         "session": done.session_id,
         "state": done.state,
@@ -235,7 +246,9 @@ def session_row(done: Ingested) -> dict[str, object]:
         "seconds": done.duration_s,
         "repairs": len(done.repairs),
         "notes": len(done.notes),
-        "findings": {"repairs": done.repairs, "notes": done.notes},
+        "warnings": sum(found.severity == WARNING for found in findings),
+        "errors": sum(found.severity == ERROR for found in findings),
+        "findings": [found._asdict() for found in findings],
     }
 
 
@@ -248,35 +261,49 @@ def ingest_paths(
     *,
     wanted: dict[str, object] | None = None,
     merge_as: str = "",
+    strict: bool = False,
     failures: list[dict] | None = None,
 ) -> tuple[list[dict], int]:
-    """Ingest, telling repairs and failures as they come; the sessions' rows, and how many files failed.
+    """Ingest, telling findings and failures as they come; the sessions' rows, and how many failed.
 
-    Each failure is added to ``failures`` with its ``file`` and ``error``.
+    Each failure is added to ``failures`` with its ``file`` and ``error``. A session that ``strict`` refused has a row
+    and is a failure.
     """
     from spiketok.pipeline import ingest as ingestion
     from spiketok.sources.catalogue import rules_of
 
+    refused: list[dict] = []
+
     def kept(outcomes: Iterable) -> Iterator:
         for outcome in outcomes:
+            if outcome.error is not None and outcome.result is not None:
+                refused.append(session_row(outcome.result))
             if outcome.error is not None and failures is not None:
                 failures.append({"file": outcome.name, "error": outcome.message})
             yield outcome
 
     as_given = (wanted or {}).get("reader") == ingestion.SORTED
     files = ingestion.find_files(paths, rules_of(dataset).suffixes, as_given=as_given)
-    outcomes = ingestion.ingest(workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as)
+    outcomes = ingestion.ingest(
+        workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as, strict=strict, told=say
+    )
     rows, failed = collect("ingest", "files", len(files), kept(outcomes), session_row)
     put_index(workspace)
-    noted = [r["session"] for r in rows if r["notes"]]
-    if noted:
-        say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
-    outside = [note["count"] for r in rows for note in r["findings"]["notes"] if note["id"] == "spikes-unobserved"]
-    if outside:
-        say(f"{sum(outside)} spikes of {len(outside)} sessions lie outside of observed time: --drop-outside drops them")
+    tell_notes(rows)
     if failed:
         say(f"{failed} of {failed + len(rows)} failed, {len(rows)} sessions are in the store")
-    return rows, failed
+    return sorted(rows + refused, key=lambda row: row["session"]), failed
+
+
+def tell_notes(rows: list[dict]) -> None:
+    """How many sessions have findings of which severity, and the command that shows them."""
+    for severity, word in (("errors", "errors: decide before you train on them"), ("warnings", "warnings")):
+        held = [row["session"] for row in rows if row[severity]]
+        if held:
+            say(f"{len(held)} sessions have {word}: spiketok inspect {held[0]}")
+    noted = [row["session"] for row in rows if row["notes"]]
+    if noted:
+        say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
 
 
 def datasets(

@@ -20,10 +20,12 @@ from spiketok.cli.data import (
     MinRate,
     Process,
     Quality,
+    Strict,
     TimeUnits,
     UnitsPath,
     ingest_paths,
     session_row,
+    tell_notes,
     wanted_settings,
 )
 from spiketok.cli.options import Json, Root, Sessions, print_rows, put_index
@@ -85,6 +87,7 @@ def fetch(
     time_unit: TimeUnits = None,
     drop_outside: DropOutside = False,
     units: UnitsPath = None,
+    strict: Strict = False,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -127,11 +130,11 @@ def fetch(
             for line in plan.limits:
                 say(f"{plan.name}: {line}")
     if stream:
-        _stream(workspace, plans, paths, failures, wanted, as_json)
+        _stream(workspace, plans, paths, failures, wanted, strict, as_json)
         return
     for plan in plans:
         paths += _download(workspace, plan, jobs, policy, failures, whole_sessions=not download_only)
-    _finish(workspace, paths, failures, None if download_only else wanted, as_json)
+    _finish(workspace, paths, failures, None if download_only else wanted, strict, as_json)
 
 
 def _show_choice(as_json: bool) -> None:
@@ -174,7 +177,12 @@ def _tell(failure: Failure, failures: list[Failure]) -> None:
 
 
 def _finish(
-    workspace: Workspace, paths: list[Path], failures: list[Failure], wanted: dict[str, object] | None, as_json: bool
+    workspace: Workspace,
+    paths: list[Path],
+    failures: list[Failure],
+    wanted: dict[str, object] | None,
+    strict: bool,
+    as_json: bool,
 ) -> None:
     """Ingest what came (None is wanted: do not), and tell what is where and what failed."""
     from spiketok.pipeline.fetch import Failure
@@ -185,7 +193,7 @@ def _finish(
     rows: list[dict] = []
     if paths:
         bad: list[dict] = []
-        rows, _ = ingest_paths(workspace, paths, wanted=wanted, failures=bad)
+        rows, _ = ingest_paths(workspace, paths, wanted=wanted, strict=strict, failures=bad)
         failures += [Failure(one["file"], "ingest", one["error"]) for one in bad]
     _report(rows, failures, "sessions", as_json)
     if not as_json:
@@ -222,6 +230,7 @@ def _stream(
     local: Sequence[Path],
     failures: list[Failure],
     wanted: dict[str, object],
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Make the sessions of all plans from remote files."""
@@ -234,15 +243,17 @@ def _stream(
     rows = []
     for plan in plans:
         with progress(f"stream {plan.name}", len(plan.assets), "files") as advance:
-            for outcome in stream(workspace, plan, wanted):
+            for outcome in stream(workspace, plan, wanted, strict=strict, told=say):
                 advance(1, outcome.name)
                 if outcome.error is not None:
                     _tell(Failure(outcome.name, "stream", outcome.message), failures)
-                    continue
+                    if outcome.result is None:
+                        continue
                 row = session_row(outcome.result.ingested)
                 read = f"{human_bytes(outcome.result.read_bytes)} of {human_bytes(outcome.result.total_bytes)}"
                 rows.append({**row, "read": read})
     put_index(workspace)
+    tell_notes([row for row in rows if row["state"] != "refused"])
     _report(rows, failures, "sessions", as_json)
     if not as_json:
         say("the files were not verified as a whole: their digests are the ones that the archive announces")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from spiketok.cli.options import (
 )
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from spiketok.recording.findings import Told
 
 
 def tokenize(
@@ -80,6 +83,9 @@ def tokenize(
     if dry_run:
         _show_plan([p for s in chosen for p in plan_session(workspace, s, schemes, segments)], as_json)
         return
+    told = _findings(workspace, chosen)
+    for one in told:
+        say(one.line)
     outcomes = bake(workspace, chosen, schemes, segments, executor_of(executor, jobs), cap)
     made, failed = collect(
         "tokenize", "sessions", len(chosen), outcomes, lambda done: {"session": done[0].session_id, "shards": done}
@@ -102,12 +108,27 @@ def tokenize(
                     "lost": ", ".join(f"{n} {why}" for why, n in done.lost.items() if n) or "none",
                     "MB": done.nbytes / 1e6,
                     "path": done.path,
+                    "findings": [one._asdict() for one in told if done.session_id in one.sessions],
                 }
             )
     print_rows("shards", rows, as_json, hidden=("path",))
     if failed:
         say(f"{failed} of {len(chosen) * len(schemes)} shards could not be made, {len(rows)} stand")
         raise typer.Exit(1)
+
+
+def _findings(workspace: Workspace, chosen: list[str]) -> list[Told]:
+    """What ingesting found in these sessions that matters to their tokens; of one that cannot be read nothing."""
+    from spiketok.errors import ArtefactError
+    from spiketok.recording.findings import TOKENIZE, Rated, told_again
+
+    found = {}
+    for session in chosen:
+        try:
+            found[session] = [Rated(**one) for one in workspace.facts(session)["findings"]]
+        except ArtefactError:  # its own job says so
+            continue
+    return told_again(TOKENIZE, found)
 
 
 def _who_reads() -> str:

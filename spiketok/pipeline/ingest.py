@@ -16,11 +16,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameError, UsageError
+from spiketok.pipeline.admission import Ingested, admitted, gate, ingested
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.joining import merge_units
 from spiketok.recording.masking import mask_time
-from spiketok.recording.nouns import NS_PER_S, Session, Source
+from spiketok.recording.nouns import Session, Source
 from spiketok.recording.outside import drop_outside
 from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
@@ -35,20 +36,6 @@ READER = {"reader": "nwb", "reader_version": 2}
 SORTED = "sorter"  # the reader of sorter output, see spiketok.sources.formats.sorting
 NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """What an ingest job did. ``state``: ``"new"``, ``"already"`` or ``"replaced"``; ``paths``: the session's files."""
-
-    session_id: str
-    state: str
-    paths: tuple[str, ...]
-    n_units: int
-    n_spikes: int
-    duration_s: float
-    repairs: list[dict]
-    notes: list[dict]
 
 
 @dataclass(frozen=True)
@@ -275,8 +262,12 @@ def ingest(
     rules: str | None = None,
     wanted: Mapping[str, object] | None = None,
     merge_as: str = "",
+    strict: bool = False,
+    told: Callable[[str], None] = print,
 ) -> Iterator[Outcome]:
     """Normalize source files into the store; yields one outcome a session, its result an :class:`Ingested`.
+
+    A session that is refused by ``strict`` has both a result, with its findings, and an error.
 
     Args:
         workspace: where the store is.
@@ -286,6 +277,8 @@ def ingest(
         rules: see :func:`group_files`.
         wanted: further settings, see :func:`settings_of`.
         merge_as: see :func:`group_files`.
+        strict: store no session that has a warning or an error.
+        told: called with a line where the store's index had to be made anew.
     """
     from spiketok.sources.catalogue import rules_of
 
@@ -303,15 +296,30 @@ def ingest(
         if twin:
             groups.remove(group)
             yield Outcome(group.label, None, DataError(f"{group.label}: {twin_words(group.session_id, twin)}"))
-    jobs = [Job(group.label, ingest_group, (workspace, group, settings_of(group, wanted))) for group in groups]
-    for outcome in run_jobs(jobs, executor):
-        if outcome.error is None:
-            _remember_source(workspace, outcome.result)
-        yield outcome
+    with gate(workspace, strict, told) as through:
+        jobs = [
+            Job(
+                group.label,
+                ingest_group,
+                (workspace, group, settings_of(group, wanted), through.place(group.session_id)),
+            )
+            for group in groups
+        ]
+        for outcome in run_jobs(jobs, executor):
+            done = admitted(outcome, through)
+            if done.error is None:
+                _remember_source(workspace, done.result)
+            yield done
 
 
-def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, object]) -> Ingested:
-    """Read the files of one session and write it, unless the store has it from the same bytes and settings."""
+def ingest_group(
+    workspace: Workspace, group: Group, settings: Mapping[str, object], into: Path | None = None
+) -> Ingested:
+    """Read the files of one session and write it, unless the store has it from the same bytes and settings.
+
+    Args:
+        into: where it is written; without one into the store.
+    """
     from contextlib import ExitStack
 
     target = workspace.store_path(group.session_id)
@@ -325,9 +333,9 @@ def ingest_group(workspace: Workspace, group: Group, settings: Mapping[str, obje
         state = "replaced" if holds_session(target) else "new"
         read = _files_read(settings)
         sources = [_source(path, file, d, read) for path, file, d in zip(group.files, files, digests, strict=True)]
-        with session_place(target) as folder:
+        with session_place(into or target) as folder:
             _make_isolated(group, files, sources, settings, folder)
-    return _ingested(state, group, read_attributes(target))
+    return ingested(state, named(group), read_attributes(into or target), into)
 
 
 def _make_isolated(
@@ -376,7 +384,7 @@ def stored_from(
     same = [part.sha256 for part in parts] == list(digests)
     if same and any(linked_differences(part, path) for part, path in zip(parts, group.files, strict=True)):
         return None
-    return _ingested("already", group, before) if same else None
+    return ingested("already", named(group), before) if same else None
 
 
 def linked_differences(source: Source, path: Path | RemotePath) -> list[str]:
@@ -411,17 +419,9 @@ def _attributes_or_none(target: Path | RemotePath) -> dict | None:
         return None
 
 
-def _ingested(state: str, group: Group, attributes: dict) -> Ingested:
-    return Ingested(
-        session_id=attributes["id"],
-        state=state,
-        paths=tuple(str(path) for path in group.files),
-        n_units=attributes["n_units"],
-        n_spikes=attributes["n_spikes"],
-        duration_s=(attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
-        repairs=attributes["repairs"],
-        notes=attributes["notes"],
-    )
+def named(group: Group) -> tuple[str, ...]:
+    """The paths of a session's files, as they are told."""
+    return tuple(str(path) for path in group.files)
 
 
 # ---- where the sources are ------------------------------------------------------------------------------------------

@@ -9,15 +9,17 @@ verified file, and ``verify`` compares no source. Fetching the same asset withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from spiketok.errors import DataError, FetchError, UsageError
+from spiketok.pipeline.admission import gate, ingested
 from spiketok.pipeline.ingest import (
     Group,
     Ingested,
+    named,
     normalize,
     settings_of,
     stored_from,
@@ -29,7 +31,7 @@ from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Finding, Source
 from spiketok.storage.files import clean_leftovers
 from spiketok.storage.names import folded, safe_name, twin_of
-from spiketok.storage.store import session_place, write_session
+from spiketok.storage.store import read_attributes, session_place, write_session
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -48,13 +50,22 @@ class Streamed:
     total_bytes: int
 
 
-def stream(workspace: Workspace, plan: Plan, wanted: Mapping[str, object] | None = None) -> Iterator[Outcome]:
+def stream(
+    workspace: Workspace,
+    plan: Plan,
+    wanted: Mapping[str, object] | None = None,
+    *,
+    strict: bool = False,
+    told: Callable[[str], None] = print,
+) -> Iterator[Outcome]:
     """Make sessions of a plan's assets without downloading them; one outcome a session, its result a :class:`Streamed`.
 
     Args:
         workspace: where the store is.
         plan: of a dandiset.
         wanted: further settings, see :func:`spiketok.pipeline.ingest.settings_of`.
+        strict: store no session that has a warning or an error.
+        told: called with a line where the store's index had to be made anew.
 
     Raises:
         UsageError: the plan is not of a DANDI archive.
@@ -62,16 +73,22 @@ def stream(workspace: Workspace, plan: Plan, wanted: Mapping[str, object] | None
     if not plan.dandiset:
         message = f"{plan.name}: --stream needs the sha256 that only DANDI announces: fetch it without --stream"
         raise UsageError(message)
-    jobs = []
-    known = folded(workspace.session_ids())
-    for session_id, (rules, assets) in _sessions(plan).items():
-        group = Group(session_id, tuple(PurePosixPath(asset.path) for asset in assets), rules)
-        if twin := twin_of(session_id, known):
-            yield Outcome(group.label, None, DataError(f"{group.label}: {twin_words(session_id, twin)}"))
-            continue
-        known |= folded([session_id])
-        jobs.append(Job(group.label, _stream_group, (workspace.absolute(), plan, group, assets, dict(wanted or {}))))
-    yield from run_jobs(jobs)
+    workspace, known = workspace.absolute(), folded(workspace.session_ids())
+    with gate(workspace, strict, told) as through:
+        jobs = []
+        for session_id, (rules, assets) in _sessions(plan).items():
+            group = Group(session_id, tuple(PurePosixPath(asset.path) for asset in assets), rules)
+            if twin := twin_of(session_id, known):
+                yield Outcome(group.label, None, DataError(f"{group.label}: {twin_words(session_id, twin)}"))
+                continue
+            known |= folded([session_id])
+            arguments = (workspace, plan, group, assets, dict(wanted or {}), through.place(session_id))
+            jobs.append(Job(group.label, _stream_group, arguments))
+        for outcome in run_jobs(jobs):
+            if outcome.error is None:
+                done, refusal = through.admit(outcome.result.ingested)
+                outcome = replace(outcome, result=replace(outcome.result, ingested=done), error=refusal)
+            yield outcome
 
 
 def _sessions(plan: Plan) -> dict[str, tuple[str, tuple[Asset, ...]]]:
@@ -89,7 +106,12 @@ def _sessions(plan: Plan) -> dict[str, tuple[str, tuple[Asset, ...]]]:
 
 
 def _stream_group(
-    workspace: Workspace, plan: Plan, group: Group, assets: tuple[Asset, ...], wanted: dict[str, object]
+    workspace: Workspace,
+    plan: Plan,
+    group: Group,
+    assets: tuple[Asset, ...],
+    wanted: dict[str, object],
+    into: Path | None,
 ) -> Streamed:
     """Read the assets of one session and write it, unless the store has it from the same digests and settings."""
     from spiketok.sources.archives.dandi.stream import warm_up
@@ -118,13 +140,12 @@ def _stream_group(
     ]
     warm_up()
     most = bounds(total)
-    with session_place(target) as folder:
+    with session_place(into or target) as folder:
         try:
             read = isolated(_make, plan, assets, group, sources, settings, folder, name=group.label, **most)
         finally:
             clean_leftovers(folder.parent)  # of a child that died
-    done = stored_from(target, group, digests, settings)
-    return Streamed(replace(done, state=state), read, total)
+    return Streamed(ingested(state, named(group), read_attributes(into or target), into), read, total)
 
 
 def _make(

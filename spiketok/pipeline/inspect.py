@@ -12,10 +12,12 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, UsageError
 from spiketok.pipeline.isolation import bounds, isolated
+from spiketok.recording.findings import ERROR, WARNING, Rated, rated
 from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
 from spiketok.storage.files import human_bytes, sha256_source, source_bytes
+from spiketok.storage.index import findings_of
 from spiketok.storage.records import (
     CHECKPOINT,
     checkpoint_digest,
@@ -194,6 +196,7 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
         steps = {"process": "; ".join(map(step_text, attributes["settings"].get("process", ())))}
         told = attributes["settings"] | (steps if steps["process"] else {})
         facts["settings"] = ", ".join(f"{key} {value}" for key, value in told.items())
+    found = rated(session.repairs, session.notes)
     tables = {
         "joined files": [
             {"file": s.file, "sha256": s.sha256[:12], "size": human_bytes(s.size), "from": s.origin or "local"}
@@ -230,10 +233,18 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
             for name in stored_sets(session.splits)
             for split, part in set_splits(session.splits, name).items()
         ],
-        "repairs": [{"repair": f.id, "count": f.count, "what": f.text} for f in session.repairs],
-        "notes": [{"note": f.id, "count": f.count, "what": f.text} for f in session.notes],
+        "repairs": _finding_rows("repair", found),
+        "notes": _finding_rows("note", found),
     }
     return Description(kind, facts, {title: rows for title, rows in tables.items() if rows})
+
+
+def _finding_rows(kind: str, found: list[Rated]) -> list[dict[str, object]]:
+    return [
+        {kind: one.id, "severity": one.severity, "count": one.count, "what": one.text}
+        for one in found
+        if one.kind == kind
+    ]
 
 
 def _quirks_met(session: Session) -> str:
@@ -393,6 +404,7 @@ def _describe_workspace(path: Path) -> Description:
     rows = []
     for session_id in workspace.session_ids():
         attributes = workspace.attributes(session_id)
+        severities = [found.severity for found in findings_of(attributes)]
         rows.append(
             {
                 "session": session_id,
@@ -401,6 +413,8 @@ def _describe_workspace(path: Path) -> Description:
                 "spikes": attributes["n_spikes"],
                 "seconds": (attributes["stop_ns"] - attributes["start_ns"]) / NS_PER_S,
                 "behaviours": ", ".join(attributes["signals"]) or "-",
+                "warnings": severities.count(WARNING),
+                "errors": severities.count(ERROR),
                 "shards": ", ".join(_baked_by(workspace, session_id)) or "-",
             }
         )

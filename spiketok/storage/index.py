@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import ArtefactError
-from spiketok.recording.nouns import FLUORESCENCE
+from spiketok.recording.findings import Rated, rated, worth_keeping
+from spiketok.recording.nouns import FLUORESCENCE, Finding, Source
 from spiketok.recording.segments import observed_stretches
 from spiketok.storage.files import SESSION_MARKS, atomic_file, canonical_json
 from spiketok.storage.members import ARRAYS
@@ -33,9 +34,15 @@ from spiketok.storage.store import array_shapes, attributes_of, read_observed
 
 INDEX = "index.jsonl"
 FORMAT = "spiketok-index"
-VERSION = 1
+VERSION = 2
 FACTS = ("digest", "id", "subject", "start_ns", "stop_ns", "n_units", "n_spikes")  # attributes taken as they are
-OF_INFO = ("part_of", "session_start")  # of what the source says of itself
+OF_INFO = (
+    "part_of",
+    "session_start",
+    "identifier",
+    "session_id",
+    "timestamps_reference_time",
+)  # of what the source says of itself
 CONTEXT_PARTS = ("observed", "splits", "intervals/trials", "units/columns", "signals")
 SESSION_BODIES = (ARRAYS, ".zgroup")  # what lies beside the marks
 UNKNOWN = [0, ""]
@@ -66,7 +73,8 @@ def facts_of(attributes: Mapping[str, object]) -> dict[str, object]:
     Returns:
         :data:`FACTS`; ``signals``: components and measure by name; ``stimuli``, where there are any: shapes by name;
         ``session_start`` of the source, empty where it states none; ``info``: :data:`OF_INFO`, where the source has
-        them.
+        them; ``files``: the sha256 of each file that it was made of; ``findings``: those that some command says again;
+        ``made_of``: for each step of processing the behaviour that it made and the one that it made it of, in order.
     """
     signals = {n: {"components": s["components"], "measure": s["measure"]} for n, s in attributes["signals"].items()}
     stimuli = {"stimuli": attributes["stimuli"]} if "stimuli" in attributes else {}
@@ -77,8 +85,16 @@ def facts_of(attributes: Mapping[str, object]) -> dict[str, object]:
             "signals": signals,
             "session_start": attributes["source"].get("session_start", ""),
             "info": {key: attributes["info"][key] for key in OF_INFO if key in attributes["info"]},
+            "files": [part.sha256 for part in Source.from_dict(attributes["source"]).files],
+            "findings": [found._asdict() for found in worth_keeping(findings_of(attributes))],
+            "made_of": [[step["name"], step["signal"]] for step in attributes["settings"].get("process", ())],
         }
     )
+
+
+def findings_of(attributes: Mapping[str, object]) -> list[Rated]:
+    """The findings of a session, out of its attributes, with their severities."""
+    return rated(*([Finding(**found) for found in attributes[kind]] for kind in ("repairs", "notes")))
 
 
 def sizes_of(path: Path | RemotePath, attributes: Mapping[str, object]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -209,6 +210,13 @@ def session_place(target: Path | RemotePath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="spiketok-") as folder:
         yield Path(folder) / target.name
         target.upload(Path(folder) / target.name, last=PACKED, marks=SESSION_MARKS)
+
+
+def put_session(made: Path, target: Path | RemotePath) -> None:
+    """Put a session that was written elsewhere on this machine in its place; one that is there is replaced."""
+    with session_place(target) as folder, atomic_folder(folder) as wip:
+        for file in made.iterdir():
+            shutil.move(file, wip / file.name)
 
 
 def write_session(session: Session, target: Path | RemotePath, settings: Mapping[str, object] | None = None) -> str:

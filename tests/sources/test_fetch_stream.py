@@ -257,3 +257,17 @@ def test_command(server, tmp_path):
     assert failed.exit_code == 1
     assert f"to try the rest again: spiketok fetch 000777 --stream --api-url {server.api_url}" in failed.stderr
     assert run("fetch", tmp_path, "--stream", "--root", tmp_path).exit_code != 0
+
+
+def test_strict_reads_and_stores_nothing_of_what_is_here_under_another_name(server, tmp_path, body):
+    """The digest that the archive announces is that of a file which was ingested before."""
+    (tmp_path / "mine.nwb").write_bytes(body)
+    assert run("ingest", tmp_path / "mine.nwb", "--root", tmp_path).exit_code == 0
+    words = ["fetch", "000777", "--stream", "--api-url", server.api_url, "--root", tmp_path]
+    refused = run(*words, "--strict", "--json")
+    assert refused.exit_code == 1 and not (tmp_path / "store" / ID).exists()
+    told = json.loads(refused.stdout)
+    assert [(row["session"], row["state"]) for row in told["sessions"]] == [(ID, "refused")]
+    assert f"{ID} is refused by --strict: same-file (warning, 1)" in told["failures"][0]["error"]
+    done = run(*words)
+    assert done.exit_code == 0 and f"{ID}: warning: same-file (1)" in done.stderr

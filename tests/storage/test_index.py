@@ -140,7 +140,7 @@ def test_a_mark_of_the_same_size_and_time_is_another_file(workspace):
         (lambda data: data[1:], "is damaged"),
         (lambda data: b"", "is damaged"),
         (lambda data: b"[]\n" + data, "is damaged"),
-        (lambda data: data.replace(b'"version":1', b'"version":2', 1), "version 2"),
+        (lambda data: data.replace(b'"version":2', b'"version":3', 1), "version 3"),
     ],
 )
 def test_a_damaged_one_is_told_and_made_again(workspace, change, said):
@@ -275,7 +275,7 @@ def test_ingest_puts_the_index_at_the_end(s3, tmp_path):
     here = Workspace(tmp_path / "here")
     app(["ingest", *map(str, files), "--root", str(here.root)], standalone_mode=False)
     head = json.loads((here.store / INDEX).read_bytes().splitlines()[0])
-    assert (head["format"], head["version"]) == ("spiketok-index", 1)
+    assert (head["format"], head["version"]) == ("spiketok-index", 2)
     assert open_index(here.store, refuse).read == 0
     set_by = ["splits", "--rule", "kind=block", "--store-as", "mine", "--root", str(here.root)]
     app(set_by, standalone_mode=False)
