@@ -186,7 +186,7 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
     def first_lines(event: Mapping[str, object]) -> list[str]:
         base = f"the weights of {event['base']}, which knows its sessions too" if event["base"] else ""
         lines = (start_line(event), base, dropped_line(event), guard_line(event), days_line(event), event["stand_in"])
-        return [line for line in lines if line]
+        return [line for line in (*lines, *event["findings"]) if line]
 
     def losses(event: Mapping[str, object]) -> str:
         return ", ".join(f"{name} {value:.4f}" for name, value in event["loss"].items())

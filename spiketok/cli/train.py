@@ -57,6 +57,7 @@ def train(
         raise UsageError(message)
     require("torch", "train", "training")
     from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS
+    from spiketok.storage.records import run_result
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import load_config
     from spiketok.training.loop import train as run_training
@@ -99,7 +100,9 @@ def train(
         for task, score in scores.items()
     ]
     if as_json:
-        show_json({"run": str(run_dir), "steps": result.step, "held_out": chosen.held_out, "test": rows})
+        findings = run_result(run_dir).get("findings", [])  # a run of before it was recorded has none
+        told = {"run": str(run_dir), "steps": result.step, "held_out": chosen.held_out, "test": rows}
+        show_json(told | {"findings": findings})
         return
     if not rows:
         say("no session has test time under this split rule: nothing was scored")

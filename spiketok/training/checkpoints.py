@@ -26,6 +26,8 @@ from spiketok.errors import ArtefactError, SpiketokError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
+from spiketok.recording.identity import Identity
+from spiketok.recording.nouns import Source
 from spiketok.storage.files import (
     WIP,
     atomic_folder,
@@ -56,6 +58,8 @@ class TrainedSession:
         store_digest: of the stored session. source_sha256: of the source file.
         source: the session's whole :class:`~spiketok.recording.nouns.Source`.
         earlier: the run that this one started from was trained on it, this one was not.
+        recording: what tells which recording it is of, beside its files: fields of
+            :class:`~spiketok.recording.identity.Identity`; empty where the store was not at hand.
     """
 
     id: str
@@ -67,6 +71,14 @@ class TrainedSession:
     source_sha256: str
     source: Mapping[str, object] = field(default_factory=dict)
     earlier: bool = False
+    recording: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        """Which recording it is of; of a session without a store its files tell it alone."""
+        files = tuple(part.sha256 for part in Source.from_dict(self.source).files) if self.source else ()
+        known = {"files": files or (self.source_sha256,), "subject": self.subject, "n_spikes": self.n_spikes}
+        return Identity(self.id, **known, **self.recording)
 
     @classmethod
     def of(cls, tokens: SessionTokens) -> TrainedSession:
@@ -84,7 +96,15 @@ class TrainedSession:
             store_digest=manifest["store_digest"],
             source_sha256=manifest["source"]["sha256"],
             source=manifest["source"],
+            recording=_recording(tokens.facts),
         )
+
+
+def _recording(facts: Mapping[str, object]) -> dict[str, object]:
+    if not facts:
+        return {}
+    found = Identity.of(facts)
+    return {key: getattr(found, key) for key in ("identifier", "source_session", "zero", "start_ns", "stop_ns")}
 
 
 @dataclass(frozen=True, eq=False)

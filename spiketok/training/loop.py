@@ -62,6 +62,7 @@ from spiketok.training.sessions import (
     divide,
     divide_days,
     dropped_by_split,
+    findings_told,
     require_window,
     stand_in_line,
 )
@@ -80,8 +81,8 @@ class TrainResult:
     Args:
         run_dir: where it lies.
         step, total_steps: equal, as training ends with its last step.
-        scores: by session id and task: the scores of the test split, and its ``seconds``; empty where the split rule
-            leaves no test time.
+        scores: by session id and task: the scores of the test split, with ``scored_s`` and ``unanswered_s``; empty
+            where the split rule leaves no test time.
         answers: by session id and task, the predictions behind the scores.
         resumed_from: the step that an earlier, killed run had reached; 0 for a fresh one; ``total_steps`` where
             nothing was left to train.
@@ -371,6 +372,7 @@ def _start_event(config, sessions, tasks, model, loader, start, total) -> Event:
         "dropped": loader.dropped if loader is not None else dropped_by_split(sessions)["train"],
         "reach": str(sessions[0].reach),
         "stand_in": stand_in_line([s.id for s in sessions if s.valid_is_test], listing([task.name for task in tasks])),
+        "findings": [told.line for told in findings_told([s.tokens for s in sessions], tasks)],
         "step": int(start["step"]) if start is not None else 0,
         "total_steps": total,
     }
@@ -552,6 +554,7 @@ def _write_result(run_dir, config, tasks, sessions, trained_on, scores, total) -
         "train_s": {s.id: seconds(s.splits["train"]) for s in sessions},
         "split_reach": {s.id: str(s.reach) for s in sessions},
         "dropped": dropped_by_split(sessions),
+        "findings": [told._asdict() for told in findings_told([s.tokens for s in sessions], tasks)],
         "step": total,
         "checkpoint": "last",
         "checkpoint_digest": checkpoint_digest(run_dir),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from spiketok.errors import DataError, UnknownNameError, UsageError
+import numpy as np
+
+from spiketok.errors import ArtefactError, DataError, UnknownNameError, UsageError
 from spiketok.models import MODELS
 from spiketok.models.batch import Input
 from spiketok.pipeline.tokenize import shard_path, tokenize
 from spiketok.pipeline.upgrade import has_old_shard
-from spiketok.recording.nouns import FLUORESCENCE
+from spiketok.recording.identity import Identity, Recordings, Shared, common_ns
+from spiketok.recording.nouns import FLUORESCENCE, Intervals
 from spiketok.recording.segments import OBSERVED
 from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
@@ -165,7 +168,7 @@ def _open_session(
             once[name] = Once(readers[scheme], wanted.most, wanted.choose)
         else:
             windowed[name] = readers[scheme]
-    return SessionTokens(windowed, once)
+    return SessionTokens(windowed, once, workspace.facts(session_id))
 
 
 def default_model(workspace: Workspace, session_ids: Sequence[str]) -> str | None:
@@ -210,11 +213,14 @@ def choose_training(
     """The sessions to train on.
 
     Without ``sessions``, those that no task can use are left out; and always those whose recording is part of another
-    chosen (or held out) session: what one scores the other trains. Without ``sessions`` and ``hold_out``, the last
-    session of each subject that has several is held out (``hold_out="none"``: none), unless days divide the sessions.
+    chosen (or held out) session: what one scores the other trains. The same holds for two sessions of one recording
+    (:mod:`spiketok.recording.identity`): the second is left out where neither ``sessions`` nor ``hold_out`` asked for
+    it. Without ``sessions`` and ``hold_out``, the last session of each subject that has several is held out
+    (``hold_out="none"``: none), unless days divide the sessions.
 
     Raises:
         DataError: nothing is left. UnknownNameError: a pattern matches nothing.
+        UsageError: two sessions were asked for that are one recording.
     """
     chosen = workspace.select(sessions)
     named = hold_out if hold_out not in (None, "none") else None
@@ -226,6 +232,8 @@ def choose_training(
     if not sessions and config is not None:
         chosen, without = _with_behaviour(workspace, chosen, _signals_needed(config))
         left_out += without
+    chosen, without = _one_of_each(workspace, chosen, held, asked=bool(sessions))
+    left_out += without
     if not sessions and hold_out is None and (config is None or config.split.kind != "day"):
         held = set(last_sessions(workspace, chosen))
         chosen = [s for s in chosen if s not in held]
@@ -257,7 +265,8 @@ def open_transfer_shards(
     the run's own sessions, with a remark that says so. With ``told`` missing shards are made, a line each.
 
     Raises:
-        UsageError: a session that was asked for is one of the run's own, and ``within`` is not set.
+        UsageError: a session that was asked for is one of the run's own, and ``within`` is not set; or it is another
+            session of one of their recordings.
         DataError: a shard is missing.
     """
     trained = {s.id for s in run.trained_on}
@@ -265,7 +274,12 @@ def open_transfer_shards(
     whole = _parts_of(workspace, chosen)
     seen = trained | {s for s, other in whole.items() if other in trained}
     left_out: list[str] = []
+    same = _trained_recordings(workspace, run, [s for s in chosen if s not in seen])
     if sessions:
+        if same:
+            session, fact = next(iter(same.items()))
+            message = f"{session} {fact}, which the run was trained on: no session that it never saw; leave it out"
+            raise UsageError(message)
         asked = [s for s in chosen if s in seen]
         if asked and not within:
             fact = "is" if asked[0] in trained else f"is part of {whole[asked[0]]},"
@@ -275,9 +289,11 @@ def open_transfer_shards(
             )
             raise UsageError(message)
     else:
-        chosen = [s for s in chosen if within or s not in seen]
+        left_out += [f"{s} {fact}, which the run was trained on" for s, fact in same.items()]
+        chosen = [s for s in chosen if (within or s not in seen) and s not in same]
         needed = [task.about for task in run.tasks if task.kind == "decode"]
-        chosen, left_out = _with_behaviour(workspace, chosen, needed if len(needed) == len(run.tasks) else [])
+        chosen, without = _with_behaviour(workspace, chosen, needed if len(needed) == len(run.tasks) else [])
+        left_out += without
         if not chosen:
             chosen = run.own
             asked = listing([task.name for task in run.tasks])
@@ -295,6 +311,64 @@ def open_transfer_shards(
             left_out += [f"{session}: {why}" for session, why in useless.items()]
             opened = [s for s in opened if s.id not in useless]
     return opened, left_out, within
+
+
+def _trained_recordings(workspace: Workspace, run: Run, chosen: Sequence[str]) -> dict[str, str]:
+    """By session that is the recording of a trained one what they share, for a message."""
+    known = Recordings.of(s.identity for s in run.trained_on)
+    found: dict[str, str] = {}
+    for session in chosen:
+        identity = Identity.of(workspace.facts(session))
+        for other, what in known.like(identity):
+            if session not in found and _same_time(workspace, identity, other, what):
+                found[session] = f"is the recording of {other.session} (they share {what.words})"
+    return found
+
+
+def _one_of_each(
+    workspace: Workspace, chosen: Sequence[str], held: Collection[str], *, asked: bool
+) -> tuple[list[str], list[str]]:
+    """The sessions to train on of which no other and none that is held out is the same recording; lines on the rest.
+
+    Raises:
+        UsageError: they were asked for by name, or one that was held out by name is the recording of another.
+    """
+    known = Recordings.of(Identity.of(workspace.facts(s)) for s in sorted(held))
+    kept, left_out = [], []
+    for session in chosen:
+        identity = Identity.of(workspace.facts(session))
+        for other, what in known.like(identity):
+            if not _same_time(workspace, identity, other, what):
+                continue
+            fact = f"{session} and {other.session} are one recording, they share {what.words}"
+            if asked or other.session in held:
+                role = "one is held out and the other trained on" if other.session in held else "both are trained on"
+                message = (
+                    f"{fact}, and {role}: a score would be of what was trained on; choose one of them "
+                    "(--sessions, --hold-out), or ingest parts of one recording as one session by --merge-as"
+                )
+                raise UsageError(message)
+            left_out.append(f"{session}: {fact}")
+            break
+        else:
+            known.put(identity)
+            kept.append(session)
+    return kept, left_out
+
+
+def _same_time(workspace: Workspace, one: Identity, other: Identity, what: Shared) -> bool:
+    """Whether two sessions that share something are of the same moments too."""
+    return what.always or common_ns(one, other, _time_of(workspace, one), _time_of(workspace, other)) > 0
+
+
+def _time_of(workspace: Workspace, one: Identity) -> Intervals:
+    """The observed time of a session; its extent where the store does not have it."""
+    try:
+        stretches = workspace.sizes(one.session)["stretches"]
+    except ArtefactError:
+        return Intervals([one.start_ns], [one.stop_ns])
+    start, stop = np.array(stretches, np.int64).reshape(-1, 2).T
+    return Intervals(start, stop).union()
 
 
 def _parts_of(workspace: Workspace, session_ids: Sequence[str]) -> dict[str, str]:

@@ -71,6 +71,7 @@ class SessionTokens:
     Args:
         windowed: shards of which windows are cut; of the same segments, at least one.
         once: shards of which tokens are cut once a session.
+        facts: what the store's index says of the session; empty where there is no store.
 
     Raises:
         UsageError: there is no windowed shard, or shards are of different sessions or segments.
@@ -78,6 +79,7 @@ class SessionTokens:
 
     windowed: Mapping[str, ShardReader]
     once: Mapping[str, Once] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         readers = [*self.windowed.values(), *(o.reader for o in self.once.values())]

@@ -13,6 +13,7 @@ import numpy as np
 
 from spiketok.errors import DataError
 from spiketok.models.batch import Stretch
+from spiketok.recording.findings import TRAIN, Rated, Told, told_again
 from spiketok.recording.intervals import first_of
 from spiketok.recording.leakage import Reach, guarded, territories
 from spiketok.recording.nouns import Intervals
@@ -182,6 +183,19 @@ def stand_in_line(sessions: Sequence[str], asked: str) -> str:
     if not sessions:
         return ""
     return f"the stored test time has no '{asked}': the valid time is scored in its place, in {listing(sessions)}"
+
+
+def findings_told(sessions: Sequence[SessionTokens], tasks: Sequence[Task]) -> list[Told]:
+    """What ingesting found in these sessions that matters to who trains on them or scores them."""
+    found, signals = {}, {}
+    for session in sessions:
+        found[session.id] = [Rated(**one) for one in session.facts.get("findings", ())]
+        names = [task.about for task in tasks if task.about]
+        for made, of in reversed(session.facts.get("made_of", ())):
+            if made in names and of not in names:
+                names.append(of)
+        signals[session.id] = names
+    return told_again(TRAIN, found, signals)
 
 
 def divide_days(sessions: Sequence[SessionTokens], rule: SplitRule) -> dict[str, str]:

@@ -1060,8 +1060,10 @@ def test_sessions_with_different_tasks_share_batches(unlike, tmp_path):
 
 def test_sessions_that_have_one_of_several_behaviours_are_chosen():
     signals = {"a": ["hand_vel"], "b": ["hand_pos", "fluorescence"], "c": ["fluorescence"], "d": ["eye"]}
+    blank = {"info": {}, "subject": "s", "session_start": "", "start_ns": 0, "stop_ns": 1, "n_spikes": 1}
     store = SimpleNamespace(
-        select=lambda pattern: list(signals), facts=lambda session: {"signals": signals[session], "info": {}}
+        select=lambda pattern: list(signals),
+        facts=lambda session: blank | {"id": session, "signals": signals[session], "files": [session * 64]},
     )
     for tasks, expected in (
         (["decode:hand_vel", "decode:hand_pos"], ["a", "b"]),
