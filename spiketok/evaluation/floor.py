@@ -40,19 +40,19 @@ def floor_cell(
         config = floor_config(run, session.tokens)
         with binned_tokens(session.tokens, config, stored) as tokens:
             divided = replace(session, tokens=tokens, tasks=(task,))
-            answer, fitted = _decode(config, divided, task, head)
+            answers, fitted = _decode(config, divided, task, head)
     except ArtefactError:  # damage is no reason for an empty cell
         raise
     except SpiketokError as error:
         return Cell(session.id, FLOOR, task.name, None, str(error))
-    return Cell(session.id, FLOOR, task.name, answer.score(), "", fitted, answer)
+    return Cell(session.id, FLOOR, task.name, answers.score(task.name), "", fitted, answers[task.name])
 
 
 def _decode(config: RunConfig, session: DividedSession, task: Task, head: Head):
     model = model_class(FLOOR)(config.model_config(), [head], config.timing)
     model.add_sessions([session.tokens.info])
     model.fit({session.id: session.stretches(CALIBRATION)})
-    return predict(model, session, "test", config, torch.device("cpu"))[task.name], model.n_fitted()
+    return predict(model, session, "test", config, torch.device("cpu")), model.n_fitted()
 
 
 def floor_config(run: RunConfig, tokens: SessionTokens) -> RunConfig:

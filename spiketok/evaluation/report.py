@@ -75,27 +75,30 @@ class Report:
 
 OVER_SESSIONS = "mean over sessions"
 CALIBRATION_KINDS = ("none", "unlabelled", "labelled")
+TIMES = ("scored_s", "unanswered_s")  # of a score: the test time that it is of, and what no window answered
 
 
 def columns_of(task: Task) -> list[str]:
-    return ["protocol", "session", *task.metrics, "sd", "n"]
+    return ["protocol", "session", *task.metrics, "sd", "n", *TIMES]
 
 
 def table_rows(result: TransferResult, task: Task) -> list[dict[str, object]]:
     """One row a protocol and session, and one for each protocol's mean and spread over sessions.
 
     Keys: ``protocol``, ``session``, the task's metrics (None where there is none), ``sd`` of the first of them (in rows
-    over sessions), and ``n``, the sessions that have a score.
+    over sessions), ``n``, the sessions that have a score, and :data:`TIMES` (summed in rows over sessions).
     """
     rows = []
     for protocol in result.protocols_of(task.name):
         for cell in result.of(protocol, task.name):
-            score = cell.score or dict.fromkeys(task.metrics)
+            score = cell.score or dict.fromkeys((*task.metrics, *TIMES))
             row = {"protocol": protocol, "session": cell.session, "sd": None, "n": int(cell.score is not None)}
-            rows.append(row | {name: score[name] for name in task.metrics})
+            rows.append(row | {name: score[name] for name in (*task.metrics, *TIMES)})
         over = result.summary[task.name][protocol]
         head = over[task.metrics[0]]
         row = {"protocol": protocol, "session": OVER_SESSIONS, "sd": head["sd"], "n": head["n"]}
+        scored = [cell.score for cell in result.of(protocol, task.name) if cell.score is not None]
+        row |= {name: sum(score[name] for score in scored) if scored else None for name in TIMES}
         rows.append(row | {name: over[name]["mean"] for name in task.metrics})
     return rows
 
@@ -118,6 +121,7 @@ def remarks(result: TransferResult) -> list[str]:
             lines.append(f"{facts.session.id}: no window uses {words} (windows reach {facts.reach})")
     stand_in = stand_in_line([f.session.id for f in result.sessions if f.valid_is_test], named_tasks(result))
     lines += [stand_in] if stand_in else []
+    lines += [told.line for told in result.findings]
     shows = {kind: [p for p in result.protocols if CALIBRATION_OF[p] == kind] for kind in CALIBRATION_KINDS}
     seen = "; ".join(f"{kind} for {', '.join(names)}" for kind, names in shows.items() if names)
     lines.append(
@@ -456,7 +460,7 @@ def _summary_table(result: TransferResult, task: Task) -> str:
 
 def _session_table(result: TransferResult, task: Task) -> str:
     head = [("session", False), ("protocol", False), *((task.titles[name], True) for name in task.metrics)]
-    head += [("each", False), ("trained numbers", True), ("test samples", True)]
+    head += [("each", False), ("trained numbers", True), ("test samples", True), ("scored", True), ("unanswered", True)]
     rows, words = [], set(task.head().words)
     for facts in result.sessions:
         for protocol in result.protocols_of(task.name):
@@ -466,14 +470,16 @@ def _session_table(result: TransferResult, task: Task) -> str:
             name = [_escape(cell.session), _protocol(protocol)]
             if cell.score is None:
                 empty = [""] * len(task.metrics)
-                rows.append(("", [*name, *empty, f'<span class="empty">{_escape(cell.reason)}</span>', "", ""]))
+                rows.append(("", [*name, *empty, f'<span class="empty">{_escape(cell.reason)}</span>', *[""] * 4]))
                 continue
             parts = next((v for v in cell.score.values() if isinstance(v, dict) and words.issuperset(v)), {})
             each = _escape(", ".join(f"{c} {_number(v, 2)}" for c, v in parts.items()))
             for metric, why in cell.score.get("reasons", {}).items():
                 each += f'<span class="empty">{_escape(f"{task.titles.get(metric, metric)}: {why}")}</span> '
             scores = [_number(cell.score[key]) for key in task.metrics]
-            rows.append(("", [*name, *scores, each, f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"]))
+            numbers = [f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"]
+            times = [f"{cell.score[key]:.1f} s" for key in TIMES]
+            rows.append(("", [*name, *scores, each, *numbers, *times]))
     return _table(head, rows)
 
 
@@ -508,7 +514,7 @@ def _used(result: TransferResult) -> str:
             ("units", True),
             ("calibration", True),
             ("from", True),
-            ("test", True),
+            ("test time", True),
             ("from", True),
         ],
         [

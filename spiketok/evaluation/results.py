@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from spiketok.models.base import PROTOCOLS
+from spiketok.recording.findings import Told
 from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import Run, TrainedSession
@@ -50,7 +51,8 @@ class SessionFacts:
     Args:
         session: with its digests.
         trained_on: whether the checkpoint saw it.
-        calibration: the time that adaptation saw; test: the time that was scored; both disjoint.
+        calibration: the time that adaptation saw; test: the time that was to be scored, of which a score's own
+            ``scored_s`` says how much was; both disjoint.
         dropped: time of either that no window can use, in ns by reason. reach: how far windows reach beyond their ends.
         valid_is_test: stored valid time was scored in place of test time that cannot be used.
     """
@@ -76,6 +78,7 @@ class TransferResult:
         sessions: facts by session, in order of id. cells: one a session, protocol and task.
         summary: by task, protocol and metric: ``n``, ``mean``, ``sd`` (from two sessions), ``ci95`` (from three,
             bootstrap over sessions).
+        findings: what ingesting found in these sessions that matters to a score.
     """
 
     run: Run
@@ -87,6 +90,7 @@ class TransferResult:
     sessions: tuple[SessionFacts, ...]
     cells: tuple[Cell, ...]
     summary: dict[str, dict[str, dict[str, dict[str, object]]]]
+    findings: tuple[Told, ...] = ()
 
     def cell(self, session: str, protocol: str, task: str) -> Cell | None:
         return next((c for c in self.of(protocol, task) if c.session == session), None)
@@ -170,4 +174,5 @@ def to_dict(result: TransferResult) -> dict[str, object]:
             for c in result.cells
         ],
         "summary": result.summary,
+        "findings": [told._asdict() for told in result.findings],
     }

@@ -40,6 +40,7 @@ from spiketok.evaluation.floor import floor_cell
 from spiketok.evaluation.results import FLOOR, WITHIN, Cell, Event, SessionFacts, TransferResult, summarize
 from spiketok.models.base import PROTOCOLS, Model, Part
 from spiketok.models.batch import Progress
+from spiketok.recording.identity import Recordings
 from spiketok.recording.intervals import first_of, grown, seconds, without
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
 from spiketok.recording.splits import SplitRule, check_disjoint
@@ -57,6 +58,7 @@ from spiketok.training.sessions import (
     Stretches,
     divide,
     dropped_by_split,
+    findings_told,
     require_window,
 )
 from spiketok.training.tables import clip_, only
@@ -138,7 +140,10 @@ def evaluate_transfer(
         }
         for t in run.tasks
     }
-    return TransferResult(run, run.tasks, shown, float(calibration_s), adapt, seed, tuple(facts), tuple(cells), summary)
+    told = tuple(findings_told(sessions, run.tasks))
+    return TransferResult(
+        run, run.tasks, shown, float(calibration_s), adapt, seed, tuple(facts), tuple(cells), summary, told
+    )
 
 
 def _tell(emit: Callable[[Event], None], cells: Sequence[Cell], last: int) -> None:
@@ -182,15 +187,16 @@ def _refuse_trained(run: Run, sessions: Sequence[SessionTokens], within: bool) -
             "to score trained ones too"
         )
         raise UsageError(message)
-    recordings = {s.source_sha256: s.id for s in run.trained_on}
+    recordings = Recordings.of(s.identity for s in run.trained_on)
     for session in sessions:
-        same = recordings.get(session.reader.manifest["source"]["sha256"])
-        if session.id not in trained and same is not None:
-            message = (
-                f"{session.id} was made from the same file as {same}, which the model was trained on: "
-                "leave it out by --sessions GLOB"
-            )
-            raise UsageError(message)
+        same = recordings.like(TrainedSession.of(session).identity) if session.id not in trained else []
+        for other, what in same:
+            if what.always:  # of other parts of a recording only who has the store can say whether they share time
+                message = (
+                    f"{session.id} is the recording of {other.session}, which the model was trained on (they share "
+                    f"{what.words}): leave it out by --sessions GLOB"
+                )
+                raise UsageError(message)
 
 
 # ---- a session's calibration and test time --------------------------------------------------------------------------
@@ -269,7 +275,7 @@ def _evaluate(unseen: _Unseen, protocol: str) -> list[Cell]:
     elif moves in ("identity", "all"):
         trained = _adapt(unseen, model, protocol, tasks)
     answers = predict(model, session, "test", unseen.run.config, unseen.device, calibration=known)
-    return [Cell(session.id, protocol, name, a.score(), "", trained, a) for name, a in answers.items()]
+    return [Cell(session.id, protocol, name, answers.score(name), "", trained, a) for name, a in answers.items()]
 
 
 def _learned(session: DividedSession, protocol: str) -> tuple[Task, ...]:

@@ -19,15 +19,25 @@ import torch
 
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch
-from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import Intervals
 from spiketok.training.config import RunConfig
 from spiketok.training.loader import Loader
 from spiketok.training.sampling import Sampler, SequentialWindows, SessionWindows
+from spiketok.training.scored import WindowTime, time_told
 from spiketok.training.sessions import DividedSession, require_window
 from spiketok.training.tasks.base import Answer, Collector, Pass, Score, Task, own_sampler
 
-Answers = dict[str, Answer]  # by task
+
+class Answers(dict[str, Answer]):
+    """Answers by task; ``times``: of each how much of the split it is of, see :mod:`spiketok.training.scored`."""
+
+    def __init__(self, answers: Mapping[str, Answer], times: Mapping[str, Mapping[str, float]]) -> None:
+        super().__init__(answers)
+        self.times = dict(times)
+
+    def score(self, task: str) -> Score:
+        """The score of a task, with the seconds that it is of."""
+        return self[task].score() | dict(self.times[task])
 
 
 def predict(
@@ -75,12 +85,20 @@ def predict(
         walks.insert(0, _Question(session.tasks, together, [None]))
     was_training = model.training
     model.eval()
+    spent = {task.name: WindowTime(task) for task in session.tasks if type(task).row_spans is Task.row_spans}
     try:
         for walk in walks:
-            _run(model, session, windows, walk, collectors, config, device, calibration)
+            _run(model, session, windows, walk, collectors, spent, config, device, calibration)
     finally:
         model.train(was_training)
-    return {name: collector.answer() for name, collector in collectors.items()}
+    answers = {name: collector.answer() for name, collector in collectors.items()}
+    return Answers(
+        answers,
+        {
+            task.name: time_told(task, session.tokens, session.splits[split], answers[task.name], spent.get(task.name))
+            for task in session.tasks
+        },
+    )
 
 
 def score_split(
@@ -92,14 +110,9 @@ def score_split(
     *,
     modes: bool = True,
 ) -> tuple[dict[str, dict[str, Score]], dict[str, Answers]]:
-    """Scores and answers by session and task, for the sessions that have such a split."""
+    """Scores, with their seconds, and answers by session and task, for the sessions that have such a split."""
     answers = {s.id: predict(model, s, split, config, device, modes=modes) for s in sessions if len(s.splits[split])}
-    span = {s.id: seconds(s.splits[split]) for s in sessions}
-    scores = {
-        session: {task: answer.score() | {"seconds": span[session]} for task, answer in by_task.items()}
-        for session, by_task in answers.items()
-    }
-    return scores, answers
+    return {session: {task: own.score(task) for task in own} for session, own in answers.items()}, answers
 
 
 def session_loader(
@@ -150,6 +163,7 @@ def _run(
     windows: SessionWindows,
     question: _Question,
     collectors: Mapping[str, Collector],
+    spent: Mapping[str, WindowTime],
     config: RunConfig,
     device: torch.device | str,
     calibration: Intervals,
@@ -175,6 +189,8 @@ def _run(
                 for task in question.collected:
                     used = used_queries(output, shown, task.name, fresh.since_ns)
                     collectors[task.name].add(shown, output, used)
+                    if task.name in spent:
+                        spent[task.name].add(shown, used, fresh.since_ns)
 
 
 def used_queries(output, batch: Batch, task: str, since_ns: np.ndarray | None) -> np.ndarray | None:

@@ -102,7 +102,7 @@ def workspace(tmp_path_factory, nwb) -> Path:
 def test_the_main_job_writes_a_report(workspace):
     done = spiketok(workspace, "eval-xsession", "poyo", "--calibration-s", "20", "--set", "transfer.full_steps=4")
     header, *rows = [line.split("\t") for line in done.stdout.splitlines()[:-1]]
-    assert header == ["protocol", "session", "r2_variance_weighted", "r2_mean", "sd", "n"]
+    assert header == ["protocol", "session", "r2_variance_weighted", "r2_mean", "sd", "n", "scored_s", "unanswered_s"]
     assert [row[0] for row in rows[::2]] == ["linear", "zero_shot", "identity_only", "full"]
     assert [row[1] for row in rows[1::2]] == ["mean over sessions"] * 4
     report = Path(done.stdout.strip().splitlines()[-1].split(maxsplit=1)[1])

@@ -206,7 +206,7 @@ def test_a_trained_recording_under_another_name_is_refused(poyo, shards, tmp_pat
     session = decodable_session("day0", 0, n_units=9)
     renamed = SessionTokens({"spikes": bake(tmp_path, replace(session, id="other/name"))})
     for within in (False, True):
-        with pytest.raises(UsageError, match="other/name was made from the same file as made/day0"):
+        with pytest.raises(UsageError, match="other/name is the recording of made/day0.*the file with sha256"):
             evaluate_transfer(poyo, [renamed], calibration_s=5, within=within)
 
 
@@ -354,7 +354,10 @@ def test_the_floor_is_the_linear_model_on_the_binned_shard(poyo, shards, result)
     expected = predict(model, binned, "test", config)[DECODE]
     found = result.cell(IDS[2], "linear", DECODE)
     np.testing.assert_array_equal(found.answer.predicted, expected.predicted)
-    assert found.score == expected.score()
+    seconds = {key: found.score[key] for key in ("scored_s", "unanswered_s")}
+    assert found.score == expected.score() | seconds
+    assert seconds["scored_s"] == pytest.approx(found.score["n_samples"] * 0.02)
+    assert sum(seconds.values()) == pytest.approx(binned.splits["test"].total_ns / SECOND)
     assert found.score["r2_variance_weighted"] > 0.3
 
 

@@ -110,7 +110,9 @@ def test_trials_divide_training_and_what_is_dropped_is_written(tmp_path):
     train(load_config("linear", sets=sets), [bake_tokens(tmp_path, session, "binned")], tmp_path / "run")
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["train_s"]["made/a"] == pytest.approx(40 - 0.3 * 20 * 1.5)  # 6 of 20 trials are valid or test
-    assert result["test"]["made/a"]["decode:hand_vel"]["seconds"] == pytest.approx(4 * 1.5)
+    score = result["test"]["made/a"]["decode:hand_vel"]
+    assert score["scored_s"] + score["unanswered_s"] == pytest.approx(4 * 1.5)
+    assert score["scored_s"] == pytest.approx(score["n_samples"] * 0.02)  # its bins are of 20 ms
     assert result["split_reach"] == {"made/a": "'hand_vel' 80 ms back and 40 ms ahead"}
     assert result["dropped"]["test"]["split_border_ns"] == 4 * (BACK + AHEAD)
     unseen = replace(smoothed("b", 1), intervals={"trials": trials})

@@ -108,6 +108,7 @@ class Task(ABC):
         labelled: whether its truth is a label, which unlabelled calibration does not show.
         metrics: names of the numbers of its score, the headline first; higher is better in all of them.
         titles: the metrics' names in a report.
+        whole_windows: whether a window of it is answered as a whole, with or without queries.
 
     Args:
         about: what stands behind the colon, as a signal's name; empty for none. config: its settings.
@@ -118,6 +119,7 @@ class Task(ABC):
     labelled: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]]
     titles: ClassVar[Mapping[str, str]]
+    whole_windows: ClassVar[bool] = False
 
     def __init__(self, about: str, config) -> None:
         self.about, self.config = about, config
@@ -229,6 +231,14 @@ class Task(ABC):
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
+    def row_spans(self, session: SessionTokens, time_ns: np.ndarray) -> Intervals | None:
+        """The time that rows of its answer stand for; None where what was asked is of whole windows.
+
+        Args:
+            time_ns: int64 ``[T]``, of an answer.
+        """
+        return None
+
     @abstractmethod
     def collector(self, session: SessionTokens, others: Sequence[str] = ()) -> Collector:
         """What gathers the predictions of a session, of the walk beside other tasks and of the passes alike.
@@ -298,6 +308,12 @@ class Answer(ABC):
     @abstractmethod
     def score(self) -> Score:
         """The task's metrics and ``n_samples``; None where one does not exist."""
+
+    @property
+    def scored(self) -> np.ndarray:
+        """bool ``[T]``: the rows that have a truth."""
+        weight = self.arrays()["weight"] > 0
+        return weight.reshape(len(weight), -1).any(axis=1)
 
     @abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
@@ -398,3 +414,25 @@ class Stitch(Collector):
         total = np.zeros((len(unique_ns), said.shape[1]))
         np.add.at(total, inverse, said)
         return unique_ns, total / count[:, None], target[first], weight[first], count
+
+
+# ---- the time that rows stand for -----------------------------------------------------------------------------------
+
+
+def bin_spans(middle_ns: np.ndarray, bin_ns: int) -> Intervals:
+    """Bins by their middles."""
+    start = middle_ns - bin_ns // 2
+    return Intervals(start, start + bin_ns)
+
+
+def sample_spans(stamp_ns: np.ndarray, time_ns: np.ndarray) -> Intervals:
+    """From each of some samples to the next one of its signal; where that lies far, for the usual period.
+
+    Args:
+        stamp_ns: int64 ``[T]``, all stamps of the signal, rising. time_ns: some of them.
+    """
+    step = np.diff(stamp_ns)
+    period = int(np.median(step)) if step.size else 0
+    length = np.append(np.where(2 * step <= 3 * period, step, period), period)
+    length = length[np.searchsorted(stamp_ns, time_ns)]
+    return Intervals(time_ns, time_ns + length)

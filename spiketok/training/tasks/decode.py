@@ -35,7 +35,9 @@ from spiketok.training.tasks.base import (
     Task,
     Truth,
     ask_values,
+    bin_spans,
     number,
+    sample_spans,
 )
 
 KINDS = ("vel", "pos")  # what "auto" looks for in a signal's name, in this order
@@ -220,6 +222,11 @@ class Decode(Task):
         ask_values(self.name, groups, batch, buffers, mean, std)
 
     # ---- scores ---------------------------------------------------------------------------------------------------
+
+    def row_spans(self, session: SessionTokens, time_ns: np.ndarray) -> Intervals:
+        if session.bin_ns > 1:
+            return bin_spans(time_ns, session.bin_ns)
+        return sample_spans(session.signal(self.target.name).time_ns, time_ns)
 
     def collector(self, session: SessionTokens, others: Sequence[str] = ()) -> Collector:
         return _Stitch(self)

@@ -50,6 +50,7 @@ class Embed(Task):
     Config: ClassVar[type] = EmbedConfig
     labelled: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("self_match", "match_over_chance")
+    whole_windows: ClassVar[bool] = True
     titles: ClassVar[Mapping[str, str]] = {
         "self_match": "units found again in another window",
         "match_over_chance": "units found again, over chance",

@@ -69,6 +69,7 @@ class Events(Task):
     Config: ClassVar[type] = EventsConfig
     labelled: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("over_rates", "over_unigram")
+    whole_windows: ClassVar[bool] = True
     titles: ClassVar[Mapping[str, str]] = {
         "over_rates": "bits an event, over each unit's rate",
         "over_unigram": "bits an event, over unigram",

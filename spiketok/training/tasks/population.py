@@ -39,7 +39,7 @@ from spiketok.models.batch import Asked, Batch, Head, Input, Timing, exposure_of
 from spiketok.recording.metrics import MIN_RATE, bps_of_units, bps_per_unit, co_bps, fp_bps, r2_mean
 from spiketok.recording.nouns import Intervals
 from spiketok.training.sampling import SessionTokens
-from spiketok.training.tasks.base import Answer, Buffers, Collector, Group, Pass, Score, Task, number
+from spiketok.training.tasks.base import Answer, Buffers, Collector, Group, Pass, Score, Task, bin_spans, number
 from spiketok.training.tasks.population_modes import MODES, metric_of, passes_of, why_none
 
 COUNTS = "counts"  # the name of the input whose counts are asked; a model of the spikes reads it under this name
@@ -290,6 +290,9 @@ class Population(Task):
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
+    def row_spans(self, session: SessionTokens, time_ns: np.ndarray) -> Intervals:
+        return bin_spans(time_ns, session.windowed[COUNTS].scheme.bin_ns)
+
     def collector(self, session: SessionTokens, others: Sequence[str] = ()) -> Collector:
         why = {metric_of(mode): self.why_no_mode(mode, session, others) for mode in self.config.modes}
         return _Rates(self, session, {metric: reason for metric, reason in why.items() if reason})
@@ -423,6 +426,10 @@ class Rates(Answer):
         """Rates and counts of one part, both NaN where it was not scored."""
         known = np.isfinite(self.rate[part])
         return np.where(known, self.rate[part], np.nan), np.where(known, self.count, np.nan)
+
+    @property
+    def scored(self) -> np.ndarray:
+        return np.isfinite(self.pair(self.headline)[1]).any(axis=1)
 
     @property
     def headline(self) -> str:

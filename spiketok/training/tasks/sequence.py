@@ -79,6 +79,7 @@ class SequenceTask(Task):
     kind: ClassVar[str] = "sequence"
     Config: ClassVar[type] = SequenceConfig
     metrics: ClassVar[tuple[str, ...]] = ("symbol_accuracy", "word_accuracy")
+    whole_windows: ClassVar[bool] = True
     titles: ClassVar[Mapping[str, str]] = {"symbol_accuracy": "1 - symbol errors", "word_accuracy": "1 - word errors"}
 
     def __init__(self, about: str, config: SequenceConfig, symbols: tuple[str, ...] = ()) -> None:
