@@ -3,6 +3,7 @@
     SpiketokError                 one clear line for the user; exit code 1
     +-- SourceError               a source file is not what it should be (not HDF5, truncated, no units)
     +-- ArtefactError             something that spiketok wrote cannot be read: other version, damaged, missing
+    |   +-- UnreadableError       the machine did not give its bytes: nothing is known of what it holds
     +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
     |   +-- NotServedError        a scheme needs what this session does not have
     +-- FetchError                a download failed, or what came is not what was announced
@@ -22,9 +23,10 @@ from types import ModuleType
 
 
 class SpiketokError(Exception):
-    """Base of all errors that a user can cause or mend."""
+    """Base of all errors that a user can cause or mend. ``cause``: what the machine did, where that is behind it."""
 
     exit_code = 1
+    cause: tuple[str, ...] | None = None
 
 
 class SourceError(SpiketokError):
@@ -33,6 +35,10 @@ class SourceError(SpiketokError):
 
 class ArtefactError(SpiketokError):
     """A store, shard, checkpoint or report cannot be read."""
+
+
+class UnreadableError(ArtefactError):
+    """The machine did not give the bytes: permission, disk, memory, limits. Nothing is known of what is there."""
 
 
 class DataError(SpiketokError):

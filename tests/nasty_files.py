@@ -283,8 +283,8 @@ NOT_HDF5 = {
     "a zarr folder that holds no NWB": Nasty(zarr_folder, "zarr folder"),
     "a pipe": Nasty(lambda good, path: os.mkfifo(path), "is no regular file"),
     "a device": Nasty(lambda good, path: path.symlink_to("/dev/zero"), "is no regular file", called="zero"),
-    "a link to itself": Nasty(lambda good, path: path.symlink_to(path.name), "cannot be opened"),
-    "a link to nothing": Nasty(lambda good, path: path.symlink_to("gone"), "no such file"),
+    "a link to itself": Nasty(lambda good, path: path.symlink_to(path.name), "a link that leads in a circle"),
+    "a link to nothing": Nasty(lambda good, path: path.symlink_to("gone"), "a link that leads nowhere (to gone)"),
 }
 CUT = {
     "cut after the signature": Nasty(cut(0.001), "cannot be opened"),

@@ -19,7 +19,9 @@ from spiketok.cli import coupling, data, demo, doctor, embed, fetch, generate, p
 from spiketok.cli.console import complain, progress, say, show, show_json, shown
 from spiketok.cli.options import Json, Root, print_rows
 from spiketok.errors import SpiketokError
-from spiketok.storage.limits import limit_reached, raise_open_files
+from spiketok.storage.causes import machine_fault
+from spiketok.storage.files import writing
+from spiketok.storage.limits import raise_open_files
 from spiketok.storage.workspace import Workspace
 
 app = typer.Typer(
@@ -165,6 +167,18 @@ for command in (provenance.verify, provenance.cite, provenance.export, upkeep.in
 # ---- the program ----------------------------------------------------------------------------------------------------
 
 
+def _flush_output() -> None:
+    """Write what was printed: that a disk is full is met here, and not by Python at its end, which hides it."""
+    try:
+        with writing("what this command prints (stdout)"):
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python would try again, in two lines of its own
+        raise
+
+
 def main() -> None:
     """Run the command line; every error that is not a bug is one line."""
     os.environ.setdefault(
@@ -174,13 +188,16 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush_output()
     except SpiketokError as error:
         if debug:
             raise
-        limit = limit_reached(error)
-        complain(limit or str(error))
-        sys.exit(1 if limit else error.exit_code)
+        fault = machine_fault(error)
+        complain(fault or str(error))
+        sys.exit(1 if fault else error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
         sys.exit(1)

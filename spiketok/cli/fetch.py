@@ -327,7 +327,7 @@ def _verify(
             rows += [_checked_row(one, options) for one in found]
     for row in rows:
         if row["state"] != "good":
-            complain(f"{row['file']}: {row['detail']}: {row['repair']}")
+            complain(": ".join(filter(None, (row["file"], row["detail"], row["repair"]))))
             bad += 1
     if as_json:
         show_json({"files": rows, "bad": bad})

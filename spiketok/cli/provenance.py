@@ -11,6 +11,7 @@ import typer
 from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
 from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, print_rows
 from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError, require
+from spiketok.pipeline.jobs import describe
 from spiketok.storage.workspace import Workspace
 
 
@@ -196,8 +197,8 @@ def export(
                 digest = read_attributes(path)["digest"]
                 session, more = read_session(path), {"sources": sources, "settings": settings}
                 done = export_session(session, digest, to, out, overwrite=overwrite, **more)
-            except SpiketokError as error:  # one session's trouble does not stop the others
-                complain(f"{session_id}: {error}")
+            except (SpiketokError, OSError) as error:  # one session's trouble does not stop the others
+                complain(f"{session_id}: {describe(error)}")
                 failed += 1
             else:
                 for remark in done.remarks:

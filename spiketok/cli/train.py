@@ -24,7 +24,7 @@ def train(
         list[str] | None,
         typer.Option("--task", metavar="KIND[:NAME]", help="What is asked, as decode:hand_vel or population; repeat."),
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the run.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", readable=False, help="TOML file of the run.")] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, as optim.steps=500.")
     ] = None,

@@ -28,6 +28,7 @@ from spiketok.pipeline.export.nlb_tensors import BIN_MS, eval_target, window_sta
 from spiketok.recording.nouns import Intervals, Session
 from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS, Benchmark
 from spiketok.storage.files import atomic_file
+from spiketok.storage.hdf5 import writing_hdf5
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.checkpoints import Run
@@ -111,7 +112,6 @@ def write_rates(
         DataError: the session names no held-out units, or lacks trials of the split. UnknownNameError: its dataset is
             none of the benchmark's.
     """
-    import h5py
 
     bench = benchmark_of(session)
     population, n_bins = _fitting(run, session, bench)
@@ -126,7 +126,7 @@ def write_rates(
                 found[f"{name}_rates_{group}_forward"] = rate[:, n_bins:, units]
     group = session.dataset + ("" if bin_ms == BIN_MS else f"_{bin_ms}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as wip, h5py.File(wip, "w") as file:
+    with atomic_file(path) as wip, writing_hdf5(wip) as file:
         for name, rate in found.items():
             file.create_dataset(f"{group}/{name}", data=rate, dtype=np.float32, compression="gzip", track_times=False)
         file.attrs.update(session=session.id, store_digest=digest, run=run.path.name, checkpoint_digest=run.digest)

@@ -22,7 +22,7 @@ from spiketok.errors import require
 from spiketok.evaluation.results import CALIBRATION_OF, FLOOR, WITHIN, TransferResult, to_dict
 from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import NS_PER_S
-from spiketok.storage.files import atomic_file, sha256_file, write_signed
+from spiketok.storage.files import atomic_file, json_text, sha256_file, signed
 from spiketok.training.checkpoints import TrainedSession
 from spiketok.training.sampling import dropped_words, listing
 from spiketok.training.sessions import stand_in_line
@@ -156,10 +156,10 @@ def write_report(result: TransferResult, folder: Path) -> Report:
     folder.mkdir(parents=True, exist_ok=True)
     body = {"format": FORMAT, "version": VERSION} | to_dict(result)
     page = _page(result, body)
-    with atomic_file(folder / "report.html") as path:
-        path.write_text(page, encoding="utf-8")
-    body["page_sha256"] = sha256_file(folder / "report.html")
-    body = write_signed(folder / "report.json", body)
+    with atomic_file(folder / "report.html") as html, atomic_file(folder / "report.json") as path:  # both or none
+        html.write_text(page, encoding="utf-8")
+        body = signed(body | {"page_sha256": sha256_file(html)})
+        path.write_text(json_text(body))
     tables = [(task_title(result, task), columns_of(task), table_rows(result, task)) for task in result.tasks]
     return Report(tables, remarks(result), body)
 

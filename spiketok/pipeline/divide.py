@@ -29,6 +29,7 @@ from spiketok.recording.splits import (
     with_stored_sets,
     without_sets,
 )
+from spiketok.storage.files import atomic_file
 from spiketok.storage.store import read_attributes, read_session, write_session
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.pictures import COLORS, FAINT
@@ -312,7 +313,8 @@ def plot_divisions(divisions: Sequence[Division], out: Path) -> None:
         title = f"{division.session_id}: {division.name}" + (f"; left out: {left}" if left else "")
         axis.set_title(title, fontsize=9, loc="left")
     axes[-1, 0].set_xlabel("time in the session (s)")
-    figure.savefig(out, dpi=110)
+    with atomic_file(out) as wip:
+        figure.savefig(wip, dpi=110, format=out.suffix[1:].lower())
     pyplot.close(figure)
 
 

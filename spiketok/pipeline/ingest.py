@@ -10,12 +10,13 @@ makes the session once more from both and expects the same digest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
 
-from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameError, UsageError
+from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameError, UnreadableError, UsageError
 from spiketok.pipeline.admission import Ingested, admitted, gate, ingested
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
@@ -26,6 +27,7 @@ from spiketok.recording.outside import drop_outside
 from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
 from spiketok.recording.steps import apply_steps
+from spiketok.storage.causes import content_fault, raise_cause
 from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_file, sha256_source, source_bytes, write_json
 from spiketok.storage.names import folded, safe_name, twin_of
 from spiketok.storage.remote import RemotePath, local_copy, place
@@ -90,6 +92,8 @@ def find_files(
         elif path.exists() or (isinstance(path, Path) and path.is_symlink()):
             files.append(path)
         else:
+            if isinstance(path, Path):
+                _refuse_place(path)
             message = f"{path} does not exist"
             raise SourceError(message)
     return list(dict.fromkeys(map(_resolved, files)))
@@ -101,6 +105,14 @@ def _other_reader(path: Path | RemotePath) -> str:
 
     sorter = looks_like(path) if isinstance(path, Path) else ""
     return f", but what looks like {sorter}: add --sorter {sorter}" if sorter else ""
+
+
+def _refuse_place(path: Path) -> None:
+    """Raise SourceError where a path leads to nothing because of what is above it."""
+    try:
+        path.stat()
+    except OSError as error:
+        raise_cause(error, path, SourceError)
 
 
 def _resolved(path: Path | RemotePath) -> Path | RemotePath:
@@ -333,9 +345,40 @@ def ingest_group(
         state = "replaced" if holds_session(target) else "new"
         read = _files_read(settings)
         sources = [_source(path, file, d, read) for path, file, d in zip(group.files, files, digests, strict=True)]
-        with session_place(into or target) as folder:
+        with session_place(into or target) as folder, _unchanged(files):
             _make_isolated(group, files, sources, settings, folder)
     return ingested(state, named(group), read_attributes(into or target), into)
+
+
+@contextmanager
+def _unchanged(files: Sequence[Path]) -> Iterator[None]:
+    """Raise SourceError where a file changes within the block, whatever else went wrong with it because of that."""
+    before = [_state_of(file) for file in files]
+    try:
+        yield
+    except Exception:
+        _refuse_changed(files, before)
+        raise
+    _refuse_changed(files, before)
+
+
+def _state_of(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:  # gone, or not to be had: what reads it says so
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _refuse_changed(files: Sequence[Path], before: Sequence[tuple[int, int, int] | None]) -> None:
+    for file, was in zip(files, before, strict=True):
+        now = _state_of(file)
+        if None not in (was, now) and now != was:
+            message = (
+                f"{file.name}: changed while it was read ({was[0]} bytes before, {now[0]} now): "
+                "ingest it when the program that writes it has ended"
+            )
+            raise SourceError(message)
 
 
 def _make_isolated(
@@ -415,6 +458,8 @@ def _attributes_or_none(target: Path | RemotePath) -> dict | None:
     """A session's attributes; None where there is none, or one of another version or damaged, to be made again."""
     try:
         return read_attributes(target)
+    except UnreadableError:
+        raise
     except ArtefactError:
         return None
 
@@ -437,10 +482,12 @@ def _known_sources(workspace: Workspace) -> dict[str, list[str]]:
     index = _source_index(workspace)
     try:
         known = read_json(index)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        raise_cause(error, index)
         return {}
-    except ValueError as error:
-        message = f"{index} cannot be read ({error}): remove it and ingest again, which writes it anew"
+    except (OSError, ValueError, RecursionError) as error:
+        raise_cause(error, index)
+        message = f"{index} cannot be read ({content_fault(error)}): remove it and ingest again, which writes it anew"
         raise ArtefactError(message) from error
     try:
         paths = {s: [listed] if isinstance(listed, str) else list(listed) for s, listed in known.items()}

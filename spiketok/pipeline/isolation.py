@@ -22,6 +22,7 @@ from multiprocessing import parent_process
 from typing import NoReturn
 
 from spiketok.errors import SourceError
+from spiketok.storage.causes import root_of
 from spiketok.storage.files import human_bytes
 
 # What reading files may take: several times what their values take, and far more time than any needs.
@@ -29,6 +30,7 @@ MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 40, 1e-6
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 CAN_FORK = sys.platform == "linux"
 RAISE = "set SPIKETOK_READ_MEMORY=8GB, say, if you trust it"
+REPORT = "copy it again, and tell us of the file if that does not help"
 AGAIN = "the file is damaged: download or copy it again"
 
 
@@ -92,10 +94,19 @@ def _work(function: Callable, arguments: tuple, writing: int, memory_bytes: int,
             future = pool.submit(lambda: pickle.dumps((function(*arguments), None)))
             error = future.exception()  # whatever it is: it is raised again in the parent
         with open(writing, "wb") as stream:
-            stream.write(pickle.dumps((None, error)) if error else future.result())
+            stream.write(_as_bytes(error) if error else future.result())
         code = 0
     finally:
         os._exit(code)
+
+
+def _as_bytes(error: BaseException) -> bytes:
+    """An error as the parent gets it: what the machine did where that is behind it, for the chain stays here."""
+    root = root_of(error)
+    try:
+        return pickle.dumps((None, root))
+    except Exception:  # noqa: BLE001 - of a library whose errors cannot be sent
+        return pickle.dumps((None, RuntimeError(f"{type(root).__name__}: {root}")))
 
 
 def _bound(memory_bytes: int, cpu_s: int) -> None:
@@ -119,11 +130,16 @@ def _address_space() -> int:
 
 def _how_it_died(status: int, cpu_s: int) -> str:
     if not os.WIFSIGNALED(status):
-        return f"reading it ended the process with code {os.WEXITSTATUS(status)}, {AGAIN}"
+        return f"reading it ended the process with code {os.WEXITSTATUS(status)}, as no file should: {REPORT}"
     number = os.WTERMSIG(status)
     if number == signal.SIGXCPU:
         fact = f"reading it did not end within {cpu_s} s of processor time"
-        return f"{fact}: it is damaged, or holds far more objects than a recording has: copy it again, or look inside"
+        return f"{fact}: it is damaged, or holds far more objects than a recording has: look inside, or {REPORT}"
     if number == signal.SIGKILL:
         return "reading it was killed from outside (out of memory?): ingest fewer files at once"
+    if number == signal.SIGBUS:
+        return (
+            "it became shorter while it was read, or the disk that it lies on failed (SIGBUS): wait until it is "
+            "written, or look at the system's log (dmesg)"
+        )
     return f"reading it crashed the HDF5 library ({signal.Signals(number).name}), {AGAIN}"

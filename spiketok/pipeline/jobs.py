@@ -31,8 +31,8 @@ from multiprocessing import get_context
 from typing import Literal
 
 from spiketok.errors import DataError, SpiketokError, UsageError, require
+from spiketok.storage.causes import machine_fault
 from spiketok.storage.files import human_bytes
-from spiketok.storage.limits import limit_reached
 
 FORMS = "use processes:N, dask:local, dask:local:N or dask:SCHEDULER_URL, as dask:tcp://host:8786"
 CONNECT_S = 10.0  # a scheduler that does not answer for so long is not there
@@ -68,19 +68,17 @@ class Outcome:
 def describe(error: BaseException) -> str:
     """One line for a person: our own errors speak for themselves, others are named by their type.
 
-    Where a limit of the system is the cause, it alone is told: what was met because of it would lead astray.
+    Where the machine is the cause, it alone is told: what was met because of it would lead astray.
     """
-    limit = limit_reached(error)
-    if limit:
-        return limit
+    fault = machine_fault(error)
+    if fault:
+        return fault
     if isinstance(error, SpiketokError):
         return str(error)
     if _worker_died(error):
         return "its worker process was killed, and again when tried anew (out of memory?): run it with fewer workers"
     if isinstance(error, CancelledError):
         return "the dask scheduler was lost before it ended: run it again"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(f"internal error, {type(error).__name__}: {error} (--debug shows where)".split())
 
 

@@ -24,6 +24,7 @@ from typing import Literal
 from spiketok.errors import ArtefactError, FetchError, SourceError, SpiketokError, UsageError
 from spiketok.pipeline.ingest import digest_of, linked_differences, recorded_paths
 from spiketok.pipeline.inspect import kind_of, report_file
+from spiketok.pipeline.jobs import describe
 from spiketok.pipeline.verify import compare_made
 from spiketok.recording.nouns import Session, Source
 from spiketok.storage.files import read_signed, sha256_file
@@ -92,6 +93,8 @@ def _followed(links: Iterator[Link], kind: str, path: Path) -> Iterator[Link]:
         for link in links:
             is_broken |= link.state == "broken"
             yield link
+    except OSError as error:
+        yield Link(kind, path.name, 0, "broken", "", f"it cannot be followed: {describe(error)}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if not is_broken:
             remark = f"what it was made from cannot be read in it ({type(error).__name__}: {error}): make it anew"

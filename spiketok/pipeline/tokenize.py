@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError
+from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError, UnreadableError
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
@@ -133,6 +133,8 @@ def _state(path: Path, reader: Callable[[Path], object]) -> tuple[str, str]:
         return "new", ""
     try:
         reader(path)
+    except UnreadableError:
+        raise
     except ArtefactError as error:
         return "damaged", str(error)
     return "already", ""

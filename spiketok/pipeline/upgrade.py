@@ -25,6 +25,7 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.pipeline.tokenize import shard_path, tokenize
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import WIP, clean_leftovers, content_digest, sha256_file
 from spiketok.storage.store import is_packed, read_attributes, repack
 from spiketok.storage.workspace import MANIFEST, Workspace
@@ -167,6 +168,7 @@ def _old_columns(path: Path, manifest: Mapping) -> dict[str, np.ndarray]:
                 _refuse_damaged(f"column '{name}' is not what was written")
             columns[name] = np.fromfile(file, dtype).reshape(shape)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise_cause(error, path)
         _refuse_damaged(error)
     return columns
 

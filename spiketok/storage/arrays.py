@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from spiketok.errors import ArtefactError
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import Pieces
 from spiketok.storage.members import ARRAY, FolderMembers, ZipMembers, damaged
 
@@ -206,6 +207,8 @@ class StoredArray:
         try:
             yield packed
         except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+            if self.members.is_vouched:
+                raise_cause(error, self.members.session)
             reason = f"chunk {number}: {type(error).__name__}: {error}"
             raise self._damaged(reason) from error
 

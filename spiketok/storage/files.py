@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spiketok.errors import ArtefactError, UsageError
+from spiketok.storage.causes import LOCKLESS, content_fault, raise_cause, root_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,9 +238,34 @@ def sync(path: Path) -> None:
     """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with writing(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(path: Path, nbytes: int | None = None) -> Iterator[None]:
+    """A failed write says where: an OSError that the block ends with names ``path`` where it names nothing.
+
+    A writer that cannot close its file because the disk is full may raise something else at last: then the OSError that
+    it comes from is raised.
+
+    Args:
+        nbytes: what is written takes, where that is known: told where the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        root = root_of(error)
+        if not isinstance(root, OSError) or root.errno is None:
+            raise
+        root.filename = root.filename or str(path)
+        if nbytes is not None and not hasattr(root, "needed_bytes"):
+            root.needed_bytes = nbytes
+        if root is error:
+            raise
+        raise root from None
 
 
 def _sync_below(folder: Path) -> None:
@@ -253,16 +280,16 @@ def _sync_below(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, nbytes: int | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``target`` when the block ends well, and vanishes when it does not.
 
-    A folder that is already at ``target`` is replaced.
+    A folder that is already at ``target`` is replaced. ``nbytes``: what it will take, where that is known.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     clean_leftovers(target.parent)
     wip = _wip_path(target)
-    with _in_progress(wip):
+    with _in_progress(wip), writing(target, nbytes):
         wip.mkdir()
         try:
             yield wip
@@ -295,21 +322,27 @@ def atomic_file(target: Path) -> Iterator[Path]:
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     wip = _wip_path(target)
-    with _in_progress(wip):
+    with _in_progress(wip), writing(target):
         try:
             yield wip
             sync(wip)
             os.replace(wip, target)
             sync(target.parent)
         except BaseException:
-            wip.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what was met first is told
+                wip.unlink(missing_ok=True)
             raise
 
 
 def write_json(target: Path, value: object) -> None:
     """Write a JSON file for people (indented), whole or not at all."""
     with atomic_file(target) as path:
-        path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        path.write_text(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict:
@@ -322,10 +355,15 @@ def write_signed(target: Path, facts: Mapping[str, object]) -> dict:
     Raises:
         OSError: the disk. ValueError: a value that JSON has not.
     """
-    plain = json.loads(json.dumps(facts, allow_nan=False))  # as it will be read: the digest is of that
-    signed = plain | {"digest": content_digest(plain)}
-    write_json(target, signed)
-    return signed
+    whole = signed(facts)
+    write_json(target, whole)
+    return whole
+
+
+def signed(facts: Mapping[str, object]) -> dict:
+    """JSON facts as they will be read, with their :func:`content_digest` as ``digest``."""
+    plain = json.loads(json.dumps(facts, allow_nan=False))
+    return plain | {"digest": content_digest(plain)}
 
 
 def read_signed(path: Path, word: str, remedy: str, *, unsigned: bool = False) -> dict:
@@ -343,7 +381,8 @@ def read_signed(path: Path, word: str, remedy: str, *, unsigned: bool = False) -
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError, RecursionError) as error:
-        message = f"{word} {path} cannot be read ({error}): {remedy}"
+        raise_cause(error, path)
+        message = f"{word} {path} cannot be read ({content_fault(error)}): {remedy}"
         raise ArtefactError(message) from error
     if not isinstance(facts, dict):
         message = f"{word} {path} is damaged (no JSON object): {remedy}"
@@ -375,17 +414,21 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     import fcntl  # here: every command imports this file
 
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+") as stream:
+    with open(folder / LOCK, "ab+", buffering=0) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            holder = stream.read().strip() or "another process"
+            holder = stream.read().decode(errors="replace").strip() or "another process"
             message = f"{what} {folder} is being written by {holder}: wait until it has ended, or stop it"
             raise UsageError(message) from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {_machine()}")
-        stream.flush()
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+            print(f"{what} {folder} lies on a file system without locks: run no second one on it", file=sys.stderr)
+        with writing(folder):
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {_machine()}".encode())
         try:
             yield
         finally:

@@ -27,6 +27,7 @@ from spiketok.errors import ArtefactError
 from spiketok.recording.findings import Rated, rated, worth_keeping
 from spiketok.recording.nouns import FLUORESCENCE, Finding, Source
 from spiketok.recording.segments import observed_stretches
+from spiketok.storage.causes import cause_of, content_fault
 from spiketok.storage.files import SESSION_MARKS, atomic_file, canonical_json
 from spiketok.storage.members import ARRAYS
 from spiketok.storage.remote import RemotePath
@@ -171,6 +172,9 @@ def _stamps_here(store: Path) -> tuple[dict[str, Stamp], set[str]]:
                     found = os.stat(f"{store}/{dataset}/{session}/{mark}")
                 except (FileNotFoundError, NotADirectoryError):
                     continue
+                except OSError:  # it may not be looked at: whoever wants it says so
+                    stamps[f"{dataset}/{session}"] = UNKNOWN
+                    break
                 stamps[f"{dataset}/{session}"] = [found.st_size, found.st_mtime_ns, found.st_ino]
                 break
             else:  # here a session is written whole or not at all: one that lost its mark is damaged, not absent
@@ -236,8 +240,10 @@ def _read(store: Path | RemotePath, told: Callable[[str], None]) -> dict[str, di
         return dict(json.loads(b"[" + b",".join(body.splitlines()) + b"]"))
     except FileNotFoundError:  # taken away since it was listed
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        told(f"{path} is damaged ({type(error).__name__}: {error}): made anew from the sessions")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        cause = cause_of(error, path)
+        fact = f"{cause.place}: {cause.fact}" if cause else f"{path} is damaged ({content_fault(error)})"
+        told(f"{fact}: made anew from the sessions")
         return {}
 
 

@@ -20,15 +20,16 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def limit_reached(error: BaseException | None) -> str:
-    """The limit that an error, or what caused it, comes from: its name, its value and the remedy; empty for others."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _TOLD:
-            return _TOLD[error.errno](f" ({error.filename})" if error.filename else "")
-        error = error.__cause__ or error.__context__
-    return ""
+def process_words() -> tuple[str, str]:
+    """That no further process or thread can be had, and what mends it."""
+    import resource
+
+    most, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    told = "not limited here" if most == resource.RLIM_INFINITY else most
+    return (
+        f"this machine gives no further process or thread (ulimit -u: {told})",
+        "end other programs, set OMP_NUM_THREADS=1, or use fewer --jobs",
+    )
 
 
 def available_memory() -> int:
@@ -49,29 +50,31 @@ def available_memory() -> int:
     return min(rooms)
 
 
-def _open_files(where: str) -> str:
+def memory_words(asked: str = "") -> tuple[str, str]:
+    """That there is no memory or no map left, and what mends it; ``asked``: for what."""
+    maps, most = _lines("/proc/self/maps"), _number("/proc/sys/vm/max_map_count")
+    if most.isdigit() and maps >= 0.9 * int(most):
+        return (
+            f"too many maps: this process has {maps}, vm.max_map_count is {most}",
+            f"run 'sysctl -w vm.max_map_count={4 * int(most)}' as root, or use fewer sessions at once",
+        )
+    what = f"{asked}; " if asked else ""
+    remedy = "use fewer --jobs, a smaller batch, or --max-memory"
+    return f"no memory left ({what}ulimit -v {_address_space()})", remedy
+
+
+def _open_files() -> tuple[str, str]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     remedy = f"run 'ulimit -n {hard}' first" if soft < hard else "let it be raised ('ulimit -Hn', --ulimit nofile)"
-    return (
-        f"too many open files{where}: this process may have {soft} at once (ulimit -n): {remedy}, or use fewer --jobs"
-    )
+    fact = f"too many open files: this process may have {soft} at once (ulimit -n)"
+    return fact, f"{remedy}, or use fewer --jobs"
 
 
-def _all_files(where: str) -> str:
+def _all_files() -> tuple[str, str]:
     most = _number("/proc/sys/fs/file-max")
-    return f"too many open files on this machine{where}: fs.file-max is {most}: close programs, or raise it by sysctl"
-
-
-def _memory(where: str) -> str:
-    maps, most = _lines("/proc/self/maps"), _number("/proc/sys/vm/max_map_count")
-    if most.isdigit() and maps >= 0.9 * int(most):
-        return (
-            f"too many maps{where}: this process has {maps}, vm.max_map_count is {most}: "
-            f"run 'sysctl -w vm.max_map_count={4 * int(most)}' as root, or use fewer sessions at once"
-        )
-    return f"no memory left{where} (ulimit -v {_address_space()}): use fewer --jobs, a smaller batch, or --max-memory"
+    return f"too many open files on this machine: fs.file-max is {most}", "close programs, or raise it by sysctl"
 
 
 def _address_space() -> str:
@@ -95,4 +98,4 @@ def _lines(file: str) -> int:
         return 0
 
 
-_TOLD = {OPEN_FILES: _open_files, ALL_FILES: _all_files, MAPS: _memory}
+LIMITS = {OPEN_FILES: _open_files, ALL_FILES: _all_files, MAPS: memory_words}

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spiketok.errors import ArtefactError
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.remote import RemotePath
 
 ARRAYS = "arrays.zip"
@@ -58,6 +59,8 @@ def open_members(
 class FolderMembers:
     """The files of a folder."""
 
+    is_vouched = False  # what they hold may ask for any memory
+
     def __init__(self, path: Path | RemotePath, session: Path | RemotePath) -> None:
         self.path, self.session = path, session
 
@@ -77,14 +80,15 @@ class FolderMembers:
         """
         try:
             return (self.path / name).read_bytes()
-        except FileNotFoundError:
-            raise damaged(self.session, f"{name} is missing") from None
         except OSError as error:
-            raise damaged(self.session, f"{name}: {type(error).__name__}: {error}") from error
+            raise_cause(error, self.path / name)
+            raise damaged(self.session, f"{name} is missing") from error
 
 
 class ZipMembers:
     """The members of a zip file; safe to share between threads, holds no descriptor."""
+
+    is_vouched = True
 
     def __init__(self, path: Path | RemotePath, directory_sha256: str, session: Path | RemotePath) -> None:
         self.path, self.session = path, session
@@ -93,10 +97,11 @@ class ZipMembers:
             if hashlib.sha256(directory).hexdigest() != directory_sha256:
                 raise ValueError("its directory is not the one that was written")
             self._entries = dict(_entries(directory, length))
-        except FileNotFoundError:
-            raise damaged(session, f"{ARRAYS} is missing") from None
         except (OSError, ValueError, struct.error) as error:
-            raise damaged(session, f"{ARRAYS}: {type(error).__name__}: {error}") from error
+            raise_cause(error, path)
+            missing = isinstance(error, FileNotFoundError)
+            told = f"{ARRAYS} is missing" if missing else f"{ARRAYS}: {type(error).__name__}: {error}"
+            raise damaged(session, told) from error
 
     def arrays(self, part: str = "") -> list[str]:
         """The keys of the arrays below a part of the group, in order."""
@@ -116,7 +121,8 @@ class ZipMembers:
         try:
             whole = _read_range(self.path, start, start + len(header) + size)
         except OSError as error:
-            raise damaged(self.session, f"{name}: {type(error).__name__}: {error}") from error
+            raise_cause(error, self.path)
+            raise damaged(self.session, f"{ARRAYS} is missing") from error
         data = memoryview(whole)[len(header) :]
         if len(data) != size or zlib.crc32(data) != crc or not whole.startswith(header):
             if isinstance(self.path, Path) and _stamp(self.path.stat()) != self._stamp:

@@ -10,7 +10,6 @@ Credentials and endpoints are the business of fsspec's file systems (for S3: the
 from __future__ import annotations
 
 import contextlib
-import errno
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -20,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from spiketok.errors import FetchError, UsageError, require
-from spiketok.storage.files import human_bytes, scratch_folder
+from spiketok.storage.causes import ALWAYS_TOLD
+from spiketok.storage.files import human_bytes, scratch_folder, writing
 
 
 def place(text: str | Path | RemotePath) -> Path | RemotePath:
@@ -196,7 +196,7 @@ class RemotePath:
         kind = self._kind()
         if not kind:
             raise FileNotFoundError(2, "there is nothing behind this URL", self.url)
-        with self._reaching() as (system, path):
+        with writing(target), self._reaching() as (system, path):
             if kind == "file":
                 expected = {target: system.info(path)["size"]}
                 system.get_file(path, str(target))
@@ -253,7 +253,7 @@ class RemotePath:
             message = f"{self.url}: access denied ({_reason(error)}): check the credentials and what they may do"
             raise FetchError(message) from error
         except _failures() as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # this machine's disk
+            if getattr(error, "errno", None) in ALWAYS_TOLD:  # of this machine
                 raise
             message = f"{self.url} cannot be reached ({_reason(error)}): check the address, credentials and network"
             raise FetchError(message) from error

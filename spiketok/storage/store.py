@@ -45,6 +45,7 @@ from spiketok.recording.nouns import (
 )
 from spiketok.recording.units import plain_unit_columns
 from spiketok.storage.arrays import StoredArray, delta_dtype, encoded_arrays
+from spiketok.storage.causes import NEWER, content_fault, raise_cause
 from spiketok.storage.clock import find_period, nearest_ticks, ns_from_ticks
 from spiketok.storage.files import PIECE_ROWS, SESSION_MARKS, Pieces, atomic_folder, canonical_json, sha256_arrays
 from spiketok.storage.members import ARRAYS, FolderMembers, ZipMembers, damaged, open_members, write_zip
@@ -337,19 +338,19 @@ def _read_marked(path: Path | RemotePath) -> tuple[dict[str, object], str | None
     mark, text = _marked_text(path)
     try:
         attributes = json.loads(text)
-    except ValueError as error:
-        message = f"{path} cannot be read ({mark}: {error}): remove it and ingest its source again"
+    except (ValueError, RecursionError) as error:
+        message = f"{path} cannot be read ({mark}: {content_fault(error)}): remove it and ingest its source again"
         raise ArtefactError(message) from error
     if not isinstance(attributes, dict):
         raise damaged(path, f"{mark} holds no JSON object")
     if attributes.get("format") != FORMAT:
         message = f"{path} has format '{attributes.get('format')}', expected '{FORMAT}'"
         raise ArtefactError(message)
-    if attributes.get("version") != VERSION:
-        message = (
-            f"{path} has store version {attributes.get('version')}, this spiketok reads version {VERSION}: "
-            "ingest its source again"
-        )
+    version = attributes.get("version")
+    if version != VERSION:
+        is_newer = isinstance(version, int) and version > VERSION
+        remedy = NEWER if is_newer else "ingest its source again"
+        message = f"{path} has store version {version}, this spiketok reads version {VERSION}: {remedy}"
         raise ArtefactError(message)
     if mark != PACKED:
         return attributes, None
@@ -364,10 +365,11 @@ def _marked_text(path: Path | RemotePath) -> tuple[str, str]:
     for mark in SESSION_MARKS:
         try:
             return mark, (path / mark).read_text()
-        except FileNotFoundError:
-            continue
+        except FileNotFoundError as error:
+            raise_cause(error, path / mark)
         except (ValueError, OSError) as error:
-            message = f"{path} cannot be read ({mark}: {error}): remove it and ingest its source again"
+            raise_cause(error, path / mark)
+            message = f"{path} cannot be read ({mark}: {content_fault(error)}): remove it and ingest its source again"
             raise ArtefactError(message) from error
     if isinstance(path, Path) and (path / ARRAYS).exists():
         raise damaged(path, f"it has lost its {PACKED}")
@@ -426,6 +428,8 @@ def read_session(path: Path | RemotePath) -> Session:
         arrays["spikes/time"] = ns_from_ticks(arrays["spikes/time"], Fraction(num, den))
         found = _digest(arrays, attributes)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
+        if directory_sha256 is not None or not isinstance(error, MemoryError):
+            raise_cause(error, path)
         raise damaged(path, error) from error
     if found != expected:
         message = f"{path} is damaged: its content has digest {found[:12]}, written was {expected[:12]}; ingest again"

@@ -23,8 +23,8 @@ from typing import NoReturn
 import numpy as np
 
 from spiketok.errors import ArtefactError, SpiketokError
+from spiketok.storage.causes import NEWER, content_fault, raise_cause
 from spiketok.storage.files import atomic_folder, content_digest
-from spiketok.storage.limits import limit_reached
 from spiketok.storage.workspace import COLUMNS, MANIFEST
 from spiketok.tokens.maps import hold, map_file
 from spiketok.tokens.stamps import is_stamped, read_whole, state_of, write_stamp
@@ -56,6 +56,13 @@ class Kind:
         Raises:
             ArtefactError: nothing there, another format or version, or damaged, in one line.
         """
+        try:
+            return self._open(folder, sound, anew)
+        except OSError as error:
+            raise_cause(error, folder)
+            raise
+
+    def _open(self, folder: Path, sound: Callable[[dict, Columns], None], anew: bool) -> tuple[dict, Columns]:
         files = f"{folder}/{COLUMNS}", f"{folder}/{MANIFEST}"
         state = state_of(*files)
         manifest = self._read_manifest(folder)
@@ -85,22 +92,24 @@ class Kind:
         """The manifest of an artefact of this kind and version; nothing else of it is checked."""
         try:
             text = read_whole(f"{folder}/{MANIFEST}")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise_cause(error, f"{folder}/{MANIFEST}")
             if os.path.exists(f"{folder}/{COLUMNS}"):
                 self.refuse(folder, f"has lost its {MANIFEST}")
             message = f"no {self.word} at {folder} (it has no {MANIFEST}): run 'spiketok tokenize'"
             raise ArtefactError(message) from None
         try:
             manifest = json.loads(text)
-        except ValueError as error:
-            self.refuse(folder, f"has a damaged manifest ({error})")
+        except (ValueError, RecursionError) as error:
+            self.refuse(folder, f"has a damaged manifest ({content_fault(error)})")
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:
             self.refuse(folder, f"has a manifest that is not of a {self.word} (no format '{self.format}')")
         if manifest.get("format_version") != self.version:
             found = manifest.get("format_version")
             fact = f"has format version {found}, this spiketok reads version {self.version}"
-            if isinstance(found, int) and found < self.version:
-                message = f"{self.word} {folder} {fact}: spiketok upgrade"
+            if isinstance(found, int):
+                message = f"{self.word} {folder} {fact}: {NEWER if found > self.version else 'spiketok upgrade'}"
                 raise ArtefactError(message)
             self.refuse(folder, fact)
         return manifest
@@ -113,7 +122,8 @@ class Kind:
                 self.refuse(folder, fact)
         try:
             size = (folder / COLUMNS).stat().st_size
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            raise_cause(error, folder / COLUMNS)
             self.refuse(folder, f"lacks its columns (no file {COLUMNS})")
         if size != file_bytes(entries):
             self.refuse(folder, f"has a damaged {COLUMNS} ({size} bytes, must be {file_bytes(entries)})")
@@ -142,7 +152,7 @@ def write_folder(target: Path, facts: Mapping[str, object], columns: Mapping[str
         The manifest: the facts with ``columns`` and ``digest``.
     """
     plain = _plain(columns)
-    with atomic_folder(Path(target)) as folder:
+    with atomic_folder(Path(target), sum(array.nbytes for array in plain.values())) as folder:
         with ThreadPoolExecutor(1) as pool:  # neither holds the interpreter: it is hashed while it is written
             entries = pool.submit(_entries, plain)
             _write(folder / COLUMNS, plain)
@@ -251,14 +261,20 @@ class Columns(Mapping[str, np.ndarray]):
             try:
                 data = self._data = map_file(f"{self._folder}/{COLUMNS}", file_bytes(self._entries))
             except (EOFError, OSError) as error:
-                if limit_reached(error):  # no fault of the artefact
-                    raise
+                raise_cause(error, self._folder / COLUMNS)
                 self._kind.refuse(self._folder, f"cannot be mapped ({error})")
             hold(self)
         return data[entry["offset"] : entry["offset"] + entry["bytes"]].view(dtype).reshape(shape)
 
     def verify(self) -> list[str]:
         """Read every byte again; what differs from the manifest, one line a column, none if all is well."""
+        try:
+            return self._differences()
+        except OSError as error:
+            raise_cause(error, self._folder / COLUMNS)
+            raise
+
+    def _differences(self) -> list[str]:
         differences, end = [], 0
         with open(self._folder / COLUMNS, "rb") as stream:
             for name, entry in sorted(self._entries.items(), key=lambda item: (item[1]["offset"], item[1]["bytes"])):

@@ -8,6 +8,7 @@ import numpy as np
 
 from spiketok.errors import DataError, require
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
+from spiketok.storage.files import atomic_file
 from spiketok.tokens.pictures import COLORS, FAINT, INK, PICTURES
 
 UNOBSERVED = "#f4d9d0"
@@ -37,7 +38,8 @@ def _figure(n_rows: int, heights: list[float]):
 def _save(figure, out: Path) -> None:
     from matplotlib import pyplot
 
-    figure.savefig(out, dpi=110)
+    with atomic_file(out) as wip:
+        figure.savefig(wip, dpi=110, format=out.suffix[1:].lower())
     pyplot.close(figure)
 
 

@@ -22,18 +22,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spiketok import __version__
-from spiketok.errors import ArtefactError, SpiketokError, UsageError
+from spiketok.errors import ArtefactError, SpiketokError, UnreadableError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.identity import Identity
 from spiketok.recording.nouns import Source
+from spiketok.storage.causes import NEWER, raise_cause
 from spiketok.storage.files import (
     WIP,
     atomic_folder,
     clean_leftovers,
     sha256_file,
     write_signed,
+    writing,
 )
 from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_config
 from spiketok.training.config import RunConfig, model_class
@@ -180,7 +182,9 @@ def write_checkpoint(
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with writing(path, sum(tensor.nbytes for tensor in plain.values())):
+        save_file(plain, path)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -223,10 +227,12 @@ def read_facts(run_dir: Path) -> dict[str, object]:
         message = f"{run_dir} holds no checkpoint: 'spiketok train --model NAME' makes one"
         raise ArtefactError(message) from None
     if facts.get("format") != FORMAT or facts.get("version") not in (VERSION, VERSION_OF_BLOCKS):
-        is_old = facts.get("format") == FORMAT and facts.get("version") == 1
+        version = facts.get("version") if facts.get("format") == FORMAT else None
+        is_newer = isinstance(version, int) and version > VERSION
+        remedy = NEWER if is_newer else "spiketok upgrade" if version == 1 else "train again"
         message = (
             f"{path} has format '{facts.get('format')}' version {facts.get('version')}, this spiketok reads "
-            f"'{FORMAT}' versions {VERSION_OF_BLOCKS} and {VERSION}: {'spiketok upgrade' if is_old else 'train again'}"
+            f"'{FORMAT}' versions {VERSION_OF_BLOCKS} and {VERSION}: {remedy}"
         )
         raise ArtefactError(message)
     return facts
@@ -246,6 +252,7 @@ def read_tensors(run_dir: Path, name: str, facts: Mapping[str, object], model: n
             raise ArtefactError(message)
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
+        raise_cause(error, path)
         message = f"{path} cannot be read ({error}): train again with --restart"
         raise ArtefactError(message) from error
     return join_blocks(tensors, model) if facts["version"] == VERSION_OF_BLOCKS else tensors
@@ -293,8 +300,11 @@ def load_run(run_dir: Path) -> Run:
         weights = read_tensors(run_dir, "model.safetensors", facts, model)
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise_cause(error, run_dir / FOLDER)
         message = f"{run_dir / FOLDER} does not fit this spiketok ({type(error).__name__}: {error}): train again"
         raise ArtefactError(message) from error
+    except UnreadableError:
+        raise
     except SpiketokError as error:
         message = f"{run_dir / FOLDER}: {error}"
         raise ArtefactError(message) from error

@@ -26,6 +26,7 @@ from spiketok.models.batch import Timing
 from spiketok.recording.segments import CONTINUOUS, OBSERVED
 from spiketok.recording.splits import SplitRule
 from spiketok.settings import build, keys_of, merge, parse_assignment, plain, type_text
+from spiketok.storage.causes import content_fault, raise_cause
 from spiketok.storage.files import fingerprint
 
 # Keys of optim of which one layer (recipe, file, --set) gives at most one, and a later layer's replaces the others.
@@ -476,14 +477,15 @@ def _read_toml(path: Path) -> dict[str, object]:
     try:
         with open(path, "rb") as stream:
             values = tomllib.load(stream)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        raise_cause(error, path)
         message = f"no configuration file at {path}"
         raise UsageError(message) from None
     except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
-        raise UsageError(message) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        message = f"{path} is not TOML: {error}"
+        raise_cause(error, path)
+        raise
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"{path} is not TOML: {content_fault(error)}"
         raise UsageError(message) from error
     return values
 

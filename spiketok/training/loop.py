@@ -33,7 +33,8 @@ from spiketok.errors import ArtefactError, DataError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
-from spiketok.storage.files import atomic_file, clean_leftovers, locked, write_signed
+from spiketok.storage.causes import content_fault
+from spiketok.storage.files import atomic_file, clean_leftovers, locked, write_signed, writing
 from spiketok.storage.records import checkpoint_digest
 from spiketok.training.checkpoints import (
     Run,
@@ -523,8 +524,13 @@ class _Metrics:
         return row
 
     def _append(self, row: Event) -> None:
-        with open(self.path, "a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        with writing(self.path), open(self.path, "ab", buffering=0) as stream:
+            whole = stream.tell()
+            try:
+                stream.write(json.dumps(row).encode() + b"\n")
+            except OSError:
+                stream.truncate(whole)  # a full disk takes half a line
+                raise
 
 
 def _lines(path: Path) -> list[dict]:
@@ -536,7 +542,7 @@ def _lines(path: Path) -> list[dict]:
         if any(not isinstance(line["step"], int) for line in found):
             raise ValueError("a line whose step is no whole number")
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{path} is damaged ({type(error).__name__}: {error}): remove it, which loses its curves alone"
+        message = f"{path} is damaged ({content_fault(error)}): remove it, which loses its curves alone"
         raise ArtefactError(message) from error
     return found
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, SpiketokError
+from spiketok.pipeline.jobs import describe
 from spiketok.pipeline.upgrade import OldShard, Upgraded
 from spiketok.storage.files import atomic_folder, content_digest, read_json, sha256_file, write_json, write_signed
 from spiketok.storage.workspace import Workspace
@@ -75,7 +76,9 @@ def upgrade_runs(workspace: Workspace, shards: Sequence[OldShard], *, dry_run: b
                 yield Upgraded("run", path.name, "upgraded", f"checkpoint version {NEW_VERSION}, weights unchanged")
         except SpiketokError as error:
             yield Upgraded("run", path.name, "left", str(error))
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except OSError as error:
+            yield Upgraded("run", path.name, "left", describe(error))
+        except (KeyError, TypeError, ValueError) as error:
             remark = f"it cannot be understood ({type(error).__name__}: {error}): {_again(facts)}"
             yield Upgraded("run", path.name, "left", remark)
         else:

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiketok.errors import ArtefactError
+from spiketok.errors import ArtefactError, UnreadableError
 from spiketok.recording.nouns import Intervals
 from spiketok.storage.files import content_digest
-from spiketok.storage.limits import limit_reached
 from spiketok.storage.workspace import MANIFEST
 from spiketok.tokens import maps
 from spiketok.tokens.columns import COLUMNS, Columns, write_folder
@@ -413,24 +412,6 @@ def test_what_is_used_stays_and_what_is_not_goes(monkeypatch):
 # ---- limits ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_limit_is_named_with_its_value_and_the_remedy():
-    resource = pytest.importorskip("resource")
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    line = limit_reached(OSError(errno.EMFILE, "Too many open files", "columns.bin"))
-    assert f"(columns.bin): this process may have {soft} at once (ulimit -n)" in line
-    assert "fs.file-max" in limit_reached(OSError(errno.ENFILE, "Too many open files in system"))
-    assert "no memory left (x) (ulimit -v" in limit_reached(OSError(errno.ENOMEM, "Cannot allocate memory", "x"))
-    assert limit_reached(OSError(errno.ENOENT, "No such file or directory")) == ""
-    try:
-        try:
-            raise OSError(errno.EMFILE, "Too many open files")
-        except OSError as cause:
-            message = "the store cannot be read"
-            raise ArtefactError(message) from cause
-    except ArtefactError as error:
-        assert "ulimit -n" in limit_reached(error)
-
-
 def test_a_shard_without_a_map_left_is_not_called_damaged(tmp_path, monkeypatch):
     reader = shard(tmp_path, golden_session(), Binned(), golden_segments())
 
@@ -439,7 +420,7 @@ def test_a_shard_without_a_map_left_is_not_called_damaged(tmp_path, monkeypatch)
 
     monkeypatch.setattr("spiketok.tokens.columns.map_file", none_left)
     reader.columns.let_go()
-    with pytest.raises(OSError, match="Cannot allocate memory"):
+    with pytest.raises(UnreadableError, match=f"{COLUMNS}: no memory left"):
         _ = reader.columns["counts"]
 
 
@@ -478,7 +459,7 @@ def test_the_command_line_tells_the_limit_and_not_what_it_led_to(monkeypatch, ca
         cli.main()
     told = capsys.readouterr().err
     assert stopped.value.code == 1
-    assert "too many open files (x/manifest.json): this process may have" in told
+    assert "x/manifest.json: too many open files: this process may have" in told
     assert "delete" not in told
 
 

@@ -366,7 +366,7 @@ def test_no_shard_there(tmp_path):
 
 
 def test_another_format_version(damaged):
-    for version, command in ((1, "spiketok upgrade"), (3, "spiketok tokenize")):
+    for version, command in ((1, "spiketok upgrade"), (3, "pip install --upgrade spiketok")):
         edit_manifest(damaged, format_version=version)
         refused(damaged, f"format version {version}", "reads version 2", command=command)
 

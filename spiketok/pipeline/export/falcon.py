@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spiketok.pipeline.export.base import Exporter, origin_text
 from spiketok.recording.nouns import Session
+from spiketok.storage.hdf5 import writing_hdf5
 
 
 def write_tensors(session: Session, digest: str, path: Path, sources: Sequence[Path] = ()) -> list[str]:
@@ -26,12 +27,11 @@ def write_tensors(session: Session, digest: str, path: Path, sources: Sequence[P
     Raises:
         DataError: it is none of FALCON's sessions.
     """
-    import h5py
 
     from spiketok.pipeline.export.falcon_tensors import write_falcon
 
     made = write_falcon(session, path, source=sources[0] if sources else None)
-    with h5py.File(path, "r+") as file:
+    with writing_hdf5(path, "r+") as file:
         file.attrs["store_digest"], file.attrs["origin"] = digest, origin_text(session, digest)
     n_bins, n_units = made.neural.shape
     told = [f"{n_bins} bins of {n_units} units with targets of task {made.task} are written"]

@@ -22,6 +22,7 @@ import numpy as np
 
 from spiketok.errors import DataError, UsageError
 from spiketok.recording.nouns import NS_PER_S, Session
+from spiketok.storage.hdf5 import writing_hdf5
 
 BIN_S, BIN_NS = 0.02, 20_000_000
 TASKS = ("h1", "h2", "m1", "m2", "b1")
@@ -389,9 +390,8 @@ def write_falcon(
 
 
 def _write_h5(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, str]) -> None:
-    import h5py
 
-    with h5py.File(path, "w", track_order=False) as file:
+    with writing_hdf5(path, track_order=False) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, compression="gzip", track_times=False)
         file.attrs.update(facts)

@@ -14,6 +14,7 @@ import numpy as np
 
 from spiketok.pipeline.export.base import Exporter, origin_text
 from spiketok.recording.nouns import Session
+from spiketok.storage.hdf5 import writing_hdf5
 
 
 def write_tensors(session: Session, digest: str, path: Path, *, bin_ms: int = 5, split: str = "") -> list[str]:
@@ -30,13 +31,12 @@ def write_tensors(session: Session, digest: str, path: Path, *, bin_ms: int = 5,
     Raises:
         UnknownNameError: its dataset is none of the benchmark's. DataError: it lacks what they need.
     """
-    import h5py
 
     from spiketok.pipeline.export.nlb_tensors import fill_nlb
 
     split = split or ("valid" if "valid" in np.asarray(session.splits.columns.get("name", ())) else "test")
     shapes = fill_nlb(session, "", path, bin_ms, split, psth=True)
-    with h5py.File(path, "r+") as file:
+    with writing_hdf5(path, "r+") as file:
         file.attrs["store_digest"], file.attrs["origin"] = digest, origin_text(session, digest)
     return [
         f"what is evaluated is the {split} split; of the session there are {len(shapes)} tensors of {bin_ms} ms bins"

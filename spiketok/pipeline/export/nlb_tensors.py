@@ -24,6 +24,7 @@ from spiketok.recording.segments import held_in_trials
 from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS
 from spiketok.sources.catalogue.nlb.grid import Grid, Group, behaviour, count, grid_of, group_of, smooth
 from spiketok.storage.files import atomic_file
+from spiketok.storage.hdf5 import writing_hdf5
 
 SPLITS = {"train": ("train",), "valid": ("val", "valid"), "val": ("val", "valid"), "test": ("test",)}
 BIN_MS = 5
@@ -445,7 +446,6 @@ def fill_nlb(
     session: Session, dataset: str, path: Path, bin_ms: int = BIN_MS, split: str = "valid", *, psth: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """:func:`write_nlb` to a path that the caller makes visible."""
-    import h5py
 
     cut = _Cut(session, dataset, bin_ms, "first")
     tree: dict[str, object] = dict(eval_input(session, dataset, split, bin_ms=bin_ms))
@@ -455,7 +455,7 @@ def fill_nlb(
     if split != "test":
         tree |= eval_target(session, dataset, split, bin_ms=bin_ms, psth=psth)
     shapes: dict[str, tuple[int, ...]] = {}
-    with h5py.File(path, "w") as h5:
+    with writing_hdf5(path) as h5:
         _write_tree(h5, tree, "", shapes)
         h5.attrs["session"], h5.attrs["dataset"], h5.attrs["bin_ms"] = session.id, cut.dataset, bin_ms
     return shapes

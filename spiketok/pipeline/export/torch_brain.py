@@ -30,6 +30,7 @@ from spiketok import __version__
 from spiketok.errors import DataError
 from spiketok.pipeline.export.base import Exporter, origin_text
 from spiketok.recording.nouns import NS_PER_S, Intervals, Ragged, Session, Signal
+from spiketok.storage.hdf5 import writing_hdf5
 
 if TYPE_CHECKING:
     import h5py
@@ -53,7 +54,6 @@ def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
     Raises:
         DataError: the session is longer than its layout can be.
     """
-    import h5py
 
     if session.stop_ns - session.start_ns > MOST_SECONDS * NS_PER_S:
         message = (
@@ -62,7 +62,7 @@ def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
         )
         raise DataError(message)
     remarks: list[str] = []
-    with h5py.File(path, "w") as file:
+    with writing_hdf5(path) as file:
         file.attrs["object"] = "Data"
         file.attrs["absolute_start"] = 0.0
         _write_descriptions(file, session, digest)

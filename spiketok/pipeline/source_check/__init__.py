@@ -22,6 +22,8 @@ from spiketok.pipeline.source_check.tables import compare_splits, compare_tables
 from spiketok.pipeline.source_check.units import compare_observed, compare_spikes, compare_unit_columns
 from spiketok.pipeline.source_check.units_of_series import COUNTS, IMAGED, compare_counts, compare_imaged
 from spiketok.recording.nouns import Session
+from spiketok.sources.formats.nwb.hdf5 import open_hdf5
+from spiketok.storage.causes import raise_cause
 
 
 def verify_session(session: Session, path: Path, units_path: str = "") -> list[str]:
@@ -62,13 +64,15 @@ def compare_with_source(session: Session, path: Path, units_path: str = "") -> V
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what pynwb says of old or odd files is no difference
-            with NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
-                nwb = io.read()
-                with h5py.File(path, "r") as raw:
-                    _compare(session, nwb, raw, units_path, out)
+            with open_hdf5(Path(path)) as raw, NWBHDF5IO(file=raw, mode="r", load_namespaces=True) as io:
+                _compare(session, io.read(), raw, units_path, out)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, ConstructError) as error:
+        raise_cause(error, path, SourceError)
         reason = " ".join(str(error).split())[:200]
-        message = f"{Path(path).name}: cannot be read through pynwb ({type(error).__name__}: {reason}): fetch it again"
+        message = (
+            f"{Path(path).name}: cannot be read through pynwb ({type(error).__name__}: {reason}): "
+            "'spiketok verify --quick' tells by its digest whether it is the file that was ingested"
+        )
         raise SourceError(message) from error
     return out
 

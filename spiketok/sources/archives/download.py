@@ -32,6 +32,7 @@ from spiketok.sources.archives.plans import (
     decide,
 )
 from spiketok.sources.archives.web import StoppedError, Trace, one_line, reason
+from spiketok.storage.causes import LOCKLESS, cause_of, number_of
 from spiketok.storage.files import clean_leftovers, human_bytes, sha256_file, sync
 
 ATTEMPTS = 2  # a file with wrong bytes is removed and fetched once more
@@ -154,7 +155,7 @@ def _fetch_one(archive: Archive, plan: Plan, job: Job, bring: Bring) -> tuple[st
     except (FetchError, StoppedError) as error:
         fault = f"{host}: {one_line(error)}"
     except OSError as error:
-        fault = f"this machine's disk: {error.strerror or one_line(error)}"
+        fault = f"this machine's disk: {cause_of(error, plan.folder / asset.path) or one_line(error)}"
     return "", fault + (KEPT if archive.part_bytes(job.part) else "")
 
 
@@ -176,7 +177,14 @@ def _alone(part: Path) -> Iterator[bool]:
     part.parent.mkdir(parents=True, exist_ok=True)
     path = part.with_name(part.name + ".lock")
     lock = fasteners.InterProcessLock(path)
-    if not lock.acquire(blocking=False):
+    try:
+        is_held = lock.acquire(blocking=False)
+    except RuntimeError as error:  # fasteners' word for a lock that cannot be had at all
+        if number_of(error.__context__ or error) not in LOCKLESS:
+            raise
+        yield True  # a file system without locks: nobody else can be kept off
+        return
+    if not is_held:
         yield False
         return
     try:
@@ -218,7 +226,7 @@ def _check_room(plan: Plan, wanted: Sequence[Asset], raw: Path) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         message = (
-            f"{plan.name} needs {human_bytes(needed)} more and the disk has {human_bytes(free)}: "
+            f"{plan.name} needs {human_bytes(needed)} more and the disk of {place} has {human_bytes(free)}: "
             "free some, or choose fewer files with --sessions or --max-bytes"
         )
         raise FetchError(message)

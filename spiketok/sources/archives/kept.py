@@ -15,6 +15,7 @@ from pathlib import Path
 
 from spiketok.errors import ArtefactError, require
 from spiketok.sources.archives.plans import Asset, Plan
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import read_json, sha256_file, write_json
 from spiketok.storage.remote import RemotePath
 
@@ -141,7 +142,10 @@ def read_record(folder: Path | RemotePath, shape: Shape) -> dict | None:
     try:
         record = read_json(file)
         whole = head <= record.keys() and all(each <= entry.keys() for entry in record[shape.files].values())
-    except (ValueError, AttributeError, TypeError):
+    except OSError as error:
+        raise_cause(error, file)
+        raise
+    except (ValueError, AttributeError, TypeError, RecursionError):
         whole = False
     if not whole:
         message = f"{file} is damaged: {shape.advice}"

@@ -11,6 +11,7 @@ from typing import Literal
 from spiketok.sources.archives.base import Archive, Found
 from spiketok.sources.archives.plans import Asset, Request
 from spiketok.sources.archives.selection import Selection, choose
+from spiketok.storage.causes import cause_of
 from spiketok.storage.files import WIP, sha256_file
 
 THREADS = 4  # hashing waits for the disk and leaves Python's lock
@@ -30,7 +31,7 @@ class Checked:
 
     path: str
     file: Path
-    state: Literal["good", "differs", "missing", "unrecorded"]
+    state: Literal["good", "differs", "missing", "unrecorded", "unread"]
     detail: str = ""
     repair: tuple[str, ...] = ()
 
@@ -77,6 +78,13 @@ def _strangers(folder: Path, recorded: Mapping[str, object]) -> list[str]:
 
 
 def _check(file: Path, asset: Asset, origin: str) -> Checked:
+    try:
+        return _checked(file, asset, origin)
+    except OSError as error:  # what is in it is not known
+        return Checked(asset.path, file, "unread", str(cause_of(error, file) or error))
+
+
+def _checked(file: Path, asset: Asset, origin: str) -> Checked:
     again = ("spiketok", "fetch", origin, "--download-only")
     anew = (*again, "-e", "overwrite-different")
     if not asset.sha256:

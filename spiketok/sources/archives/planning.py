@@ -11,6 +11,7 @@ from spiketok.sources.archives.base import Archive
 from spiketok.sources.archives.kept import entries, kept_listing, staging_of
 from spiketok.sources.archives.plans import JOBS, Asset, Plan, Request, check_jobs, check_policy, judge_paths
 from spiketok.sources.archives.selection import EVERYTHING, Selection, choose, plain_session
+from spiketok.storage.causes import raise_cause
 
 THREADS = 4  # hashing waits for the disk and leaves Python's lock
 
@@ -86,5 +87,8 @@ def _is_good(archive: Archive, file: Path, asset: Asset) -> bool:
         return False
     try:
         return not archive.verify(file, asset)[1]
-    except OSError:  # a folder, or one that may not be read: the download says why it cannot take its place
+    except IsADirectoryError:  # the download says that it cannot take its place
+        return False
+    except OSError as error:
+        raise_cause(error, file)  # nobody knows whether it differs
         return False

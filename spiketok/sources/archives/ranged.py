@@ -19,7 +19,7 @@ from spiketok.errors import require
 from spiketok.sources.archives.base import Bring, Job
 from spiketok.sources.archives.plans import Asset
 from spiketok.sources.archives.web import PIECE_BYTES, StoppedError, Trace, Watch, instrument, reason, wait_s
-from spiketok.storage.files import atomic_file
+from spiketok.storage.files import atomic_file, writing
 
 ATTEMPTS = 6  # connections for one file without a byte more
 PAUSE_S = 2.0  # before the second one, twice as long before each further one
@@ -118,7 +118,7 @@ def _read_on(session: Any, watch: Watch, job: Job, have: int) -> bool:
         done = have if resumed else 0
         length = answer.headers.get("Content-Length", "")
         total = job.asset.size or (done + int(length) if length.isdigit() else 0)
-        with open(job.part, "ab" if resumed else "wb") as part:
+        with writing(job.part, total or None), open(job.part, "ab" if resumed else "wb") as part:
             for piece in answer.iter_content(PIECE_BYTES):
                 part.write(piece)
                 done += len(piece)

@@ -41,6 +41,7 @@ from spiketok.sources.catalogue import (
     steinmetz,
 )
 from spiketok.sources.catalogue.base import Dataset, Rules
+from spiketok.storage.causes import cause_of
 from spiketok.storage.remote import RemotePath
 
 __all__ = [
@@ -175,7 +176,7 @@ def download(
     except OSError as error:  # of our own listing and record: files have their errors in their results
         if error.errno is None:  # not the system's
             raise
-        message = f"{plan.name}: this machine's disk: {error.strerror or error}: free some, then run the command again"
+        message = f"{plan.name}: this machine's disk: {cause_of(error)}"
         raise FetchError(message) from error
 
 

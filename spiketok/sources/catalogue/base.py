@@ -14,6 +14,8 @@ import numpy as np
 from spiketok.errors import SourceError
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Source
 from spiketok.recording.segments import TrialTimes, held_in_trials
+from spiketok.sources.formats.nwb.hdf5 import open_hdf5, require_alone
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.names import safe_name
 
 EVENT_SLACK_NS = NS_PER_S
@@ -177,11 +179,10 @@ def open_source(path: Path) -> h5py.File:
     Raises:
         SourceError: it is no HDF5 file, or names other files.
     """
-    from spiketok.sources.formats.nwb.hdf5 import require_alone
-
     try:
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     except OSError as error:
+        raise_cause(error, path, SourceError)
         message = f"{path.name} is not HDF5, which the rules of its dataset need: ingest it with --rules none"
         raise SourceError(message) from error
     try:

@@ -30,7 +30,8 @@ from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Sign
 from spiketok.recording.signals import derivative
 from spiketok.recording.steps import with_step_reach
 from spiketok.sources.catalogue.base import Dataset, Quirk, Rules
-from spiketok.sources.formats.nwb.hdf5 import require_alone
+from spiketok.sources.formats.nwb.hdf5 import open_hdf5, require_alone
+from spiketok.storage.causes import raise_cause
 
 SET = "odoherty_sabes"
 SEED = 42
@@ -187,7 +188,7 @@ class _Mat:
 
     def __enter__(self) -> _Mat:
         with self.guard("opening"):
-            self.file = h5py.File(self.path, "r")
+            self.file = open_hdf5(self.path)
         try:
             require_alone(self.file, self.path.name)
         except SourceError:
@@ -209,6 +210,8 @@ class _Mat:
         try:
             yield
         except HDF5_ERRORS as error:
+            if not isinstance(error, MemoryError):  # a damaged file asks for any memory
+                raise_cause(error, self.path, SourceError)
             self.refuse(f"{doing} it as MATLAB v7.3 (HDF5) failed ({str(error)[:120]})")
 
     def item(self, name: str) -> object:

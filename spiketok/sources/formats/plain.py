@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import SourceError, require
+from spiketok.storage.causes import content_fault, raise_cause
 from spiketok.storage.files import human_bytes
 
 MAGIC = b"\x93NUMPY"
@@ -46,6 +47,7 @@ def npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
             shape, _, dtype = read(stream)
             there = os.fstat(stream.fileno()).st_size - stream.tell()
     except (OSError, ValueError, EOFError) as error:
+        raise_cause(error, path, SourceError)
         message = f"{name} cannot be read ({_short(error)}): {COPY}"
         raise SourceError(message) from error
     if dtype.hasobject:
@@ -67,6 +69,7 @@ def read_npy(path: Path, name: str) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        raise_cause(error, path, SourceError)
         message = f"{name} cannot be read ({_short(error)}): {COPY}"
         raise SourceError(message) from error
 
@@ -98,7 +101,8 @@ def read_rows(path: Path, name: str) -> tuple[list[str], Iterator[dict[str, str]
         rows = csv.DictReader(lines, delimiter="\t" if tabs else ",")
         names = list(rows.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        message = f"{name}: cannot be read ({_short(error)}): write it again as UTF-8"
+        raise_cause(error, path, SourceError)
+        message = f"{name}: cannot be read ({content_fault(error)}): write it again as UTF-8"
         raise SourceError(message) from error
     if len(names) * len(lines) > 2 * len(text) + MOST_ABSENT:
         message = (
@@ -187,6 +191,7 @@ def _read_parquet(path: Path, name: str, memory_bytes: int) -> dict[str, np.ndar
             names = [key for key in table.column_names if table.column_names.count(key) == 1]
             found = {key: table.column(key).to_numpy() for key in names}
     except (ArrowException, OSError, ValueError, KeyError) as error:
+        raise_cause(error, path, SourceError)
         message = f"{name} cannot be read as a parquet table ({_short(error)}): {COPY}"
         raise SourceError(message) from error
     plain = {key: _as_plain(value) for key, value in found.items()}

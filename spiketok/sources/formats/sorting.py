@@ -30,6 +30,7 @@ from spiketok.sources.formats.alf import parts_of, read_alf
 from spiketok.sources.formats.phy import read_clusters
 from spiketok.sources.formats.suite2p import READ as SUITE2P_FILES
 from spiketok.sources.formats.suite2p import read_suite2p
+from spiketok.storage.causes import content_fault, raise_cause
 from spiketok.storage.clock import ns_from_ticks
 
 READER = {"reader": "sorter", "reader_version": 2}
@@ -256,9 +257,10 @@ def _check_params(path: Path) -> dict[str, object]:
     assigned: dict[str, object] = {}
     try:
         program = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last: too many signs in a row
-        reason = str(error) or "nested too deeply"
-        message = f"{path.parent.name}/{path.name}: is no Python ({reason}): mend it"
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:  # deep nesting
+        if not isinstance(error, MemoryError):
+            raise_cause(error, path, SourceError)
+        message = f"{path.parent.name}/{path.name}: is no Python ({content_fault(error)}): mend it"
         raise SourceError(message) from error
     for statement in program.body:
         plain = isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name) for t in statement.targets)
@@ -284,6 +286,7 @@ def _broken_as_one_line(path: Path, sorter: str) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
+        raise_cause(error, path, SourceError)
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         message = f"{path.name}: cannot be read as the output of {sorter} ({type(error).__name__}: {reason})"
         raise SourceError(message) from error

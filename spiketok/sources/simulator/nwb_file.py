@@ -25,6 +25,7 @@ from spiketok.sources.simulator.config import (
 from spiketok.sources.simulator.imaging import image
 from spiketok.sources.simulator.session import Simulated, session_name
 from spiketok.sources.simulator.visual import Seen, add_seen
+from spiketok.storage.hdf5 import writing_hdf5
 
 DOING = {
     "center_out": "center out reaching",
@@ -62,7 +63,8 @@ def write_nwb(session: Simulated, path: Path, fingerprint: str) -> None:
     if config.calcium_hz:
         _add_imaging(nwb, session)
     fix_object_ids(nwb, fingerprint)
-    with NWBHDF5IO(path, "w") as io:
+    with writing_hdf5(path) as file:
+        io = NWBHDF5IO(file=file, mode="w")  # it would close the file
         io.write(nwb)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from spiketok.errors import DataError, require
 from spiketok.recording.nouns import NS_PER_S
+from spiketok.storage.files import atomic_file
 from spiketok.tokens.compare.results import Comparison, SchemeResult, short, times
 from spiketok.tokens.pictures import COLORS, INK
 
@@ -68,7 +69,8 @@ def plot_comparison(comparison: Comparison, out: Path) -> None:
     title = f"{shown}; {comparison.n_windows} stretches of {comparison.window_ns / NS_PER_S:g} s at most"
     refused = [r.scheme.name for r in comparison.results if not r.served]
     figure.suptitle(title + (f"; not served: {', '.join(refused)}" if refused else ""), fontsize=10, color=INK)
-    figure.savefig(out, dpi=110)
+    with atomic_file(out) as wip:
+        figure.savefig(wip, dpi=110, format=out.suffix[1:].lower())
     pyplot.close(figure)
 
 

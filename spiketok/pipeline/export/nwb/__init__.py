@@ -28,6 +28,7 @@ from spiketok.errors import DataError
 from spiketok.pipeline.export.base import Exporter, origin_text
 from spiketok.pipeline.export.nwb.imaging import add_imaging, is_imaged_only
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Column, Intervals, Ragged, Session, Signal
+from spiketok.storage.hdf5 import writing_hdf5
 
 if TYPE_CHECKING:
     from hdmf.common import VectorData
@@ -77,7 +78,8 @@ def write_nwb(session: Session, digest: str, path: Path) -> list[str]:
         _add_signals(nwb, {k: s for k, s in session.signals.items() if k != FLUORESCENCE}, remarks)
         remarks += [f"stimulus '{name}' is not written: take it from the session's source" for name in session.stimuli]
         fix_object_ids(nwb, digest)
-        with NWBHDF5IO(str(path), "w") as io:
+        with writing_hdf5(path) as file:
+            io = NWBHDF5IO(file=file, mode="w")  # it would close the file
             io.write(nwb)
     return remarks + not_kept(session, path, _splits_name(session))
 

@@ -187,7 +187,11 @@ def _check_version(h5: Hdf5) -> None:
         holds = listed(sorted(h5.names(h5.root)), 5) or "nothing"
         h5.refuse(f"is HDF5 but not NWB (no 'nwb_version' of an NWBFile; it holds {holds})", "check what was fetched")
     if not version.removeprefix("NWB-").startswith("2"):
-        h5.refuse(f"is NWB of version '{version}', expected version 2", "convert it to NWB 2 first")
+        is_newer = version.split(".")[0].isdigit() and int(version.split(".")[0]) > 2
+        remedy = (
+            "pip install --upgrade spiketok, or have it exported as NWB 2" if is_newer else "convert it to NWB 2 first"
+        )
+        h5.refuse(f"is NWB of version '{version}', expected version 2", remedy)
 
 
 def _read_series(

@@ -31,6 +31,7 @@ import numpy as np
 from spiketok.errors import FetchError, SourceError
 from spiketok.recording.nouns import Source
 from spiketok.sources.formats.nwb.time_units import TimeUnit
+from spiketok.storage.causes import LOCKLESS, Cause, cause_of, number_of, raise_cause
 from spiketok.storage.files import human_bytes, parse_bytes, sha256_file
 
 AGAIN = "download or copy it again"
@@ -47,6 +48,7 @@ READ_MEMORY = "SPIKETOK_READ_MEMORY"  # the environment's word on how much the v
 FREE_BYTES = 2 * 10**8  # what any file may take
 MAX_EXPANSION = 20  # and so many times its size: spike times compress by 1.5 to 5, whole files seldom by 10
 VALUE_BYTES, TEXT_BYTES = 8, 80  # what one value takes at least once it is read: int64 or float64, an object of str
+NEWEST_SUPERBLOCK = 3  # of HDF5 1.10 to 2.0
 CHUNK_SLACK = 2**12  # a filter that would enlarge a chunk is left out: it is never much longer in the file
 
 
@@ -97,6 +99,20 @@ class OutsideError(SourceError):
     """A link leaves the folder of its file."""
 
 
+def open_hdf5(file: Path | BinaryIO) -> h5py.File:
+    """A file open for reading, also where its file system has no locks, of which a reader alone needs none.
+
+    Raises:
+        OSError: as h5py.
+    """
+    try:
+        return h5py.File(file, "r")
+    except OSError as error:
+        if "to lock file" not in str(error) or number_of(error) not in LOCKLESS:
+            raise
+    return h5py.File(file, "r", locking=False)
+
+
 class Hdf5:
     """A file open for reading; use as a context manager.
 
@@ -121,6 +137,7 @@ class Hdf5:
         self._linked: dict[Path, Hdf5] = {}  # those files
         self._read_from: set[Path] = set()  # those of them that values came from
         self._hops = 0  # links that were followed from one name
+        self._cause: Cause | None = None  # why the machine could not open it
         self._planned = 0  # bytes that all values read so far take
         self._stack = contextlib.ExitStack()
 
@@ -138,8 +155,9 @@ class Hdf5:
         ends with one crashes (seen with h5py 3.16).
         """
         try:
-            self.root = self._stack.enter_context(h5py.File(self.stream or self.path, "r"))
+            self.root = self._stack.enter_context(open_hdf5(self.stream or self.path))
         except (*HDF5_ERRORS, FetchError) as error:
+            self._cause = cause_of(error, self.path)
             return str(error) or type(error).__name__
         return ""
 
@@ -156,11 +174,17 @@ class Hdf5:
 
     @contextlib.contextmanager
     def _guard(self, doing: str) -> Iterator[None]:
-        """The one place where what h5py raises on a damaged file becomes a line for the user."""
+        """The one place where what h5py raises becomes a line for the user: what the machine did, or damage."""
         try:
             yield
         except HDF5_ERRORS as error:
+            self._raise_cause(error)
             self.refuse(f"{doing} failed, the file is damaged ({_reason(error)})", AGAIN)
+
+    def _raise_cause(self, error: Exception) -> None:
+        """Raise what the machine did, if it did; what the network did to an open file is told by that."""
+        if self.stream is None and not isinstance(error, MemoryError):  # a damaged file asks for any memory
+            raise_cause(error, self.path, SourceError)
 
     @contextlib.contextmanager
     def _unpacking(self, dataset: h5py.Dataset) -> Iterator[None]:
@@ -175,6 +199,7 @@ class Hdf5:
                     f"{dataset.name} is packed by the HDF5 filter {' and '.join(missing)}, which is not installed here"
                 )
                 self.refuse(fact, "pip install hdf5plugin")
+            self._raise_cause(error)
             self.refuse(f"reading {dataset.name} failed, the file is damaged ({_reason(error)})", AGAIN)
 
     @property
@@ -192,21 +217,23 @@ class Hdf5:
     def _check_path(self) -> None:
         try:
             status = self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            message = f"{self.path}: there is no such file: check the path"
-            raise SourceError(message) from None
         except (OSError, ValueError) as error:
-            message = f"{self.path}: cannot be opened ({_reason(error)}): check the path and its permissions"
-            raise SourceError(message) from error
+            raise_cause(error, self.path, SourceError)
+            told = "there is no such file" if isinstance(error, OSError) else f"cannot be opened ({_reason(error)})"
+            message = f"{self.path}: {told}: check the path"
+            raise SourceError(message) from None
         if stat.S_ISDIR(status.st_mode):
             message = f"{self.path} is a folder, expected one NWB file: 'spiketok ingest' takes folders"
             raise SourceError(message)
         if not stat.S_ISREG(status.st_mode):
             message = f"{self.path} is no regular file: copy its content into one"
             raise SourceError(message)
-        if not os.access(self.path, os.R_OK):
-            message = f"{self.path} may not be read: check its permissions"
-            raise SourceError(message)
+        try:
+            with open(self.path, "rb") as stream:  # h5py takes what cannot be read for another format
+                stream.read(len(SIGNATURE))
+        except OSError as error:
+            raise_cause(error, self.path, SourceError)
+            raise
         if not h5py.is_hdf5(self.path):
             size = human_bytes(status.st_size)
             self.refuse(f"is not HDF5 ({size}, no HDF5 signature), so it is no NWB file", "check what was fetched")
@@ -219,8 +246,14 @@ class Hdf5:
         short = re.search(r"truncated file: eof = (\d+), .*stored_eof = (\d+)", fault)
         if short:
             self.refuse(f"is truncated: {short[1]} bytes of {short[2]} are there", AGAIN)
-        if "lock" in fault:
+        if "to lock file" in fault:
             self.refuse(f"is locked by another program ({_line(fault)})", "wait until it has been written")
+        if self._cause is not None and self.stream is None:
+            raise SourceError(str(self._cause))
+        version = _superblock_version(self.path) if "superblock version" in fault and self.stream is None else 0
+        if version > NEWEST_SUPERBLOCK:
+            fact = f"has HDF5's superblock version {version}, the library here (HDF5 {h5py.version.hdf5_version}) reads"
+            self.refuse(f"{fact} up to {NEWEST_SUPERBLOCK}", "pip install --upgrade h5py, or have it written as before")
         self.refuse(f"cannot be opened ({_line(fault)})", AGAIN)
 
     # ---- members ----
@@ -536,6 +569,17 @@ def _missing_filters(dataset: h5py.Dataset) -> list[str]:
         return [f"{number} ({decoded(name)})" for number, _, _, name in filters if not h5py.h5z.filter_avail(number)]
     except HDF5_ERRORS:
         return []
+
+
+def _superblock_version(path: Path) -> int:
+    """The version of the superblock, which is at the file's start or behind a block of the user's; 0 without."""
+    with open(path, "rb") as stream:
+        for place in (0, *(512 << k for k in range(20))):
+            stream.seek(place)
+            found = stream.read(len(SIGNATURE) + 1)
+            if found[:-1] == SIGNATURE:
+                return found[-1]
+    return 0
 
 
 def _reason(error: Exception) -> str:

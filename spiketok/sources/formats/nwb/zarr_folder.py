@@ -26,6 +26,7 @@ import numpy as np
 
 from spiketok.errors import SourceError, require
 from spiketok.sources.formats.nwb.hdf5 import HERE, READ_MEMORY, read_memory
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import human_bytes, source_bytes
 
 CONSOLIDATED = ".zmetadata"
@@ -105,6 +106,7 @@ def as_hdf5(path: Path) -> Iterator[Path]:
                     f"{path.name}: is a zarr folder of format 3, hdmf-zarr reads format 2: export it to that, or HDF5"
                 )
                 raise SourceError(message) from error
+            raise_cause(error, path, SourceError)
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             message = f"{path.name}: is a zarr folder that hdmf-zarr cannot read ({reason}): download or copy it again"
             raise SourceError(message) from error
