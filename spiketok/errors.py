@@ -6,7 +6,9 @@
     |   +-- UnreadableError       the machine did not give its bytes: nothing is known of what it holds
     +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
     |   +-- NotServedError        a scheme needs what this session does not have
+    |   +-- UnfitError            some of several sessions cannot serve; it says which, and why each
     +-- FetchError                a download failed, or what came is not what was announced
+    +-- BusyError                 another process writes the same place
     +-- UsageError                the request itself is wrong; exit code 2
         +-- UnknownNameError      a name that is not in its list; offers the nearest
         +-- MissingExtraError     an optional dependency is not installed; says the pip command
@@ -17,7 +19,7 @@ A message states the fact with both values, the place, and the next command.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 
@@ -49,8 +51,28 @@ class NotServedError(DataError):
     """A scheme needs what this session does not have."""
 
 
+class UnfitError(DataError):
+    """Some of several sessions cannot serve.
+
+    Args:
+        sessions: why each of them cannot, by id.
+    """
+
+    def __init__(self, sessions: Mapping[str, str]) -> None:
+        self.sessions = dict(sessions)
+        first, *others = self.sessions.values()
+        super().__init__(f"{first} (and {len(others)} more sessions)" if others else first)
+
+    def __reduce__(self):
+        return (type(self), (self.sessions,))
+
+
 class FetchError(SpiketokError):
     """A download failed or brought other bytes than announced."""
+
+
+class BusyError(SpiketokError):
+    """Another process writes the same place."""
 
 
 class UsageError(SpiketokError):

@@ -46,6 +46,7 @@ class Faults:
     api_status: list[int] = field(default_factory=list)  # answers to the next API requests
     api_stall: bool = False
     api_trickle_s: float = 0.0  # API answers come byte by byte, with such pauses
+    hang: dict[str, int] = field(default_factory=dict)  # by a part of the path: so many requests have no answer
     html: bool = False
     token: str = ""  # embargoed: only with this token
     info: dict = field(default_factory=dict)  # other values in /info/
@@ -197,8 +198,14 @@ class _Handler(BaseHTTPRequestHandler):
         archive, faults = self.archive, self.archive.faults
         with archive._lock:
             archive.requests.append((self.path, self.headers.get("Range")))
+            hung = next((part for part, left in faults.hang.items() if part in self.path and left > 0), None)
+            if hung is not None:
+                faults.hang[hung] -= 1
         try:
-            if self.path.startswith("/blobs/"):
+            if hung is not None:
+                archive.release.wait(30)
+                self.close_connection = True
+            elif self.path.startswith("/blobs/"):
                 archive.blob_tokens.add(self.headers.get("Authorization"))
                 self._blob(archive.path_of(self.path.split("/")[2].split("?")[0]))
             elif self.path in archive.plain:

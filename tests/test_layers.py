@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "spiketok"
 # A room imports rooms of rows above its own; rooms of one row do not know each other.
 ROWS = [
-    ["errors"],
-    ["settings"],
+    ["errors", "notes"],
+    ["settings", "compiled"],
     ["recording"],
     ["storage", "models"],
     ["sources", "tokens"],

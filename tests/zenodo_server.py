@@ -27,6 +27,7 @@ class ZenodoServer:
         self.corrupt: dict[str, int] = {}  # so many bodies with one wrong byte
         self.stall: dict[str, int] = {}  # send so many bytes, the rest after `release.set()`
         self.said: dict[str, dict] = {}  # other facts of a file in the record
+        self.hang: dict[str, int] = {}  # by a part of the path: so many requests have no answer
         self.ignore_range = False
         self.requests: list[tuple[str, str | None]] = []  # path, Range
         self.file_bytes = 0
@@ -98,8 +99,14 @@ class _Handler(BaseHTTPRequestHandler):
             zenodo.requests.append((self.path, wanted))
             key = parts[4] if parts[3:4] == ["files"] and len(parts) == 6 else ""
             answer = zenodo.status[key].pop(0) if zenodo.status.get(key) else None
+            hung = next((part for part, left in zenodo.hang.items() if part in self.path and left > 0), None)
+            if hung is not None:
+                zenodo.hang[hung] -= 1
         try:
-            if answer:
+            if hung is not None:
+                zenodo.release.wait(30)
+                self.close_connection = True
+            elif answer:
                 self._send(b"busy", *answer)
             elif parts[:2] != ["api", "records"] or parts[2] not in (zenodo.record, zenodo.newest):
                 self._send(b'{"status": 404}', 404)

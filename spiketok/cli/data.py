@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spiketok.cli.console import say, show_json, show_rows
-from spiketok.cli.options import Executor, Json, Root, Store, Workers, collect, executor_of, print_rows, put_index
+from spiketok.cli.options import (
+    Executor,
+    Json,
+    Root,
+    Store,
+    Workers,
+    collect,
+    counted,
+    executor_of,
+    print_rows,
+    put_index,
+)
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
 from spiketok.storage.names import require_name, safe_name
@@ -290,8 +301,7 @@ def ingest_paths(
     rows, failed = collect("ingest", "files", len(files), kept(outcomes), session_row)
     put_index(workspace)
     tell_notes(rows)
-    if failed:
-        say(f"{failed} of {failed + len(rows)} failed, {len(rows)} sessions are in the store")
+    say(counted("sessions", [row["state"] for row in rows], failed))
     return sorted(rows + refused, key=lambda row: row["session"]), failed
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
@@ -20,7 +21,7 @@ from spiketok.storage.workspace import Workspace
 REQUIRED = ("numpy", "scipy", "numba", "h5py", "pynwb", "zarr", "numcodecs", "pydantic", "typer", "rich")
 EXTRAS = {
     "train": ("torch", "lightning-fabric", "torchmetrics", "scikit-learn", "safetensors"),
-    "dandi": ("dandi", "fasteners", "requests"),
+    "dandi": ("dandi", "requests"),
     "plots": ("matplotlib",),
     "sorting": ("spikeinterface",),
     "alf": ("pyarrow",),
@@ -50,8 +51,16 @@ def examine(workspace: Workspace) -> list[Check]:
     checks += [_package(name, "broken", "pip install spiketok") for name in REQUIRED]
     for extra, names in EXTRAS.items():
         checks += [_package(name, "missing", f"pip install 'spiketok[{extra}]'") for name in names]
-    checks += [_kernels(), _devices(), _space(workspace)]
-    return checks
+    checks += [_tried("kernels", _kernels), _tried("kernel cache", _kernel_cache), _tried("devices", _devices)]
+    return [*checks, _tried("workspace", lambda: _space(workspace))]
+
+
+def _tried(name: str, look: Callable[[], Check]) -> Check:
+    """A check that may meet anything on a broken machine; what it met is what is told."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - what is broken here is what the command is to say
+        return Check(name, "broken", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _memory_bytes() -> int:
@@ -88,6 +97,16 @@ def _kernels() -> Check:
     right = int((counts == 1).sum())
     state = "ok" if right == edges.size else "broken"
     return Check("kernels", state, f"{right:,} of {edges.size:,} spikes on bin edges in the right bin")
+
+
+def _kernel_cache() -> Check:
+    """Where compiled loops are kept for the next command; called after the loops were imported."""
+    from spiketok.compiled import REMEDY, cache_places
+
+    places, why = cache_places()
+    if why:
+        return Check("kernel cache", "missing", f"none, each command compiles its own ({why}): {REMEDY}")
+    return Check("kernel cache", "ok", ", ".join(places))
 
 
 def _devices() -> Check:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from spiketok.cli.console import say, show_json, show_rows
-from spiketok.cli.options import Json, Root, indexed
-from spiketok.errors import UsageError, require
+from spiketok.cli.options import Json, Root, hold, indexed
+from spiketok.errors import DataError, UnfitError, UsageError, require
 
 
 def embed(
@@ -45,7 +45,7 @@ def embed(
     )
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
-    from spiketok.training.runs import device_of, find_run, make_shards, open_shards
+    from spiketok.training.runs import device_of, find_run, opened_shards
 
     workspace = indexed(root)
     loaded = load_run(find_run(workspace, run))
@@ -55,15 +55,27 @@ def embed(
         message = f"--out {path.name}: vectors are written as npz, give a name that ends in .npz"
         raise UsageError(message)
     chosen = workspace.select(sessions)
-    if tokenize:
-        make_shards(workspace, chosen, loaded.config, say)
-    tokens = open_shards(workspace, chosen, loaded.config)
+    making = say if tokenize else None
+    tokens, unfit = opened_shards(workspace, chosen, loaded.config, named=sessions is not None, made=making)
+    for why in unfit.values():
+        say(f"left out: {why}")
     columns = [*(probe or []), *([match] if match else [])]
     for column in columns:
         require_column([of.info for of in tokens], column)
     device = device_of(loaded.config)
-    found = [unit_vectors(loaded, of, device) for of in tokens]
-    write_vectors(path, found, loaded)
+    with hold(path, "the vectors"):
+        found, unfit = [], {}
+        for of in tokens:
+            try:
+                found.append(unit_vectors(loaded, of, device))
+            except DataError as error:
+                unfit[of.info.id] = str(error)
+        if unfit and (sessions is not None or not found):
+            raise UnfitError(unfit)
+        for why in unfit.values():
+            say(f"left out: {why}")
+        tokens = [of for of in tokens if of.info.id not in unfit]
+        write_vectors(path, found, loaded)
     probed, matched = [], []
     if columns:
         drawn = untrained(loaded)

@@ -28,7 +28,7 @@ from spiketok.cli.data import (
     tell_notes,
     wanted_settings,
 )
-from spiketok.cli.options import Json, Root, Sessions, print_rows, put_index
+from spiketok.cli.options import Json, Root, Sessions, counted, print_rows, put_index
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
@@ -165,6 +165,7 @@ def _download(
         brought = bring(plan, workspace.raw, jobs=jobs, policy=policy, progress=report, whole_sessions=whole_sessions)
     for failure in brought.failures:
         _tell(failure, failures)
+    say(f"{plan.name}: {counted('files', brought.states, sum(f.stage == 'download' for f in brought.failures))}")
     return brought.files
 
 
@@ -253,7 +254,9 @@ def _stream(
                 read = f"{human_bytes(outcome.result.read_bytes)} of {human_bytes(outcome.result.total_bytes)}"
                 rows.append({**row, "read": read})
     put_index(workspace)
-    tell_notes([row for row in rows if row["state"] != "refused"])
+    kept = [row for row in rows if row["state"] != "refused"]
+    tell_notes(kept)
+    say(counted("sessions", [row["state"] for row in kept], sum(f.stage == "stream" for f in failures)))
     _report(rows, failures, "sessions", as_json)
     if not as_json:
         say("the files were not verified as a whole: their digests are the ones that the archive announces")

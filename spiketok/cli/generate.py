@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from spiketok.cli.console import say, show_json, show_rows
-from spiketok.cli.options import Json, Root
+from spiketok.cli.options import Json, Root, hold
 from spiketok.errors import require
 from spiketok.storage.workspace import Workspace
 
@@ -50,20 +50,21 @@ def generate(
     how = Generation(seed, temperature, top_k, top_p)
     workspace = Workspace.locate(root)
     run_dir = find_run(workspace, run)
-    loaded = load_run(run_dir)
-    chosen = workspace.select(sessions) if sessions is not None else loaded.own
-    tokens, device = open_shards(workspace, chosen, loaded.config), device_of(loaded.config)
-    drawn = draw(
-        loaded,
-        tokens,
-        how,
-        seconds=seconds,
-        stored=lambda session: read_session(workspace.store_path(session)),
-        device=device,
-        told=say,
-    )
     folder = out or run_dir / "generated"
-    files = [write_drawn(one, how, folder) for one in drawn]
+    with hold(folder, "the drawn spikes"):
+        loaded = load_run(run_dir)
+        chosen = workspace.select(sessions) if sessions is not None else loaded.own
+        tokens, device = open_shards(workspace, chosen, loaded.config), device_of(loaded.config)
+        drawn = draw(
+            loaded,
+            tokens,
+            how,
+            seconds=seconds,
+            stored=lambda session: read_session(workspace.store_path(session)),
+            device=device,
+            told=say,
+        )
+        files = [write_drawn(one, how, folder) for one in drawn]
     rows = [{"session": one.session, "spikes": name, **scores} for one in drawn for name, scores in one.scores.items()]
     read = [row for one in tokens for row in read_latents(loaded, one, device)] if loaded.model.has_latents else []
     if as_json:

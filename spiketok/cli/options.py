@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +41,17 @@ Executor = Annotated[
 ]
 
 
+def hold(target: Path, what: str) -> contextlib.AbstractContextManager:
+    """Keep other commands from writing the same file or folder.
+
+    Raises:
+        BusyError: one does.
+    """
+    from spiketok.storage.locks import beside, locked
+
+    return locked(beside(target), f"{what} {target}")
+
+
 def indexed(root: Path | None, store: str | None = None) -> Workspace:
     """The workspace with the index of its store, for a command that asks many sessions before it writes any."""
     return Workspace.locate(root, store).indexed(say)
@@ -70,6 +83,22 @@ def collect(
                 complain(outcome.message if named else f"{outcome.name}: {outcome.message}")
                 failed += 1
     return sorted(rows, key=lambda r: r["session"]), failed
+
+
+WRITTEN = {"new": "written", "fetched": "written", "skipped": "already", "here": "already"}  # a state, in a summary
+
+
+def counted(what: str, states: Iterable[str], failed: int = 0) -> str:
+    """A command's summary, of one kind in all that make artefacts: ``"3 sessions: 1 written, 2 already"``."""
+    counts = Counter(WRITTEN.get(state, state) for state in states) + Counter({"failed": failed})
+    each = ", ".join(f"{n} {word}" for word, n in sorted(counts.items(), key=lambda item: _order(item[0])))
+    total = counts.total()
+    return f"{total} {what.removesuffix('s') if total == 1 else what}{f': {each}' if each else ''}"
+
+
+def _order(word: str) -> tuple[int, str]:
+    known = ("written", "replaced", "already", "not served", "failed")
+    return known.index(word) if word in known else len(known), word
 
 
 def executor_of(executor: str | None, jobs: int) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
-from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, print_rows
+from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, counted, print_rows
 from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError, require
 from spiketok.pipeline.jobs import describe
 from spiketok.storage.workspace import Workspace
@@ -170,7 +170,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write stored sessions in another format; what the format cannot hold is told. Of a run: its rates, for NLB."""
-    from spiketok.pipeline.export import export_session, exporter_of
+    from spiketok.pipeline.export import export_session, exporter_of, find_exported
     from spiketok.settings import merge, parse_assignment
     from spiketok.storage.records import is_run
     from spiketok.storage.store import read_attributes, read_session
@@ -193,20 +193,24 @@ def export(
         for session_id in chosen:
             path = workspace.store_path(session_id)
             try:
-                sources = _sources_here(workspace, session_id) if exporter.write_beside is not None else []
                 digest = read_attributes(path)["digest"]
-                session, more = read_session(path), {"sources": sources, "settings": settings}
-                done = export_session(session, digest, to, out, overwrite=overwrite, **more)
+                done = None if overwrite else find_exported(session_id, digest, to, out, settings)
+                if done is None:
+                    sources = _sources_here(workspace, session_id) if exporter.write_beside is not None else []
+                    session, more = read_session(path), {"sources": sources, "settings": settings}
+                    done = export_session(session, digest, to, out, overwrite=overwrite, **more)
             except (SpiketokError, OSError) as error:  # one session's trouble does not stop the others
                 complain(f"{session_id}: {describe(error)}")
                 failed += 1
             else:
                 for remark in done.remarks:
                     say(f"{session_id}: {remark}")
-                rows.append({"session": session_id, "file": done.path, "bytes": done.nbytes,
-                             "not as it is": len(done.remarks), "remarks": list(done.remarks)})  # fmt: skip
+                rows.append({"session": session_id, "state": done.state, "file": done.path, "bytes": done.nbytes,
+                             "not as it is": None if done.state == "already" else len(done.remarks),
+                             "remarks": list(done.remarks)})  # fmt: skip
             advance(1, session_id)
     print_rows("exported", rows, as_json)
+    say(counted("sessions", [row["state"] for row in rows], failed))
     if failed:
         raise typer.Exit(1)
 
@@ -229,5 +233,6 @@ def _export_rates(workspace: Workspace, folder: Path, to: str, out: Path, overwr
         done = export_rates(run, tokens, path, splits[to], out, device_of(run.config), overwrite=overwrite)
         for line in done.remarks:
             say(f"{tokens.id}: {line}")
-        rows.append({"session": tokens.id, "file": done.path, "bytes": done.nbytes, **done.scores})
+        rows.append({"session": tokens.id, "state": done.state, "file": done.path, "bytes": done.nbytes, **done.scores})
     print_rows(f"rates of {run.path.name}, scored as the benchmark does" if to == "nlb" else "rates", rows, as_json)
+    say(counted("sessions", [row["state"] for row in rows]))

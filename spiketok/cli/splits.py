@@ -86,11 +86,13 @@ def splits(
     days = assigned_days(workspace, chosen, rule) if rule is not None else {}
     examined = []
     for one in examine(workspace, chosen, rule, days, reach_of=reach_of, segments=segments):
-        if one.error:
+        if one.error and not names:
+            say(f"left out: {one.error}")
+        elif one.error:
             complain(one.error)
         else:
             examined.append(one)
-    failed = len(chosen) - len(examined)
+    failed = len(chosen) - len(examined) if names or not examined else 0  # what nobody named may be left out
     divisions = [division for one in examined for division in one.divisions]
     stored = []
     if store_as is not None and not failed:

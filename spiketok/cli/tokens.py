@@ -17,12 +17,13 @@ from spiketok.cli.options import (
     Store,
     Workers,
     collect,
+    counted,
     executor_of,
     indexed,
     print_rows,
     whole_ns,
 )
-from spiketok.errors import UnknownNameError, UsageError
+from spiketok.errors import DataError, SpiketokError, UnknownNameError, UsageError
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -74,14 +75,22 @@ def tokenize(
     if scheme is None:
         scheme = "per-spike"
         say(_who_reads())
-    every = scheme.strip() == "all"
+    tolerant = scheme.strip() == "all" or sessions is None  # what was not named is left out where it does not fit
     if bin_compat is not None:
         settings = [*(settings or []), f"binned.compat={bin_compat}"]
     schemes = _schemes(scheme, bin_ms, settings or [])
     chosen = workspace.select(sessions)
     cap = None if max_memory is None else parse_bytes(max_memory, "--max-memory")
     if dry_run:
-        _show_plan([p for s in chosen for p in plan_session(workspace, s, schemes, segments)], as_json)
+        plans = []
+        for session_id in chosen:
+            try:
+                plans += plan_session(workspace, session_id, schemes, segments)
+            except (DataError, UnknownNameError) as error:
+                if sessions is not None:
+                    raise
+                say(f"left out: {_with_name(session_id, str(error))}")
+        _show_plan(plans, as_json)
         return
     told = _findings(workspace, chosen)
     for one in told:
@@ -90,10 +99,11 @@ def tokenize(
     made, failed = collect(
         "tokenize", "sessions", len(chosen), outcomes, lambda done: {"session": done[0].session_id, "shards": done}
     )
-    rows = []
+    rows, left_out = [], 0
     for done in (shard for result in made for shard in result["shards"]):
-        refused = done.state == "failed" or (done.state == "not served" and not every)
+        refused = done.state == "failed" or (done.state == "not served" and not tolerant)
         tell = complain if refused else say
+        left_out += done.state == "not served" and not refused
         for note in done.notes:
             tell(f"{done.session_id}: {done.scheme}: {note.removeprefix(f'{done.session_id} ')}")
         failed += refused
@@ -112,8 +122,8 @@ def tokenize(
                 }
             )
     print_rows("shards", rows, as_json, hidden=("path",))
-    if failed:
-        say(f"{failed} of {len(chosen) * len(schemes)} shards could not be made, {len(rows)} stand")
+    say(counted("shards", [row["state"] for row in rows] + ["left out"] * left_out, failed))
+    if failed or not rows:
         raise typer.Exit(1)
 
 
@@ -129,6 +139,10 @@ def _findings(workspace: Workspace, chosen: list[str]) -> list[Told]:
         except ArtefactError:  # its own job says so
             continue
     return told_again(TOKENIZE, found)
+
+
+def _with_name(session_id: str, text: str) -> str:
+    return text if text.startswith(session_id) else f"{session_id}: {text}"
 
 
 def _who_reads() -> str:
@@ -391,8 +405,15 @@ def compare(
 
         def read():
             for session_id in chosen:
-                yield read_session(workspace.store_path(session_id))
                 advance(1, session_id)
+                try:
+                    session = read_session(workspace.store_path(session_id))
+                except SpiketokError as error:
+                    if sessions:
+                        raise
+                    complain(f"left out: {session_id}: {error}")
+                else:
+                    yield session
 
         result = measure(read(), schemes, window_ns=whole_ns(window_ms, "--window-ms"), n_windows=windows, seed=seed)
     if out is not None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
-from spiketok.cli.options import Json, Root, Sessions, indexed, print_rows
-from spiketok.errors import UsageError, require
+from spiketok.cli.options import Json, Root, Sessions, hold, indexed, print_rows
+from spiketok.errors import UnfitError, UsageError, require
 from spiketok.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from spiketok.evaluation.results import TransferResult
+    from spiketok.training.loop import TrainResult
+
+T = TypeVar("T")
 
 
 def train(
@@ -62,7 +69,7 @@ def train(
     from spiketok.training.config import load_config
     from spiketok.training.loop import train as run_training
     from spiketok.training.predictions import write_predictions
-    from spiketok.training.runs import choose_training, find_run, make_shards, open_shards, run_path, sets_from
+    from spiketok.training.runs import choose_training, find_run, opened_shards, run_path, sets_from
     from spiketok.training.tasks.base import reason_lines
 
     workspace = indexed(root)
@@ -79,13 +86,21 @@ def train(
     if chosen.held_out and hold_out is None:
         last = "the last session of each subject that has several; otherwise: --hold-out GLOB or none"
         say(f"held out for eval-xsession: {', '.join(chosen.held_out)} ({last})")
-    if tokenize:
-        make_shards(workspace, [*chosen.sessions, *chosen.held_out], resolved, say)
-    opened = open_shards(workspace, chosen.sessions, resolved)
-    run_dir = run_path(workspace, resolved, opened)
+    named = sessions is not None
+    making = say if tokenize else None
+    opened, unfit = opened_shards(workspace, chosen.sessions, resolved, named=named, made=making)
+    if tokenize and chosen.held_out:
+        unfit |= opened_shards(workspace, chosen.held_out, resolved, named=named, made=making)[1]
     wanted = "must" if resume else "never" if restart else "auto"
-    with training_table() as listen:
-        result = run_training(resolved, opened, run_dir, resume=wanted, on_event=listen, base=begun)
+
+    def run_on(opened: list) -> TrainResult:
+        nonlocal run_dir
+        run_dir = run_path(workspace, resolved, opened)
+        with training_table() as listen:
+            return run_training(resolved, opened, run_dir, resume=wanted, on_event=listen, base=begun)
+
+    run_dir = Path()
+    result = _without_unfit(run_on, opened, unfit, named=named)
     if result.rank != 0:
         return  # one of several devices: the first one speaks
     if result.resumed_from:
@@ -115,6 +130,27 @@ def train(
     if any(row["task"] == "population" and row["session"].split("/")[0] in BENCHMARKS for row in rows):
         say(f"scored as the Neural Latents Benchmark does: spiketok export {run_dir.name} --to nlb --out FOLDER")
     say(f"next: spiketok eval-xsession {run_dir}")
+
+
+def _without_unfit(work: Callable[[list], T], opened: list, unfit: dict[str, str], *, named: bool) -> T:
+    """What ``work`` makes of the sessions that can serve; each of the others is said to be left out.
+
+    Args:
+        opened: shards of sessions. unfit: why others were left out before. named: somebody chose these very sessions.
+
+    Raises:
+        UnfitError: one that was named cannot serve, or none can.
+    """
+    while True:
+        for why in unfit.values():
+            say(f"left out: {why}")
+        try:
+            return work(opened)
+        except UnfitError as error:
+            if named or len(error.sessions) >= len(opened):
+                raise
+            unfit = error.sessions
+            opened = [tokens for tokens in opened if tokens.id not in unfit]
 
 
 def _plain_scores(scores: dict) -> dict:
@@ -322,32 +358,37 @@ def eval_xsession(
     run_dir = find_run(workspace, run)
     if run is None:
         say(f"run {run_dir.name}, the newest (otherwise: spiketok eval-xsession RUN)")
-    loaded = load_run(run_dir)
-    opened, remarks, within = open_transfer_shards(
-        workspace, loaded, sessions, within=within, told=say if tokenize else None
-    )
-    for line in remarks:
-        say(f"note: {line}")
-    names = [p.strip() for p in protocols.split(",") if p.strip()] if protocols is not None else None
-    with progress("eval-xsession", None, "cells") as advance:
-        result = evaluate_transfer(
-            loaded,
-            opened,
-            protocols=names,
-            calibration_s=calibration_s,
-            within=within,
-            adapt=with_transfer(loaded.config, sets or []).transfer,
-            device=device_of(loaded.config),
-            stored=lambda session: read_session(workspace.store_path(session)),
-            on_event=lambda event: advance(1, str(event.get("cell", ""))),
-        )
     folder = out or run_dir / "xsession"
-    report = write_report(result, folder)
-    if save_predictions:
-        answered = [cell for cell in result.cells if cell.answer is not None]
-        for cell in answered:
-            write_predictions(folder / "predictions" / cell.protocol, cell.session, {cell.task: cell.answer})
-        say(f"{len(answered)} files of predictions in {folder / 'predictions'}")
+    with hold(folder, "the report"):
+        loaded = load_run(run_dir)
+        opened, remarks, within = open_transfer_shards(
+            workspace, loaded, sessions, within=within, told=say if tokenize else None
+        )
+        for line in remarks:
+            say(f"note: {line}")
+        names = [p.strip() for p in protocols.split(",") if p.strip()] if protocols is not None else None
+
+        def evaluate(opened: list) -> TransferResult:
+            with progress("eval-xsession", None, "cells") as advance:
+                return evaluate_transfer(
+                    loaded,
+                    opened,
+                    protocols=names,
+                    calibration_s=calibration_s,
+                    within=within,
+                    adapt=with_transfer(loaded.config, sets or []).transfer,
+                    device=device_of(loaded.config),
+                    stored=lambda session: read_session(workspace.store_path(session)),
+                    on_event=lambda event: advance(1, str(event.get("cell", ""))),
+                )
+
+        result = _without_unfit(evaluate, opened, {}, named=sessions is not None)
+        report = write_report(result, folder)
+        if save_predictions:
+            answered = [cell for cell in result.cells if cell.answer is not None]
+            for cell in answered:
+                write_predictions(folder / "predictions" / cell.protocol, cell.session, {cell.task: cell.answer})
+            say(f"{len(answered)} files of predictions in {folder / 'predictions'}")
     if as_json:
         show_json(report.summary)
         return

@@ -38,9 +38,16 @@ def upgrade(
     as_json: Json = False,
 ) -> None:
     """Make what an earlier release wrote into what this one reads: each whole or not at all, none lost."""
-    from spiketok.pipeline.upgrade import OldShard, remove, upgrade_sessions, upgrade_shards
+    from spiketok.storage.locks import beside, locked
 
     workspace = indexed(root, store)
+    with locked(beside(workspace.root / "upgrade"), f"the upgrade of {workspace.root}"):
+        _upgrade(workspace, dry_run, as_json)
+
+
+def _upgrade(workspace: Workspace, dry_run: bool, as_json: bool) -> None:
+    from spiketok.pipeline.upgrade import OldShard, remove, upgrade_sessions, upgrade_shards
+
     done: list[Upgraded] = []
     succeeded: list[OldShard] = []
 

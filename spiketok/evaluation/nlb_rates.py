@@ -29,6 +29,7 @@ from spiketok.recording.nouns import Intervals, Session
 from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS, Benchmark
 from spiketok.storage.files import atomic_file
 from spiketok.storage.hdf5 import writing_hdf5
+from spiketok.storage.locks import beside, locked
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.checkpoints import Run
@@ -48,12 +49,14 @@ class ExportedRates:
 
     Args:
         remarks: what to know of it, a line each. scores: the benchmark's, by its names; none without a public truth.
+        state: ``"new"``, ``"replaced"``, or ``"already"``: it was there, of the same session and checkpoint.
     """
 
     path: str
     nbytes: int
     remarks: tuple[str, ...]
     scores: dict[str, float]
+    state: str = "new"
 
 
 def export_rates(
@@ -73,26 +76,44 @@ def export_rates(
         stored: the session in the store. overwrite: replace a file that is there.
 
     Raises:
-        UsageError: a file is there. Errors as :func:`write_rates`.
+        UsageError: another file is there. Errors as :func:`write_rates`.
     """
     dataset, name = tokens.id.split("/")
     path = Path(folder) / dataset / f"{name}.{'nlb' if split == 'valid' else 'nlb_test'}_rates.h5"
-    if path.exists() and not overwrite:
-        message = f"{path} is there already: --overwrite replaces it"
-        raise UsageError(message)
     session, digest = read_session(stored), read_attributes(stored)["digest"]
-    shapes = write_rates(run, session, digest, split, path, device)
+    with locked(beside(path), str(path), wait=True):
+        state = "replaced" if path.exists() else "new"
+        if state == "replaced" and not overwrite:
+            if not _is_of(path, session.id, digest, run):
+                message = f"{path} is there already, and was made of something else: --overwrite replaces it"
+                raise UsageError(message)
+            state = "already"
+        else:
+            write_rates(run, session, digest, split, path, device)
     bin_ms, window_ns = round(run.config.data.bin_ms), run.config.data.window_ns
     start_ns = window_starts(session, "", split, bin_ms=bin_ms)
     train = divide(tokens, run.tasks, run.config.split, run.config.data.train_share).splits["train"]
-    seen, remarks = seen_in_training(start_ns, window_ns, train), [f"{len(shapes)} arrays, of the {split} split"]
+    n_arrays = len(read_rates(path))
+    seen, remarks = seen_in_training(start_ns, window_ns, train), [f"{n_arrays} arrays, of the {split} split"]
     if seen:
         remarks.append(
             f"{seen} of its {len(start_ns)} evaluated windows lie in the run's training time, so their scores are no "
             "test: train with --set split.kind=stored"
         )
     scored = score_rates(session, path, bin_ms) if split == "valid" else {}
-    return ExportedRates(str(path), path.stat().st_size, tuple(remarks), scored)
+    return ExportedRates(str(path), path.stat().st_size, tuple(remarks), scored, state)
+
+
+def _is_of(path: Path, session_id: str, digest: str, run: Run) -> bool:
+    """Whether a file of rates says that it was made of this session by this checkpoint."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            said = tuple(file.attrs.get(key) for key in ("session", "store_digest", "checkpoint_digest"))
+    except OSError:
+        return False
+    return said == (session_id, digest, run.digest)
 
 
 def write_rates(

@@ -35,7 +35,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.errors import DataError, UnfitError, UnknownNameError, UsageError
 from spiketok.evaluation.floor import floor_cell
 from spiketok.evaluation.results import FLOOR, WITHIN, Cell, Event, SessionFacts, TransferResult, summarize
 from spiketok.models.base import PROTOCOLS, Model, Part
@@ -95,7 +95,7 @@ def evaluate_transfer(
     Raises:
         UsageError: a trained session without ``within``, a trained recording under another name, an unknown protocol,
             a shard by another scheme or other fields than the run reads.
-        DataError: nothing to score, too little calibration or no test time; the message says which session.
+        UnfitError: sessions with nothing to score, too little calibration or no test time.
     """
     protocols = _checked_protocols(run, protocols)
     if not calibration_s > 0:
@@ -110,8 +110,7 @@ def evaluate_transfer(
         device = Fabric(accelerator=run.config.optim.accelerator, devices=1).device
     device = torch.device(device)
     facts, cells = [], []
-    for tokens in sorted(sessions, key=lambda s: s.id):
-        session = _transfer_session(run, tokens, calibration_s)
+    for tokens, session in _transfer_sessions(run, sessions, calibration_s):
         known = session.id in trained
         facts.append(
             SessionFacts(
@@ -200,6 +199,25 @@ def _refuse_trained(run: Run, sessions: Sequence[SessionTokens], within: bool) -
 
 
 # ---- a session's calibration and test time --------------------------------------------------------------------------
+
+
+def _transfer_sessions(
+    run: Run, sessions: Sequence[SessionTokens], calibration_s: float
+) -> list[tuple[SessionTokens, DividedSession]]:
+    """Each session with its parts, in order of id; all are looked at before the first adapts.
+
+    Raises:
+        UnfitError: some have too little time.
+    """
+    found, unfit = [], {}
+    for tokens in sorted(sessions, key=lambda s: s.id):
+        try:
+            found.append((tokens, _transfer_session(run, tokens, calibration_s)))
+        except DataError as error:
+            unfit[tokens.id] = str(error)
+    if unfit:
+        raise UnfitError(unfit)
+    return found
 
 
 def _transfer_session(run: Run, tokens: SessionTokens, calibration_s: float) -> DividedSession:

@@ -20,6 +20,7 @@ from spiketok.recording.identity import Identity, Recordings
 from spiketok.recording.nouns import NS_PER_S, Finding
 from spiketok.storage.files import scratch_folder
 from spiketok.storage.index import facts_of, open_index
+from spiketok.storage.locks import session_lock
 from spiketok.storage.store import put_session
 from spiketok.storage.workspace import Workspace
 
@@ -97,7 +98,9 @@ class Gate:
         if self.strict and against:
             return replace(done, state=REFUSED), DataError(_refusal(done, against))
         if done.made_in is not None:
-            put_session(done.made_in, self.workspace.store_path(done.session_id))
+            target = self.workspace.store_path(done.session_id)
+            with session_lock(target):
+                put_session(done.made_in, target)
         self.known.put(done.identity)
         return replace(done, made_in=None), None
 

@@ -30,6 +30,7 @@ from spiketok.recording.splits import (
     without_sets,
 )
 from spiketok.storage.files import atomic_file
+from spiketok.storage.locks import session_lock
 from spiketok.storage.store import read_attributes, read_session, write_session
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.pictures import COLORS, FAINT
@@ -418,14 +419,15 @@ def store_division(
         UsageError: the source has a set of this name, or the rule makes no division. DataError: the rule does not fit.
     """
     target = workspace.store_path(session_id)
-    settings = read_attributes(target)["settings"]
-    before = settings.get("splits", {})
-    recorded = before | {name: recorded_rule(rule, assigned)}
-    if before == recorded:
-        return "already"
-    session = read_session(target)
-    plain = replace(session, splits=without_sets(session.splits, before))
-    write_session(with_stored_sets(plain, recorded), target, settings | {"splits": recorded})
+    with session_lock(target):
+        settings = read_attributes(target)["settings"]
+        before = settings.get("splits", {})
+        recorded = before | {name: recorded_rule(rule, assigned)}
+        if before == recorded:
+            return "already"
+        session = read_session(target)
+        plain = replace(session, splits=without_sets(session.splits, before))
+        write_session(with_stored_sets(plain, recorded), target, settings | {"splits": recorded})
     return "replaced" if name in before else "new"
 
 

@@ -42,10 +42,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Brought:
-    """What a download gave: files that are here, whole and verified, and what failed."""
+    """What a download gave: files that are here, whole and verified, and what failed.
+
+    ``states``: of each file that is here, ``"fetched"`` or ``"skipped"``, also of those whose session is not whole.
+    """
 
     files: tuple[Path, ...] = ()
     failures: tuple[Failure, ...] = ()
+    states: tuple[str, ...] = ()
 
 
 def by_size() -> list[Dataset]:
@@ -102,7 +106,8 @@ def bring(
             failures.append(Failure(result.path, "ingest", why))
         else:
             files.append(result.file)
-    return Brought(tuple(files), tuple(failures))
+    states = tuple(result.status for result in results if result.file is not None)
+    return Brought(tuple(files), tuple(failures), states)
 
 
 def check_each(

@@ -29,6 +29,7 @@ from spiketok.recording.splits import with_stored_sets
 from spiketok.recording.steps import apply_steps
 from spiketok.storage.causes import content_fault, raise_cause
 from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_file, sha256_source, source_bytes, write_json
+from spiketok.storage.locks import beside, locked, session_lock
 from spiketok.storage.names import folded, safe_name, twin_of
 from spiketok.storage.remote import RemotePath, local_copy, place
 from spiketok.storage.store import holds_session, read_attributes, session_place, write_session
@@ -338,6 +339,10 @@ def ingest_group(
     with ExitStack() as stack:
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
         digests = [digest_of(file, settings) if file.is_file() or file.is_dir() else "" for file in files]
+        done = stored_from(target, group, digests, with_stored_splits(target, settings))
+        if done is not None:
+            return done
+        stack.enter_context(session_lock(target))  # who had it may have made just this
         settings = with_stored_splits(target, settings)
         done = stored_from(target, group, digests, settings)
         if done is not None:
@@ -501,9 +506,11 @@ def _known_sources(workspace: Workspace) -> dict[str, list[str]]:
 
 
 def _remember_source(workspace: Workspace, done: Ingested) -> None:
-    known = _known_sources(workspace)
-    if known.get(done.session_id) != list(done.paths):
-        write_json(_source_index(workspace), known | {done.session_id: list(done.paths)})
+    index = _source_index(workspace)
+    if _known_sources(workspace).get(done.session_id) == list(done.paths):
+        return
+    with locked(beside(index), str(index), wait=True):  # what another ingest adds meanwhile must not be lost
+        write_json(index, _known_sources(workspace) | {done.session_id: list(done.paths)})
 
 
 def recorded_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:

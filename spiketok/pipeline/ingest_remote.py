@@ -30,7 +30,9 @@ from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Finding, Source
 from spiketok.storage.files import clean_leftovers
+from spiketok.storage.locks import session_lock
 from spiketok.storage.names import folded, safe_name, twin_of
+from spiketok.storage.remote import RemotePath
 from spiketok.storage.store import read_attributes, session_place, write_session
 from spiketok.storage.workspace import Workspace
 
@@ -114,7 +116,6 @@ def _stream_group(
     into: Path | None,
 ) -> Streamed:
     """Read the assets of one session and write it, unless the store has it from the same digests and settings."""
-    from spiketok.sources.archives.dandi.stream import warm_up
     from spiketok.sources.catalogue import RULES
 
     if len(assets) > 1 and RULES[group.rules].join is None:
@@ -125,7 +126,22 @@ def _stream_group(
         if fault:
             message = f"{asset.path}: {fault}: fetch it without --stream"
             raise FetchError(message)
-    digests, target = [asset.sha256 for asset in assets], workspace.store_path(group.session_id)
+    target = workspace.store_path(group.session_id)
+    with session_lock(target):
+        return _stream_to(target, plan, group, assets, wanted, into)
+
+
+def _stream_to(
+    target: Path | RemotePath,
+    plan: Plan,
+    group: Group,
+    assets: tuple[Asset, ...],
+    wanted: dict[str, object],
+    into: Path | None,
+) -> Streamed:
+    from spiketok.sources.archives.dandi.stream import warm_up
+
+    digests = [asset.sha256 for asset in assets]
     settings = with_stored_splits(target, settings_of(group, wanted) | STREAMED)
     total = sum(asset.size for asset in assets)
     plain = {key: value for key, value in settings.items() if key not in STREAMED}

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError, UnreadableError
+from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError, UnknownNameError, UnreadableError
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
 from spiketok.storage.files import human_bytes
 from spiketok.storage.limits import available_memory
+from spiketok.storage.locks import session_lock
 from spiketok.storage.store import read_session, session_info
 from spiketok.storage.workspace import CONTEXT, Workspace
 from spiketok.tokens.schemes import Scheme
@@ -213,9 +214,22 @@ def tokenize_session(
     Its context is written before the first of its shards, and again where it is gone and a shard needs it. What is
     there is never replaced: a damaged shard is ``"failed"``, and its note says what to do.
 
+    The session is held while something is made of it: no other command makes it anew meanwhile, or bakes the same.
+
     Raises:
         ArtefactError: the session's context is damaged.
     """
+    digest = workspace.attributes(session_id)["digest"]
+    places = [_shard_place(workspace, session_id, scheme, segments_rule, digest) for scheme in schemes]
+    if all(place.exists() for place in (*places, _context_place(workspace, session_id, digest))):
+        return _tokenize_held(workspace, session_id, schemes, segments_rule)
+    with session_lock(workspace.store_path(session_id)):
+        return _tokenize_held(workspace, session_id, schemes, segments_rule)
+
+
+def _tokenize_held(
+    workspace: Workspace, session_id: str, schemes: Sequence[Scheme], segments_rule: str
+) -> list[Tokenized]:
     from spiketok.tokens.context import Context, write_context
 
     store = workspace.store_path(session_id)
@@ -236,9 +250,9 @@ def tokenize_session(
             else:
                 _require_spikes(session_info(session), scheme)
                 done.append(_baked(target, session, scheme, segments_rule, digest, context))
-        except NotServedError as error:
+        except (DataError, UnknownNameError) as error:  # the scheme, or the segments, need what it does not have
             done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))
-        except (ArtefactError, DataError) as error:  # one scheme's trouble does not stop the others
+        except ArtefactError as error:  # one scheme's trouble does not stop the others
             done.append(Tokenized(session_id, scheme.name, "failed", notes=[str(error)]))
     return done
 

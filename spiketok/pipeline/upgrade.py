@@ -27,6 +27,7 @@ from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.pipeline.tokenize import shard_path, tokenize
 from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import WIP, clean_leftovers, content_digest, sha256_file
+from spiketok.storage.locks import session_lock
 from spiketok.storage.store import is_packed, read_attributes, repack
 from spiketok.storage.workspace import MANIFEST, Workspace
 from spiketok.tokens.schemes import scheme_from_config
@@ -76,7 +77,8 @@ def upgrade_sessions(workspace: Workspace, *, dry_run: bool) -> Iterator[Upgrade
             continue
         try:
             before = read_attributes(path)["digest"]
-            repack(path)
+            with session_lock(path):
+                repack(path)
             after = read_attributes(path)["digest"]
         except SpiketokError as error:
             yield Upgraded("session", session_id, "left", str(error))

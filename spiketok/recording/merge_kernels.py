@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 DIGIT_BITS = 9  # of the time, sorted by in one pass: 512 counters and 512 places to write at, which L1 holds
 LEVEL_BITS = 2 * DIGIT_BITS
@@ -11,7 +12,7 @@ FEW = 512  # spikes that a comparison sort orders sooner than two passes over 51
 REPAIRS = 4  # steps a spike; where more are needed, the tile is bursty and sorted by comparison
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def merge_trains(time_ns, low, high, tile_bits, unit_bits, out_time, out_unit):
     """Write the spikes ``low[n]:high[n]`` of every unit n to the outputs, which have room for just these.
 
@@ -46,7 +47,7 @@ def merge_trains(time_ns, low, high, tile_bits, unit_bits, out_time, out_unit):
         at += size
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def order_by_unit(unit, place, out):
     """``out`` becomes the positions of the spikes unit after unit, in order within each.
 
@@ -61,7 +62,7 @@ def order_by_unit(unit, place, out):
         place[n] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def units_out_of_order(time_ns, offset, back):
     """``back[n]`` becomes whether the times ``offset[n]:offset[n + 1]`` fall anywhere."""
     for n in range(back.size):
@@ -73,7 +74,7 @@ def units_out_of_order(time_ns, offset, back):
         back[n] = falls != 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _first_time(time_ns, low, high):
     first = np.iinfo(np.int64).max
     for n in range(low.size):
@@ -82,7 +83,7 @@ def _first_time(time_ns, low, high):
     return first
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _tile_ends(time_ns, low, high, begin, tile_bits, ends):
     """Where each unit's spikes of the tile end; returns how many there are in all.
 
@@ -100,7 +101,7 @@ def _tile_ends(time_ns, low, high, begin, tile_bits, ends):
     return size
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _gather(time_ns, low, ends, begin, unit_bits, keys):
     at = 0
     for n in range(low.size):
@@ -112,7 +113,7 @@ def _gather(time_ns, low, ends, begin, unit_bits, keys):
             out[k] = ((np.uint64(own[k]) - begin) << unit_bits) | unit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _two_passes(keys, passed, minor, major, level):
     """Stable counting sorts by the lower and then the upper digit of the bits from ``level`` on, there and back."""
     digit, one = np.uint64(DIGIT_BITS), np.uint64(1)
@@ -137,7 +138,7 @@ def _two_passes(keys, passed, minor, major, level):
         major[d] += one
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _repair(keys):
     """Insert each key before those above it; False, with all keys still there, where that takes too many steps."""
     steps = REPAIRS * keys.size
@@ -156,7 +157,7 @@ def _repair(keys):
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _unpack(keys, begin, unit_bits, out_time, out_unit):
     unit = (np.uint64(1) << unit_bits) - np.uint64(1)
     for k in range(keys.size):

@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,14 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spiketok.errors import ArtefactError, UsageError
-from spiketok.storage.causes import LOCKLESS, content_fault, raise_cause, root_of
+from spiketok.storage.causes import content_fault, raise_cause, root_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 SESSION_MARKS = ("session.json", ".zattrs")  # the files that make a session: packed, and an older folder
 WIP = ".wip-"
-LOCK = ".lock"
 OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
 PIECE_ROWS = 1 << 17
 SYNC_THREADS = 8
@@ -398,41 +396,6 @@ def read_signed(path: Path, word: str, remedy: str, *, unsigned: bool = False) -
         message = f"{word} {path} was changed: its content has digest {found[:12]}, {written}: {remedy}"
         raise ArtefactError(message)
     return facts
-
-
-@contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder against other processes for as long as the block lasts; the lock of a killed process is free.
-
-    Args:
-        folder: made if absent; its file ``.lock`` is what is held, and stays, empty.
-        what: the folder in words, for the message.
-
-    Raises:
-        UsageError: another process holds it.
-    """
-    import fcntl  # here: every command imports this file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "ab+", buffering=0) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().decode(errors="replace").strip() or "another process"
-            message = f"{what} {folder} is being written by {holder}: wait until it has ended, or stop it"
-            raise UsageError(message) from None
-        except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise
-            print(f"{what} {folder} lies on a file system without locks: run no second one on it", file=sys.stderr)
-        with writing(folder):
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {_machine()}".encode())
-        try:
-            yield
-        finally:
-            stream.truncate(0)
 
 
 def human_bytes(size: float) -> str:

@@ -10,6 +10,7 @@ Credentials and endpoints are the business of fsspec's file systems (for S3: the
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -21,6 +22,37 @@ from urllib.parse import urlsplit
 from spiketok.errors import FetchError, UsageError, require
 from spiketok.storage.causes import ALWAYS_TOLD
 from spiketok.storage.files import human_bytes, scratch_folder, writing
+
+
+def network_timeout_s() -> float | None:
+    """How long a server may take to answer, as ``SPIKETOK_NETWORK_TIMEOUT`` says in seconds; None where it is not set.
+
+    Raises:
+        UsageError: it is no such number.
+    """
+    asked = os.environ.get("SPIKETOK_NETWORK_TIMEOUT", "")
+    if not asked:
+        return None
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        message = f"SPIKETOK_NETWORK_TIMEOUT={asked}: must be a number of seconds above 0"
+        raise UsageError(message)
+    return seconds
+
+
+def _patience(url: str) -> dict[str, object]:
+    """What bounds the wait for S3: botocore's attempts multiply with those of s3fs, 5 times 5 of 15 s."""
+    import fsspec
+
+    if not url.startswith(("s3://", "s3a://")):
+        return {}
+    own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    asked = network_timeout_s()
+    waits = {} if asked is None else {"read_timeout": asked, "connect_timeout": min(asked, 10.0)}
+    return {"config_kwargs": {"retries": {"max_attempts": 1}} | waits | own}
 
 
 def place(text: str | Path | RemotePath) -> Path | RemotePath:
@@ -237,7 +269,7 @@ class RemotePath:
         """The file system and the path in it; whatever goes wrong with them becomes one line."""
         fsspec = require("fsspec", "remote", f"reaching {self.url}")
         try:  # without a cache of listings: other machines write there too
-            system, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            system, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **_patience(self.url))
         except ImportError as error:
             message = f"reaching {self.url} needs what is not installed ({error}): pip install 'spiketok[remote]'"
             raise UsageError(message) from error

@@ -48,6 +48,7 @@ from spiketok.storage.arrays import StoredArray, delta_dtype, encoded_arrays
 from spiketok.storage.causes import NEWER, content_fault, raise_cause
 from spiketok.storage.clock import find_period, nearest_ticks, ns_from_ticks
 from spiketok.storage.files import PIECE_ROWS, SESSION_MARKS, Pieces, atomic_folder, canonical_json, sha256_arrays
+from spiketok.storage.locks import unless_replaced
 from spiketok.storage.members import ARRAYS, FolderMembers, ZipMembers, damaged, open_members, write_zip
 from spiketok.storage.remote import RemotePath, local_copy, place
 
@@ -312,7 +313,8 @@ def read_attributes(path: Path | RemotePath) -> dict[str, object]:
     Raises:
         ArtefactError: there is no session, one of another format or version, or its attributes are damaged.
     """
-    return _read_marked(place(path))[0]
+    path = place(path)
+    return unless_replaced(path / PACKED, lambda: _read_marked(path)[0])
 
 
 def attributes_of(path: Path | RemotePath, session_id: str) -> dict[str, object]:
@@ -419,6 +421,10 @@ def read_session(path: Path | RemotePath) -> Session:
         ArtefactError: other format or version, damaged, or the content is not what was written.
     """
     path = place(path)
+    return unless_replaced(path / PACKED, lambda: _read_session(path))
+
+
+def _read_session(path: Path | RemotePath) -> Session:
     attributes, directory_sha256 = _read_marked(path)
     try:
         expected = attributes.pop("digest")

@@ -37,6 +37,7 @@ from spiketok.storage.files import (
     write_signed,
     writing,
 )
+from spiketok.storage.locks import unless_replaced
 from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_config
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.sampling import SessionTokens
@@ -282,7 +283,7 @@ def read_tasks(facts: Mapping[str, object], config: RunConfig) -> tuple[Task, ..
 
 
 def load_run(run_dir: Path) -> Run:
-    """Load a checkpoint and rebuild its model.
+    """Load a checkpoint and rebuild its model; a training may replace it meanwhile.
 
     Raises:
         ArtefactError: there is none, or it is damaged, or of another version.
@@ -290,7 +291,11 @@ def load_run(run_dir: Path) -> Run:
     run_dir = Path(run_dir)
     if run_dir.name == FOLDER and (run_dir / "checkpoint.json").exists():
         run_dir = run_dir.parent
-    facts = read_facts(run_dir)
+    return unless_replaced(run_dir / FOLDER / "checkpoint.json", lambda: _load_run(run_dir))
+
+
+def _load_run(run_dir: Path) -> Run:
+    digest, facts = checkpoint_digest(run_dir), read_facts(run_dir)
     try:
         later = run_config(run_dir, facts)["transfer"]  # shapes no checkpoint: as the last train on this folder said
         config = RunConfig.from_dict(facts["config"] | {"transfer": later})
@@ -308,6 +313,9 @@ def load_run(run_dir: Path) -> Run:
     except SpiketokError as error:
         message = f"{run_dir / FOLDER}: {error}"
         raise ArtefactError(message) from error
+    if checkpoint_digest(run_dir) != digest:
+        message = f"{run_dir / FOLDER} was replaced while it was read: run the command again"
+        raise ArtefactError(message)
     model.eval()
     return Run(
         path=run_dir,
@@ -317,7 +325,7 @@ def load_run(run_dir: Path) -> Run:
         trained_on=tuple(TrainedSession(**s) for s in facts["sessions"]),
         step=int(facts["step"]),
         total_steps=int(facts["total_steps"]),
-        digest=checkpoint_digest(run_dir),
+        digest=digest,
         facts=facts,
     )
 

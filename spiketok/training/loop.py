@@ -29,12 +29,13 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from spiketok.errors import ArtefactError, DataError, UsageError
+from spiketok.errors import ArtefactError, DataError, UnfitError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
 from spiketok.storage.causes import content_fault
-from spiketok.storage.files import atomic_file, clean_leftovers, locked, write_signed, writing
+from spiketok.storage.files import atomic_file, clean_leftovers, write_signed, writing
+from spiketok.storage.locks import inside, locked
 from spiketok.storage.records import checkpoint_digest
 from spiketok.training.checkpoints import (
     Run,
@@ -205,7 +206,8 @@ def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[
     """Resolve the tasks, divide each session's time, and fit the tasks on training time; order by session id.
 
     Raises:
-        DataError, UsageError: the data cannot serve the configuration; the message says which session and why.
+        UnfitError: some sessions cannot serve the configuration. DataError, UsageError: none together can; the message
+            says which session and why.
     """
     window_ns = config.data.window_ns
     if not sessions:
@@ -225,11 +227,19 @@ def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[
             raise DataError(message)
     _refuse_unknown_weights(config, ordered)
     tasks = resolve_tasks(config, ordered)
-    divided = [divide(tokens, tasks, rule, config.data.train_share) for tokens in ordered]
-    for session in divided:
-        for split, allowed in session.splits.items():
-            if split == "train" or len(allowed):
-                require_window(session.windows(split), split, window_ns)
+    divided, unfit = [], {}
+    for tokens in ordered:
+        try:
+            session = divide(tokens, tasks, rule, config.data.train_share)
+            for split, allowed in session.splits.items():
+                if split == "train" or len(allowed):
+                    require_window(session.windows(split), split, window_ns)
+        except DataError as error:
+            unfit[tokens.id] = str(error)
+        else:
+            divided.append(session)
+    if unfit:
+        raise UnfitError(unfit)
     for task in tasks:
         task.fit([(s.tokens, s.guarded["train"]) for s in divided if task in s.tasks])
     return divided, tasks
@@ -353,7 +363,7 @@ def _prepare_folder(run_dir: Path, resume: str, held: contextlib.ExitStack) -> N
     clean_leftovers(run_dir)
     if resume == "must":
         read_facts(run_dir)
-    held.enter_context(locked(run_dir, "run"))
+    held.enter_context(locked(inside(run_dir), f"run {run_dir}"))
     if resume == "never":
         remove(run_dir)
         for name in ("metrics.jsonl", "result.json"):

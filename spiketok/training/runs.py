@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, DataError, UnknownNameError, UsageError
+from spiketok.errors import ArtefactError, DataError, UnfitError, UnknownNameError, UsageError
 from spiketok.models import MODELS
 from spiketok.models.batch import Input
-from spiketok.pipeline.tokenize import shard_path, tokenize
+from spiketok.pipeline.tokenize import plan_session, shard_path, tokenize
 from spiketok.pipeline.upgrade import has_old_shard
 from spiketok.recording.identity import Identity, Recordings, Shared, common_ns
 from spiketok.recording.nouns import FLUORESCENCE, Intervals
@@ -122,17 +122,67 @@ def make_shards(
         told: called with one line a scheme.
 
     Raises:
-        SpiketokError: a session could not be tokenized.
+        UnfitError: sessions that an input's scheme cannot serve; those of the others are made. SpiketokError: a session
+            could not be tokenized.
     """
+    unfit = {}
     for scheme, absent in missing_shards(workspace, session_ids, config):
         told(f"tokenizing {len(absent)} sessions: {tokenize_command(config, scheme)}")
         for outcome in tokenize(workspace, absent, [scheme], config.data.segments):
             if outcome.error is not None:
                 raise outcome.error
             for done in outcome.result:
-                if done.state in ("failed", "not served"):
-                    message = f"{done.session_id}: {'; '.join(done.notes)}"
-                    raise DataError(message)
+                why = f"{done.session_id}: {'; '.join(done.notes).removeprefix(f'{done.session_id}: ')}"
+                if done.state == "failed":
+                    raise DataError(why)
+                if done.state == "not served":
+                    unfit[done.session_id] = why
+    if unfit:
+        raise UnfitError(unfit)
+
+
+def opened_shards(
+    workspace: Workspace,
+    session_ids: Sequence[str],
+    config: RunConfig,
+    *,
+    named: bool,
+    made: Callable[[str], None] | None = None,
+) -> tuple[list[SessionTokens], dict[str, str]]:
+    """:func:`open_shards` of the sessions that the run's schemes serve, and why each of the others is left out.
+
+    Args:
+        named: somebody chose these very sessions: nothing is left out. made: tokenize what lacks, telling it.
+
+    Raises:
+        UnfitError: a scheme does not serve a session that was named, or any of them. Else as :func:`open_shards`.
+    """
+    unfit: dict[str, str] = {}
+    try:
+        if made is not None:
+            make_shards(workspace, session_ids, config, made)
+        elif not named:
+            unfit = _not_served(workspace, session_ids, config)
+    except UnfitError as error:
+        unfit = error.sessions
+    kept = [s for s in session_ids if s not in unfit]
+    if unfit and (named or not kept):
+        raise UnfitError(unfit)
+    return open_shards(workspace, kept, config), unfit
+
+
+def _not_served(workspace: Workspace, session_ids: Sequence[str], config: RunConfig) -> dict[str, str]:
+    """Why the sessions have no shard for which no command can make one."""
+    unfit = {}
+    for scheme, absent in missing_shards(workspace, session_ids, config):
+        for session_id in absent:
+            try:
+                plans = plan_session(workspace, session_id, [scheme], config.data.segments)
+            except (DataError, UnknownNameError) as error:
+                unfit[session_id] = str(error)
+            else:
+                unfit |= {p.session_id: f"{p.session_id}: {p.reason}" for p in plans if p.state == "not served"}
+    return unfit
 
 
 def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunConfig) -> list[SessionTokens]:
@@ -172,12 +222,14 @@ def _open_session(
 
 
 def default_model(workspace: Workspace, session_ids: Sequence[str]) -> str | None:
-    """The first model of which all these sessions have the shards, as its default configuration reads them."""
+    """The first model of which these sessions have the shards that its default configuration reads.
+
+    Sessions that its schemes cannot serve do not count, as long as there are others.
+    """
     for name in MODELS:
         config = load_config(name)
-        schemes = {scheme_of(wanted) for wanted in run_inputs(config).values()}
-        places = (shard_path(workspace, s, scheme, config.data.segments) for s in session_ids for scheme in schemes)
-        if session_ids and all(place.exists() for place in places):
+        lacking = {s for _, absent in missing_shards(workspace, session_ids, config) for s in absent}
+        if len(lacking) < len(session_ids) and lacking <= _not_served(workspace, session_ids, config).keys():
             return name
     return None
 
@@ -302,9 +354,8 @@ def open_transfer_shards(
                 "WITHIN the sessions trained on, not across sessions (fetch another, or train with --hold-out GLOB)"
             )
             within = True
-    if told is not None:
-        make_shards(workspace, chosen, run.config, told)
-    opened = open_shards(workspace, chosen, run.config)
+    opened, unfit = opened_shards(workspace, chosen, run.config, named=bool(sessions), made=told)
+    left_out += list(unfit.values())
     if not sessions:
         useless = {s.id: run.tasks[0].why_not(s) for s in opened if all(task.why_not(s) for task in run.tasks)}
         if len(useless) < len(opened):

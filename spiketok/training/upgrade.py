@@ -18,6 +18,7 @@ from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.pipeline.jobs import describe
 from spiketok.pipeline.upgrade import OldShard, Upgraded
 from spiketok.storage.files import atomic_folder, content_digest, read_json, sha256_file, write_json, write_signed
+from spiketok.storage.locks import LOCK, inside, locked
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import FOLDER, FORMAT, Run, checkpoint_digest, load_run
@@ -72,7 +73,8 @@ def upgrade_runs(workspace: Workspace, shards: Sequence[OldShard], *, dry_run: b
                 _upgraded_sessions(facts, config, by_digest, dry_run=True)
                 yield Upgraded("run", path.name, "to upgrade", f"checkpoint version {OLD_VERSION} -> {NEW_VERSION}")
             else:
-                upgrade_run(path, facts, config, by_digest)
+                with locked(inside(path), f"run {path}"):
+                    upgrade_run(path, facts, config, by_digest)
                 yield Upgraded("run", path.name, "upgraded", f"checkpoint version {NEW_VERSION}, weights unchanged")
         except SpiketokError as error:
             yield Upgraded("run", path.name, "left", str(error))
@@ -135,7 +137,7 @@ def upgrade_run(path: Path, facts: Mapping, config: RunConfig, shards: Mapping[s
         "loader": {},  # where training would go on: it is at its end
     }
     with atomic_folder(path) as wip:
-        shutil.copytree(path, wip, dirs_exist_ok=True)
+        shutil.copytree(path, wip, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{LOCK}*"))
         write_json(wip / FOLDER / "checkpoint.json", said | {"digest": content_digest(said)})
         write_signed(wip / "config.json", config.to_dict() | {"transfer": read_json(path / "config.json")["transfer"]})
         run = load_run(wip)  # whether the weights fit the model

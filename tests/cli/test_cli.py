@@ -222,7 +222,7 @@ def test_good_files_go_through_and_bad_ones_are_listed(nwb, tmp_path):
     (folder / "cut.nwb").write_bytes(nwb[1].read_bytes()[:100_000])
     done = spiketok(tmp_path / "root", "ingest", folder, code=1)
     assert "good" in done.stdout
-    assert "2 of 3 failed, 1 sessions are in the store" in done.stderr
+    assert "3 sessions: 1 written, 2 failed" in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert {line.split()[1] for line in errors} == {"text.nwb:", "cut.nwb:"}
 

@@ -157,8 +157,13 @@ def test_on_the_command_line(ahead, workspace, tmp_path):
     assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert {"co-bps", "fp-bps", "vel R2", "psth R2"} <= set(row)
     again = CliRunner().invoke(app, words)
-    assert isinstance(again.exception, UsageError)
-    assert "is there already: --overwrite replaces it" in str(again.exception)
+    assert again.exit_code == 0
+    assert "1 session: 1 already" in again.stderr
+    with h5py.File(row["file"], "r+") as file:
+        file.attrs["checkpoint_digest"] = "another"
+    other = CliRunner().invoke(app, words)
+    assert isinstance(other.exception, UsageError)
+    assert "is there already, and was made of something else: --overwrite replaces it" in str(other.exception)
     wrong = CliRunner().invoke(app, [*words[:3], "falcon", *words[4:]])
     assert "a run is exported --to nlb or nlb_test" in str(wrong.exception)
     test = CliRunner().invoke(app, [*words[:3], "nlb_test", *words[4:], "--json"])

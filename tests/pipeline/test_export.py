@@ -342,9 +342,11 @@ def test_the_same_session_gives_the_same_bytes_in_its_place(name, tmp_path):
 @pytest.mark.parametrize("name", ["nwb", "torch_brain"])
 def test_a_file_is_never_half_there_nor_replaced_unasked(name, tmp_path, monkeypatch):
     first = Path(export_session(golden_session(), DIGEST, name, tmp_path).path)
-    before = first.read_bytes()
-    with pytest.raises(UsageError, match="is there already: --overwrite replaces it"):
-        export_session(golden_session(), DIGEST, name, tmp_path)
+    before, written = first.read_bytes(), first.stat().st_mtime_ns
+    again = export_session(golden_session(), DIGEST, name, tmp_path)
+    assert (again.state, again.nbytes, first.stat().st_mtime_ns) == ("already", len(before), written)
+    with pytest.raises(UsageError, match="is there already, and was made of something else: --overwrite replaces it"):
+        export_session(golden_session(), DIGEST[::-1], name, tmp_path)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -356,7 +358,9 @@ def test_a_file_is_never_half_there_nor_replaced_unasked(name, tmp_path, monkeyp
             export_session(golden_session(), DIGEST, name, tmp_path, overwrite=True)
     assert first.read_bytes() == before
     assert [p.name for p in first.parent.iterdir()] == [first.name]
-    export_session(golden_session(), DIGEST, name, tmp_path, overwrite=True)
+    with pytest.raises(UsageError, match="made of something else"):
+        export_session(golden_session(), DIGEST, name, tmp_path)  # by another release
+    assert export_session(golden_session(), DIGEST, name, tmp_path, overwrite=True).state == "replaced"
     assert first.read_bytes() != before
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from spiketok.sources.archives.plans import Asset, Plan, Request
 from spiketok.sources.archives.web import Trace
 from spiketok.sources.catalogue import check_here, dataset_of, load_source, plan_fetch, resolve
 from spiketok.sources.catalogue import download as fetch_plan
+from spiketok.storage.locks import beside
 from tests.dandi_server import DandiServer
 from tests.zenodo_server import ZenodoServer
 
@@ -187,15 +189,14 @@ def one_file(host: str) -> Iterator[tuple[object, str]]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another process holds the lock."""
+    """Another process holds the lock, for half a second."""
     code = (
-        "import fasteners, sys; lock = fasteners.InterProcessLock(sys.argv[1]); lock.acquire()\n"
-        "print(1, flush=True); input()"
+        "import sys, time; from pathlib import Path; from spiketok.storage.locks import locked\n"
+        "with locked(Path(sys.argv[1]), 'it'): print(1, flush=True); time.sleep(0.5)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"1\n"
         yield
-        other.kill()
 
 
 @pytest.mark.parametrize("host", ["dandi", "zenodo", "url"])
@@ -209,9 +210,11 @@ def test_two_runs_at_once_and_a_disk_that_fails(raw, host):
 
         plan = plan_fetch(resolve(word), raw, api_url=server.api_url)
         part = archive.part(kept.staging_of(plan.folder, raw), plan.assets[0])
-        part.parent.mkdir(parents=True)
-        with locked(part.with_name(part.name + ".lock")):
-            assert run("skip")[1].message == "another run is fetching it now"
+        begun = time.monotonic()
+        with locked(beside(part)):
+            assert run("skip")[1].status == "fetched"
+            assert time.monotonic() - begun > 0.4, "it waits for the other"
+        (plan.folder / "a.nwb").unlink()
         (plan.folder / "a.nwb").mkdir()  # a folder stands where the file belongs
         result = run("overwrite-different")[1]
         assert (result.status, result.message.partition(":")[0]) == ("failed", "this machine's disk")

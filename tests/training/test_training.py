@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spiketok.errors import ArtefactError, DataError, UsageError
+from spiketok.errors import ArtefactError, BusyError, DataError, UsageError
 from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.nouns import Intervals, Session, Signal
 from spiketok.recording.splits import SplitRule
@@ -509,20 +509,22 @@ def test_a_run_is_trained_by_one_process_at_a_time(bins, tmp_path):
     code = """
         import sys
         from pathlib import Path
-        from spiketok.storage.files import locked
-        with locked(Path(sys.argv[1]), "run"):
+        from spiketok.storage.locks import inside, locked
+        with locked(inside(Path(sys.argv[1])), "run"):
             print("held", flush=True)
             sys.stdin.readline()
     """
     words = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match=f"is being written by process {other.pid} on .*: wait until it has ended"):
+        with pytest.raises(
+            BusyError, match=rf"spiketok \(process {other.pid} on .*, since .*\) writes run .*: wait for it or"
+        ):
             train(load_config("linear"), bins, tmp_path)
         assert not (tmp_path / "config.json").exists()
         other.kill()  # which frees the lock
     train(load_config("linear"), bins, tmp_path)
-    assert (tmp_path / ".lock").read_text() == ""
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_damaged_curves_are_told_when_a_run_goes_on(spikes, tmp_path):

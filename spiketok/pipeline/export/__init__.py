@@ -3,7 +3,8 @@
     exported = export_session(session, digest, "nwb", folder)      # folder/<dataset>/<session>.nwb
 
 What is unusual: a format that cannot hold something gets the rest, and each thing that it could not take as it is
-becomes a remark of the result: nothing is left out without a word. A file is written whole or not at all.
+becomes a remark of the result: nothing is left out without a word. A file is written whole or not at all, and one that
+says that this release made it from the same content is not made again.
 
 A new format is a :class:`Exporter` in its own file and one name in ``EXPORTERS``.
 """
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.pipeline.export import binned, falcon, nlb, nwb, torch_brain
-from spiketok.pipeline.export.base import Exported, Exporter
+from spiketok.pipeline.export.base import Exported, Exporter, made_by
 from spiketok.recording.nouns import Session
 from spiketok.storage.files import atomic_file, clean_leftovers
+from spiketok.storage.locks import beside, locked
 
-__all__ = ["EXPORTERS", "Exported", "Exporter", "export_path", "export_session"]
+__all__ = ["EXPORTERS", "Exported", "Exporter", "export_path", "export_session", "find_exported"]
 
 EXPORTERS: dict[str, Exporter] = {
     exporter.name: exporter
@@ -51,6 +53,28 @@ def export_path(session_id: str, name: str, folder: Path) -> Path:
     return Path(folder) / dataset / f"{session}{exporter_of(name).suffix}"
 
 
+def find_exported(
+    session_id: str, digest: str, name: str, folder: Path, settings: Mapping[str, object] | None = None
+) -> Exported | None:
+    """The file of a session that stands already, if it says that this release made it from the same content.
+
+    Args:
+        session_id, name, folder: as :func:`export_path`. digest: of the session in the store.
+        settings: as :func:`export_session`.
+    """
+    import h5py
+
+    target = export_path(session_id, name, folder)
+    try:
+        with h5py.File(target, "r") as file:
+            said = exporter_of(name, settings).origin(file)
+    except (OSError, KeyError, AttributeError):  # none there, or nothing that we wrote
+        return None
+    if made_by(session_id, digest) not in said:
+        return None
+    return Exported(session_id, str(target), target.stat().st_size, (), "already")
+
+
 def export_session(
     session: Session,
     digest: str,
@@ -72,18 +96,23 @@ def export_session(
         settings: of the format, as ``{"bin_ms": 10}``.
 
     Raises:
-        UsageError: a file is there. UnknownNameError: there is no such format. DataError: the format cannot hold
+        UsageError: another file is there. UnknownNameError: there is no such format. DataError: the format cannot hold
             this session at all.
     """
-    target = export_path(session.id, name, folder)
-    if target.exists() and not overwrite:
-        message = f"{target} is there already: --overwrite replaces it"
-        raise UsageError(message)
-    clean_leftovers(target.parent)
-    exporter = exporter_of(name, settings)
-    with atomic_file(target) as path:
-        if sources and exporter.write_beside is not None:
-            remarks = exporter.write_beside(session, digest, path, sources)
-        else:
-            remarks = exporter.write(session, digest, path)
-    return Exported(session.id, str(target), target.stat().st_size, tuple(remarks))
+    target, exporter = export_path(session.id, name, folder), exporter_of(name, settings)
+    with locked(beside(target), str(target), wait=True):
+        there = target.exists()
+        if there and not overwrite:
+            done = find_exported(session.id, digest, name, folder, settings)
+            if done is not None:
+                return done
+            message = f"{target} is there already, and was made of something else: --overwrite replaces it"
+            raise UsageError(message)
+        clean_leftovers(target.parent)
+        with atomic_file(target) as path:
+            if sources and exporter.write_beside is not None:
+                remarks = exporter.write_beside(session, digest, path, sources)
+            else:
+                remarks = exporter.write(session, digest, path)
+    state = "replaced" if there else "new"
+    return Exported(session.id, str(target), target.stat().st_size, tuple(remarks), state)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spiketok.errors import UnknownNameError
-from spiketok.pipeline.export.base import Exporter, origin_text
+from spiketok.pipeline.export.base import Exporter, origin_attribute, origin_text
 from spiketok.pipeline.export.binned_windows import Cut, Windows, counts, cut_windows, held_out_units
 from spiketok.recording.nouns import Session
 from spiketok.settings import build
@@ -57,19 +57,21 @@ def write_binned(session: Session, digest: str, path: Path, fill: Fill, settings
     """
     import h5py
 
+    from spiketok.storage.hdf5 import writing_hdf5
+
     settings = settings or Windows()
     names = list(session.behaviours)
     if settings.behavior is not None and settings.behavior not in names:
         raise UnknownNameError("behaviour", settings.behavior, names, session.id)
     cut, remarks = cut_windows(session, settings)
     out = held_out_units(session, settings)
-    with h5py.File(path, "w") as file:
+    with writing_hdf5(path) as file:
         fill(file, session, cut, out)
         order = np.concatenate([np.flatnonzero(~out), np.flatnonzero(out)])
         ids = session.units.id[order].astype(object)
         file.create_dataset("unit_id", data=ids, dtype=h5py.string_dtype(), track_times=False)
         facts = {"session": session.id, "store_digest": digest, "origin": origin_text(session, digest)}
-        file.attrs.update(facts | {"settings": json.dumps(asdict(settings), sort_keys=True)})
+        file.attrs.update(facts | {"settings": _as_text(settings)})
     said = " and ".join(f"{rows.size} of {name}" for name, rows in cut.rows.items())
     first = (
         f"{said}: windows of {cut.n_bins} bins of {settings.bin_ms:g} ms, {int((~out).sum())} units given, "
@@ -138,12 +140,24 @@ def _put_behaviour(file: h5py.File, key: str, session: Session, start_ns: np.nda
     file.create_dataset(key, data=value.reshape(shape), compression="gzip", track_times=False)
 
 
+def _as_text(settings: Windows) -> str:
+    return json.dumps(asdict(settings), sort_keys=True)
+
+
+def _origin(settings: Windows, file: h5py.File) -> str:
+    """Empty in a file of other settings."""
+    return origin_attribute(file) if file.attrs["settings"] == _as_text(settings) else ""
+
+
 def _configured(exporter: Exporter, fill: Fill, values: Mapping[str, object]) -> Exporter:
-    return replace(exporter, write=partial(write_binned, fill=fill, settings=build(Windows, values, "", "setting")))
+    settings = build(Windows, values, "", "setting")
+    write = partial(write_binned, fill=fill, settings=settings)
+    return replace(exporter, write=write, origin=partial(_origin, settings))
 
 
 def _exporter(name: str, title: str, fill: Fill) -> Exporter:
-    plain = Exporter(name, f".{name.partition('_')[0]}.h5", title, partial(write_binned, fill=fill))
+    write, origin = partial(write_binned, fill=fill), partial(_origin, Windows())
+    plain = Exporter(name, f".{name.partition('_')[0]}.h5", title, write, origin)
     return replace(plain, configure=partial(_configured, plain, fill))
 
 

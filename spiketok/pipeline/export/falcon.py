@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spiketok.pipeline.export.base import Exporter, origin_text
+from spiketok.pipeline.export.base import Exporter, origin_attribute, origin_text
 from spiketok.recording.nouns import Session
 from spiketok.storage.hdf5 import writing_hdf5
 
@@ -43,5 +43,10 @@ def write_tensors(session: Session, digest: str, path: Path, sources: Sequence[P
 
 
 EXPORTER = Exporter(
-    "falcon", ".h5", "the arrays of FALCON's reference loader, an HDF5 file", write_tensors, write_tensors
+    "falcon",
+    ".h5",
+    "the arrays of FALCON's reference loader, an HDF5 file",
+    write_tensors,
+    origin_attribute,
+    write_beside=write_tensors,
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.pipeline.export.base import Exporter, origin_text
+from spiketok.pipeline.export.base import Exporter, origin_attribute, origin_text
 from spiketok.recording.nouns import Session
 from spiketok.storage.hdf5 import writing_hdf5
 
@@ -45,13 +45,20 @@ def write_tensors(session: Session, digest: str, path: Path, *, bin_ms: int = 5,
 
 TITLE = "the tensors of the Neural Latents Benchmark (nlb_tools), an HDF5 file"
 EXPORTERS = (
-    Exporter("nlb", ".nlb.h5", TITLE, write_tensors),
-    Exporter("nlb_20", ".nlb_20.h5", f"{TITLE}, bins of 20 ms", partial(write_tensors, bin_ms=20)),
-    Exporter("nlb_test", ".nlb_test.h5", f"{TITLE}, for a submission", partial(write_tensors, split="test")),
+    Exporter("nlb", ".nlb.h5", TITLE, write_tensors, origin_attribute),
+    Exporter("nlb_20", ".nlb_20.h5", f"{TITLE}, bins of 20 ms", partial(write_tensors, bin_ms=20), origin_attribute),
+    Exporter(
+        "nlb_test",
+        ".nlb_test.h5",
+        f"{TITLE}, for a submission",
+        partial(write_tensors, split="test"),
+        origin_attribute,
+    ),
     Exporter(
         "nlb_test_20",
         ".nlb_test_20.h5",
         f"{TITLE}, for a submission, bins of 20 ms",
         partial(write_tensors, bin_ms=20, split="test"),
+        origin_attribute,
     ),
 )

@@ -87,7 +87,13 @@ def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
     return remarks
 
 
-EXPORTER = Exporter("torch_brain", ".h5", "torch_brain 0.2 (temporaldata), an HDF5 file a session", write_torch_brain)
+def _origin(file: h5py.File) -> str:
+    return str(file["brainset"].attrs["description"])
+
+
+EXPORTER = Exporter(
+    "torch_brain", ".h5", "torch_brain 0.2 (temporaldata), an HDF5 file a session", write_torch_brain, _origin
+)
 
 
 def _seconds(time_ns: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """From a plan to files: the one loop of all archives. A file has its final name only when it is whole and verified.
 
-Each file is locked, brought to its part (from where an earlier attempt or run ended), verified, fetched once more
-where its bytes are wrong, synced, and renamed. One file's error is that file's alone; what came of it stays for the
-next run.
+Each file is locked (a second command waits for it, and takes what came), brought to its part (from where an earlier
+attempt or run ended), verified, fetched once more where its bytes are wrong, synced, and renamed. One file's error is
+that file's alone; what came of it stays for the next run.
 """
 
 from __future__ import annotations
@@ -10,17 +10,24 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from spiketok.errors import FetchError, require
+from spiketok.errors import BusyError, FetchError
 from spiketok.sources.archives.base import Archive, Bring, DamagedError, Job
-from spiketok.sources.archives.kept import forget_listing, keep_listing, read_record, staging_of, write_record
+from spiketok.sources.archives.kept import (
+    entries,
+    forget_listing,
+    keep_listing,
+    read_record,
+    staging_of,
+    write_record,
+)
 from spiketok.sources.archives.plans import (
     JOBS,
     Asset,
@@ -32,8 +39,9 @@ from spiketok.sources.archives.plans import (
     decide,
 )
 from spiketok.sources.archives.web import StoppedError, Trace, one_line, reason
-from spiketok.storage.causes import LOCKLESS, cause_of, number_of
+from spiketok.storage.causes import cause_of
 from spiketok.storage.files import clean_leftovers, human_bytes, sha256_file, sync
+from spiketok.storage.locks import beside, locked
 
 ATTEMPTS = 2  # a file with wrong bytes is removed and fetched once more
 KEPT = "; what came is kept for the next run"
@@ -132,9 +140,11 @@ def _fetch_one(archive: Archive, plan: Plan, job: Job, bring: Bring) -> tuple[st
 
     asset, host = job.asset, urlsplit(job.asset.url or plan.api_url).netloc.rpartition("@")[2]
     try:
-        with _alone(job.part) as alone:
-            if not alone:
-                return "", "another run is fetching it now"
+        with locked(beside(job.part), str(plan.folder / asset.path), wait=True, stop=job.stop) as free:
+            if not free:
+                digest = _brought_by_another(archive, plan, asset)
+                if digest:
+                    return digest, ""
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     bring(job)
@@ -152,11 +162,22 @@ def _fetch_one(archive: Archive, plan: Plan, job: Job, bring: Bring) -> tuple[st
             return "", fault
     except requests.RequestException as error:
         fault = f"{host}: {reason(error)}"
-    except (FetchError, StoppedError) as error:
+    except (FetchError, BusyError, StoppedError) as error:
         fault = f"{host}: {one_line(error)}"
     except OSError as error:
         fault = f"this machine's disk: {cause_of(error, plan.folder / asset.path) or one_line(error)}"
     return "", fault + (KEPT if archive.part_bytes(job.part) else "")
+
+
+def _brought_by_another(archive: Archive, plan: Plan, asset: Asset) -> str:
+    """The sha256 of a file that came while we waited for its lock; empty where none came, or none vouches for it."""
+    if asset.state not in ("missing", "partial"):
+        return ""  # it was there before, and the policy wants it anew
+    file, entry = plan.folder / asset.path, entries(plan.folder, archive.shape).get(asset.path)
+    if not file.is_file() or (not archive.announces and entry is None):
+        return ""
+    digest, fault = archive.verify(file, archive.remembered(asset, file, entry) if entry else asset)
+    return "" if fault else digest
 
 
 def _publish(archive: Archive, job: Job, final: Path) -> None:
@@ -168,31 +189,6 @@ def _publish(archive: Archive, job: Job, final: Path) -> None:
     sync(final.parent)
     archive.discard(job.part)
     job.tell(size, size)
-
-
-@contextmanager
-def _alone(part: Path) -> Iterator[bool]:
-    """Whether no other run is at this part; none can be for as long as the block lasts."""
-    fasteners = require("fasteners", "dandi", "downloading")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    path = part.with_name(part.name + ".lock")
-    lock = fasteners.InterProcessLock(path)
-    try:
-        is_held = lock.acquire(blocking=False)
-    except RuntimeError as error:  # fasteners' word for a lock that cannot be had at all
-        if number_of(error.__context__ or error) not in LOCKLESS:
-            raise
-        yield True  # a file system without locks: nobody else can be kept off
-        return
-    if not is_held:
-        yield False
-        return
-    try:
-        # one that was opened just before its owner removed it locks nothing
-        yield path.exists() and os.path.samestat(os.fstat(lock.lockfile.fileno()), path.stat())
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
 
 
 # ---- before and after -----------------------------------------------------------------------------------------------
@@ -234,10 +230,11 @@ def _check_room(plan: Plan, wanted: Sequence[Asset], raw: Path) -> None:
 
 def _remove_empty(folder: Path, top: Path) -> None:
     """Remove the folder and those above it, below ``top``, as far as they hold nothing."""
-    for one in (folder, *folder.parents):
-        if one == top or not one.is_dir() or any(one.iterdir()):
-            return
-        one.rmdir()
+    with suppress(OSError):  # another command has just put something there, or removed it
+        for one in (folder, *folder.parents):
+            if one == top or not one.is_dir() or any(one.iterdir()):
+                return
+            one.rmdir()
 
 
 def _in_threads(fetch: Callable[[Any], None], items: Sequence[Any], jobs: int, stop: threading.Event) -> None:

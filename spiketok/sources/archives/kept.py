@@ -17,6 +17,7 @@ from spiketok.errors import ArtefactError, require
 from spiketok.sources.archives.plans import Asset, Plan
 from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import read_json, sha256_file, write_json
+from spiketok.storage.locks import beside, locked
 from spiketok.storage.remote import RemotePath
 
 LISTING = ".listing.json"
@@ -171,6 +172,17 @@ def write_record(plan: Plan, shape: Shape, digests: Mapping[str, str], entry: Ca
     """
     if not digests:
         return
+    file = plan.folder / shape.name
+    if _merged(plan, shape, digests, entry) is None:
+        return
+    with locked(beside(file), str(file), wait=True):  # what another fetch adds meanwhile must not be lost
+        record = _merged(plan, shape, digests, entry)
+        if record is not None:
+            write_json(file, record)
+
+
+def _merged(plan: Plan, shape: Shape, digests: Mapping[str, str], entry: Callable[[Asset], Mapping]) -> dict | None:
+    """The record with what is whole and verified now; None where it stands like that."""
     old = read_record(plan.folder, shape)
     assets = {asset.path: asset for asset in plan.assets}
     fresh = {
@@ -179,5 +191,4 @@ def write_record(plan: Plan, shape: Shape, digests: Mapping[str, str], entry: Ca
     }
     record = {key: getattr(plan, key) for key in shape.head}
     record[shape.files] = {**(old[shape.files] if old else {}), **fresh}
-    if record != old:
-        write_json(plan.folder / shape.name, record)
+    return None if record == old else record

@@ -3,6 +3,10 @@
 A server may hold a connection open for ever: one that brings a byte now and then meets no read timeout. So a thread
 watches all downloads, and shuts a connection that brought no piece of its file for ``PROGRESS_S``; to the client that
 is a broken connection, from which it goes on where it was. The third time the file is given up.
+
+A request that nobody answers is asked again like one that a busy server refuses, and given up the third time; where
+several in a row had no answer, the server is taken for gone, so that a long list of requests ends too.
+``SPIKETOK_NETWORK_TIMEOUT`` (seconds) sets how long one waits for an answer.
 """
 
 from __future__ import annotations
@@ -21,11 +25,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spiketok.errors import FetchError
+from spiketok.storage.remote import network_timeout_s
 
-API_TIMEOUT_S = (10.0, 60.0)  # to connect, between two pieces of an answer
+_ANSWER_S = network_timeout_s() or 60.0
+API_TIMEOUT_S = (min(10.0, _ANSWER_S), _ANSWER_S)  # to connect, between two pieces of an answer
+HUNG_ATTEMPTS, HUNG_PAUSE_S = 3, 1.0  # of one request without an answer, and before it is asked again
+MOST_HUNG = 6  # requests of one command without an answer, one after the other: then none is asked any more
 MAX_RETRY_AFTER_S = 60  # a server may ask for a week
 PIECE_BYTES = 256 * 2**10  # what is read at once, and so what a cut connection loses at most
-PROGRESS_S = 120.0  # a connection that brings no piece in so long (2.2 kB/s) is broken off
+PROGRESS_S = 2 * _ANSWER_S  # a connection that brings no piece in so long (120 s: 2.2 kB/s) is broken off
 MOST_BROKEN = 3
 TRACE_LINES = 60  # of one file; the last ones are kept
 
@@ -51,11 +59,13 @@ def reason(error: Exception) -> str:
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {API_TIMEOUT_S[0]:g} s"
     if isinstance(error, requests.Timeout):
-        return "no answer in time"
+        return f"no answer within {API_TIMEOUT_S[1]:g} s"
     if isinstance(error, requests.JSONDecodeError):
         return "an answer that is not JSON"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke"
+    if _timed_out(error):
+        return f"an answer that stopped for {API_TIMEOUT_S[1]:g} s"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
     return one_line(error)
@@ -108,6 +118,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._open: dict[int, _Connection] = {}
+        self._hung = 0
         self._lock, self._end = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._look, name="spiketok-watch", daemon=True)
 
@@ -128,11 +139,23 @@ class Watch:
         with self._lock:
             connection = self._open.setdefault(threading.get_ident(), _Connection())
             connection.response, connection.since = response, time.monotonic()
+            self._hung = 0
             broken = connection.broken
         if broken >= MOST_BROKEN:
             response.close()
             message = f"too slow: less than {PIECE_BYTES // 1024} kB in {PROGRESS_S:g} s, {broken} times"
             raise TooSlowError(message)
+
+    def hung(self) -> int:
+        """A request of any thread had no answer; how many by now, one after the other."""
+        with self._lock:
+            self._hung += 1
+            return self._hung
+
+    def is_gone(self) -> bool:
+        """Whether so many requests had no answer that the server is taken for gone."""
+        with self._lock:
+            return self._hung >= MOST_HUNG
 
     def moved(self) -> None:
         """A piece came to this thread."""
@@ -213,6 +236,14 @@ def where(url: str) -> str:
     return printable(parts.netloc.rpartition("@")[2] + parts.path)
 
 
+def _timed_out(error: Exception) -> bool:
+    """Whether nobody answered, or an answer stopped in its middle: that one is no Timeout to ``requests``."""
+    import requests
+    from urllib3.exceptions import TimeoutError as Urllib3Timeout
+
+    return isinstance(error, requests.Timeout) or any(isinstance(cause, Urllib3Timeout) for cause in error.args)
+
+
 def instrument(session: Any, watch: Watch, trace: Trace, stop: threading.Event | None = None) -> None:
     """Put deadlines, the watch and the trace into a ``requests`` session."""
     import requests
@@ -220,19 +251,29 @@ def instrument(session: Any, watch: Watch, trace: Trace, stop: threading.Event |
     plain = session.request
 
     def request(method: str, url: str, **options: Any) -> Any:
-        if stop is not None and stop.is_set():
-            message = "interrupted"
-            raise StoppedError(message)
-        options.setdefault("timeout", API_TIMEOUT_S)
-        try:
-            response = plain(method, url, **options)
-        except requests.RequestException as error:
-            watch.paused()
-            trace.add(f"{method.upper()} {where(url)}: {reason(error)}")
-            raise
-        if not options.get("stream"):
-            watch.done()
-        return response
+        options["timeout"] = API_TIMEOUT_S  # one for all: the client has its own for files
+        for attempt in range(1, HUNG_ATTEMPTS + 1):
+            if stop is not None and stop.is_set():
+                message = "interrupted"
+                raise StoppedError(message)
+            if watch.is_gone():
+                message = f"no answer to {MOST_HUNG} requests in a row"
+                raise TooSlowError(message)
+            try:
+                response = plain(method, url, **options)
+            except requests.RequestException as error:
+                watch.paused()
+                trace.add(f"{method.upper()} {where(url)}: {reason(error)}")
+                if not _timed_out(error):
+                    raise
+                if watch.hung() >= MOST_HUNG or attempt == HUNG_ATTEMPTS:
+                    message = f"{reason(error)}, {attempt} times"
+                    raise TooSlowError(message) from error
+                (stop.wait if stop is not None else time.sleep)(HUNG_PAUSE_S * attempt)
+                continue
+            if not options.get("stream"):
+                watch.done()
+            return response
 
     session.request = request
     session.hooks["response"] += [cap_retry_after, trace.answered, watch.answered]

@@ -25,7 +25,7 @@ from spiketok.sources.archives import ranged
 from spiketok.sources.archives.base import Archive, Bring, Found
 from spiketok.sources.archives.kept import Shape
 from spiketok.sources.archives.plans import Asset, Plan, Request
-from spiketok.sources.archives.web import Trace, one_line, printable, reason, where
+from spiketok.sources.archives.web import TooSlowError, Trace, one_line, printable, reason, where
 from spiketok.storage.remote import RemotePath
 
 API = "https://zenodo.org/api"
@@ -189,6 +189,8 @@ def _get_json(session: Any, url: str, what: str) -> dict:
             if isinstance(found, dict):
                 return found
             fault = "an answer that is no object"
+        except TooSlowError as error:
+            fault = str(error)
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else None
             if status == 404:

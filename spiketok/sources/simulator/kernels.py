@@ -20,10 +20,10 @@ class Kernels(NamedTuple):
 
 @cache
 def compiled() -> Kernels:
-    """The compiled loops. Numba is imported here, by the first simulation and not with the package."""
-    from numba import njit
+    """The compiled loops. They are made here, by the first simulation and not with the package: numba is heavy."""
+    from spiketok.compiled import njit
 
-    @njit(cache=True, nogil=True)
+    @njit(nogil=True)
     def recur(factor, drive):
         """``state[k + 1] = factor * state[k] + drive[k]`` from zero; complex128 ``[T]``, returns complex128 ``[T]``."""
         state = np.empty_like(drive)
@@ -33,7 +33,7 @@ def compiled() -> Kernels:
             now = factor * now + drive[k]
         return state
 
-    @njit(cache=True, nogil=True)
+    @njit(nogil=True)
     def refine(log_rate, fine):
         """Linear between samples, float64 ``[T + 1]``, at each of ``MS_PER_SAMPLE`` steps; at most 20."""
         for k in range(log_rate.size - 1):
@@ -41,7 +41,7 @@ def compiled() -> Kernels:
             for j in range(MS_PER_SAMPLE):
                 fine[k * MS_PER_SAMPLE + j] = min(log_rate[k] + step * (j / MS_PER_SAMPLE), 20.0)
 
-    @njit(cache=True, nogil=True)
+    @njit(nogil=True)
     def spike(rate_hz, draw, refractory, recovery):
         """Ticks at which one neuron fires.
 
@@ -95,7 +95,7 @@ def compiled() -> Kernels:
                 left = draw[n]
         return ticks[:n]
 
-    @njit(cache=True, nogil=True)
+    @njit(nogil=True)
     def glow(spike_s, frame_s, rise_s, decay_s, out):
         """``out[f]`` becomes the sum over the spikes before frame f of exp(-t / decay) - exp(-t / rise)."""
         slow, fast, now, i = 0.0, 0.0, 0.0, 0

@@ -31,6 +31,7 @@ from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Column, Intervals, 
 from spiketok.storage.hdf5 import writing_hdf5
 
 if TYPE_CHECKING:
+    import h5py
     from hdmf.common import VectorData
     from pynwb import NWBFile
 
@@ -84,7 +85,11 @@ def write_nwb(session: Session, digest: str, path: Path) -> list[str]:
     return remarks + not_kept(session, path, _splits_name(session))
 
 
-EXPORTER = Exporter("nwb", ".nwb", "Neurodata Without Borders 2, a file a session", write_nwb)
+def _origin(file: h5py.File) -> str:
+    return file["general/notes"].asstr()[()]
+
+
+EXPORTER = Exporter("nwb", ".nwb", "Neurodata Without Borders 2, a file a session", write_nwb, _origin)
 
 
 def _splits_name(session: Session) -> str:

@@ -157,6 +157,13 @@ def connect(
         yield client, watch
 
 
+def _no_answer(instance: Instance, error: Exception) -> str:
+    return (
+        f"the DANDI archive at {instance.host} does not answer ({reason(error)}): "
+        "check the connection or --api-url, then run the command again"
+    )
+
+
 def _greet(client: Any, instance: Instance) -> None:
     """Ask the archive who it is: a dead address fails here, in seconds (the client would retry for a minute)."""
     import dandi
@@ -169,13 +176,13 @@ def _greet(client: Any, instance: Instance) -> None:
             answer.raise_for_status()
             info = answer.json()
             break
+        except TooSlowError as error:
+            message = _no_answer(instance, error)
+            raise FetchError(message) from error
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else 503
             if attempt == CONNECT_ATTEMPTS or (status < 500 and status != 429) or isinstance(error, ValueError):
-                message = (
-                    f"the DANDI archive at {instance.host} does not answer ({reason(error)}): "
-                    "check the connection or --api-url, then run the command again"
-                )
+                message = _no_answer(instance, error)
                 raise FetchError(message) from error
         time.sleep(CONNECT_PAUSE_S * attempt)
     try:
@@ -203,6 +210,9 @@ def _authenticate(client: Any, instance: Instance) -> None:
         raise FetchError(message)
     try:
         client.authenticate(token)
+    except TooSlowError as error:
+        message = _no_answer(instance, error)
+        raise FetchError(message) from None
     except (requests.RequestException, UnicodeError) as error:
         why = reason(error) if isinstance(error, requests.RequestException) else "not a token"
         message = f"{instance.host} does not accept the token in {instance.token_variable} ({why})"
@@ -217,6 +227,9 @@ def _archive_errors(instance: Instance, what: str) -> Iterator[None]:
 
     try:
         yield
+    except TooSlowError as error:
+        message = f"{instance.host}, {what}: {error}; run the command again"
+        raise FetchError(message) from error
     except SpiketokError:
         raise
     except NotFoundError as error:

@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 from spiketok.errors import FetchError, require
 from spiketok.sources.archives.dandi.api import Instance, client_modules, connect, instance_of
 from spiketok.sources.archives.plans import Asset, Plan
-from spiketok.sources.archives.web import Trace, Watch, instrument, reason, wait_s, where
+from spiketok.sources.archives.web import TooSlowError, Trace, Watch, instrument, reason, wait_s, where
 
 ATTEMPTS = 5  # for one range
 PAUSE_S = 0.5  # before the second one, twice as long before each further one
@@ -131,6 +131,9 @@ class _Ranges:
                     self._check(answer, wanted, host)
                     self.read_bytes += len(answer.content)
                     return answer
+            except TooSlowError as error:
+                fault = f"{host}: {error}"
+                break
             except requests.RequestException as error:
                 status = error.response.status_code if error.response is not None else None
                 fault = f"{host}: {reason(error)}"
@@ -202,7 +205,7 @@ def _address_of(client: Any, instance: Instance, asset: Asset) -> str:
     try:
         answer = client.session.get(url, allow_redirects=False)
         answer.raise_for_status()
-    except requests.RequestException as error:
+    except (requests.RequestException, TooSlowError) as error:
         message = f"{instance.host}: {reason(error)}"
         raise FetchError(message) from error
     target = urljoin(url, answer.headers.get("Location", ""))

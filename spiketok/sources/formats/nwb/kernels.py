@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 BLOCK = 4096
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_times(seconds, most_s):
     """How many of the float64 seconds are a time at all: finite, and below ``most_s`` in size."""
     count = 0
@@ -17,7 +18,7 @@ def count_times(seconds, most_s):
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def seconds_to_ns(seconds, time_ns):
     """Each second as ns to the nearest; all are times that int64 ns can hold.
 
@@ -34,7 +35,7 @@ def seconds_to_ns(seconds, time_ns):
         time_ns[at : at + BLOCK] = out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def steps_back(time_ns, offset):
     """How often times fall within a unit, in how many units, and the largest fall in ns.
 
@@ -56,7 +57,7 @@ def steps_back(time_ns, offset):
     return n_back, n_units, most
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_stream(time_ns, unit, per_unit):
     """Count each unit's spikes; returns how many have the time of the one before of their unit.
 
@@ -72,7 +73,7 @@ def count_stream(time_ns, unit, per_unit):
     return twice
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_inside(time_ns, unit, start_ns, stop_ns, offset):
     """How many spikes lie in an interval of their unit.
 
@@ -89,7 +90,7 @@ def count_inside(time_ns, unit, start_ns, stop_ns, offset):
     return inside
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def begins_again(time_ns, least_ns, around):
     """How often times begin again: step back and go on rising through time that was there before.
 

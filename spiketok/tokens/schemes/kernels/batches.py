@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from spiketok.compiled import njit
 from spiketok.tokens.schemes.kernels.windows import SECONDS, first_not_before
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def choose_units(n_keep, random, keep):
     """Mark ``n_keep[b]`` of N units in each row, every subset alike (Floyd's sampling of the smaller part).
 
@@ -33,7 +33,7 @@ def choose_units(n_keep, random, keep):
                 chosen[drawn] = flag
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def sample_rows(time_ns, start_ns, length_ns, low, high):
     """``low[b]:high[b]`` becomes the rows of the samples inside window b."""
     for b in range(start_ns.size):
@@ -41,7 +41,7 @@ def sample_rows(time_ns, start_ns, length_ns, low, high):
         high[b] = low[b] + first_not_before(time_ns[low[b] :], start_ns[b] + length_ns)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_queries(
     time_ns, step_ns, value, known, low, high, start_ns, mean, std, row, out_time, out_ns, out_target, out_weight
 ):
@@ -72,7 +72,7 @@ def fill_queries(
                 target[k, c] = np.float32((np.float64(v[k, c]) - mean[c]) / std[c]) if ok[k] > 0 else np.float32(0.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def clear_tails(row_bytes, used):
     """Zero each row of uint8 ``[B, W]`` from byte ``used[b]`` on."""
     for b in range(used.size):

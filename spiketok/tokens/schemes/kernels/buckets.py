@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_categories(count, table, surplus):
     """Replace each count by ``table[count]``, in place; returns the sum of ``surplus[count]`` before.
 
@@ -21,7 +22,7 @@ def count_categories(count, table, surplus):
     return forgotten
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def copy_categories(source, first, n_rows, keep, row, out):
     """``out[row[b] + k] = source[first[b] + k]`` for k below ``n_rows``.
 
@@ -43,7 +44,7 @@ def copy_categories(source, first, n_rows, keep, row, out):
                     o[n] = g[n] if kept[n] else 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def cell_of(value, low, scale, n_cells):
     """The cell of a value: never falling where values rise, which is all that the table needs of it.
 
@@ -55,7 +56,7 @@ def cell_of(value, low, scale, n_cells):
     return np.uint64(n_cells)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def cell_table(edges, low, scale, n_cells, below):
     """``below[c]`` becomes the number of edges in cells before c; returns the largest number of edges in one cell.
 
@@ -72,7 +73,7 @@ def cell_table(edges, low, scale, n_cells, below):
     return most
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def buckets_by_compare(value, edges, right, below, low, scale, out):
     """The bucket of each value where no cell has more than one edge: one look-up, one comparison, no branch.
 
@@ -93,7 +94,7 @@ def buckets_by_compare(value, edges, right, below, low, scale, out):
             out[i] = start + (edges[np.uint64(start)] < value[i])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def buckets_by_search(value, edges, right, below, low, scale, out):
     """The bucket of each value where cells have more than one edge: a binary search among those of its cell.
 

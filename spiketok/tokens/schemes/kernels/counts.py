@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from spiketok.compiled import njit
 from spiketok.tokens.schemes.kernels.windows import first_not_before
 
 TILE_BYTES = 1 << 18  # of counts, zeroed and filled while they are in the cache
@@ -13,7 +13,7 @@ HALF = 128  # of the 256 spikes in one bin that it takes for a count to pass 255
 EXACT_NS = 1 << 50  # up to here (t + 0.5) * (1 / bin) in float64 is never rounded over a whole number
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_pieces(time_ns, unit, low, high, start_ns, first, stop, bin_ns, count):
     """Write the counts of pieces of segments; returns how many spikes found their cell full at 255.
 
@@ -44,7 +44,7 @@ def count_pieces(time_ns, unit, low, high, start_ns, first, stop, bin_ns, count)
     return saturated
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count_tile(time_ns, unit, begin_ns, bin_ns, per_ns, n_units, cells, tile):
     """Count without a look at the limit where no bin has spikes enough to reach it, else with one.
 
@@ -70,7 +70,7 @@ def _count_tile(time_ns, unit, begin_ns, bin_ns, per_ns, n_units, cells, tile):
     return saturated
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _cells(time_ns, unit, begin_ns, per_ns, n_units, cells):
     """The place of each spike in its tile: a loop without a branch, which vectorises."""
     block = cells[: time_ns.size]
@@ -81,7 +81,7 @@ def _cells(time_ns, unit, begin_ns, per_ns, n_units, cells):
     return block
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def flag_observed(start_ns, bin_ns, whole, own, offset, flag):
     """``flag[k, n]``: bin k is whole and is inside the time that unit n's intervals cover together.
 
@@ -110,7 +110,7 @@ def flag_observed(start_ns, bin_ns, whole, own, offset, flag):
             flag[k, n] = whole[k] and at >= 0 and start_ns[k] + bin_ns <= high[at]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def copy_rows(source, first, n_rows, keep, row, out):
     """``out[row[b] + k] = source[first[b] + k]`` for k below ``n_rows``, zero where a unit is not kept.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_cells(time_ns, unit, start_ns, bin_ns, seen, cells):
     """``cells[k]`` becomes the number of units with a spike in bin k of one segment.
 
@@ -26,7 +27,7 @@ def count_cells(time_ns, unit, start_ns, bin_ns, seen, cells):
             cells[k] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_cells(
     time_ns, unit, start_ns, bin_ns, cell_row, seen, squares, held, out_unit, out_count, out_first, out_last, out_cv
 ):
@@ -84,7 +85,7 @@ def fill_cells(
     return saturated
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def spread_cells(
     cell_row, unit, count, first, last, cv, bin_row, n_rows, keep, row, out_count, out_first, out_last, out_mean, out_cv
 ):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from spiketok.compiled import njit
 from spiketok.tokens.schemes.kernels.windows import SECONDS, first_not_before
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def frame_rows(time_ns, segment_row, segment, start_ns, length_ns, low, high):
     """``low[b]:high[b]`` becomes the rows of the frames inside window b.
 
@@ -23,7 +23,7 @@ def frame_rows(time_ns, segment_row, segment, start_ns, length_ns, low, high):
         high[b] = first + first_not_before(own, start_ns[b] + length_ns)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def frame_lengths(valid, low, high, keep, n_units, length):
     """Tokens of each window: its valid frames times its kept units."""
     for b in range(low.size):
@@ -39,7 +39,7 @@ def frame_lengths(valid, low, high, keep, n_units, length):
         length[b] = n_frames * n_kept
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_frames(time_ns, value, valid, low, high, start_ns, keep, unit_row, row, out_value, out_time, out_unit):
     """Write each window's valid frames in order of time, each with its kept units in order of row.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def order_by_step(time_ns, unit, start_ns, step_ns, n_units, first_row, step_row, out_unit):
     """Order the spikes of one segment by step and unit.
 
@@ -26,7 +27,7 @@ def order_by_step(time_ns, unit, start_ns, step_ns, n_units, first_row, step_row
         _sort(out_unit[first:i], count)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sort(unit, count):
     """Sort units in place: by insertion where they are few, else by counting. ``count`` is zero before and after."""
     if unit.size * unit.size < 4 * count.size:
@@ -46,7 +47,7 @@ def _sort(unit, count):
         count[n] = 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_pairs(unit, step_row, first, current, n_current, keep, count):
     """``count[b]`` becomes the spikes of kept units in the history and in the current window.
 
@@ -68,7 +69,7 @@ def count_pairs(unit, step_row, first, current, n_current, keep, count):
                 count[b, s] = total
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_pairs(
     unit,
     step_row,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 NULL, CONSTRAINT, SPIKES, RETURN, COVARIATE = 0, 1, 2, 3, 4
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def lay_patches(counts, run_unit, run_slot, run_size, max_count, out):
     """Put each unit's counts into its slot, limited to ``max_count``; returns the spikes above it.
 
@@ -44,7 +45,7 @@ def lay_patches(counts, run_unit, run_slot, run_size, max_count, out):
     return clipped
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_changes(change, first, n_bins, length):
     """Add to ``length[b]`` the constraints of window b: all in its first bin, then those that change.
 
@@ -60,7 +61,7 @@ def count_changes(change, first, n_bins, length):
                     length[b] += np.int64(later[t, c])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def place_bins(change, first, per_bin, row, place):
     """``place[b, t]`` becomes the row of the first patch of bin t of window b.
 
@@ -77,7 +78,7 @@ def place_bins(change, first, per_bin, row, place):
             at += per_bin
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_patches(
     patch,
     observed,
@@ -137,13 +138,13 @@ def fill_patches(
                 flag[p] = observed[first[b] + t]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _copy(given, taken):
     for i in range(given.size):  # a loop: assigning a slice to a slice takes many times as long
         taken[i] = given[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _copy_kept(given, slot_unit, keep, b, taken):
     """Copy P patches, zero in the slots of units that window b does not keep."""
     if keep.shape[0] == 0:
@@ -156,7 +157,7 @@ def _copy_kept(given, slot_unit, keep, b, taken):
             o[k] = g[k] if unit[k] >= 0 and kept[unit[k]] else 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_behaviour(
     constraint,
     constraint_valid,
@@ -230,7 +231,7 @@ def fill_behaviour(
                 out_value[at] = covariate[source, d]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _blank(low, high, out_patch, out_unit, out_n_real, out_unit_observed):
     """Tokens that are no patch hold no counts and no units."""
     out_patch[low:high] = 0

@@ -7,10 +7,11 @@ units are the inner loop, which is contiguous in every array.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_bins(time_ns, unit, start_ns, bin_ns, counts):
     """Add spikes to the bins that begin at ``start_ns``, up to 255; returns how many spikes are in one of them.
 
@@ -32,7 +33,7 @@ def count_bins(time_ns, unit, start_ns, bin_ns, counts):
     return inside
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def smooth(counts, decay, value):
     """``value[k] = decay * value[k - 1] + (1 - decay) * counts[k]``, from 0: a causal exponential; 0 leaves the counts.
 
@@ -50,7 +51,7 @@ def smooth(counts, decay, value):
                 taken[n] = decay * before[n] + (1.0 - decay) * given[n]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # a check for zero at each division would undo the vectors
+@njit(nogil=True, error_model="numpy")  # a check for zero at each division would undo the vectors
 def linear_counts(counts, out):
     """Lines between neighbouring counts, at as many points as ``out`` has rows, from the first bin to the last.
 
@@ -70,7 +71,7 @@ def linear_counts(counts, out):
             taken[n] = (np.float32(left[n]) * rest + np.float32(right[n]) * share) / whole
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def linear(value, out):
     """Lines between neighbouring values, as :func:`linear_counts`.
 
@@ -86,7 +87,7 @@ def linear(value, out):
             taken[n] = left[n] + (right[n] - left[n]) * share
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def bend(value, second):
     """Second derivatives at the bins of the cubic spline that has no knot at the second and the last but one.
 
@@ -117,7 +118,7 @@ def bend(value, second):
         second[size - 1, n] = 2.0 * second[size - 2, n] - second[size - 3, n]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def cubic(value, second, out):
     """The spline of :func:`bend`, at as many points as ``out`` has rows, from the first bin to the last.
 
@@ -136,7 +137,7 @@ def cubic(value, second, out):
             taken[n] = line + (left_bend * low[n] + right_bend * high[n])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def area(value, out):
     """Each row of ``out`` is what falls into an equal share of the whole length: sums over rows are kept.
 
@@ -159,7 +160,7 @@ def area(value, out):
             taken[n] = total[n] / points
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def copy_kept(source, keep, b, out):
     """``out[...] = source`` for ``[T, N]`` arrays, zero where unit n is not kept in window b."""
     if keep.shape[0] == 0:
@@ -174,7 +175,7 @@ def copy_kept(source, keep, b, out):
             taken[n] = given[n] if kept[n] else 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def trials_inside(start_ns, stop_ns, low, high, window_start, length_ns, inside):
     """Mark which trials of ``low[b]:high[b]`` are wholly inside window b.
 
@@ -187,7 +188,7 @@ def trials_inside(start_ns, stop_ns, low, high, window_start, length_ns, inside)
             inside[b, r] = start_ns[r] >= window_start[b] and stop_ns[r] <= window_start[b] + length_ns
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_trials(
     matrix, counts, bins, count_row, unit_observed, inside, keep, row, out_matrix, out_counts, out_bins, out_unit
 ):

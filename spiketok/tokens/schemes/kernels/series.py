@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from spiketok.compiled import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count_series(time_ns, unit, start_ns, bin_ns, column, counts):
     """Add the spikes of one segment to its units' rows; returns how many found their bin full at 255.
 
@@ -36,7 +37,7 @@ def count_series(time_ns, unit, start_ns, bin_ns, column, counts):
     return saturated
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def choose_units(counts, column, width, keep, b, skip_silent, units):
     """List the units that have tokens in window b: kept and, with ``skip_silent``, with a spike in ``width`` bins.
 
@@ -58,7 +59,7 @@ def choose_units(counts, column, width, keep, b, skip_silent, units):
     return n_chosen
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def series_lengths(counts, first, width, n_steps, keep, skip_silent, length):
     """Tokens of each window: ``n_steps`` for each unit that has any.
 
@@ -71,7 +72,7 @@ def series_lengths(counts, first, width, n_steps, keep, skip_silent, length):
         length[b] = n_steps * choose_units(counts, first[b], width, keep, b, skip_silent, units)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def copy_stretch(source, first, out):
     """``out`` becomes the stretch of the flat ``source`` that begins at ``first``."""
     given = source[first : first + out.size]
@@ -79,7 +80,7 @@ def copy_stretch(source, first, out):
         out[k] = given[k]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_series(
     counts,
     observed,

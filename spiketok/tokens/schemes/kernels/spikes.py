@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from spiketok.compiled import njit
 from spiketok.tokens.schemes.kernels.windows import SECONDS, first_not_before
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def spike_rows(time_ns, coarse_row, coarse_first, coarse_ns, segment_start, segment, start_ns, length_ns, low, high):
     """``low[b]:high[b]`` becomes the rows of window b's spikes, found inside one step of the coarse table.
 
@@ -29,7 +29,7 @@ def spike_rows(time_ns, coarse_row, coarse_first, coarse_ns, segment_start, segm
         high[b] = table[step] + first_not_before(time_ns[table[step] : table[step + 1]], stop)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def spike_lengths(unit, low, high, keep, n_units, start_end, length):
     """Tokens of each window: its spikes of kept units and, with ``start_end``, two more for each kept unit."""
     for b in range(low.size):
@@ -47,7 +47,7 @@ def spike_lengths(unit, low, high, keep, n_units, start_end, length):
         length[b] = total
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_spikes(
     time_ns, unit, low, high, start_ns, length_ns, length, keep, unit_row, start_end, row, out_time, out_unit, out_type
 ):
@@ -99,7 +99,7 @@ def fill_spikes(
                 at += np.uint64(known & 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def chunk_lengths(time_ns, unit, low, high, start_ns, length_ns, chunk_ns, keep, n_units, length):
     """Tokens of each window in chunks: its spikes of kept units, and one blank for each chunk without any."""
     everyone = np.ones(n_units, np.uint8)
@@ -117,7 +117,7 @@ def chunk_lengths(time_ns, unit, low, high, start_ns, length_ns, chunk_ns, keep,
         length[b] = total
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_chunks(
     time_ns,
     unit,
@@ -167,7 +167,7 @@ def fill_chunks(
         _blanks(chunk + 1, length_ns // chunk_ns, at, times, units, types, chunks)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _blanks(first, stop, at, times, units, types, chunks):
     """A blank token for each chunk from ``first`` up to ``stop``; returns the next free place."""
     for chunk in range(first, stop):
@@ -179,7 +179,7 @@ def _blanks(first, stop, at, times, units, types, chunks):
     return at
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_by_unit(
     time_ns, unit, low, high, start_ns, length_ns, length, keep, unit_row, start_end, row, out_time, out_unit, out_type
 ):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from numba import njit
+from spiketok.compiled import njit
 
 SECONDS = 1e-9  # window-relative seconds are float32(float64(ns) * 1e-9)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def first_not_before(time_ns, value):
     """The first index in the ordered ``time_ns`` whose time is not before ``value``."""
     low, high = 0, time_ns.size
@@ -20,7 +20,7 @@ def first_not_before(time_ns, value):
     return low
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def first_misplaced(segment, start_ns, length_ns, segment_start, segment_stop, grid_ns):
     """The first window that is not inside its segment or not on its grid; -1 where all are well placed."""
     for b in range(segment.size):

@@ -1,0 +1,73 @@
+"""Sessions that cannot serve: left out and said where nobody named them, an error where somebody did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spiketok.cli.options import counted
+from spiketok.recording.nouns import Intervals
+from spiketok.storage.store import write_session
+from tests.cli.test_cli import spiketok
+from tests.decodable import decodable_session
+
+TRAIN = ("train", "-m", "linear", "--task", "decode:hand_vel", "--hold-out", "*held")
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Two sessions that serve, one of half a second; the first alone has trials."""
+    root = tmp_path_factory.mktemp("unfit")
+    starts = [k * 2 * SECOND for k in range(1, 19)]
+    trials = Intervals(starts, [start + SECOND for start in starts])
+    for name, seconds in (("good", 40.0), ("held", 60.0), ("short", 0.5)):
+        session = decodable_session(name, seed=len(name), seconds=seconds)
+        tables = {"trials": trials} if name == "good" else {}
+        write_session(replace(session, intervals=tables), root / "store" / session.id)
+    spiketok(root, "tokenize", "--scheme", "binned")
+    spiketok(root, *TRAIN)
+    return root
+
+
+def test_training_leaves_out_what_nobody_named(root):
+    done = spiketok(root, *TRAIN, "--restart")
+    left = [line for line in done.stderr.splitlines() if line.startswith("left out: made/short: no ")]
+    assert len(left) == 1, done.stderr
+    assert "made/good" in done.stdout and "made/short" not in done.stdout
+    assert "made/short: no " in spiketok(root, *TRAIN, "-s", "made/good,made/short,made/held", code=1).stderr
+
+
+def test_evaluation_leaves_out_what_nobody_named(root):
+    done = spiketok(root, "eval-xsession", "linear", "--calibration-s", "5")
+    assert "left out: made/short: " in done.stderr
+    assert "made/held" in done.stdout and "made/short" not in done.stdout
+    assert "made/short: " in spiketok(root, "eval-xsession", "linear", "-s", "made/short,made/held", code=1).stderr
+
+
+def test_tokenize_leaves_out_what_nobody_named(root):
+    rule = ("tokenize", "--scheme", "per-spike", "--segments", "trials:start,0,500")
+    plan = spiketok(root, *rule, "--dry-run")
+    assert "left out: made/held" in plan.stderr
+    done = spiketok(root, *rule)
+    assert "3 shards: 1 written, 2 left out" in done.stderr
+    assert "3 shards: 1 already, 2 left out" in spiketok(root, *rule).stderr
+    assert "made/held" in spiketok(root, *rule, "-s", "made/held,made/good", code=1).stderr
+
+
+def test_splits_leave_out_what_nobody_named(root):
+    rule = ("splits", "--rule", "kind=trial", "--store-as")
+    done = spiketok(root, *rule, "mine")
+    assert "left out: made/held" in done.stderr
+    assert "made/good: set 'mine' stored" in done.stderr
+    told = spiketok(root, *rule, "other", "made/good", "made/held", code=1).stderr
+    assert "nothing was stored: 1 of 2 sessions cannot be divided so" in told
+
+
+def test_a_summary_counts_each_state_once():
+    assert counted("sessions", ["new", "already", "already"]) == "3 sessions: 1 written, 2 already"
+    assert counted("files", ["fetched", "skipped"], 2) == "4 files: 1 written, 1 already, 2 failed"
+    assert counted("sessions", ["replaced"]) == "1 session: 1 replaced"
+    assert counted("sessions", []) == "0 sessions"
