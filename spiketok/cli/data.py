@@ -76,6 +76,14 @@ UnitsPath = Annotated[
     typer.Option("--units", metavar="PATH", help="Where NWB files have their units, as processing/ecephys/units."),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Store no session that has a warning or an error; exit with 1.")]
+Restarts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--restarts",
+        metavar="blocks | NAME=K",
+        help="Where the clock begins again: lay its blocks out one behind the other; NAME lies in block K alone.",
+    ),
+]
 
 
 def wanted_settings(
@@ -87,6 +95,7 @@ def wanted_settings(
     time_unit: list[str] | None,
     drop_outside: bool,
     units: str | None,
+    restarts: list[str] | None,
 ) -> dict[str, object]:
     """What the user wants of normalizing, as it is in a store's settings; only what was asked for.
 
@@ -113,6 +122,11 @@ def wanted_settings(
         wanted["drop_outside"] = True
     if units is not None:
         wanted["units"] = _units_path(units)
+    if restarts:
+        from spiketok.sources.formats.nwb.blocks import Restarts as Words
+
+        Words(restarts)
+        wanted["restarts"] = sorted(set(restarts))
     return wanted
 
 
@@ -133,7 +147,13 @@ def ingest(
     metrics: Metrics = False,
     merge_as: Annotated[
         str | None,
-        typer.Option("--merge-as", metavar="NAME", help="Join the units of all files into one session of this name."),
+        typer.Option(
+            "--merge-as", metavar="NAME", help="Join probes, blocks or behaviour of several files into one session."
+        ),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option("--join", metavar="units|time", help="With --merge-as: probes of one time, or blocks in order."),
     ] = None,
     sorter: Annotated[
         str | None,
@@ -148,6 +168,7 @@ def ingest(
     time_unit: TimeUnits = None,
     drop_outside: DropOutside = False,
     units: UnitsPath = None,
+    restarts: Restarts = None,
     frame_rate: Annotated[
         float | None, typer.Option("--frame-rate", metavar="HZ", help="Frames a second, where suite2p's ops lack them.")
     ] = None,
@@ -162,8 +183,15 @@ def ingest(
     for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
         if name is not None:
             require_name(name, option)
-    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units)
+    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts)
     wanted |= _sorter_settings(sorter, start_s, frame_rate)
+    if join is not None:
+        from spiketok.recording.joining_time import HOWS
+
+        if join not in HOWS or merge_as is None:
+            message = f"--join {join}: must be one of {', '.join(HOWS)}, with --merge-as NAME"
+            raise UsageError(message)
+        wanted["join"] = join
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
         paths,

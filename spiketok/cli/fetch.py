@@ -20,6 +20,7 @@ from spiketok.cli.data import (
     MinRate,
     Process,
     Quality,
+    Restarts,
     Strict,
     TimeUnits,
     UnitsPath,
@@ -87,6 +88,7 @@ def fetch(
     time_unit: TimeUnits = None,
     drop_outside: DropOutside = False,
     units: UnitsPath = None,
+    restarts: Restarts = None,
     strict: Strict = False,
     root: Root = None,
     as_json: Json = False,
@@ -107,7 +109,7 @@ def fetch(
     check_policy(policy)
     limit = None if max_bytes is None else parse_bytes(max_bytes, "--max-bytes")
     selection = Selection(sessions, subjects, glob, max_sessions, limit)
-    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units)
+    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts)
     requests = [resolve(name, version) for name in names]
     if verify:
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)

@@ -59,6 +59,7 @@ from spiketok.training.sessions import (
     divide,
     dropped_by_split,
     findings_told,
+    require_heard,
     require_window,
 )
 from spiketok.training.tables import clip_, only
@@ -242,6 +243,7 @@ def _transfer_session(run: Run, tokens: SessionTokens, calibration_s: float) -> 
     divided = replace(session, splits={CALIBRATION: calibration, "test": test})
     for part in divided.splits:
         require_window(divided.windows(part), part, window_ns)
+    require_heard(divided)
     return divided
 
 

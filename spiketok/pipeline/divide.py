@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from spiketok.recording.splits import (
     assign_days,
     check_disjoint,
     divide_session,
+    has_spikes,
     recorded_rule,
     recording_day,
+    refuse_silence,
     set_splits,
     stored_sets,
     with_stored_sets,
@@ -167,9 +170,12 @@ def describe(session: Session, name: str, splits: Mapping[str, Intervals]) -> Di
     """Count what is in each split and what is in none.
 
     Raises:
-        DataError: splits overlap.
+        DataError: splits overlap, or training or calibration time is silent.
     """
     check_disjoint(splits)
+    if len(session.spikes):  # else its units were imaged
+        remedy = f"{name} does not serve it, use another --rule"
+        refuse_silence(session.id, splits, partial(has_spikes, session.spikes), remedy)
     trials = session.trials if session.trials is not None else Intervals.empty()
     every = _joined(list(splits.values()))
     rows = []

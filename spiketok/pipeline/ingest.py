@@ -20,7 +20,7 @@ from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameEr
 from spiketok.pipeline.admission import Ingested, admitted, gate, ingested
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
-from spiketok.recording.joining import merge_units
+from spiketok.recording.joining_time import join_files
 from spiketok.recording.masking import mask_time
 from spiketok.recording.nouns import Session, Source
 from spiketok.recording.outside import drop_outside
@@ -126,7 +126,12 @@ def _unfinished(part: str) -> bool:
 
 
 def group_files(
-    files: Sequence[Path | RemotePath], dataset: str = "local", rules: str | None = None, merge_as: str = ""
+    files: Sequence[Path | RemotePath],
+    dataset: str = "local",
+    rules: str | None = None,
+    merge_as: str = "",
+    *,
+    as_given: bool = False,
 ) -> tuple[list[Group], list[Outcome]]:
     """The sessions that files make, and a failure for each file whose session would have to be two.
 
@@ -135,7 +140,8 @@ def group_files(
         dataset: the first half of the session ids, where a file's provenance does not give one.
         rules: a name of ``RULES``, or ``"none"``; without it those of the dataset's catalogue entry.
         merge_as: the name of the one session that all files are parts of, see
-            :func:`spiketok.recording.joining.merge_units`.
+            :func:`spiketok.recording.joining_time.join_files`.
+        as_given: these files in the order given, not in that of their paths.
 
     Raises:
         UnknownNameError: there are no such rules. UsageError: the files to merge have rules that join them otherwise.
@@ -153,7 +159,8 @@ def group_files(
         session_id = f"{of}/{safe_name(own.session_name(name))}"
         found.setdefault(session_id, (own.name, []))[1].append(file)
     if merge_as:
-        return [_merged_group(found, f"{dataset}/{merge_as}")], []
+        group = _merged_group(found, f"{dataset}/{merge_as}")
+        return [replace(group, files=tuple(files)) if as_given else group], []
     groups, failures = [], []
     for session_id, (name, members) in found.items():
         if len(members) == 1 or RULES[name].join is not None:
@@ -213,15 +220,12 @@ def normalize(
     rules = RULES[settings.get("rules", "")]
     read = _read_sorted(settings) if settings.get("reader") == SORTED else rules.read
     if read is read_nwb_file:
-        read = partial(
-            read,
-            time_unit=settings.get("time_unit"),
-            mends_clocks=rules.mends_clocks,
-            units_path=settings.get("units", ""),
-        )
+        stated = {"time_unit": settings.get("time_unit"), "restarts": settings.get("restarts", ())}
+        stated |= {"units_path": settings.get("units", ""), "is_part": bool(settings.get("merge"))}
+        read = partial(read, mends_clocks=rules.mends_clocks, **stated)
     else:
         own = ("time_unit",) if settings.get("reader") == SORTED else ()  # a sorter's folder may state its unit
-        for setting, option in (("time_unit", "--time-unit"), ("units", "--units")):
+        for setting, option in (("time_unit", "--time-unit"), ("units", "--units"), ("restarts", "--restarts")):
             if setting in settings and setting not in own:
                 message = f"{session_id}: {option} is for NWB files that the general reader reads, not for these"
                 raise UsageError(message)
@@ -229,7 +233,8 @@ def normalize(
     if settings.get("drop_outside"):
         parts = [drop_outside(part) for part in parts]
     if settings.get("merge"):
-        session = merge_units(parts, session_id)
+        _require_stated(parts, settings, session_id)
+        session = join_files(parts, session_id, str(settings.get("join", "")))
     else:
         session = parts[0] if rules.join is None else rules.join(parts, session_id)
     joined = tuple(part.source for part in parts[1:])
@@ -239,6 +244,15 @@ def normalize(
         session = drop_outside(session)
     session = apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
     return with_stored_sets(session, settings.get("splits", {}))
+
+
+def _require_stated(parts: Sequence[Session], settings: Mapping[str, object], session_id: str) -> None:
+    """Raise UsageError where a time unit is stated of what none of the files has."""
+    held = {name for part in parts for name in (*part.signals, *part.intervals, *part.stimuli)} | {"", "spikes"}
+    for what in settings.get("time_unit", {}):
+        if not any(what.split("/")[-1] in (name, name.split(".")[-1]) for name in held):
+            message = f"{session_id}: a time unit is stated of '{what}', which none of its files has"
+            raise UsageError(message)
 
 
 def _read_sorted(settings: Mapping[str, object]) -> Callable[[Path, str, Source], Session]:
@@ -300,7 +314,8 @@ def ingest(
     files = find_files(paths, rules_of(dataset).suffixes, as_given=is_sorted)
     workspace = workspace.absolute()
     clean_leftovers(workspace.root)
-    groups, failures = group_files(files, dataset, NO_RULES if is_sorted else rules, merge_as)
+    as_given = wanted.get("join") == "time"
+    groups, failures = group_files(files, dataset, NO_RULES if is_sorted else rules, merge_as, as_given=as_given)
     yield from failures
     known = folded(workspace.session_ids())
     for group in list(groups):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokEr
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
+from spiketok.recording.splits import has_spikes, refuse_silence
 from spiketok.storage.files import human_bytes
 from spiketok.storage.limits import available_memory
 from spiketok.storage.locks import session_lock
@@ -165,6 +167,16 @@ def _require_spikes(info: SessionInfo, scheme: Scheme) -> None:
         raise NotServedError(message)
 
 
+def _require_calibration(session: Session, scheme: Scheme) -> None:
+    """Raise DataError where all the trials that tell units apart are silent."""
+    from spiketok.tokens.schemes.calibration import Calibration
+
+    if isinstance(scheme, Calibration):
+        chosen = {Calibration.name: scheme.chosen_time(session)}
+        remedy = "choose others by --set choose=random, or mask what was not recorded by --mask of ingest"
+        refuse_silence(session.id, chosen, partial(has_spikes, session.spikes), remedy)
+
+
 def tokenize_bytes(workspace: Workspace, plans: Sequence[Planned]) -> int:
     """The memory that one session's :func:`tokenize_session` may take: the session, and one scheme's bake at a time."""
     facts = workspace.facts(plans[0].session_id)
@@ -249,6 +261,7 @@ def _tokenize_held(
                 done.append(_found(target))
             else:
                 _require_spikes(session_info(session), scheme)
+                _require_calibration(session, scheme)
                 done.append(_baked(target, session, scheme, segments_rule, digest, context))
         except (DataError, UnknownNameError) as error:  # the scheme, or the segments, need what it does not have
             done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))

@@ -167,6 +167,7 @@ def _compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> 
         ]
     differences = []
     if rules.read is read_nwb_file and settings["reader"] == READER["reader"]:
+        units_path, restarts = settings.get("units", ""), settings.get("restarts", ())
         for file, source in zip(files, sources, strict=True):
             as_it_stands = {"": "s"} if "time_unit" in settings else None
             plain = (
@@ -178,10 +179,12 @@ def _compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> 
                     source,
                     as_it_stands,
                     mends_clocks=rules.mends_clocks,
-                    units_path=settings.get("units", ""),
+                    units_path=units_path,
+                    restarts=restarts,
+                    is_part=bool(settings.get("merge")),
                 )
             )
-            differences += verify_session(plain, file, settings.get("units", ""))
+            differences += verify_session(plain, file, units_path, restarts)
     if not differences:
         made = session_digest(normalize(files, session.id, sources, settings), settings, attributes["written_by"])
         if made != attributes["digest"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def merge_units(sessions: Sequence[Session], session_id: str, labels: Sequence[s
     Raises:
         DataError: they are not of one recording, or state different splits.
     """
-    labels = list(labels) or short_labels([_stem(s.source.file) for s in sessions])
+    labels = list(labels) or short_labels([file_stem(s.source.file) for s in sessions])
     _check_one_recording(sessions, session_id)
     first, notes = sessions[0], []
     size = [len(s.units) for s in sessions]
@@ -74,7 +75,7 @@ def merge_units(sessions: Sequence[Session], session_id: str, labels: Sequence[s
     order = np.lexsort((unit, time_ns))
     observed, unit_observed = _joined_observed(sessions)
     splits = [s.splits for s in sessions if len(s.splits)]
-    if any(not _equal(_interval_arrays(one), _interval_arrays(splits[0])) for one in splits):
+    if any(not equal_arrays(interval_arrays(one), interval_arrays(splits[0])) for one in splits):
         message = f"{session_id}: its files state different splits: ingest them one by one"
         raise DataError(message)
     clocks = {s.clock_hz for s in sessions}
@@ -93,22 +94,22 @@ def merge_units(sessions: Sequence[Session], session_id: str, labels: Sequence[s
         source=replace(first.source, joined=tuple(s.source for s in sessions[1:])),
         unit_observed=unit_observed,
         observed_source="assumed" if any(s.observed_source == "assumed" for s in sessions) else first.observed_source,
-        intervals=_once([s.intervals for s in sessions], labels, _interval_arrays, notes),
+        intervals=once([s.intervals for s in sessions], labels, interval_arrays, notes),
         splits=splits[0] if splits else first.splits,
-        signals=_once([s.signals for s in sessions], labels, _signal_arrays, notes),
+        signals=once([s.signals for s in sessions], labels, signal_arrays, notes),
         clock_hz=clocks.pop() if len(clocks) == 1 else None,
         info={key: text for s in reversed(sessions) for key, text in s.info.items()},
-        repairs=(*_told(sessions, labels, "repairs"), merged),
-        stimuli=_once([s.stimuli for s in sessions], labels, _stimulus_arrays, notes),
-        notes=(*_told(sessions, labels, "notes"), *notes),
+        repairs=(*told(sessions, labels, "repairs"), merged),
+        stimuli=once([s.stimuli for s in sessions], labels, stimulus_arrays, notes),
+        notes=(*told(sessions, labels, "notes"), *notes),
     )
 
 
-def _stem(file: str) -> str:
+def file_stem(file: str) -> str:
     return file.rpartition("/")[2].removesuffix(".nwb")
 
 
-def _told(sessions: Sequence[Session], labels: Sequence[str], kind: str) -> list[Finding]:
+def told(sessions: Sequence[Session], labels: Sequence[str], kind: str) -> list[Finding]:
     pairs = zip(labels, sessions, strict=True)
     return [replace(found, text=f"{label}: {found.text}") for label, s in pairs for found in getattr(s, kind)]
 
@@ -120,12 +121,12 @@ def _check_one_recording(sessions: Sequence[Session], session_id: str) -> None:
         "times zero": [s.info.get("timestamps_reference_time", s.source.session_start) for s in sessions],
     }
     for name, values in facts.items():
-        if len(set(values)) > 1:
+        if len(set(map(_moment, values))) > 1:
             message = (
                 f"{session_id}: its files have different {name} ({', '.join(map(repr, values))}): not one recording"
             )
             raise DataError(message)
-    spans = [_span(s) for s in sessions]
+    spans = [recorded_span(s) for s in sessions]
     begin, end = max(first for first, _ in spans), min(last for _, last in spans)
     if begin >= end:
         message = (
@@ -135,7 +136,15 @@ def _check_one_recording(sessions: Sequence[Session], session_id: str) -> None:
         raise DataError(message)
 
 
-def _span(session: Session) -> tuple[int, int]:
+def _moment(text: str) -> object:
+    """A text as a moment, which has one value in all time zones; the text itself where it is none."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return text
+
+
+def recorded_span(session: Session) -> tuple[int, int]:
     """From when to when a file was surely recording: its stated observed time, else its spikes, else its extent."""
     if session.observed_source != "assumed" and len(session.observed):
         return int(session.observed.start_ns[0]), int(session.observed.stop_ns[-1])
@@ -166,11 +175,11 @@ def _joined_columns(sessions: Sequence[Session], notes: list[Finding]) -> dict[s
         if missing:
             text = f"column '{name}' is missing in some of the files: {missing} units have no value there"
             notes.append(Finding("merge-columns", missing, text))
-        columns[name] = _stacked(parts, [len(s.units) for s in sessions])
+        columns[name] = stacked(parts, [len(s.units) for s in sessions])
     return columns
 
 
-def _stacked(parts: Sequence[Column | None], size: Sequence[int]) -> Column:
+def stacked(parts: Sequence[Column | None], size: Sequence[int]) -> Column:
     values = [p.value if isinstance(p, Ragged) else p for p in parts if p is not None]
     kinds = {v.dtype.kind for v in values}
     text = "U" in kinds
@@ -199,7 +208,7 @@ def _stacked(parts: Sequence[Column | None], size: Sequence[int]) -> Column:
     return Ragged(np.concatenate(flat), np.cumsum([0, *length]))
 
 
-def _interval_arrays(table: Intervals) -> list[np.ndarray]:
+def interval_arrays(table: Intervals) -> list[np.ndarray]:
     columns: list[np.ndarray] = []
     for name, column in sorted(table.columns.items()):
         parts = [column.value, column.offset] if isinstance(column, Ragged) else [column]
@@ -207,22 +216,22 @@ def _interval_arrays(table: Intervals) -> list[np.ndarray]:
     return [table.start_ns, table.stop_ns, *columns]
 
 
-def _signal_arrays(signal: Signal) -> list[np.ndarray]:
+def signal_arrays(signal: Signal) -> list[np.ndarray]:
     return [signal.time_ns, signal.value, signal.valid, np.array(signal.components), np.array([signal.measure])]
 
 
-def _stimulus_arrays(stimulus: Stimulus) -> list[np.ndarray]:
+def stimulus_arrays(stimulus: Stimulus) -> list[np.ndarray]:
     return [stimulus.frames, stimulus.time_ns, stimulus.stop_ns, stimulus.frame]
 
 
-def _equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+def equal_arrays(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     """Whether two rows of arrays are the same; NaN equals NaN."""
     return len(one) == len(other) and all(
         np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in zip(one, other, strict=True)
     )
 
 
-def _once(
+def once(
     items: Sequence[Mapping[str, Intervals | Signal | Stimulus]], labels: Sequence[str], arrays, notes: list[Finding]
 ) -> dict[str, Intervals | Signal | Stimulus]:
     """What the files hold by name: equal ones once; others beside the first as ``<name>.<label>``."""
@@ -231,7 +240,7 @@ def _once(
         for name, item in held.items():
             if name not in joined:
                 joined[name] = item
-            elif not _equal(arrays(joined[name]), arrays(item)):
+            elif not equal_arrays(arrays(joined[name]), arrays(item)):
                 joined[f"{name}.{label}"] = item
                 text = f"'{name}' of {label} differs from that of the files before it: kept as '{name}.{label}'"
                 notes.append(Finding("merge-differs", 1, text))

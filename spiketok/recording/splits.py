@@ -15,7 +15,7 @@ What is unusual:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 
@@ -25,7 +25,7 @@ from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.recording.draws import NAMES
 from spiketok.recording.intervals import without
 from spiketok.recording.leakage import Reach, guarded
-from spiketok.recording.nouns import Intervals, Ragged, Session
+from spiketok.recording.nouns import Intervals, Ragged, Session, Spikes
 from spiketok.settings import build, parse_assignment
 
 KINDS = ("auto", "stored", "block", "trial", "kfold", "day", "all")
@@ -34,6 +34,7 @@ SOURCE_SET = "source"  # what rows without a set belong to
 STANDS_FOR = {"train": "calibration", "test": "minival"}  # what a set (FALCON's) has in place of a split it lacks
 MOST_STRATA = 64  # a column with more values than this divides nothing into strata
 MOST_BLOCKS = 1_000_000
+LEARNED = ("train", "calibration")  # what something is fitted on
 
 
 @dataclass(frozen=True)
@@ -517,3 +518,29 @@ def check_disjoint(splits: Mapping[str, Intervals]) -> None:
             if len(common):
                 message = f"splits '{a}' and '{b}' share {common.total_ns / 1e9:.3f} s from {common.start_ns[0]} ns"
                 raise DataError(message)
+
+
+def refuse_silence(
+    session_id: str, splits: Mapping[str, Intervals], has_spikes: Callable[[Intervals], bool], remedy: str
+) -> None:
+    """Raise DataError where a split that something is fitted on has time and not one spike in it.
+
+    Args:
+        session_id: for the message. splits: by name; those in ``LEARNED`` are looked at.
+        has_spikes: whether there is a spike in some time. remedy: what to do next.
+    """
+    for name in LEARNED:
+        part = splits.get(name, Intervals.empty()).union()
+        if part.total_ns and not has_spikes(part):
+            message = (
+                f"{session_id}: not one spike in its {name} time ({part.total_ns / 1e9:.1f} s, from "
+                f"{part.start_ns[0] / 1e9:.1f} s to {part.stop_ns[-1] / 1e9:.1f} s), of which nothing can be learned: "
+                f"{remedy}"
+            )
+            raise DataError(message)
+
+
+def has_spikes(spikes: Spikes, time: Intervals) -> bool:
+    """Whether any spike lies in sorted disjoint intervals."""
+    first, stop = np.searchsorted(spikes.time_ns, time.start_ns), np.searchsorted(spikes.time_ns, time.stop_ns)
+    return bool((stop > first).any())

@@ -65,6 +65,7 @@ from spiketok.training.sessions import (
     divide_days,
     dropped_by_split,
     findings_told,
+    require_heard,
     require_window,
     stand_in_line,
 )
@@ -234,6 +235,7 @@ def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[
             for split, allowed in session.splits.items():
                 if split == "train" or len(allowed):
                     require_window(session.windows(split), split, window_ns)
+            require_heard(session)
         except DataError as error:
             unfit[tokens.id] = str(error)
         else:

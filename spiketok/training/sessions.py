@@ -17,11 +17,20 @@ from spiketok.recording.findings import TRAIN, Rated, Told, told_again
 from spiketok.recording.intervals import first_of
 from spiketok.recording.leakage import Reach, guarded, territories
 from spiketok.recording.nouns import Intervals
-from spiketok.recording.splits import SplitRule, assign_days, recording_day, resolve_splits, valid_is_test
+from spiketok.recording.splits import (
+    SplitRule,
+    assign_days,
+    recording_day,
+    refuse_silence,
+    resolve_splits,
+    valid_is_test,
+)
+from spiketok.tokens.schemes.base import Windows
 from spiketok.training.sampling import SessionTokens, SessionWindows, listing
 from spiketok.training.tasks.base import Task
 
 CALIBRATION = "calibration"
+PIECE_NS, PIECES = 1_000_000_000, 8  # in such pieces, so many at once, time is looked through for a spike
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,3 +240,33 @@ def require_window(windows: SessionWindows, part: str, window_ns: int) -> None:
         if border_ns:
             message += f" ({border_ns / 1e9:g} s lie too near to another split: windows reach {windows.reach})"
         raise DataError(message)
+
+
+def require_heard(session: DividedSession) -> None:
+    """Raise DataError where the time that something is fitted on holds no spike; mostly one window tells."""
+    remedy = "divide it otherwise (--set split.kind=trial, other shares) or leave it out by --sessions GLOB"
+    refuse_silence(session.id, session.splits, lambda time: _is_heard(session.tokens, time), remedy)
+
+
+def _is_heard(tokens: SessionTokens, time: Intervals) -> bool:
+    """Whether any token of some time holds a spike; cut in pieces until one does, as many windows at a time as fit."""
+    windows = SessionWindows(tokens, time, reach=Reach())
+    for segment, start, stop in zip(windows.segment, windows.start_ns, windows.stop_ns, strict=True):
+        for reader in tokens.windowed.values():
+            scheme = reader.scheme
+            if not scheme.reads_units:
+                continue
+            length = scheme.window_ns or max(PIECE_NS // scheme.length_grid_ns, 1) * scheme.length_grid_ns
+            if scheme.window_ns is None:
+                length = min(length, (stop - start) // scheme.length_grid_ns * scheme.length_grid_ns)
+            if not 0 < length <= stop - start:
+                continue
+            starts = np.append(
+                np.arange(start, stop - length, length), stop - length - (stop - length - start) % scheme.grid_ns
+            )
+            for first in range(0, len(starts), PIECES):
+                own = starts[first : first + PIECES]
+                cut = scheme.cut(reader.columns, Windows(np.full(len(own), segment), own, int(length)))
+                if not scheme.empty(cut).all():
+                    return True
+    return False

@@ -210,3 +210,18 @@ def test_a_picture_is_drawn(root):
     out = root / "splits.png"
     spiketok(root, "splits", "made", "--plot", out)
     assert out.stat().st_size > 10_000
+
+
+def test_a_division_whose_training_time_is_silent_is_refused_and_not_stored(tmp_path):
+    """All spikes in the last second and a half of six: blocks and the source's own set have a silent train split."""
+    made = session("late")
+    spikes = made.spikes.window(4500 * MS, 6 * SECOND)
+    write_session(replace(made, spikes=spikes), tmp_path / "store" / "made" / "late")
+    for words in ((), ("--rule", "block"), ("--rule", "block", "--store-as", "mine")):
+        done = spiketok(tmp_path, "splits", "late", *words, code=1)
+        assert "made/late: not one spike in its train time" in done.stderr
+    assert "splits" not in read_attributes(tmp_path / "store" / "made" / "late")["settings"]
+    spiketok(tmp_path, "splits", "late", "--rule", "kind=block", "--rule", "train=0.8", "--rule", "valid=0")
+    failed = spiketok(tmp_path, "tokenize", "--scheme", "calibration", "--set", "n_trials=6", code=1)
+    assert "not one spike in its calibration time (" in failed.stderr
+    spiketok(tmp_path, "tokenize", "--scheme", "calibration", "--set", "n_trials=8")

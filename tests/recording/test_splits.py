@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,15 +22,17 @@ from spiketok.recording.leakage import (
     territories,
     with_stated_reach,
 )
-from spiketok.recording.nouns import Intervals
+from spiketok.recording.nouns import Intervals, Spikes
 from spiketok.recording.splits import (
     NAMES,
     SplitRule,
     allot,
     assign_days,
     divide_session,
+    has_spikes,
     recorded_rule,
     recording_day,
+    refuse_silence,
     resolve_splits,
     set_splits,
     stored_sets,
@@ -559,3 +563,19 @@ def test_valid_time_stands_for_test_time_that_cannot_be_used():
         assert not valid_is_test(stored, whole, rule)
     blocks = resolve_splits(stored, domain, SplitRule("block", train=0.5, valid=0.5, test=0.0))
     assert len(blocks["test"]) == 0 and not valid_is_test(stored, blocks, SplitRule("block"))
+
+
+@given(
+    parts=st.lists(st.tuples(st.integers(0, 90), st.integers(1, 20)), min_size=1, max_size=4),
+    times=st.lists(st.integers(-5, 120), max_size=6),
+)
+def test_time_without_a_spike_is_refused_as_a_slow_reading_finds_it(parts, times):
+    time = Intervals([a for a, _ in parts], [a + n for a, n in parts]).union()
+    spikes = Spikes.from_units([np.array(sorted(times), np.int64)])
+    heard = any(a <= t < b for t in times for a, b in zip(time.start_ns.tolist(), time.stop_ns.tolist(), strict=True))
+    assert has_spikes(spikes, time) == heard
+    for name in ("train", "calibration", "valid", "test"):
+        splits = {name: time, "other": Intervals.empty()}
+        refused = not heard and name in ("train", "calibration")
+        with pytest.raises(DataError, match=f"not one spike in its {name} time") if refused else nullcontext():
+            refuse_silence("a/b", splits, partial(has_spikes, spikes), "do that")

@@ -20,7 +20,7 @@ from spiketok.training.config import load_config
 from spiketok.training.loop import prepare, train
 from spiketok.training.sampling import RandomWindows, SequentialWindows
 from spiketok.training.sessions import dropped_by_split
-from tests.decodable import bake_tokens, decodable_session
+from tests.decodable import SMALL_POYO, bake_tokens, decodable_session
 from tests.reference.leakage import touched
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -122,3 +122,27 @@ def test_trials_divide_training_and_what_is_dropped_is_written(tmp_path):
     short = replace(told, sessions=(replace(facts, dropped={"test": {"split_border_ns": 300 * MS}}),))
     reach = "(windows reach 'hand_vel' 80 ms back and 40 ms ahead)"
     assert f"made/b: no window uses 0.3 s split border of test {reach}" in remarks(short)
+
+
+def silent_until(made, start_s: float):
+    """The session without its spikes before a time."""
+    return replace(made, spikes=made.spikes.window(int(start_s * SECOND), made.stop_ns))
+
+
+@pytest.mark.parametrize("scheme", [pytest.param("per-spike", marks=pytest.mark.long), "binned"])
+def test_training_and_calibration_time_without_a_spike_is_refused(tmp_path, scheme):
+    """40 s with spikes from a time on: the train split is 0 to 28 s, calibration its first 10 s."""
+    model = {"per-spike": "poyo", "binned": "linear"}[scheme]
+    config = load_config(model, sets=[*(SMALL_POYO if model == "poyo" else ["data.window_ms=500"]), "optim.steps=2"])
+    late = bake_tokens(tmp_path, silent_until(decodable_session("late", 1), 28), scheme)
+    silent = r"made/late: not one spike in its train time \(28\.0 s, from 0\.0 s to 28\.0 s\)"
+    with pytest.raises(DataError, match=silent):
+        prepare(config, [late])
+    near = bake_tokens(tmp_path, silent_until(decodable_session("near", 2), 27.8), scheme)
+    prepare(config, [near])  # the last window tells
+    run = tmp_path / "run"
+    train(config, [bake_tokens(tmp_path, decodable_session("day", 0), scheme)], run)
+    with pytest.raises(DataError, match=r"made/near: not one spike in its calibration time \(10\.0 s"):
+        evaluate_transfer(load_run(run), [near], calibration_s=10, protocols=["zero_shot"])
+    with pytest.raises(DataError, match="made/late: not one spike in its calibration time"):
+        evaluate_transfer(load_run(run), [late], calibration_s=10, protocols=["zero_shot"])

@@ -9,14 +9,16 @@ that is missing must be one that a rule removes, and a finding of the session mu
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 
 from spiketok.errors import SourceError
+from spiketok.pipeline.source_check.blocks import find_layout
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.series import compare_events, compare_signals
-from spiketok.pipeline.source_check.source_file import find_units, leads_out, walk_file
+from spiketok.pipeline.source_check.source_file import find_units, leads_out, stated, walk_file
 from spiketok.pipeline.source_check.stimuli import compare_stimuli
 from spiketok.pipeline.source_check.tables import compare_splits, compare_tables
 from spiketok.pipeline.source_check.units import compare_observed, compare_spikes, compare_unit_columns
@@ -26,25 +28,28 @@ from spiketok.sources.formats.nwb.hdf5 import open_hdf5
 from spiketok.storage.causes import raise_cause
 
 
-def verify_session(session: Session, path: Path, units_path: str = "") -> list[str]:
+def verify_session(session: Session, path: Path, units_path: str = "", restarts: Sequence[str] = ()) -> list[str]:
     """Every difference between a session and its source file; empty where they are equal.
 
     Args:
         session: as the store gives it back.
         path: the NWB file. units_path: where its units table lies; empty: ``/units``, or the one other.
+        restarts: the session's setting, where the file's clock begins again.
 
     Raises:
         SourceError: pynwb cannot read the file.
     """
-    return compare_with_source(session, path, units_path).differences
+    return compare_with_source(session, path, units_path, restarts).differences
 
 
-def compare_with_source(session: Session, path: Path, units_path: str = "") -> Verification:
+def compare_with_source(
+    session: Session, path: Path, units_path: str = "", restarts: Sequence[str] = ()
+) -> Verification:
     """Compare all spikes, unit columns, observed time, interval tables and series of a session with its source file.
 
     Args:
         session: as the store gives it back.
-        path: the NWB file. units_path: see :func:`verify_session`.
+        path: the NWB file. units_path, restarts: see :func:`verify_session`.
 
     Returns:
         the differences, and how much was compared.
@@ -59,13 +64,13 @@ def compare_with_source(session: Session, path: Path, units_path: str = "") -> V
         from spiketok.sources.formats.nwb.zarr_folder import as_hdf5
 
         with as_hdf5(Path(path)) as file:
-            return compare_with_source(session, file, units_path)
+            return compare_with_source(session, file, units_path, restarts)
     out = Verification()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what pynwb says of old or odd files is no difference
             with open_hdf5(Path(path)) as raw, NWBHDF5IO(file=raw, mode="r", load_namespaces=True) as io:
-                _compare(session, io.read(), raw, units_path, out)
+                _compare(session, io.read(), raw, units_path, restarts, out)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, ConstructError) as error:
         raise_cause(error, path, SourceError)
         reason = " ".join(str(error).split())[:200]
@@ -77,9 +82,15 @@ def compare_with_source(session: Session, path: Path, units_path: str = "") -> V
     return out
 
 
-def _compare(session: Session, nwb, raw: h5py.File, units_path: str, out: Verification) -> None:
+def _compare(
+    session: Session, nwb, raw: h5py.File, units_path: str, restarts: Sequence[str], out: Verification
+) -> None:
     units, place = find_units(nwb, units_path)
     tables, series = ([one for one in found if not leads_out(raw, one)] for found in walk_file(nwb))
+    layout = find_layout(nwb, units, tables, series, restarts)
+    for found in (*tables, *series):
+        found.shift_s = layout.rows.get(found.path)
+    out.expect("restarts of the clock", stated(session, "clock-restarts"), len(layout.gaps))
     counts = [s for s in series if s.parts[-1] in COUNTS] if units is None or not len(units.id) else []
     if len(counts) == 1:
         series.remove(counts[0])
@@ -87,19 +98,22 @@ def _compare(session: Session, nwb, raw: h5py.File, units_path: str, out: Verifi
     elif IMAGED in session.signals and session.observed_source == "frames":
         session = compare_imaged(session, series, raw, out)
         units = None
+    elif not len(session.units):
+        out.expect("units", 0, 0 if units is None else len(units.id))
+        units = None
     elif units is None:
         out.differences.append(f"units: {len(session.units)} in the session, no units table in the source")
         return
     subject = nwb.subject.subject_id if nwb.subject is not None else None
     out.expect("subject", session.subject, (subject or "").strip())
     if not counts and units is not None and out.expect("units", len(session.units), len(units.id)):
-        compare_spikes(session, units, out)
+        compare_spikes(session, units, out, layout)
         compare_unit_columns(session, units, raw, place, out)
-        compare_observed(session, units, out)
-    matched = compare_tables(session, tables, raw, out)
+        compare_observed(session, units, out, layout)
+    matched = compare_tables(session, tables, raw, out, layout)
     matched |= compare_events(session, [s for s in series if s.is_event], out)
     for name in sorted(set(session.intervals) - matched):
         out.differences.append(f"intervals '{name}': {len(session.intervals[name])} rows, no such table in the source")
     compare_signals(session, [s for s in series if not s.is_event], out)
     compare_splits(session, nwb, out)
-    compare_stimuli(session, nwb, out)
+    compare_stimuli(session, nwb, out, layout)

@@ -11,7 +11,6 @@ from spiketok.pipeline.source_check.source_file import (
     in_reach,
     is_time,
     pick,
-    series_seconds,
     stated,
     stated_in,
     to_ns,
@@ -38,7 +37,7 @@ def compare_events(session: Session, series: list[Found], out: Verification) -> 
     for found in series:
         data = getattr(found.item, "data", None)
         values = None if data is None else as_values(data[:])
-        seconds = series_seconds(found.item, 0 if values is None else len(values))
+        seconds = found.seconds(0 if values is None else len(values))
         if seconds is None:
             continue
         if values is not None:
@@ -96,7 +95,7 @@ def compare_signals(session: Session, series: list[Found], out: Verification) ->
         name = pick(found, session.signals, matched)
         if name is None and np.prod(np.shape(data), dtype=np.float64) > MOST_VALUES and not _is_imaged(found.item):
             continue
-        seconds = series_seconds(found.item, len(data))
+        seconds = found.seconds(len(data))
         if name is None:
             if _is_signal(found.item, data, seconds, session):
                 out.differences.append(f"{found.path}: missing in the session, {len(data)} samples in the source")

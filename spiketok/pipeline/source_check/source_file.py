@@ -37,10 +37,20 @@ class Found:
     parts: tuple[str, ...]
     item: object
     is_event: bool = False
+    shift_s: np.ndarray | None = None  # what is added to the time of each row, where the clock began again
 
     @property
     def path(self) -> str:
         return "/".join(self.parts)
+
+    def laid(self, seconds: np.ndarray) -> np.ndarray:
+        """The seconds of its rows where the blocks of the source lie."""
+        return seconds if self.shift_s is None else seconds + self.shift_s[: seconds.size]
+
+    def seconds(self, n_samples: int) -> np.ndarray | None:
+        """The seconds of a series' samples; None where it states neither stamps nor a rate."""
+        seconds = series_seconds(self.item, n_samples)
+        return None if seconds is None else self.laid(seconds)
 
     def names(self) -> list[str]:
         """Under what names the session may have it, the shortest first."""

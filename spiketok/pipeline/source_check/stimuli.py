@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from spiketok.pipeline.source_check.blocks import Layout
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.source_file import in_reach, is_time, series_seconds, to_ns, type_names
 from spiketok.recording.nouns import Session
@@ -11,7 +12,7 @@ from spiketok.recording.nouns import Session
 SHOWN = {"ImageSeries", "IndexSeries"}
 
 
-def compare_stimuli(session: Session, nwb, out: Verification) -> None:
+def compare_stimuli(session: Session, nwb, out: Verification, layout: Layout | None = None) -> None:
     """Frames, onsets and which frame each shows; a series that is missing must be one that a note says is left out."""
     matched = set()
     told = " ".join(f.text for f in session.notes if f.id == "series-left-out")
@@ -31,6 +32,7 @@ def compare_stimuli(session: Session, nwb, out: Verification) -> None:
         seconds = series_seconds(item, len(shown))
         shorter = min(len(shown), len(seconds))
         shown, seconds = shown[:shorter], seconds[:shorter]
+        seconds = seconds if layout is None else seconds + layout.of(path, shorter)
         time_ns = to_ns(np.where(is_time(seconds), seconds, 0))
         usable = is_time(seconds) & (in_reach(session, time_ns) if item.rate is None else True)
         rows = np.flatnonzero(usable & np.isin(time_ns, stored.time_ns))

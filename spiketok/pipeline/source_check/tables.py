@@ -5,6 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
+from spiketok.pipeline.source_check.blocks import Layout, moved
 from spiketok.pipeline.source_check.columns import as_values, compare_columns, rows_of, source_columns
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.source_file import Found, is_time, merged, pick, stated_in, to_ns
@@ -13,7 +14,9 @@ from spiketok.recording.nouns import Intervals, Session
 SPLIT_WORDS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 
 
-def compare_tables(session: Session, tables: list[Found], raw: h5py.File, out: Verification) -> set[str]:
+def compare_tables(
+    session: Session, tables: list[Found], raw: h5py.File, out: Verification, layout: Layout | None = None
+) -> set[str]:
     matched: set[str] = set()
     for found in tables:
         name = pick(found, session.intervals, matched)
@@ -21,7 +24,7 @@ def compare_tables(session: Session, tables: list[Found], raw: h5py.File, out: V
             out.differences.append(f"{found.path}: missing in the session, {len(found.item.id)} rows in the source")
             continue
         matched.add(name)
-        _compare_table(session, session.intervals[name], found, raw, out)
+        _compare_table(session, session.intervals[name], found, raw, out, layout or Layout())
         out.n_tables += 1
     return matched
 
@@ -40,9 +43,12 @@ def _table_seconds(table) -> tuple[np.ndarray, np.ndarray]:
     return start_s, np.where(np.isfinite(lasts_s) & (lasts_s > 0), start_s + lasts_s, start_s)
 
 
-def _compare_table(session: Session, stored: Intervals, found: Found, raw: h5py.File, out: Verification) -> None:
+def _compare_table(
+    session: Session, stored: Intervals, found: Found, raw: h5py.File, out: Verification, layout: Layout
+) -> None:
     table = found.item
-    start_s, stop_s = _table_seconds(table)
+    own_start_s, own_stop_s = _table_seconds(table)
+    start_s, stop_s = found.laid(own_start_s), found.laid(own_stop_s)
     keep = is_time(start_s)
     out.expect(
         f"{found.path}: rows without a start", stated_in(session, "interval-start-missing", found), (~keep).sum()
@@ -55,7 +61,7 @@ def _compare_table(session: Session, stored: Intervals, found: Found, raw: h5py.
     stop = to_ns(np.where(known, stop_s, 0))
     good = known & (stop >= start)
     for row in np.flatnonzero(~good):  # the rule: the next start; after the last one, the session's end
-        later = start[start > start[row]]
+        later = np.array([*start[start > start[row]], *(end for end in layout.ends if end > start[row])], np.int64)
         stop[row] = later.min() if later.size else max(session.stop_ns, int(start[row]))
     out.expect_array(f"{found.path}: stops in ns", stored.stop_ns, stop)
     out.expect(f"{found.path}: missing stops", stated_in(session, "interval-stop-missing", found), (~known).sum())
@@ -64,6 +70,8 @@ def _compare_table(session: Session, stored: Intervals, found: Found, raw: h5py.
     expected = {"id": np.asarray(table.id[:]).astype(np.int64)[keep]}
     for name, column in source_columns(table, raw, found.path):
         if name not in ("start_time", "stop_time", "timestamp"):
+            if found.shift_s is not None:
+                column = moved(column, own_start_s, own_stop_s, found.shift_s, name)
             expected[name] = rows_of(column, keep)
     if not good.all():
         expected["stop_repaired"] = ~good

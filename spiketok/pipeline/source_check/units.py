@@ -7,6 +7,7 @@ from collections import Counter
 import h5py
 import numpy as np
 
+from spiketok.pipeline.source_check.blocks import Layout
 from spiketok.pipeline.source_check.columns import WIDE, as_values, compare_columns, source_columns
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.source_file import DAY_NS, is_time, merged, stated, to_ns
@@ -29,7 +30,7 @@ def _rows(column) -> tuple[np.ndarray, np.ndarray]:
     return values[: count.sum()], count
 
 
-def compare_spikes(session: Session, units, out: Verification) -> None:
+def compare_spikes(session: Session, units, out: Verification, layout: Layout | None = None) -> None:
     ids = [str(i) for i in np.asarray(units.id[:]).tolist()]
     uses = Counter(ids)
     named = [f"{name}.row{row}" if uses[name] > 1 else name for row, name in enumerate(ids)]
@@ -43,6 +44,8 @@ def compare_spikes(session: Session, units, out: Verification) -> None:
     seconds = seconds.astype(np.float64)
     unit, good = np.repeat(np.arange(count.size), count), is_time(seconds)
     unit, source_ns = unit[good], to_ns(seconds[good])
+    for row, shift_s in (layout.units if layout is not None else {}).items():
+        source_ns[unit == row] += to_ns(shift_s)
     order = np.lexsort((source_ns, unit))
     unit, source_ns = unit[order], source_ns[order]
     order = np.argsort(session.spikes.unit, kind="stable")
@@ -111,19 +114,21 @@ def _electrode_columns(units) -> dict[str, Column]:
     return columns
 
 
-def compare_observed(session: Session, units, out: Verification) -> None:
+def compare_observed(session: Session, units, out: Verification, layout: Layout | None = None) -> None:
+    layout = layout or Layout()
     n_units, pairs = len(units.id), []
     if "obs_intervals" in units.colnames:
         for row in range(n_units):
             seconds = np.asarray(units["obs_intervals"][row], dtype=np.float64).reshape(-1, 2)
             good = is_time(seconds).all(axis=1)
             good &= seconds[:, 0] <= seconds[:, 1]
+            seconds = seconds + layout.observed.get(row, np.zeros(len(seconds)))[:, None]
             pairs.append(to_ns(seconds[good]))
     together = merged(np.concatenate(pairs)) if pairs else []
     stored = list(zip(session.observed.start_ns.tolist(), session.observed.stop_ns.tolist(), strict=True))
     if not together:
         out.expect("source of the observed time", session.observed_source, "assumed")
-        out.expect("assumed observed time in ns", stored, assumed(session))
+        out.expect("assumed observed time in ns", stored, _apart(assumed(session), layout.gaps))
         return
     out.expect("source of the observed time", session.observed_source, "obs_intervals")
     out.expect("observed time in ns", stored, together)
@@ -133,6 +138,18 @@ def compare_observed(session: Session, units, out: Verification) -> None:
         if session.unit_observed is not None:
             kept = [(int(a), int(b)) for a, b in session.unit_observed[row]]
         out.expect(f"observed time in ns of unit row {row}", kept, of_unit)
+
+
+def _apart(pairs: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The intervals without the gaps between blocks."""
+    for low, high in gaps:
+        pairs = [
+            part
+            for start, stop in pairs
+            for part in ((start, min(stop, low)), (max(start, high), stop))
+            if part[1] > part[0]
+        ]
+    return pairs
 
 
 def _stated_stops(table: Intervals) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from spiketok.pipeline.source_check.columns import WIDE, compare_columns, rows_of, source_columns
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.series import compare_signal, in_units
-from spiketok.pipeline.source_check.source_file import Found, merged, series_seconds, to_ns, type_names
+from spiketok.pipeline.source_check.source_file import Found, merged, to_ns, type_names
 from spiketok.recording.nouns import Session, Signal
 
 COUNTS = ("binned_spikes", "tx", "ThresholdCrossings")  # they stand for a units table, one column a unit
@@ -21,7 +21,7 @@ IMAGED = "fluorescence"  # the signal of units that were imaged and have no spik
 def compare_counts(session: Session, found: Found, out: Verification) -> None:
     """Spikes that the source has as counts of bins: so many of each unit at the bin's stamp, and nothing between."""
     data = np.asarray(found.item.data[:])
-    seconds, (n_bins, n_units) = series_seconds(found.item, len(data)), data.shape
+    seconds, (n_bins, n_units) = found.seconds(len(data)), data.shape
     if seconds is None or seconds.size != n_bins or not out.expect("units", len(session.units), n_units):
         out.expect(f"{found.path}: time stamps", None if seconds is None else seconds.size, n_bins)
         return
@@ -57,7 +57,7 @@ def compare_imaged(session: Session, series: list[Found], raw: h5py.File, out: V
         series.remove(found)
         table, row = found.item.rois.table, np.asarray(found.item.rois.data[:]).astype(np.int64)
         out.expect("ids of the ROIs", session.units.id.tolist(), [str(table.id[r]) for r in row])
-        compare_signal(session, signal, found, series_seconds(found.item, len(found.item.data)), out)
+        compare_signal(session, signal, found, found.seconds(len(found.item.data)), out)
         place = raw[raw[f"{found.path}/rois"].attrs["table"]].name
         expected = {name: rows_of(c, row) for name, c in source_columns(table, raw, place, WIDE)}
         compare_columns("ROIs", session.units.columns, expected, out)
@@ -87,7 +87,7 @@ def _compare_neurons(session: Session, signal: Signal, series: list[Found], out:
         found = complete[0][name]
         series.remove(found)
         value = in_units(found.item, np.asarray(found.item.data[:]).reshape(-1)).astype(np.float32)
-        seconds = series_seconds(found.item, value.size)
+        seconds = found.seconds(value.size)
         if seconds is not None and out.expect_array(f"{found.path}: times in ns", signal.time_ns, to_ns(seconds)):
             valid &= np.isfinite(value)
             out.expect_array(f"{found.path}: values", signal.value[signal.valid, column], value[signal.valid])

@@ -166,11 +166,14 @@ def read_nwb_file(
     *,
     mends_clocks: bool = False,
     units_path: str = "",
+    restarts: Sequence[str] = (),
+    is_part: bool = False,
 ) -> Session:
     """The generic reader (:func:`spiketok.sources.formats.nwb.read_nwb`), imported when it is used."""
     from spiketok.sources.formats.nwb import read_nwb
 
-    return read_nwb(path, session_id, source, time_unit=time_unit, mends_clocks=mends_clocks, units_path=units_path)
+    options = {"time_unit": time_unit, "mends_clocks": mends_clocks, "restarts": restarts, "is_part": is_part}
+    return read_nwb(path, session_id, source, units_path=units_path, **options)
 
 
 def open_source(path: Path) -> h5py.File:

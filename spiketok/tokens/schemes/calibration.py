@@ -198,6 +198,23 @@ class Calibration(Scheme):
             return first + np.arange(self.n_trials)
         return np.sort(np.argsort(words.random_raw(n_candidates), kind="stable")[: self.n_trials])
 
+    def chosen_time(self, session: Session) -> Intervals:
+        """The scored time of the trials that are chosen, as sorted disjoint intervals."""
+        return self._chosen_trials(session)[0].intersect(self._scored_time(session))
+
+    def _chosen_trials(self, session: Session) -> tuple[Intervals, np.ndarray, list[np.ndarray], int, int]:
+        """The chosen trials, how many scored bins each has and where these start; trials found, and those too short."""
+        trials = self._trials(session)
+        n_bins = (trials.stop_ns - trials.start_ns) // self.bin_ns
+        first = _offsets(n_bins)
+        start_ns = bin_starts(trials, first, self.bin_ns)
+        scored = bins_inside(start_ns, self.bin_ns, self._scored_time(session))
+        n_scored = np.diff(np.concatenate([[0], np.cumsum(scored)])[first])
+        candidates = np.flatnonzero(n_scored >= LEAST_BINS[self.resample])
+        chosen = candidates[self._chosen(len(candidates))]
+        bin_start = [start_ns[first[i] : first[i + 1]][scored[first[i] : first[i + 1]]] for i in chosen]
+        return trials.take(chosen), n_scored[chosen], bin_start, len(n_bins), len(n_bins) - len(candidates)
+
     # ---- bake -------------------------------------------------------------------------------------------------------
 
     def plan(self, info: SessionInfo, segments: Intervals) -> dict[str, ColumnSpec]:
@@ -230,17 +247,7 @@ class Calibration(Scheme):
         return min(rows, (info.n_trials or laid_out) * depth(segments))
 
     def bake(self, session: Session, segments: Intervals) -> Baked:
-        trials = self._trials(session)
-        n_bins = (trials.stop_ns - trials.start_ns) // self.bin_ns
-        first = _offsets(n_bins)
-        start_ns = bin_starts(trials, first, self.bin_ns)
-        scored = bins_inside(start_ns, self.bin_ns, self._scored_time(session))
-        n_scored = np.diff(np.concatenate([[0], np.cumsum(scored)])[first])
-        candidates = np.flatnonzero(n_scored >= LEAST_BINS[self.resample])
-        chosen = candidates[self._chosen(len(candidates))]
-        trials, n_scored = trials.take(chosen), n_scored[chosen]
-        bin_start = [start_ns[first[i] : first[i + 1]][scored[first[i] : first[i + 1]]] for i in chosen]
-
+        trials, n_scored, bin_start, n_found, n_short = self._chosen_trials(session)
         held = [
             np.flatnonzero((trials.start_ns >= low) & (trials.stop_ns <= high))
             for low, high in zip(segments.start_ns, segments.stop_ns, strict=True)
@@ -258,8 +265,8 @@ class Calibration(Scheme):
             "counts.row": _offsets(n_scored[rows]),
             "counts.bin": np.concatenate([np.zeros(0, INT64), *bins]).astype(INT32),
             "counts.most": np.array([n_scored.max(initial=0)], INT64),
-            "trials.found": np.array([len(n_bins)], INT64),
-            "trials.short": np.array([len(n_bins) - len(candidates)], INT64),
+            "trials.found": np.array([n_found], INT64),
+            "trials.short": np.array([n_short], INT64),
             **self._unit_observed(session, [bin_start[i] for i in rows]),
             **segment_columns(segments, _offsets(np.array([len(own) for own in held], np.int64))),
         }

@@ -8,6 +8,7 @@ What is unusual: nothing is dropped without a word. What had to be mended is lis
 found and left as it is, or left out, in ``Session.notes``. The repairs:
 
     spikes-not-finite           spike times that are NaN, infinite or beyond int64 ns are removed
+    clock-restarts              blocks of a clock that began again are laid out, where the caller says so
     spikes-unsorted             spike times that step back are put in order
     unit-ids-duplicate          an id that several units share gets its row appended
     obs-intervals-invalid       observation intervals that are NaN or stop before they start are removed
@@ -34,7 +35,7 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from spiketok.recording.intervals import EMPTY_NS, from_whole_second, inhabited
+from spiketok.recording.intervals import EMPTY_NS, from_whole_second, inhabited, without
 from spiketok.recording.nouns import (
     FLUORESCENCE,
     NS_PER_S,
@@ -46,11 +47,12 @@ from spiketok.recording.nouns import (
     UnitTable,
 )
 from spiketok.recording.outside import filler_note
+from spiketok.sources.formats.nwb.blocks import find_blocks
 from spiketok.sources.formats.nwb.clocks import refuse_times_in_no_seconds
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
 from spiketok.sources.formats.nwb.series import Series, find_series, read_events, read_signal, short_names
-from spiketok.sources.formats.nwb.sources import read_units_elsewhere, read_units_table
+from spiketok.sources.formats.nwb.sources import no_units, read_units_elsewhere, read_units_table
 from spiketok.sources.formats.nwb.stimuli import read_stimulus
 from spiketok.sources.formats.nwb.tables import Findings, in_seconds, is_time, listed, ns_from_seconds, texts
 from spiketok.sources.formats.nwb.time_units import TimeUnit
@@ -72,6 +74,8 @@ def read_nwb(
     time_unit: Mapping[str, str] | None = None,
     mends_clocks: bool = False,
     units_path: str = "",
+    restarts: Sequence[str] = (),
+    is_part: bool = False,
 ) -> Session:
     """Read an NWB file (version 2) whole.
 
@@ -83,6 +87,10 @@ def read_nwb(
         time_unit: what its times are, see ``time_units.TimeUnit``; without it what is plainly no seconds is refused.
         mends_clocks: its times may be no seconds of one clock, which is refused otherwise: the caller mends that.
         units_path: where its units table lies, as ``"processing/ecephys/units"``; empty: see ``units.find_units``.
+        restarts: words of ``blocks.Restarts``: lay out the blocks of a clock that begins again, which is refused
+            otherwise.
+        is_part: it is one of several files of a session: it may have no units, and not all of which a time unit is
+            stated.
 
     Returns:
         the session: every spike to the nearest ns and in order, all interval tables, behaviours and observed time,
@@ -94,23 +102,25 @@ def read_nwb(
     """
     if isinstance(path, Path | str) and is_zarr_folder(Path(path)):
         with as_hdf5(Path(path)) as file:
-            options = {"clock_hz": clock_hz, "time_unit": time_unit, "mends_clocks": mends_clocks}
-            return read_nwb(file, session_id, source, units_path=units_path, **options)
+            options = {"clock_hz": clock_hz, "time_unit": time_unit, "mends_clocks": mends_clocks, "restarts": restarts}
+            return read_nwb(file, session_id, source, units_path=units_path, is_part=is_part, **options)
     found = Findings()
     stated = TimeUnit(time_unit)
-    with Hdf5(path, stated, mends_clocks=mends_clocks) as h5:
+    blocks = find_blocks(path, TimeUnit(time_unit), restarts, units_path) if restarts else None
+    with Hdf5(path, stated, mends_clocks=mends_clocks, laid=blocks) as h5:
         _check_version(h5)
         units = read_units_table(h5, found, units_path)
         below = find_series(h5, found, () if units is None else units.taken)
-        units = units or read_units_elsewhere(h5, below.series, found)
+        units = units or read_units_elsewhere(h5, below.series, found, needed=not is_part)
         tables = read_tables(h5, found) + below.tables
+        units = units or no_units(h5, below.series, tables)
         for table in tables:
             refuse_times_in_no_seconds(h5, table.parts, table.start_s, units.reach)
         reach = find_reach(units.reach, tables, found)
         series = [one for one in below.series if one.parts not in units.taken]
         signals, events = _read_series(h5, series, reach, below.left_out, found)
         stimuli = _read_stimuli(h5, below.stimuli, reach, below.left_out, found)
-        if stated.unmet:
+        if stated.unmet and not is_part:
             h5.refuse(
                 f"a time unit is stated of {listed(stated.unmet)}, which it does not have", "see 'spiketok inspect'"
             )
@@ -123,6 +133,8 @@ def read_nwb(
         found.note("external-links", h5.n_external, text)
     found.note("series-left-out", len(below.left_out), f"left out as no behaviour: {listed(below.left_out, 20)}")
     _note_time_zero(info, found)
+    if blocks is not None:
+        found.repair("clock-restarts", len(blocks) - 1, blocks.told())
     text = f"its times are Unix time, from {in_seconds(reach.start_ns)} on; kept as they are"
     found.note("clock-unix", UNIX_NS[0] < reach.start_ns < UNIX_NS[1], text)
 
@@ -137,8 +149,11 @@ def read_nwb(
         near = [_counted(one, signal, reach, max(reach.stop_ns, end_ns or reach.stop_ns)) for one, signal in signals]
         spans = [_near(span, reach) for span in (*map(_stated, tables), *(event for _, event in events))]
         observed = from_whole_second(inhabited([units.recorded_ns, *near], spans))
+        if not len(observed):  # no units, and no sample that is valid
+            observed = Intervals([reach.start_ns], [reach.stop_ns + 1])
         start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
         _note_assumed(units.recorded_ns, tables, observed, found)
+        observed = observed if blocks is None else without(observed, blocks.gaps)
     else:
         start_ns = min(reach.start_ns, int(observed.start_ns[0]))
         start_ns -= max(start_ns, 0) % NS_PER_S  # on the recording's own clock, as where nothing is stated
@@ -147,7 +162,8 @@ def read_nwb(
     hint = ", --drop-outside leaves them out" if units.observed is None else ""
     found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed time; kept{hint}")
 
-    finished = [(table.parts, finish_table(table, stop_ns, found)) for table in tables] + events
+    ends_ns = () if blocks is None else blocks.ends_ns.tolist()
+    finished = [(table.parts, finish_table(table, stop_ns, found, ends_ns)) for table in tables] + events
     intervals = {parts[-1]: item for parts, item in finished if parts[0] == "intervals"}  # these keep their names
     others = [(parts, item) for parts, item in finished if parts[0] != "intervals"]
     names = short_names([parts for parts, _ in others], tuple(intervals))

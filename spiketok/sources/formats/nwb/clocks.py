@@ -26,7 +26,12 @@ MOST_RATIO = 50  # a behaviour that lasts so many times as long as the spikes, a
 LONGEST_NS = 2 * DAY_NS
 SPIKES = ("spikes",)
 STATE = "say what they are with --time-unit {}=UNIT (s, ms, us, ns, samples:HZ)"
-BLOCKS = "split the file into one for each block, each with times of its own, and ingest them one by one"
+BLOCKS = "lay its blocks out one behind the other with --restarts blocks, or split the file into one for each"
+
+
+def least_fall_ns(time_ns: np.ndarray) -> int:
+    """How large a step back must be to be no disorder, of times int64 ``[T]``."""
+    return max(int(FALL_SHARE * (int(time_ns.max()) - int(time_ns.min()))), 1)
 
 
 def refuse_restarted_spikes(h5: Hdf5, time_ns: np.ndarray, offset: np.ndarray) -> None:
@@ -35,11 +40,11 @@ def refuse_restarted_spikes(h5: Hdf5, time_ns: np.ndarray, offset: np.ndarray) -
     Args:
         h5: the file. time_ns: int64 ``[S]``, unit after unit, as the file has them. offset: int64 ``[N + 1]``.
     """
-    if not time_ns.size or h5.mends_clocks:
+    if not time_ns.size or h5.mends_clocks or h5.laid is not None:
         return
     count = np.diff(offset)
     telling = np.flatnonzero(count >= TELLING)
-    least_ns = max(int(FALL_SHARE * (int(time_ns.max()) - int(time_ns.min()))), 1)
+    least_ns = least_fall_ns(time_ns)
     again, before_ns, after_ns = 0, 0, 0
     for unit in telling.tolist():
         n_again, n_back, before, after = kernels.begins_again(
@@ -58,13 +63,13 @@ def refuse_restarted_spikes(h5: Hdf5, time_ns: np.ndarray, offset: np.ndarray) -
 
 def refuse_restarted_samples(h5: Hdf5, path: str, time_ns: np.ndarray) -> None:
     """Raise SourceError where the stamps of a series, int64 ``[T]`` as the file has them, begin again."""
-    if time_ns.size < 2 * SAMPLES_AROUND or h5.mends_clocks:
+    if time_ns.size < 2 * SAMPLES_AROUND or h5.mends_clocks or h5.laid is not None:
         return
-    least_ns = max(int(FALL_SHARE * (int(time_ns.max()) - int(time_ns.min()))), 1)
-    n_again, n_back, before, after = kernels.begins_again(time_ns, least_ns, SAMPLES_AROUND)
+    n_again, n_back, before, after = kernels.begins_again(time_ns, least_fall_ns(time_ns), SAMPLES_AROUND)
     if n_again and 2 * n_again >= n_back:
         fact = f"{path}: its time stamps begin again {n_again} times (after {in_seconds(before)} comes "
-        h5.refuse(f"{fact}{in_seconds(after)}): the clock restarted", BLOCKS)
+        cure = f"if the spikes begin again, too, {BLOCKS}; else write its times on the clock of the spikes"
+        h5.refuse(f"{fact}{in_seconds(after)}): the clock restarted", cure)
 
 
 def refuse_spikes_in_no_seconds(h5: Hdf5, time_ns: np.ndarray, n_units: int) -> None:
@@ -90,6 +95,8 @@ def refuse_times_in_no_seconds(h5: Hdf5, parts: Sequence[str], seconds: np.ndarr
     """
     seconds = seconds[is_time(seconds)]
     if h5.time_unit.scale(parts) is not None or h5.mends_clocks or seconds.size < TELLING:
+        return
+    if near.start_ns == near.stop_ns:  # a file without units: joining it holds its times against the spikes
         return
     low, high = np.quantile(seconds, (0.1, 0.9))
     lasts_ns, own_ns = (high - low) / 0.8 * NS_PER_S, near.stop_ns - near.start_ns

@@ -23,7 +23,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import h5py
 import numpy as np
@@ -33,6 +33,9 @@ from spiketok.recording.nouns import Source
 from spiketok.sources.formats.nwb.time_units import TimeUnit
 from spiketok.storage.causes import LOCKLESS, Cause, cause_of, number_of, raise_cause
 from spiketok.storage.files import human_bytes, parse_bytes, sha256_file
+
+if TYPE_CHECKING:
+    from spiketok.sources.formats.nwb.blocks import Blocks
 
 AGAIN = "download or copy it again"
 WHOLE = "fetch it without --stream"
@@ -121,15 +124,21 @@ class Hdf5:
             an error once its bytes could not be had. Such a file is read alone: links into other files are refused.
         time_unit: what its times are, where they are no seconds.
         mends_clocks: its times may be no seconds of one clock: the rules of its dataset mend that.
+        laid: where its blocks lie, where its clock begins again.
 
     Raises:
         SourceError: on entering, no such file, no regular file, not HDF5 or truncated; later, whatever is damaged.
     """
 
     def __init__(
-        self, path: Path | str | BinaryIO, time_unit: TimeUnit | None = None, *, mends_clocks: bool = False
+        self,
+        path: Path | str | BinaryIO,
+        time_unit: TimeUnit | None = None,
+        *,
+        mends_clocks: bool = False,
+        laid: Blocks | None = None,
     ) -> None:
-        self.time_unit, self.mends_clocks = time_unit or TimeUnit(), mends_clocks
+        self.time_unit, self.mends_clocks, self.laid = time_unit or TimeUnit(), mends_clocks, laid
         self.stream = None if isinstance(path, Path | str) else path
         self.path = Path(path) if self.stream is None else Path(self.stream.name)
         self.name = self.path.name

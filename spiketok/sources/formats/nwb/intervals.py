@@ -63,9 +63,11 @@ def read_table(h5: Hdf5, group: h5py.Group, parts: tuple[str, ...], found: Findi
 
     columns = {"id": ids} | read_columns(h5, group, ids.size, found, skip=("start_time", "stop_time", "timestamp"))
     if h5.child(group, "start_time") is not None:
-        return Table(parts, seconds("start_time"), seconds("stop_time"), columns)
-    start_s, lasts_s = seconds("timestamp"), seconds("duration")
-    return Table(parts, start_s, start_s + np.where(is_time(lasts_s) & (lasts_s > 0), lasts_s, 0), columns)
+        table = Table(parts, seconds("start_time"), seconds("stop_time"), columns)
+    else:
+        start_s, lasts_s = seconds("timestamp"), seconds("duration")
+        table = Table(parts, start_s, start_s + np.where(is_time(lasts_s) & (lasts_s > 0), lasts_s, 0), columns)
+    return table if h5.laid is None else h5.laid.lay_table(table)
 
 
 def read_tables(h5: Hdf5, found: Findings) -> list[Table]:
@@ -93,13 +95,14 @@ def _take(column: Column, keep: np.ndarray) -> Column:
     return Ragged(column.value[np.repeat(keep, size)], np.cumsum([0, *size[keep]]))
 
 
-def finish_table(table: Table, stop_ns: int, found: Findings) -> Intervals:
+def finish_table(table: Table, stop_ns: int, found: Findings, ends_ns: Sequence[int] = ()) -> Intervals:
     """A table with its times in ns, and with missing starts and stops repaired.
 
     Args:
         table: as it was read.
         stop_ns: the session's end, which takes the place of the last stop where that is missing.
         found: takes the repairs.
+        ends_ns: where the blocks of the recording end: no row without a stop lasts beyond.
     """
     keep = is_time(table.start_s)
     n_lost = int((~keep).sum())
@@ -112,7 +115,7 @@ def finish_table(table: Table, stop_ns: int, found: Findings) -> Intervals:
     before = ~missing & (stop < start)
     repaired = missing | before
     if repaired.any():
-        later = np.unique(start)
+        later = np.union1d(start, np.array(ends_ns, np.int64))
         following = np.append(later, stop_ns)[np.searchsorted(later, start, side="right")]
         stop = np.where(repaired, np.maximum(following, start), stop)
         columns["stop_repaired"] = repaired

@@ -127,7 +127,7 @@ def series_seconds(h5: Hdf5, series: Series, n_samples: int) -> tuple[np.ndarray
     if item is not None:
         if h5.dtype(item).kind not in "iuf" or len(h5.shape(item)) != 1:
             return "time stamps that are not numbers in one dimension"
-        return h5.array(item).astype(np.float64) * scale, None
+        return _laid(h5, series, h5.array(item).astype(np.float64) * scale), None
     item = h5.dataset(series.group, "starting_time")
     if item is None or h5.dtype(item).kind not in "iuf" or math.prod(h5.shape(item)) != 1:
         return "no usable starting_time"
@@ -136,8 +136,13 @@ def series_seconds(h5: Hdf5, series: Series, n_samples: int) -> tuple[np.ndarray
         return f"the rate {rate_hz} Hz"
     h5.plan(item, 2 * VALUE_BYTES * n_samples)
     rate_hz /= scale
-    seconds = np.arange(n_samples) / rate_hz + start_s * scale
+    seconds = _laid(h5, series, np.arange(n_samples) / rate_hz + start_s * scale)
     return (seconds, rate_hz) if is_time(seconds).all() else f"times beyond 292 years at the rate {rate_hz} Hz"
+
+
+def _laid(h5: Hdf5, series: Series, seconds: np.ndarray) -> np.ndarray:
+    """The seconds where the file's blocks lie."""
+    return seconds if h5.laid is None else seconds + h5.laid.shift_s(series.path, seconds.size)
 
 
 def rising(time_ns: np.ndarray) -> np.ndarray:

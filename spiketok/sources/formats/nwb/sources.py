@@ -23,9 +23,10 @@ import numpy as np
 
 from spiketok.recording.nouns import NS_PER_S, Column, Intervals, Ragged, Signal, Spikes
 from spiketok.recording.outside import fillers
+from spiketok.sources.formats.nwb.clocks import refuse_restarted_samples
 from spiketok.sources.formats.nwb.hdf5 import VALUE_BYTES, Hdf5
 from spiketok.sources.formats.nwb.imaging import Imaged, find_imaged, read_imaged
-from spiketok.sources.formats.nwb.intervals import Reach
+from spiketok.sources.formats.nwb.intervals import Reach, Table
 from spiketok.sources.formats.nwb.series import Series, series_seconds
 from spiketok.sources.formats.nwb.tables import Findings, is_time, listed, ns_from_seconds
 from spiketok.sources.formats.nwb.units import (
@@ -103,13 +104,16 @@ def read_units_table(h5: Hdf5, found: Findings, path: str = "") -> UnitData | No
     )
 
 
-def read_units_elsewhere(h5: Hdf5, series: Sequence[Series], found: Findings) -> UnitData:
-    """The units of a file whose units table is missing or empty.
+def read_units_elsewhere(
+    h5: Hdf5, series: Sequence[Series], found: Findings, *, needed: bool = True
+) -> UnitData | None:
+    """The units of a file whose units table is missing or empty; None where it has none and needs none.
 
     Args:
         h5: the file.
         series: all that the file has, see ``series.PLACES``.
         found: takes the notes.
+        needed: it must have some.
 
     Raises:
         SourceError: there are none, their counts are no counts, or their frames have no time.
@@ -123,10 +127,27 @@ def read_units_elsewhere(h5: Hdf5, series: Sequence[Series], found: Findings) ->
     imaged = find_imaged(h5, series)
     if imaged:
         return _imaged_units(read_imaged(h5, imaged, series, found))
+    if not needed:
+        return None
     rows = "a units table with no rows (zero units)" if h5.child(h5.root, "units") is not None else "no units table"
     names = " or ".join(f"'{name}'" for name in COUNT_NAMES)
     fact = f"holds {rows}, no series of counts ({names}) and no imaged ROIs"
-    h5.refuse(fact, "take the file of this dataset that has units")
+    h5.refuse(fact, "take the file of this dataset that has units, or join the two by --merge-as NAME")
+
+
+def no_units(h5: Hdf5, series: Sequence[Series], tables: Sequence[Table]) -> UnitData:
+    """No units, and where the rest of the file lies: about the middle of the middles of all that has times."""
+    middles = [np.median(table.start_s[is_time(table.start_s)]) for table in tables if is_time(table.start_s).any()]
+    for one in series:
+        data = h5.dataset(one.group, "data")
+        shape = () if data is None else h5.shape(data)
+        timing = series_seconds(h5, one, shape[0] if shape else 0)
+        seconds = np.zeros(0) if isinstance(timing, str) else timing[0][is_time(timing[0])]
+        middles += [np.median(seconds)] if seconds.size else []
+    if not middles:
+        h5.refuse("has no units, and nothing else that has times", "leave it out")
+    middle_ns = int(ns_from_seconds(np.median(middles)))
+    return UnitData(np.zeros(0, np.str_), Spikes.from_units([]), Reach(middle_ns, middle_ns))
 
 
 def _imaged_units(imaged: Imaged) -> UnitData:
@@ -193,6 +214,7 @@ def _bin_starts(h5: Hdf5, series: Series, n_bins: int) -> np.ndarray:
         row = int(np.flatnonzero(~is_time(seconds))[0])
         h5.refuse(f"{series.path} has the time stamp {seconds[row]} in row {row}", again)
     time_ns = ns_from_seconds(seconds)
+    refuse_restarted_samples(h5, series.path, time_ns)
     back = np.flatnonzero(np.diff(time_ns) <= 0)
     if back.size:
         row = int(back[0])

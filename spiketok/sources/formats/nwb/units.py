@@ -159,8 +159,8 @@ def spike_seconds(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) ->
     return (seconds if scale in (None, 1.0) else seconds * scale), offset
 
 
-def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> Spikes:
-    """All spikes, to the nearest ns and in order of time."""
+def spike_ns(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[np.ndarray, np.ndarray]:
+    """Spike times that are times, int64 ns ``[S]``, unit after unit as the file has them, and the units' offsets."""
     seconds, offset = spike_seconds(h5, units, n_units, found)
     n_removed = seconds.size - kernels.count_times(seconds, MAX_SECONDS)
     text = f"removed {n_removed} of {seconds.size} spike times that are NaN, infinite or beyond 292 years"
@@ -172,7 +172,15 @@ def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> S
         h5.refuse(f"has {n_units} units and not one spike", "take the file of this dataset that has spikes")
     time_ns = seconds.view(np.int64)  # in place: there may be a hundred million of them
     kernels.seconds_to_ns(seconds, time_ns)
+    return time_ns, offset
+
+
+def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> Spikes:
+    """All spikes, to the nearest ns and in order of time."""
+    time_ns, offset = spike_ns(h5, units, n_units, found)
     refuse_restarted_spikes(h5, time_ns, offset)
+    if h5.laid is not None:
+        h5.laid.lay_spikes(time_ns)
     n_back, n_of, most_ns = kernels.steps_back(time_ns, offset)
     text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by "
     found.repair("spikes-unsorted", n_back, text + in_seconds(most_ns))
@@ -342,11 +350,11 @@ def declared_clock_hz(h5: Hdf5, units: h5py.Group, columns: Mapping[str, Column]
 # ---- observed time --------------------------------------------------------------------------------------------------
 
 
-def read_observed(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[Intervals, Ragged | None] | None:
-    """``obs_intervals`` as (observed by any unit, each unit's own where they differ); None where the file is silent."""
+def observed_seconds(h5: Hdf5, units: h5py.Group, n_units: int) -> tuple[np.ndarray, np.ndarray]:
+    """``obs_intervals`` as float64 ``[R, 2]``, unit after unit, and how many rows each unit has; none: it is silent."""
     data = h5.dataset(units, "obs_intervals")
     if data is None or not math.prod(h5.shape(data)):
-        return None
+        return np.zeros((0, 2)), np.zeros(n_units, np.int64)
     shape = h5.shape(data)
     if h5.dtype(data).kind not in "iuf" or len(shape) != 2 or shape[1] != 2:
         h5.refuse(f"{data.name} is {h5.dtype(data)} of shape {shape}, expected rows of (start, stop)", BROKEN)
@@ -354,7 +362,17 @@ def read_observed(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) ->
     if index is None and shape[0] != n_units:
         h5.refuse(f"{shape[0]} observation intervals of {n_units} units have no 'obs_intervals_index'", BROKEN)
     offset = np.arange(n_units + 1) if index is None else ragged_offset(h5, index, n_units, shape[0])
-    seconds, unit = h5.array(data).astype(np.float64), np.repeat(np.arange(n_units), np.diff(offset))
+    return h5.array(data).astype(np.float64), np.diff(offset)
+
+
+def read_observed(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[Intervals, Ragged | None] | None:
+    """``obs_intervals`` as (observed by any unit, each unit's own where they differ); None where the file is silent."""
+    seconds, count = observed_seconds(h5, units, n_units)
+    if not len(seconds):
+        return None
+    if h5.laid is not None:
+        seconds = seconds + h5.laid.shift_s("obs_intervals", len(seconds))[:, None]
+    unit = np.repeat(np.arange(n_units), count)
     good = is_time(seconds).all(axis=1) & (seconds[:, 0] <= seconds[:, 1])
     n_bad = int((~good).sum())
     text = f"removed {n_bad} of {good.size} observation intervals that are NaN or stop before they start"
