@@ -172,10 +172,8 @@ def _flush_output() -> None:
     try:
         with writing("what this command prints (stdout)"):
             sys.stdout.flush()
-    except OSError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python would try again, in two lines of its own
+    except OSError:  # Python would try again at its end, in two lines of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
 

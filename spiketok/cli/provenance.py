@@ -11,7 +11,6 @@ import typer
 from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
 from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, counted, print_rows
 from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError, require
-from spiketok.pipeline.jobs import describe
 from spiketok.storage.workspace import Workspace
 
 
@@ -171,6 +170,7 @@ def export(
 ) -> None:
     """Write stored sessions in another format; what the format cannot hold is told. Of a run: its rates, for NLB."""
     from spiketok.pipeline.export import export_session, exporter_of, find_exported
+    from spiketok.pipeline.jobs import describe
     from spiketok.settings import merge, parse_assignment
     from spiketok.storage.records import is_run
     from spiketok.storage.store import read_attributes, read_session

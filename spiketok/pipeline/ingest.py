@@ -40,6 +40,8 @@ SORTED = "sorter"  # the reader of sorter output, see spiketok.sources.formats.s
 NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
 
+State = tuple[int, int, int]  # of a file: bytes, time of the last change in ns, inode
+
 
 @dataclass(frozen=True)
 class Group:
@@ -353,6 +355,7 @@ def ingest_group(
     target = workspace.store_path(group.session_id)
     with ExitStack() as stack:
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
+        before = [_state_of(file) for file in files]
         digests = [digest_of(file, settings) if file.is_file() or file.is_dir() else "" for file in files]
         done = stored_from(target, group, digests, with_stored_splits(target, settings))
         if done is not None:
@@ -365,15 +368,14 @@ def ingest_group(
         state = "replaced" if holds_session(target) else "new"
         read = _files_read(settings)
         sources = [_source(path, file, d, read) for path, file, d in zip(group.files, files, digests, strict=True)]
-        with session_place(into or target) as folder, _unchanged(files):
-            _make_isolated(group, files, sources, settings, folder)
+        with session_place(into or target) as folder:
+            _make_isolated(group, files, before, sources, settings, folder)
     return ingested(state, named(group), read_attributes(into or target), into)
 
 
 @contextmanager
-def _unchanged(files: Sequence[Path]) -> Iterator[None]:
-    """Raise SourceError where a file changes within the block, whatever else went wrong with it because of that."""
-    before = [_state_of(file) for file in files]
+def _unchanged(files: Sequence[Path], before: Sequence[State | None]) -> Iterator[None]:
+    """Raise SourceError where a file has changed at the end of the block, whatever else went wrong because of that."""
     try:
         yield
     except Exception:
@@ -382,7 +384,7 @@ def _unchanged(files: Sequence[Path]) -> Iterator[None]:
     _refuse_changed(files, before)
 
 
-def _state_of(file: Path) -> tuple[int, int, int] | None:
+def _state_of(file: Path) -> State | None:
     try:
         found = file.stat()
     except OSError:  # gone, or not to be had: what reads it says so
@@ -390,7 +392,7 @@ def _state_of(file: Path) -> tuple[int, int, int] | None:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _refuse_changed(files: Sequence[Path], before: Sequence[tuple[int, int, int] | None]) -> None:
+def _refuse_changed(files: Sequence[Path], before: Sequence[State | None]) -> None:
     for file, was in zip(files, before, strict=True):
         now = _state_of(file)
         if None not in (was, now) and now != was:
@@ -402,13 +404,18 @@ def _refuse_changed(files: Sequence[Path], before: Sequence[tuple[int, int, int]
 
 
 def _make_isolated(
-    group: Group, files: Sequence[Path], sources: Sequence[Source], settings: Mapping[str, object], folder: Path
+    group: Group,
+    files: Sequence[Path],
+    before: Sequence[State | None],
+    sources: Sequence[Source],
+    settings: Mapping[str, object],
+    folder: Path,
 ) -> None:
     """Make a session and write it to a folder, in a process that may die of what is in the files."""
     _warm_up()
     most = bounds(sum(source.size for source in sources))
     try:
-        isolated(_make, files, group.session_id, sources, settings, folder, name=group.label, **most)
+        isolated(_make, files, before, group.session_id, sources, settings, folder, name=group.label, **most)
     finally:
         clean_leftovers(folder.parent)  # of a child that died
 
@@ -424,9 +431,16 @@ def _warm_up() -> None:
 
 
 def _make(
-    files: Sequence[Path], session_id: str, sources: Sequence[Source], settings: Mapping[str, object], folder: Path
+    files: Sequence[Path],
+    before: Sequence[State | None],
+    session_id: str,
+    sources: Sequence[Source],
+    settings: Mapping[str, object],
+    folder: Path,
 ) -> None:
-    write_session(normalize(files, session_id, sources, settings), folder, settings)
+    with _unchanged(files, before):
+        session = normalize(files, session_id, sources, settings)
+    write_session(session, folder, settings)
 
 
 def with_stored_splits(target: Path | RemotePath, settings: Mapping[str, object]) -> dict[str, object]:

@@ -75,7 +75,7 @@ def cause_of(error: BaseException, path: object = None) -> Cause | None:
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return Cause(str(path or ""), *process_words())
     number = number_of(error)
-    if number is None or (isinstance(error, SpiketokError)):
+    if number is None or isinstance(error, SpiketokError):
         return None
     if number in OF_THE_CONTENT and _NUMBER.search(str(error)):
         return None

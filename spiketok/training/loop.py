@@ -537,11 +537,12 @@ class _Metrics:
 
     def _append(self, row: Event) -> None:
         with writing(self.path), open(self.path, "ab", buffering=0) as stream:
-            whole = stream.tell()
+            whole, line = stream.tell(), json.dumps(row).encode() + b"\n"
             try:
-                stream.write(json.dumps(row).encode() + b"\n")
+                while line:  # a disk that is getting full takes a part of it first
+                    line = line[stream.write(line) :]
             except OSError:
-                stream.truncate(whole)  # a full disk takes half a line
+                stream.truncate(whole)
                 raise
 
 

@@ -222,7 +222,7 @@ def _check_room(plan: Plan, wanted: Sequence[Asset], raw: Path) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         message = (
-            f"{plan.name} needs {human_bytes(needed)} more and the disk of {place} has {human_bytes(free)}: "
+            f"{plan.name} needs {human_bytes(needed)} more and the disk has {human_bytes(free)} ({place}): "
             "free some, or choose fewer files with --sessions or --max-bytes"
         )
         raise FetchError(message)
