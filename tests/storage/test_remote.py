@@ -192,7 +192,8 @@ def test_damage_in_a_bucket_is_named_never_read(s3):
 
 def test_a_copy_that_came_short_is_refused(s3, tmp_path, monkeypatch):
     s3.pipe_file("bucket/short/file.nwb", b"x" * 1000)
-    monkeypatch.setattr(s3, "get_file", lambda rpath, lpath: Path(lpath).write_bytes(b"x" * 999))
+    with place("s3://bucket/short")._reaching() as (system, _):
+        monkeypatch.setattr(system, "get_file", lambda rpath, lpath: Path(lpath).write_bytes(b"x" * 999))
     with (
         pytest.raises(FetchError, match=r"file\.nwb: 999 B of 1\.0 kB came"),
         local_copy(place("s3://bucket/short/file.nwb"), tmp_path),
