@@ -226,5 +226,5 @@ def _tiny_bins(cli: Cli, folder: Path) -> None:
     """1 us bins over an hour of 40 units would take 144 GB: refused with both figures before any is taken."""
     path = write_plain(folder / "long.nwb", [np.arange(k, 3600, 50) + 0.5 for k in range(40)])
     cli("ingest", path, root=folder).succeeds()
-    told = cli("tokenize", "--scheme", "binned", "--set", "bin_ms=0.001", root=folder)
+    told = cli("tokenize", "--scheme", "binned", "--bin-ms", 0.001, root=folder)
     told.refuses("GB", "memory")

@@ -101,6 +101,8 @@ def fault(name: str) -> str:
 
 
 def _ids(cli: Cli, folder: Path) -> list[str]:
+    if not (folder / "store").exists():
+        return []
     told = cli("inspect", "--json", root=folder).succeeds()
     return [row["session"] for row in json.loads(told.out)["tables"].get("sessions", [])]
 
