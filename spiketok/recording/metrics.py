@@ -125,11 +125,22 @@ def _nll_per_unit(rate: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.nansum(rate - count * np.log(rate) + _log_factorial(count), axis=0)
 
 
-def _null_rate(count: np.ndarray) -> np.ndarray:
-    """Each unit's mean count over the evaluation data itself, which is NLB's null model."""
-    observed = (~np.isnan(count)).sum(axis=0)
-    mean = np.nansum(count, axis=0) / np.maximum(observed, 1)
-    return np.where(np.isnan(count), np.nan, np.maximum(mean, MIN_RATE))
+def null_rate(count: np.ndarray, exposure=None) -> np.ndarray:
+    """Each unit's mean count over the evaluation data itself, which is NLB's null model; nan where the count is.
+
+    Args:
+        count: float64 ``[T, N]``, nan where nothing was observed.
+        exposure: ``[..., T, N]``, the share of each bin that was recorded: the mean is then spikes over recorded time,
+            and a bin expects its share of it. None: all of each bin.
+    """
+    missing = np.isnan(count)
+    if exposure is None:
+        mean = np.nansum(count, axis=0) / np.maximum((~missing).sum(axis=0), 1)
+        return np.where(missing, np.nan, np.maximum(mean, MIN_RATE))
+    share = np.where(missing, 0.0, np.asarray(exposure, np.float64).reshape(count.shape))
+    recorded = share.sum(axis=0)
+    mean = np.divide(np.nansum(count, axis=0), recorded, out=np.zeros_like(recorded), where=recorded > 0)
+    return np.where(missing, np.nan, np.maximum(mean * share, MIN_RATE))
 
 
 def poisson_nll(rate, count) -> float:
@@ -147,43 +158,45 @@ def poisson_nll(rate, count) -> float:
     return float(_nll_per_unit(rate, count).sum() / observed) if observed else float("nan")
 
 
-def _bits_per_spike(rate, count) -> float:
+def _bits_per_spike(rate, count, exposure) -> float:
     rate, count = _rates_and_counts(rate, count)
     spikes = np.nansum(count)
     if spikes == 0:
         return float("nan")
-    gain = _nll_per_unit(_null_rate(count), count).sum() - _nll_per_unit(rate, count).sum()
+    gain = _nll_per_unit(null_rate(count, exposure), count).sum() - _nll_per_unit(rate, count).sum()
     return float(gain / spikes / np.log(2))
 
 
-def co_bps(rate, count) -> float:
+def co_bps(rate, count, exposure=None) -> float:
     """NLB's co-bps: bits per spike on the held-out units, over all their bins and trials at once.
 
     ``(NLL of the null - NLL of the model) / (spikes * ln 2)``, the null being each unit's mean rate over the same
-    evaluation data. Arguments and errors as :func:`poisson_nll`, for the held-out units; nan where there is no spike.
+    evaluation data (:func:`null_rate`, of ``exposure``). Arguments and errors as :func:`poisson_nll`, for the held-out
+    units; nan where there is no spike.
     """
-    return _bits_per_spike(rate, count)
+    return _bits_per_spike(rate, count, exposure)
 
 
-def fp_bps(rate, count) -> float:
+def fp_bps(rate, count, exposure=None) -> float:
     """NLB's fp-bps: the formula of :func:`co_bps` on the forward bins of held-in and held-out units."""
-    return _bits_per_spike(rate, count)
+    return _bits_per_spike(rate, count, exposure)
 
 
-def bps_of_units(rate, count) -> np.ndarray:
+def bps_of_units(rate, count, exposure=None) -> np.ndarray:
     """Bits per spike of each unit over its own bins, float64 ``[N]``; nan where it has no spike.
 
-    The null is each unit's mean rate over its scored bins. Arguments and errors as :func:`poisson_nll`.
+    The null is each unit's mean rate over its scored bins (:func:`null_rate`, of ``exposure``). Arguments and errors as
+    :func:`poisson_nll`.
     """
     rate, count = _rates_and_counts(rate, count)
     spikes = np.nansum(count, axis=0)
-    gain = _nll_per_unit(_null_rate(count), count) - _nll_per_unit(rate, count)
+    gain = _nll_per_unit(null_rate(count, exposure), count) - _nll_per_unit(rate, count)
     return np.divide(gain, spikes, out=np.full_like(gain, np.nan), where=spikes > 0) / np.log(2)
 
 
-def bps_per_unit(rate, count) -> float:
+def bps_per_unit(rate, count, exposure=None) -> float:
     """Bits per spike of each unit, then the mean over the units that have a spike (MtM, NEDS); nan where none has."""
-    each = bps_of_units(rate, count)
+    each = bps_of_units(rate, count, exposure)
     heard = np.isfinite(each)
     return float(np.mean(each[heard])) if heard.any() else float("nan")
 

@@ -105,6 +105,8 @@ def _nothing(scheme: Scheme, session: Session, columns: Columns) -> str:
     """Why nothing of what was baked can be used, with counts; empty where something can."""
     if "trials.found" in columns and not len(columns["start_ns"]):
         found, short = int(columns["trials.found"][0]), int(columns["trials.short"][0])
+        if not found:
+            return f"has no trials, and no observed stretch as long as one ({scheme.pseudo_ns / NS_PER_MS:g} ms)"
         bins = f"scored bins of {scheme.bin_ns / NS_PER_MS:g} ms"
         return f"has no trial to hold: {short} of {found} have too few {bins} that were recorded whole"
     observed = columns.get("observed")

@@ -89,10 +89,13 @@ def test_a_named_table_goes_before_the_files_own(tmp_path):
             read(path, wrong)
 
 
+@pytest.mark.long
 def test_it_is_a_setting_of_the_session(tmp_path):
     path = made(tmp_path / "two.nwb", ("ecephys", "good", 3), ("ecephys", "mua", 2))
     assert "add --units PATH" in spiketok(tmp_path, "ingest", path, code=1).stderr
     spiketok(tmp_path, "ingest", path, "--units", "/processing/ecephys/mua/")
     assert "units processing/ecephys/mua" in spiketok(tmp_path, "inspect", "local/two").stdout
     assert "equal" in spiketok(tmp_path, "verify").stdout
+    sorted_ = spiketok(tmp_path, "ingest", path.parent, "--sorter", "phy", "--units", "a/b", code=1).stderr
+    assert "--units is for NWB files" in sorted_
     assert "must be a path inside of the files" in spiketok(tmp_path, "ingest", path, "--units", "../x", code=2).stderr

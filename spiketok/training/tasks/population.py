@@ -36,7 +36,7 @@ import torch
 
 from spiketok.errors import DataError, UnknownNameError, UsageError, require
 from spiketok.models.batch import Asked, Batch, Head, Input, Timing, exposure_of
-from spiketok.recording.metrics import MIN_RATE, bps_of_units, bps_per_unit, co_bps, fp_bps, r2_mean
+from spiketok.recording.metrics import MIN_RATE, bps_of_units, bps_per_unit, co_bps, fp_bps, null_rate, r2_mean
 from spiketok.recording.nouns import Intervals
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.tasks.base import Answer, Buffers, Collector, Group, Pass, Score, Task, bin_spans, number
@@ -338,6 +338,7 @@ class _Rates(Collector):
         self.task, self.session, self.reasons = task, session, dict(reasons)
         self.held = task.held_out(session) if task.holds_out else np.zeros(session.info.n_units, np.bool_)
         self.parts: list[tuple[np.ndarray, ...]] = []
+        self.shares: list[np.ndarray] = []  # of bins that were recorded in part, where tokens carry them
         self.modes: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}  # ns, rate, scored, by metric
 
     def add(self, batch: Batch, output: Mapping[str, torch.Tensor], used: np.ndarray | None) -> None:
@@ -352,6 +353,9 @@ class _Rates(Collector):
         ahead = np.tile(np.arange(n_bins) >= n_bins - forward, len(batch))
         hidden = batch.hidden[COUNTS].cpu().numpy() if COUNTS in batch.hidden else np.zeros(rate.shape, np.bool_)
         rows = slice(None) if used is None else used
+        share = None if asked.exposure is None else asked.exposure.expand(count.shape).cpu().numpy()
+        if share is not None:
+            self.shares.append(share[rows].astype(np.float64))
         self.parts.append(tuple(a[rows] for a in (np.array(asked.ns), rate, count.copy(), weight, hidden, ahead)))
 
     def _add_mode(self, metric: str, asked: Asked, log_rate: torch.Tensor, used: np.ndarray | None) -> None:
@@ -385,7 +389,8 @@ class _Rates(Collector):
             row = np.searchsorted(time_ns, ns[known])
             means[metric] = _mean(rate[known], scored[known], row, len(time_ns))
         about = self.held, self.task, self.session, self.reasons
-        return Rates(time_ns, means, count[first].astype(np.float64), weight[first], *about)
+        share = np.concatenate(self.shares)[first] if self.shares else None
+        return Rates(time_ns, means, count[first].astype(np.float64), weight[first], *about, share)
 
 
 def _mean(rate: np.ndarray, scored: np.ndarray, inverse: np.ndarray, n_times: int) -> np.ndarray:
@@ -411,6 +416,8 @@ class Rates(Answer):
             is not ahead; and of each mode that was asked under the name of its metric. NaN where it was not hidden.
         count: float64 ``[T, N]``. observed: bool ``[T, N]``. held_out: bool ``[N]``.
         reasons: by metric, why the session has no score of a mode.
+        exposure: float64 ``[T, N]``, the share of each bin that was recorded; None for all of each. The rates and the
+            null are of that share.
     """
 
     time_ns: np.ndarray
@@ -421,6 +428,7 @@ class Rates(Answer):
     task: Population
     session: SessionTokens
     reasons: Mapping[str, str] = field(default_factory=dict)
+    exposure: np.ndarray | None = None
 
     def pair(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Rates and counts of one part, both NaN where it was not scored."""
@@ -446,19 +454,19 @@ class Rates(Answer):
         found: Score = {}
         for name in self.task.metrics:
             if name == "co_bps":
-                found[name] = number(co_bps(*self.pair("held_out")))
+                found[name] = number(co_bps(*self.pair("held_out"), self.exposure))
             elif name == "fp_bps":
-                found[name] = number(fp_bps(*self.pair("forward")))
+                found[name] = number(fp_bps(*self.pair("forward"), self.exposure))
             elif name == "bps_per_unit":
-                found[name] = number(bps_per_unit(rate, count))
+                found[name] = number(bps_per_unit(rate, count, self.exposure))
             elif name == "d2":
-                found[name] = deviance_explained(rate, count)
+                found[name] = deviance_explained(rate, count, self.exposure)
             elif name == "velocity_r2":
                 found[name] = self._velocity_r2()
             elif name == "psth_r2":
                 found[name] = self._psth_r2()
             elif name in self.rate:
-                each = bps_of_units(*self.pair(name))
+                each = bps_of_units(*self.pair(name), self.exposure)
                 found[name] = number(np.mean(each[np.isfinite(each)])) if np.isfinite(each).any() else None
                 ids = np.asarray(self.session.info.unit_id).tolist()
                 found[f"{name}_of"] = {unit: number(bits) for unit, bits in zip(ids, each, strict=True)}
@@ -532,21 +540,20 @@ class Rates(Answer):
         return number(r2_mean(true[:, known], predicted[:, known])) if known.any() else None
 
 
-def deviance_explained(rate: np.ndarray, count: np.ndarray) -> float | None:
+def deviance_explained(rate: np.ndarray, count: np.ndarray, exposure: np.ndarray | None = None) -> float | None:
     """D2 of the Poisson deviance over all scored bins and units, the null being each unit's mean count over them.
 
     Args:
-        rate, count: ``[T, N]``, NaN where not scored.
+        rate, count: ``[T, N]``, NaN where not scored. exposure: as :func:`spiketok.recording.metrics.null_rate` has it.
     """
     known = np.isfinite(count)
     if not np.nansum(count) > 0:
         return None
-    mean = np.nansum(count, axis=0) / np.maximum(known.sum(axis=0), 1)
 
     def deviance(expected: np.ndarray) -> float:
         y, mu = count[known], np.maximum(expected[known], MIN_RATE)
         log = np.where(y > 0, y * np.log(np.maximum(y, MIN_RATE) / mu), 0.0)
         return float(2 * (log - y + mu).sum())
 
-    null = deviance(np.broadcast_to(mean, count.shape))
+    null = deviance(null_rate(count, exposure))
     return number(1 - deviance(rate) / null) if null > 0 else None
