@@ -21,6 +21,7 @@ from spiketok.errors import DataError, UsageError
 from spiketok.pipeline import tokenize, verify
 from spiketok.pipeline.export.falcon_tensors import bin_edges, falcon_tensors, smooth_causal, standardize, write_falcon
 from spiketok.pipeline.ingest import ingest
+from spiketok.recording.identity import Identity
 from spiketok.recording.intervals import holds
 from spiketok.recording.nouns import Session, Source
 from spiketok.sources.catalogue import DATASETS, RULES, download, plan_fetch, resolve
@@ -154,7 +155,10 @@ def test_minival_neither_trains_nor_scores_beside_what_it_is_part_of(workspace):
     assert (chosen.sessions, chosen.left_out) == ([minival], [])
 
     task = Decode("finger_vel", DecodeConfig(), TargetSpec("finger_vel", (), ""))
-    run = SimpleNamespace(trained_on=[SimpleNamespace(id=held_in)], config=config, tasks=(task,))
+    known = workspace.facts(held_in)
+    run = SimpleNamespace(
+        trained_on=[SimpleNamespace(id=held_in, identity=Identity.of(known))], config=config, tasks=(task,)
+    )
     with pytest.raises(
         UsageError, match=f"{minival} is part of {held_in}, one of the sessions that the run was trained"
     ):

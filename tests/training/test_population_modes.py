@@ -338,7 +338,7 @@ def test_a_report_names_reasons_and_keeps_units_out_of_its_page(tokens, tmp_path
     (line,) = [line for line in report.remarks if "inter_region_bps" in line]
     assert line == "no inter_region_bps of made/m: its units are of one region (M1 in column 'region'), two are needed"
     ((_, columns, rows),) = report.tables
-    assert columns[-4:-2] == ["unit_bps", "inter_region_bps"]
+    assert columns[-6:-4] == ["unit_bps", "inter_region_bps"]
     (within,) = [row for row in rows if row["protocol"] == "within" and row["session"] == "made/m"]
     (cell,) = [c for c in report.summary["scores"] if c["protocol"] == "within"]
     assert within["unit_bps"] == cell["score"]["unit_bps"]
