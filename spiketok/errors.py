@@ -4,6 +4,7 @@
     +-- SourceError               a source file is not what it should be (not HDF5, truncated, no units)
     +-- ArtefactError             something that spiketok wrote cannot be read: other version, damaged, missing
     |   +-- UnreadableError       the machine did not give its bytes: nothing is known of what it holds
+    |   +-- ChangedError          it can be read and is not what was written: its digest does not hold
     +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
     |   +-- NotServedError        a scheme needs what this session does not have
     |   +-- UnfitError            some of several sessions cannot serve; it says which, and why each
@@ -23,6 +24,8 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 
+LONGEST = 120  # letters of a name or value that a message repeats
+
 
 class SpiketokError(Exception):
     """Base of all errors that a user can cause or mend. ``cause``: what the machine did, where that is behind it."""
@@ -41,6 +44,21 @@ class ArtefactError(SpiketokError):
 
 class UnreadableError(ArtefactError):
     """The machine did not give the bytes: permission, disk, memory, limits. Nothing is known of what is there."""
+
+
+class ChangedError(ArtefactError):
+    """An artefact can be read and is not what was written.
+
+    Args:
+        message: which, and both digests. facts: what it says now, of which nothing may be believed.
+    """
+
+    def __init__(self, message: str, facts: dict) -> None:
+        self.facts = facts
+        super().__init__(message)
+
+    def __reduce__(self):
+        return (type(self), (str(self), self.facts))
 
 
 class DataError(SpiketokError):
@@ -92,6 +110,7 @@ class UnknownNameError(UsageError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], place: str = "") -> None:
+        name = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         self.kind, self.name, self.known = kind, name, sorted(known)
         near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
         where = f" in {place}" if place else ""

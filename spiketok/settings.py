@@ -16,11 +16,13 @@ What is unusual:
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -35,13 +37,14 @@ from typing import (
     get_type_hints,
 )
 
-from spiketok.errors import UnknownNameError, UsageError
+from spiketok.errors import LONGEST, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
+MOST_PARTS = 32  # of a key with dots, and of tables and lists in each other
 NO_VALUE = ("off", "auto", "none")  # the words that stand for "no value" in an optional field
 _BARE_WORD = re.compile(r"[\w./:,*@+-]*")
 
@@ -76,13 +79,13 @@ def read_value(word: str, where: str) -> object:
     """
     try:
         values = tomllib.loads(f"value = {word}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no TOML, endless digits, too deep
         values = {}
     value = values.get("value")
     if set(values) == {"value"} and isinstance(value, bool | int | float | str | list | dict):
         return value
     if not _BARE_WORD.fullmatch(word):
-        message = f"{where}: '{word}' is neither a TOML value nor a bare word: put text in quotes"
+        message = f"{_short(where)}: '{_short(word)}' is neither a TOML value nor a bare word: put text in quotes"
         raise UsageError(message)
     return word  # a date, too, is a name here
 
@@ -98,9 +101,33 @@ def parse_assignment(text: str, option: str) -> dict[str, object]:
     """
     key, word = split_assignment(text, option)
     value = read_value(word, f"{option} '{text}'")
-    for part in reversed(key.split(".")):
+    parts = key.split(".")
+    if not all(parts) or len(parts) > MOST_PARTS:
+        message = f"{option} '{_short(text)}': '{_short(key)}' is no key of names with dots between them"
+        raise UsageError(message)
+    for part in reversed(parts):
         value = {part: value}
     return value
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The tables of a TOML file.
+
+    Raises:
+        UsageError: there is none, or it is no TOML; the message names it. OSError: it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # editors put a mark before UTF-8
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except FileNotFoundError:
+        message = f"no configuration file at {path}"
+    except UnicodeDecodeError as error:
+        message = f"{path} is not TOML: it is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+    except RecursionError:
+        message = f"{path} is not TOML: it is nested too deeply"
+    except ValueError as error:  # also endless digits
+        message = f"{path} is not TOML: {_short(str(error))}"
+    raise UsageError(message)
 
 
 def typed(value: object) -> str:
@@ -142,7 +169,7 @@ def build(kind: type[T], values: object, place: str = "", noun: str = "config ke
 
     Raises:
         UnknownNameError: a key is no field, or a word is none of those that a field takes.
-        UsageError: a value is missing or of another type.
+        UsageError: a value is missing, of another type, NaN or infinite, or beyond 64 bits; or a seed is negative.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -155,8 +182,9 @@ def build(kind: type[T], values: object, place: str = "", noun: str = "config ke
     from pydantic import ValidationError
 
     prepared = _prepared(kind, values)
+    _require_plain(prepared, place)
     try:
-        return _adapter(kind).validate_json(_json(prepared, place))[0]
+        return _adapter(kind).validate_json(json.dumps([prepared]))[0]
     except ValidationError as error:
         _refuse(kind, prepared, error, place, noun)
 
@@ -221,12 +249,32 @@ def _joined(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
-def _json(value: object, place: str) -> str:
-    def refuse(item: object) -> NoReturn:
-        message = f"{place or 'a setting'} holds {item!r}, expected plain values: numbers, text, lists, tables"
-        raise UsageError(message)
+def _require_plain(value: object, place: str, depth: int = 0) -> None:
+    """Refuse what no setting may be, whatever its field: no plain value, no number that is counted or computed with."""
+    where, fault = place or "a setting", ""
+    if depth > MOST_PARTS:
+        fault = f"{where} is nested more than {MOST_PARTS} deep"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(item, f"{place}.{key}" if place else str(key), depth + 1)
+    elif isinstance(value, list | tuple):
+        for k, item in enumerate(value):
+            _require_plain(item, f"{where}[{k}]", depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        fault = f"{where} is {value}, expected a finite number"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        fault = f"{where} is {_short(str(value))}, beyond the whole numbers of 64 bits"
+    elif isinstance(value, int) and value < 0 and where.rpartition(".")[2] == "seed":
+        fault = f"{where} is {value}, must not be negative"
+    elif not isinstance(value, bool | int | float | str | None):
+        fault = f"{where} is {value!s}, expected plain values: numbers, text, lists, tables"
+    if fault:
+        raise UsageError(fault)
 
-    return json.dumps([value], default=refuse)
+
+def _short(text: str) -> str:
+    """The beginning of what a person typed, for a message."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 # ---- what is wrong --------------------------------------------------------------------------------------------------
@@ -261,7 +309,7 @@ def _refuse(kind: type, values: object, error: ValidationError, place: str, noun
     if get_origin(inner) is Literal:
         raise UnknownNameError("value", str(value), map(str, get_args(inner)), where) from None
     where = where or getattr(kind, "__name__", str(kind))
-    shown = f"{where} is {value!r}"
+    shown = f"{where} is {_short(repr(value))}"
     if first["type"] == "value_error":
         message = f"{where}: {first['msg'].removeprefix('Value error, ')}"
     elif first["type"].endswith("_type") or first["type"] in _OTHER_TYPE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiketok.errors import UnknownNameError, UsageError
-from spiketok.settings import build, keys_of, merge, parse_assignment, plain, read_value, split_assignment, type_text
+from spiketok.settings import (
+    build,
+    keys_of,
+    merge,
+    parse_assignment,
+    plain,
+    read_toml,
+    read_value,
+    split_assignment,
+    type_text,
+)
 
 
 @dataclass(frozen=True)
@@ -212,13 +223,14 @@ class Unlucky:
             raise ValueError(message)
 
 
-FLOATS = st.floats(allow_nan=False)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+WHOLE = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(
     st.builds(
         Outer,
-        count=st.integers(),
+        count=WHOLE,
         name=st.text(st.characters(exclude_categories=["Cs"])),
         kind=st.sampled_from(["one", "two"]),
         on=st.booleans(),
@@ -227,7 +239,7 @@ FLOATS = st.floats(allow_nan=False)
         inner=st.none() | st.builds(Inner, low=st.integers(-9, 9), high=st.floats(9, 1e300)),
         pair=st.tuples(FLOATS, FLOATS),
         words=st.lists(st.text(st.characters(exclude_categories=["Cs"]))).map(tuple),
-        numbers=st.lists(st.integers()).map(tuple),
+        numbers=st.lists(WHOLE).map(tuple),
         factors=st.dictionaries(st.text("abc/."), FLOATS),
     )
 )
@@ -245,3 +257,90 @@ def test_keys_and_types_in_words():
     assert {"a.inner", "a.inner.low", "a.factors"} <= set(keys) and "a.made" not in keys
     assert type_text(keys["a.kind"]) == "one or two"
     assert type_text(keys["a.limit"]) == "float or off"
+
+
+# ---- values that no setting may have --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seeded:
+    seed: int = 0
+    inner: Outer | None = None
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"count": 1, "rate": math.inf}, "run.rate is inf, expected a finite number"),
+        ({"count": 1, "rate": math.nan}, "run.rate is nan, expected a finite number"),
+        ({"count": 1, "pair": [0.0, -math.inf]}, "run.pair[1] is -inf, expected a finite number"),
+        ({"count": 1, "factors": {"a": math.inf}}, "run.factors.a is inf, expected a finite number"),
+        ({"count": 1, "tables": {"a": {"b": math.nan}}}, "run.tables.a.b is nan, expected a finite number"),
+        ({"count": 2**63}, "run.count is 9223372036854775808, beyond the whole numbers of 64 bits"),
+        ({"count": -(2**63) - 1}, "run.count is -9223372036854775809, beyond the whole numbers of 64 bits"),
+        ({"count": 10**400}, "..., beyond the whole numbers of 64 bits"),
+        ({"count": 1, "tables": {"a": {"b": nested(40)}}}, "is nested more than 32 deep"),
+        ({"count": date(2024, 5, 6)}, "run.count is 2024-05-06, expected plain values"),
+        ({"count": 1, "words": ["a", date(2024, 5, 6)]}, "run.words[1] is 2024-05-06, expected plain values"),
+    ],
+)
+def test_no_setting_may_be_this(values, told):
+    with pytest.raises(UsageError) as caught:
+        build(Outer, values, "run")
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_seeds_are_not_negative():
+    assert build(Seeded, {"seed": 2**63 - 1}).seed == 2**63 - 1
+    with pytest.raises(UsageError, match="^seed is -1, must not be negative$"):
+        build(Seeded, {"seed": -1})
+    with pytest.raises(UsageError, match=r"^run\.seed is -1, must not be negative$"):
+        build(Seeded, {"seed": -1}, "run")
+    assert build(Outer, {"count": -1}).count == -1  # of a seed alone it is a slip
+
+
+@pytest.mark.parametrize("text", ["a..b=1", ".a=1", "a.=1", "a." * 40 + "b=1", f"a={'[' * 10**5}"])
+def test_assignments_that_are_none_are_told_in_short(text):
+    with pytest.raises(UsageError) as caught:
+        parse_assignment(text, "--set")
+    assert len(str(caught.value)) < 400
+
+
+TOML = "seed = 7\n[optim]\nlr = 1e-3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (TOML.encode("utf-16"), "it is not in UTF-8"),
+        (bytes(range(128, 256)), "it is not in UTF-8"),
+        (b"a = " + b"[" * 10**5, "nested too deeply"),
+        (b"a = " + b"9" * 5000, "is not TOML"),
+        (b"a = 1\na = 2", "Cannot overwrite a value"),
+        (TOML.encode()[:-2], "is not TOML"),
+    ],
+)
+def test_toml_that_is_none(tmp_path, content, fault):
+    (tmp_path / "run.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"run\.toml is not TOML: .*{fault}|run\.toml {fault}") as caught:
+        read_toml(tmp_path / "run.toml")
+    assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
+
+
+def test_toml_with_marks_of_an_editor(tmp_path):
+    for content in (TOML.encode(), TOML.encode("utf-8-sig"), TOML.replace("\n", "\r\n").encode()):
+        (tmp_path / "run.toml").write_bytes(content)
+        assert read_toml(tmp_path / "run.toml") == {"seed": 7, "optim": {"lr": 1e-3}}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
+    for name, fault in (("folder", "Is a directory"), ("circle", "Too many levels"), ("gone", "no configuration file")):
+        with pytest.raises(UsageError, match=fault):
+            read_toml(tmp_path / name)

@@ -17,7 +17,7 @@ import typer
 from spiketok import __version__
 from spiketok.cli import coupling, data, demo, doctor, embed, fetch, generate, provenance, splits, tokens, train, upkeep
 from spiketok.cli.console import complain, progress, say, show, show_json, shown
-from spiketok.cli.options import Json, Root, print_rows
+from spiketok.cli.options import Command, Json, Root, print_rows
 from spiketok.errors import SpiketokError
 from spiketok.storage.causes import machine_fault
 from spiketok.storage.files import writing
@@ -52,13 +52,13 @@ def _common(
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 for command in (fetch.fetch, data.datasets, data.ingest):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 # ---- simulate -------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=Command)
 def simulate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the NWB files.", show_default="ROOT/simulated")
@@ -108,27 +108,27 @@ def simulate(
 # ---- tokenize -------------------------------------------------------------------------------------------------------
 
 for command in (tokens.tokenize, tokens.schemes, tokens.stream, tokens.compare):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
-app.command()(splits.splits)
+app.command(cls=Command)(splits.splits)
 
 
 # ---- train and evaluate ---------------------------------------------------------------------------------------------
 
-app.command()(train.models)
-app.command()(train.train)
-app.command()(train.ensemble)
-app.command("eval-xsession")(train.eval_xsession)
-app.command()(embed.embed)
-app.command()(demo.demo)
-app.command()(generate.generate)
-app.command()(coupling.coupling)
+app.command(cls=Command)(train.models)
+app.command(cls=Command)(train.train)
+app.command(cls=Command)(train.ensemble)
+app.command("eval-xsession", cls=Command)(train.eval_xsession)
+app.command(cls=Command)(embed.embed)
+app.command(cls=Command)(demo.demo)
+app.command(cls=Command)(generate.generate)
+app.command(cls=Command)(coupling.coupling)
 
 
 # ---- look and check -------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=Command)
 def inspect(
     path: Annotated[
         str | None, typer.Argument(help="Anything spiketok writes, an NWB file, or a session's id.")
@@ -155,13 +155,17 @@ def inspect(
         for title, rows in told.tables.items():
             print()
             print_rows(title, rows, as_json=False)
+    for line in told.changed:
+        complain(line)
     if plot is not None:
         plot_path(found, plot, start_s, duration_s)
         say(f"drawn to {plot}")
+    if told.changed:
+        raise typer.Exit(1)
 
 
 for command in (provenance.verify, provenance.cite, provenance.export, upkeep.index, upkeep.upgrade, doctor.doctor):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 # ---- the program ----------------------------------------------------------------------------------------------------

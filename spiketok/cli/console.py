@@ -13,6 +13,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+LONGEST_LINE = 2000  # letters of an error
 WIDE = 110  # columns of a terminal that has room for the name of the item at work
 QUIET_S = 2.0  # work that is done sooner shows no progress bar
 
@@ -85,7 +86,8 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """An error line on stderr; red on a terminal."""
+    """An error line on stderr; red on a terminal. A very long one is cut: it repeats what somebody typed or wrote."""
+    text = text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 2 :]}"
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{red}error:{plain} {shown(text)}", file=sys.stderr, flush=True)
 

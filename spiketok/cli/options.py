@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from spiketok.cli.console import complain, progress, say, show_json, show_rows
 from spiketok.errors import UsageError
@@ -118,9 +120,24 @@ def print_rows(title: str, rows: list[dict], as_json: bool, hidden: tuple[str, .
         show_rows(title, shown, rows)
 
 
+class Command(TyperCommand):
+    """A command whose numbers are numbers: NaN, infinity and seeds below 0 are refused before it runs."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        for option in self.params:
+            value = ctx.params.get(option.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                message = f"{option.opts[0]} is {value}, expected a finite number"
+                raise UsageError(message)
+            if option.name == "seed" and isinstance(value, int) and not 0 <= value < 2**63:
+                message = f"{option.opts[0]} is {value}, expected a whole number from 0 to {2**63 - 1}"
+                raise UsageError(message)
+        return super().invoke(ctx)
+
+
 def whole_ns(milliseconds: float, option: str) -> int:
     ns = round(milliseconds * 1e6)
-    if ns <= 0 or abs(ns - milliseconds * 1e6) > 1e-6:
+    if not 0 < ns < 2**62 or abs(ns - milliseconds * 1e6) > 1e-6:
         message = f"{option} {milliseconds}: must be a positive whole number of ns"
         raise UsageError(message)
     return ns

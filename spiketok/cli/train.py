@@ -11,6 +11,7 @@ import typer
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
 from spiketok.cli.options import Json, Root, Sessions, hold, indexed, print_rows
 from spiketok.errors import UnfitError, UsageError, require
+from spiketok.storage.records import checkpoint_digest, seal_predictions
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def train(
         say("nothing was left to train" if done else f"went on from step {result.resumed_from}")
     if save_predictions:
         written = [write_predictions(run_dir / "predictions", s, answers) for s, answers in result.answers.items()]
+        seal_predictions(run_dir / "predictions", checkpoint_digest(run_dir))
         say(f"{sum(map(len, written))} files of predictions in {run_dir / 'predictions'}")
     rows = [
         {"session": session, "task": task, **_plain_scores(score)}
@@ -388,6 +390,7 @@ def eval_xsession(
             answered = [cell for cell in result.cells if cell.answer is not None]
             for cell in answered:
                 write_predictions(folder / "predictions" / cell.protocol, cell.session, {cell.task: cell.answer})
+            seal_predictions(folder / "predictions", loaded.digest)
             say(f"{len(answered)} files of predictions in {folder / 'predictions'}")
     if as_json:
         show_json(report.summary)

@@ -105,6 +105,14 @@ def _of_name(name: str, workspace: Workspace) -> list[Citation]:
 
 def _of_path(path: Path, workspace: Workspace) -> list[Citation]:
     kind = kind_of(path)
+    try:
+        return _of_kind(kind, path, workspace)
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"{path} does not say what a {kind} says ({type(error).__name__}: {error}): spiketok verify {path}"
+        raise ArtefactError(message) from error
+
+
+def _of_kind(kind: str, path: Path, workspace: Workspace) -> list[Citation]:
     if kind == "workspace":
         return [c for session_id in workspace.session_ids() for c in _of_session(session_id, workspace)]
     if kind == "session":

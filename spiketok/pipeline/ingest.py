@@ -519,19 +519,20 @@ def _known_sources(workspace: Workspace) -> dict[str, list[str]]:
     except FileNotFoundError as error:
         raise_cause(error, index)
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise_cause(error, index)
-        message = f"{index} cannot be read ({content_fault(error)}): remove it and ingest again, which writes it anew"
+        message = f"{index} cannot be read ({content_fault(error)}): move it away and ingest again, which makes it"
         raise ArtefactError(message) from error
-    try:
-        paths = {s: [listed] if isinstance(listed, str) else list(listed) for s, listed in known.items()}
-        whole = all(isinstance(path, str) for listed in paths.values() for path in listed)
-    except (AttributeError, TypeError):  # no object, or something in it that is no list
-        whole = False
-    if not whole:
-        message = f"{index} is damaged (it holds no lists of paths): remove it and ingest again, which writes it anew"
+    paths = {s: [listed] if isinstance(listed, str) else listed for s, listed in known.items()}
+    wrong = [s for s, listed in paths.items() if not _are_paths(listed)]
+    if wrong:
+        message = f"{index} holds no list of paths for {wrong[0]}: move it away and ingest again, which writes it anew"
         raise ArtefactError(message)
     return paths
+
+
+def _are_paths(listed: object) -> bool:
+    return isinstance(listed, list) and all(isinstance(path, str) and "\0" not in path for path in listed)
 
 
 def _remember_source(workspace: Workspace, done: Ingested) -> None:

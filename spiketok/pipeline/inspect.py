@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, UsageError
+from spiketok.errors import ArtefactError, ChangedError, UsageError
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.recording.findings import ERROR, WARNING, Rated, rated
 from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
-from spiketok.storage.files import human_bytes, sha256_source, source_bytes
+from spiketok.storage.files import human_bytes, read_json, sha256_source, source_bytes
 from spiketok.storage.index import findings_of
 from spiketok.storage.records import (
     CHECKPOINT,
+    RESULT,
     checkpoint_digest,
     is_run,
     report_body,
@@ -35,11 +38,15 @@ OF_OTHERS = ("nwb", "truth")  # kinds of files that spiketok reads and others ma
 
 @dataclass(frozen=True)
 class Description:
-    """What was found at a path: facts as label and value, and tables as title and rows."""
+    """What was found at a path: facts as label and value, and tables as title and rows.
+
+    ``changed``: a line for each of its files that is not what was written; the facts are what it says now.
+    """
 
     kind: str
     facts: dict[str, object]
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
 
 
 def locate(name: str | None, workspace: Workspace) -> Path:
@@ -92,8 +99,8 @@ def _kind_of_manifest(file: Path) -> str:
     from spiketok.tokens.context import FORMAT
 
     try:
-        return "context" if json.loads(file.read_text())["format"] == FORMAT else "shard"
-    except (ValueError, KeyError, TypeError):
+        return "context" if read_json(file).get("format") == FORMAT else "shard"
+    except (OSError, ValueError):
         return "shard"
 
 
@@ -126,7 +133,11 @@ def describe_path(path: Path) -> Description:
     kind = kind_of(path)
     if kind in OF_OTHERS:
         return isolated(_DESCRIBE[kind], path, name=path.name, **_bounds(path))
-    return _DESCRIBE[kind](path)
+    try:
+        return _DESCRIBE[kind](path)
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"{path} does not say what a {kind} says ({type(error).__name__}: {error}): spiketok verify {path}"
+        raise ArtefactError(message) from error
 
 
 def _bounds(path: Path) -> dict[str, int]:
@@ -335,8 +346,34 @@ def _held(reader) -> dict[str, object]:
 
 
 def _describe_run(path: Path) -> Description:
-    state = run_checkpoint(path) if (path / CHECKPOINT).exists() else None
-    config = run_config(path, state)
+    changed: list[ChangedError] = []
+    state = _as_it_is(lambda: run_checkpoint(path), changed) if (path / CHECKPOINT).exists() else None
+    config = _as_it_is(lambda: run_config(path, None if changed else state), changed)
+    with _told_first(changed):
+        return _run_facts(path, config, state, changed)
+
+
+def _as_it_is(read: Callable[[], dict], changed: list[ChangedError]) -> dict:
+    """What an artefact says, also where that is not what was written, which is noted."""
+    try:
+        return read()
+    except ChangedError as error:
+        changed.append(error)
+        return error.facts
+
+
+@contextlib.contextmanager
+def _told_first(changed: Sequence[ChangedError]) -> Iterator[None]:
+    """Where what was changed cannot even be shown, that it was changed is what is said."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError):
+        if changed:
+            raise changed[0] from None
+        raise
+
+
+def _run_facts(path: Path, config: dict, state: dict | None, changed: list[ChangedError]) -> Description:
     facts: dict[str, object] = {"model": config["model"], "size": config.get("size"), "seed": config.get("seed")}
     tables = {}
     if state is not None:
@@ -357,17 +394,19 @@ def _describe_run(path: Path) -> Description:
             }
             for session in state["sessions"]
         ]
-    result = path / "result.json"
-    facts["state"] = "finished" if result.exists() else "not finished: run the same command again"
+    result = path / RESULT
+    at_end = state is not None and state.get("step") == state.get("total_steps")
+    unfinished = f"trained, and its {RESULT} is gone" if at_end else "not finished"
+    facts["state"] = "finished" if result.exists() else f"{unfinished}: run the same 'spiketok train' again"
     if result.exists():
-        scores = run_result(path)["test"]
+        scores = _as_it_is(lambda: run_result(path), changed)["test"]
         rows = [
             {"session": name, "task": task, **_numbers(score)}
             for name, by_task in scores.items()
             for task, score in by_task.items()
         ]
         tables |= {"scores on the test split": rows} if rows else {}
-    return Description("run", facts, tables)
+    return Description("run", facts, tables, tuple(map(str, changed)))
 
 
 def _numbers(values: dict) -> dict:
@@ -375,10 +414,11 @@ def _numbers(values: dict) -> dict:
 
 
 def _describe_report(path: Path) -> Description:
-    report = report_body(report_file(path))
+    changed: list[ChangedError] = []
+    report = _as_it_is(lambda: report_body(report_file(path)), changed)
     facts = {k: v for k, v in report.items() if isinstance(v, str | int | float)}
     tables = {k: v for k, v in report.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
-    return Description("report", facts, tables)
+    return Description("report", facts, tables, tuple(map(str, changed)))
 
 
 def _describe_truth(path: Path) -> Description:

@@ -13,7 +13,6 @@ Nothing here imports torch: a chain can be checked where nothing can be trained.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
-from spiketok.errors import ArtefactError, FetchError, SourceError, SpiketokError, UsageError
+from spiketok.errors import ArtefactError, ChangedError, FetchError, SourceError, SpiketokError, UsageError
 from spiketok.pipeline.ingest import digest_of, linked_differences, recorded_paths
 from spiketok.pipeline.inspect import kind_of, report_file
 from spiketok.pipeline.jobs import describe
 from spiketok.pipeline.verify import compare_made
 from spiketok.recording.nouns import Session, Source
-from spiketok.storage.files import read_signed, sha256_file
-from spiketok.storage.records import checkpoint_digest, run_config
+from spiketok.storage.files import below, read_json, read_signed, sha256_file
+from spiketok.storage.records import checkpoint_digest, predictions_fault, run_config
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import MANIFEST, Workspace
@@ -43,7 +42,8 @@ class Link:
     """One artefact of a chain, judged.
 
     Args:
-        kind: ``"report"``, ``"result"``, ``"checkpoint"``, ``"shard"``, ``"context"``, ``"store"`` or ``"source"``.
+        kind: ``"report"``, ``"result"``, ``"predictions"``, ``"checkpoint"``, ``"shard"``, ``"context"``, ``"store"``
+            or ``"source"``.
         name: which one.
         depth: how many links lie between it and where the walk began.
         state: see the module.
@@ -95,7 +95,7 @@ def _followed(links: Iterator[Link], kind: str, path: Path) -> Iterator[Link]:
             yield link
     except OSError as error:
         yield Link(kind, path.name, 0, "broken", "", f"it cannot be followed: {describe(error)}")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, SpiketokError) as error:
         if not is_broken:
             remark = f"what it was made from cannot be read in it ({type(error).__name__}: {error}): make it anew"
             yield Link(kind, path.name, 0, "broken", "", remark)
@@ -132,6 +132,7 @@ class _Walk:
                 fact = f"its page {html.name} " + (_differs(found, page) if found else "is gone")
                 link = Link("report", link.name, 0, "broken", link.digest, f"{fact}: spiketok eval-xsession RUN")
         yield link
+        yield from self._predictions(file.with_name("predictions"), body.get("checkpoint_digest", ""), 1)
         run, expected = self._run_of(file, body), _Expected(body.get("checkpoint_digest", ""), "the report")
         yield from self._checkpoint(run, body.get("run", "of the report"), expected, 1)
         sessions = [(s, "the checkpoint") for s in body.get("trained_on", [])]
@@ -141,14 +142,15 @@ class _Walk:
     def from_run(self, path: Path) -> Iterator[Link]:
         path = path.resolve()
         depth, expected = 0, _Expected("", "")
-        if (path / "result.json").exists():
+        facts = _facts_or_none(path / "checkpoint" / "checkpoint.json")
+        if (path / "result.json").exists() or _is_at_its_end(facts):
             result, link = _read_facts("result", path / "result.json", "spiketok train (the same command again)")
             yield link
             depth = 1
             if result is not None:
                 expected = _Expected(result.get("checkpoint_digest", ""), "the result")
+        yield from self._predictions(path / "predictions", checkpoint_digest(path), depth)
         yield from self._checkpoint(path, path.name, expected, depth)
-        facts = _facts_or_none(path / "checkpoint" / "checkpoint.json")
         if facts is not None and facts.get("version") != EARLIER:
             if start := facts["config"].get("start"):
                 bases = (p.parent.parent for p in sorted(self.workspace.runs.glob("*/checkpoint/checkpoint.json")))
@@ -157,13 +159,25 @@ class _Walk:
                 yield from self._checkpoint(base, name, _Expected(start, "the checkpoint"), depth + 1)
             yield from self._sessions([(s, "the checkpoint") for s in facts["sessions"]], depth + 1)
 
+    def _predictions(self, folder: Path, checkpoint: str, depth: int) -> Iterator[Link]:
+        """The predictions that were saved beside a result or a report; no link where none were."""
+        if not folder.exists():
+            return
+        name = "/".join(folder.resolve().parts[-2:])
+        try:
+            fault = predictions_fault(folder, checkpoint, "make them again by --save-predictions")
+        except FileNotFoundError:
+            yield Link("predictions", name, depth, "not recorded", "", "their digests were not written down")
+            return
+        yield Link("predictions", name, depth, "broken" if fault else "holds", "", fault)
+
     def _run_of(self, report: Path, body: Mapping) -> Path | None:
         """The run whose checkpoint a report names: beside the report, under its name, or anywhere in the workspace."""
         runs = self.workspace.runs
-        near = [report.resolve().parent.parent, *([runs / body["run"]] if body.get("run") else [])]
+        near = [report.resolve().parent.parent, *([below(runs, body["run"], "the report")] if body.get("run") else [])]
         there = [p for p in near if (p / "checkpoint" / "checkpoint.json").exists()]
         every = [*there, *sorted(p.parent.parent for p in runs.glob("*/checkpoint/checkpoint.json"))]
-        same = [p for p in every if sha256_file(p / "checkpoint" / "checkpoint.json") == body.get("checkpoint_digest")]
+        same = [p for p in every if checkpoint_digest(p) == body.get("checkpoint_digest")]
         return next(iter([*same, *there]), None)
 
     def _checkpoint(self, run: Path | None, name: str, expected: _Expected, depth: int) -> Iterator[Link]:
@@ -174,8 +188,8 @@ class _Walk:
             return
         again = f"spiketok train --model {_model_of(run)} --restart"
         facts, link = _read_facts("checkpoint", file, again)
-        link = Link("checkpoint", run.name, depth, link.state, sha256_file(file), link.remark)
-        if facts is None:
+        link = Link("checkpoint", run.name, depth, link.state, checkpoint_digest(run), link.remark)
+        if facts is None or link.state == "broken":
             yield link
             return
         if facts.get("version") == EARLIER:
@@ -184,11 +198,12 @@ class _Walk:
             return
         remark = ""
         for part, digest in facts["files"].items():
-            found = sha256_file(file.with_name(part)) if file.with_name(part).is_file() else ""
+            tensors = below(file.parent, part, "checkpoint.json")
+            found = sha256_file(tensors) if tensors.is_file() else ""
             if found != digest and not remark:
                 remark = f"its {part} {_differs(found, digest) if found else 'is gone'}: {again}"
         remark = remark or _config_fault(run, facts)
-        if not remark and link.state != "broken" and expected.digest and link.digest != expected.digest:
+        if not remark and expected.digest and link.digest != expected.digest:
             mend = "spiketok eval-xsession RUN" if expected.by == "the report" else again
             remark = f"{_differs_from(link.digest, expected)}: {mend}"
         yield link if not remark else Link("checkpoint", run.name, depth, "broken", link.digest, remark)
@@ -206,7 +221,7 @@ class _Walk:
                     continue
                 shards.add(shard["digest"])
                 yield self._shard(entry["id"], shard, by, depth)
-                context = _context_of(self.workspace.shards / shard["shard"])
+                context = _context_of(below(self.workspace.shards, shard["shard"], by))
                 if context is not None and context[0] not in contexts:
                     contexts.add(context[0])
                     yield self._judged_context(*context, depth + 1)
@@ -216,7 +231,7 @@ class _Walk:
                 yield from self._store(entry["id"], _Expected(entry["store_digest"], "the shard"), depth + 2)
 
     def _shard(self, session_id: str, shard: Mapping[str, str], by: str, depth: int) -> Link:
-        expected, path = _Expected(shard["digest"], by), self.workspace.shards / shard["shard"]
+        expected, path = _Expected(shard["digest"], by), below(self.workspace.shards, shard["shard"], by)
         if not (path / MANIFEST).exists():
             scheme = shard["shard"].split("/")[0]
             remark = f"{expected.digest[:12]} is gone: spiketok tokenize --scheme {scheme} --sessions '{session_id}'"
@@ -387,8 +402,15 @@ def _read_facts(kind: str, file: Path, again: str) -> tuple[dict | None, Link]:
         facts = read_signed(file, kind, again)
     except (OSError, ArtefactError) as error:
         remark = f"{file} is gone: {again}" if isinstance(error, OSError) else str(error)
-        return _facts_or_none(file), Link(kind, name, 0, "broken", "", remark)
+        said = error.facts if isinstance(error, ChangedError) else None
+        return said, Link(kind, name, 0, "broken", "", remark)
     return facts, Link(kind, name, 0, "holds", facts["digest"])
+
+
+def _is_at_its_end(checkpoint: Mapping | None) -> bool:
+    """Whether a training took all its steps, so that a result must lie beside its checkpoint."""
+    steps = (checkpoint or {}).get("step"), (checkpoint or {}).get("total_steps")
+    return all(isinstance(one, int) for one in steps) and steps[0] >= steps[1]
 
 
 def _config_fault(run: Path, checkpoint: Mapping) -> str:
@@ -403,10 +425,9 @@ def _config_fault(run: Path, checkpoint: Mapping) -> str:
 def _facts_or_none(file: Path) -> dict | None:
     """A JSON artefact; None where it is not there or damaged, which its own link says."""
     try:
-        facts = json.loads(file.read_text())
+        return read_json(file)
     except (OSError, ValueError):
         return None
-    return facts if isinstance(facts, dict) else None
 
 
 def _context_of(shard: Path) -> tuple[Path, _Expected] | None:

@@ -13,7 +13,6 @@ Runs are upgraded by ``spiketok.training.upgrade``, which knows models.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ import numpy as np
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.pipeline.tokenize import shard_path, tokenize
 from spiketok.storage.causes import raise_cause
-from spiketok.storage.files import WIP, clean_leftovers, content_digest, sha256_file
+from spiketok.storage.files import WIP, below, clean_leftovers, content_digest, read_json, sha256_file
 from spiketok.storage.locks import session_lock
 from spiketok.storage.store import is_packed, read_attributes, repack
 from spiketok.storage.workspace import MANIFEST, Workspace
@@ -103,11 +102,10 @@ def has_old_shard(target: Path) -> bool:
 def _old_manifest(file: Path) -> dict:
     """The manifest of a shard of an older format; empty for others, and for one whose reader will say what is wrong."""
     try:
-        manifest = json.loads(file.read_bytes())
-    except ValueError:
+        manifest = read_json(file)
+    except (OSError, ValueError):
         return {}
-    is_shard = isinstance(manifest, dict) and manifest.get("format") == FORMAT
-    return manifest if is_shard and is_old(manifest.get("format_version")) else {}
+    return manifest if manifest.get("format") == FORMAT and is_old(manifest.get("format_version")) else {}
 
 
 def is_old(version: object) -> bool:
@@ -122,9 +120,6 @@ def upgrade_shard(workspace: Workspace, path: Path, manifest: Mapping, *, dry_ru
         ArtefactError: the old one is damaged, the store is another one now, or the tokens are not equal: the message
             says which, and what to do. SpiketokError: the session cannot be read or baked.
     """
-    if manifest["format_version"] != OLD_VERSION:
-        message = f"has format version {manifest['format_version']}, which no release wrote: remove it"
-        raise ArtefactError(message)
     columns = _old_columns(path, manifest)
     session_id, rule = manifest["session"]["id"], manifest["segments_rule"]
     scheme = scheme_from_config(manifest["scheme"])
@@ -160,11 +155,11 @@ def _old_columns(path: Path, manifest: Mapping) -> dict[str, np.ndarray]:
         ArtefactError: it is damaged.
     """
     try:
-        if manifest["digest"] != content_digest(manifest):
+        if manifest["format_version"] != OLD_VERSION or manifest["digest"] != content_digest(manifest):
             _refuse_damaged("its manifest does not match its own digest")
         columns = {}
         for name, entry in manifest["columns"].items():
-            file = path / Path(entry["file"]).name
+            file = below(path, entry["file"], f"column '{name}'")
             dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
             if sha256_file(file) != entry["sha256"] or math.prod(shape) * dtype.itemsize != entry["bytes"]:
                 _refuse_damaged(f"column '{name}' is not what was written")
@@ -176,7 +171,7 @@ def _old_columns(path: Path, manifest: Mapping) -> dict[str, np.ndarray]:
 
 
 def _refuse_damaged(fact: object) -> NoReturn:
-    message = f"is damaged ({fact}): remove it and run 'spiketok tokenize'"
+    message = f"is damaged ({fact}): it stays as it is; 'spiketok tokenize' makes it anew"
     raise ArtefactError(message)
 
 
@@ -222,8 +217,9 @@ def upgrade_shards(workspace: Workspace, *, dry_run: bool, made: Callable[[OldSh
         name = "/".join(path.parts[-4:])
         try:
             old = upgrade_shard(workspace, path, manifest, dry_run=dry_run)
-        except (KeyError, TypeError) as error:
-            yield Upgraded("shard", name, "left", f"its manifest cannot be understood ({error}): remove it")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            remark = f"its manifest cannot be understood ({type(error).__name__}: {error}): 'spiketok tokenize' anew"
+            yield Upgraded("shard", name, "left", remark)
         except SpiketokError as error:
             yield Upgraded("shard", name, "left", str(error))
         else:

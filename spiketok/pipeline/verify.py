@@ -6,7 +6,6 @@ The walk back from runs and reports is ``spiketok.pipeline.provenance``, the ind
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from spiketok.pipeline.ingest import READER, digest_of, linked_differences, norm
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import Session
-from spiketok.storage.files import source_bytes
+from spiketok.storage.files import read_signed, source_bytes
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_session, session_digest, session_info
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
@@ -89,10 +88,10 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
 
 
 def _store_digest(folder: Path) -> str:
-    """Of which state of the store a shard or a context says it is; empty where its manifest cannot be read."""
+    """Of which state of the store a shard or a context says it is; empty where its manifest is not what was written."""
     try:
-        return str(json.loads((folder / MANIFEST).read_text())["store_digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_signed(folder / MANIFEST, "manifest", "")["store_digest"])
+    except (OSError, KeyError, ArtefactError):
         return ""
 
 

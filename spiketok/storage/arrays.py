@@ -19,7 +19,7 @@ import numpy as np
 
 from spiketok.errors import ArtefactError
 from spiketok.storage.causes import raise_cause
-from spiketok.storage.files import Pieces
+from spiketok.storage.files import Pieces, parse_json
 from spiketok.storage.members import ARRAY, FolderMembers, ZipMembers, damaged
 
 CHUNK_BYTES = 2**20
@@ -136,7 +136,7 @@ class StoredArray:
 
         self.members, self.key = members, key
         try:
-            about = json.loads(bytes(members.read(f"{key}/{ARRAY}")))
+            about = parse_json(bytes(members.read(f"{key}/{ARRAY}")))
             self.shape, self.dtype = tuple(int(n) for n in about["shape"]), np.dtype(about["dtype"])
             rows, *columns = about["chunks"]
             self._codec = get_codec(about["compressor"])

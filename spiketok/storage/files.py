@@ -19,10 +19,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NoReturn
 
-from spiketok.errors import ArtefactError, UsageError
+from spiketok.errors import ArtefactError, ChangedError, UsageError
 from spiketok.storage.causes import content_fault, raise_cause, root_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ WIP = ".wip-"
 OLD = "old-"  # before the name: what stood at the target, while its successor takes the place
 PIECE_ROWS = 1 << 17
 SYNC_THREADS = 8
+MOST_DIGITS = 40  # of a whole number in JSON: all that are written lie within 64 bits
 STALE_S = 24 * 3600  # another machine's processes cannot be asked: what did not change for so long is left behind
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -343,8 +344,80 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
+def parse_json(text: bytes | str) -> object:
+    """What JSON says, read strictly: whoever reads an artefact reads it here.
+
+    Raises:
+        ValueError: it is empty, no JSON, nested too deeply, says a key twice, or holds NaN, 1e999 or endless digits.
+    """
+    if not text.strip():
+        raise ValueError("it is empty")
+    try:
+        return json.loads(
+            text, object_pairs_hook=_each_key_once, parse_int=_whole, parse_float=_finite, parse_constant=_no_number
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        message = f"it is no text in UTF-8 ({error.reason} at byte {error.start})"
+        raise ValueError(message) from None
+    except json.JSONDecodeError as error:
+        message = f"it is no JSON: {error}"
+        raise ValueError(message) from None
+
+
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        message = f"it says '{next(key for key in found if keys.count(key) > 1)[:80]}' twice"
+        raise ValueError(message)
+    return found
+
+
+def _whole(word: str) -> int:
+    if len(word) > MOST_DIGITS:
+        message = f"it holds a whole number of {len(word)} digits"
+        raise ValueError(message)
+    return int(word)
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    return number if math.isfinite(number) else _no_number(word)
+
+
+def _no_number(word: str) -> NoReturn:
+    message = f"it holds {word[:40]}, which is no number in JSON"
+    raise ValueError(message)
+
+
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
+    """The JSON object that a file holds.
+
+    Raises:
+        OSError: it is not there or cannot be read. ValueError: it holds none, see :func:`parse_json`.
+    """
+    facts = parse_json(path.read_bytes())
+    if not isinstance(facts, dict):
+        raise ValueError("it holds no JSON object")
+    return facts
+
+
+def below(folder: Path, name: object, says: str) -> Path:
+    """Where the file or folder lies that an artefact names by its place in a folder.
+
+    Args:
+        name: with ``/`` between its parts. says: who names it, for the message.
+
+    Raises:
+        ArtefactError: it would lie outside of the folder.
+    """
+    parts = PurePosixPath(name).parts if isinstance(name, str) and "\0" not in name else ()
+    if not parts or ".." in parts or parts[0] == "/" or "\\" in name:
+        message = f"{says} names '{str(name)[:80]}', which does not lie in {folder}: it was changed"
+        raise ArtefactError(message)
+    return folder / name
 
 
 def write_signed(target: Path, facts: Mapping[str, object]) -> dict:
@@ -372,29 +445,25 @@ def read_signed(path: Path, word: str, remedy: str, *, unsigned: bool = False) -
         unsigned: take one without a digest, as earlier releases wrote it.
 
     Raises:
-        FileNotFoundError: there is no such file. ArtefactError: it is no JSON object, or was changed.
+        FileNotFoundError: there is no such file. ArtefactError: it is no JSON object. ChangedError: it was changed.
     """
     try:
-        facts = json.loads(path.read_bytes())
+        facts = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise_cause(error, path)
         message = f"{word} {path} cannot be read ({content_fault(error)}): {remedy}"
         raise ArtefactError(message) from error
-    if not isinstance(facts, dict):
-        message = f"{word} {path} is damaged (no JSON object): {remedy}"
-        raise ArtefactError(message)
     if unsigned and "digest" not in facts:
         return facts
-    try:
-        found = content_digest(facts)
-    except ValueError:  # NaN, which is read and never written
-        found = "none"
+    found = content_digest(facts)
     if facts.get("digest") != found:
         written = f"written was {str(facts['digest'])[:12]}" if "digest" in facts else "and it names none"
-        message = f"{word} {path} was changed: its content has digest {found[:12]}, {written}: {remedy}"
-        raise ArtefactError(message)
+        message = (
+            f"{word} {path} was changed since it was written: its content has digest {found[:12]}, {written}: {remedy}"
+        )
+        raise ChangedError(message, facts)
     return facts
 
 

@@ -28,7 +28,7 @@ from spiketok.recording.findings import Rated, rated, worth_keeping
 from spiketok.recording.nouns import FLUORESCENCE, Finding, Source
 from spiketok.recording.segments import observed_stretches
 from spiketok.storage.causes import cause_of, content_fault
-from spiketok.storage.files import SESSION_MARKS, atomic_file, canonical_json
+from spiketok.storage.files import SESSION_MARKS, atomic_file, canonical_json, parse_json
 from spiketok.storage.members import ARRAYS
 from spiketok.storage.remote import RemotePath
 from spiketok.storage.store import array_shapes, attributes_of, read_observed
@@ -48,7 +48,7 @@ CONTEXT_PARTS = ("observed", "splits", "intervals/trials", "units/columns", "sig
 SESSION_BODIES = (ARRAYS, ".zgroup")  # what lies beside the marks
 UNKNOWN = [0, ""]
 READ_THREADS = 8  # sessions behind a URL that are read at once
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR)
 
 Stamp = list  # JSON-able: [size, mtime_ns, inode], or behind a URL [size, etag]
 
@@ -187,7 +187,7 @@ def _listed(folder: Path) -> tuple[set[str], list[str]]:
     """The files and the folders in a folder; temporary and hidden ones are none."""
     try:
         with os.scandir(folder) as entries:
-            seen = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(".")]
+            seen = [(e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return set(), []
     return {name for name, is_dir in seen if not is_dir}, [name for name, is_dir in seen if is_dir]
@@ -230,17 +230,17 @@ def _read(store: Path | RemotePath, told: Callable[[str], None]) -> dict[str, di
     path = store / INDEX
     try:
         head, _, body = path.read_bytes().partition(b"\n")
-        said = json.loads(head)
+        said = parse_json(head)
         if (said["format"], said["version"]) != (FORMAT, VERSION):
             told(f"{path} has format '{said['format']}' version {said['version']}: made anew from the sessions")
             return {}
         if said["digest"] != hashlib.sha256(body).hexdigest():
             told(f"{path} is damaged (it does not match its own digest): made anew from the sessions")
             return {}
-        return dict(json.loads(b"[" + b",".join(body.splitlines()) + b"]"))
+        return dict(json.loads(b"[" + b",".join(body.splitlines()) + b"]"))  # its bytes are those that were written
     except FileNotFoundError:  # taken away since it was listed
         return {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         cause = cause_of(error, path)
         fact = f"{cause.place}: {cause.fact}" if cause else f"{path} is damaged ({content_fault(error)})"
         told(f"{fact}: made anew from the sessions")

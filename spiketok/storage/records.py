@@ -4,6 +4,7 @@
     <run>/checkpoint/checkpoint.json      what the weights beside it are
     <run>/result.json                     its scores
     <report>/report.json                  the scores of a transfer
+    <folder>/predictions.json             of which checkpoint the predictions below it are, and the digest of each file
 
 Whoever reads one reads it here, so that no command believes a file that was changed.
 """
@@ -13,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from spiketok.errors import ArtefactError
-from spiketok.storage.files import read_signed, sha256_file
+from spiketok.errors import ArtefactError, ChangedError
+from spiketok.storage.files import below, read_signed, sha256_file, write_signed
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, RESULT, PREDICTIONS = "config.json", "result.json", "predictions.json"
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
 SIGNED_VERSION = 3  # of the checkpoint: from it on the configuration beside it is signed
 AGAIN = "run the same 'spiketok train' again"
@@ -44,7 +45,7 @@ def run_config(run: Path, checkpoint: Mapping | None = None) -> dict:
         raise ArtefactError(message) from None
     if checkpoint is not None and not _agree(found | {"transfer": None}, checkpoint["config"] | {"transfer": None}):
         message = f"configuration {run / CONFIG} is of another run than the checkpoint beside it: {AGAIN}"
-        raise ArtefactError(message)
+        raise ChangedError(message, found)
     return found
 
 
@@ -63,10 +64,10 @@ def run_checkpoint(run: Path) -> dict:
 def run_result(run: Path) -> dict:
     """The scores of a finished run; ArtefactError also where they are of another checkpoint than the one beside."""
     facts = read_signed(run / RESULT, "result", AGAIN)
-    said, found = facts.get("checkpoint_digest", ""), checkpoint_digest(run)
+    said, found = str(facts.get("checkpoint_digest", "")), checkpoint_digest(run)
     if said != found:
         message = f"result {run / RESULT} is of checkpoint {said[:12]}, beside it lies {found[:12] or 'none'}: {AGAIN}"
-        raise ArtefactError(message)
+        raise ChangedError(message, facts)
     return facts
 
 
@@ -78,3 +79,31 @@ def checkpoint_digest(run: Path) -> str:
 def report_body(file: Path) -> dict:
     """A transfer report."""
     return read_signed(file, "report", "spiketok eval-xsession RUN")
+
+
+def seal_predictions(folder: Path, checkpoint: str) -> None:
+    """Write down the digests of all files of predictions below a folder, and of the checkpoint that they are of."""
+    files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+    write_signed(folder / PREDICTIONS, {"checkpoint_digest": checkpoint, "files": files})
+
+
+def predictions_fault(folder: Path, checkpoint: str, remedy: str) -> str:
+    """What is wrong with the predictions in a folder, as :func:`seal_predictions` left them; empty if nothing is.
+
+    Raises:
+        FileNotFoundError: nothing was written down of them, as by an earlier release.
+    """
+    try:
+        sealed = read_signed(folder / PREDICTIONS, "predictions", remedy)
+        for name, digest in sealed["files"].items():
+            file = below(folder, name, PREDICTIONS)
+            found = sha256_file(file) if file.is_file() else ""
+            if found != digest:
+                fact = f"has sha256 {found[:12]}, written was {digest[:12]}" if found else "is gone"
+                return f"{file} {fact}: {remedy}"
+    except ArtefactError as error:
+        return str(error)
+    if sealed["checkpoint_digest"] != checkpoint:
+        said = sealed["checkpoint_digest"][:12]
+        return f"predictions in {folder} are of checkpoint {said}, beside them lies {checkpoint[:12]}: {remedy}"
+    return ""

@@ -47,7 +47,15 @@ from spiketok.recording.units import plain_unit_columns
 from spiketok.storage.arrays import StoredArray, delta_dtype, encoded_arrays
 from spiketok.storage.causes import NEWER, content_fault, raise_cause
 from spiketok.storage.clock import find_period, nearest_ticks, ns_from_ticks
-from spiketok.storage.files import PIECE_ROWS, SESSION_MARKS, Pieces, atomic_folder, canonical_json, sha256_arrays
+from spiketok.storage.files import (
+    PIECE_ROWS,
+    SESSION_MARKS,
+    Pieces,
+    atomic_folder,
+    canonical_json,
+    parse_json,
+    sha256_arrays,
+)
 from spiketok.storage.locks import unless_replaced
 from spiketok.storage.members import ARRAYS, FolderMembers, ZipMembers, damaged, open_members, write_zip
 from spiketok.storage.remote import RemotePath, local_copy, place
@@ -339,9 +347,9 @@ def _read_marked(path: Path | RemotePath) -> tuple[dict[str, object], str | None
     """A session's attributes, and the sha256 of its zip's directory; None where its arrays are a folder of files."""
     mark, text = _marked_text(path)
     try:
-        attributes = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        message = f"{path} cannot be read ({mark}: {content_fault(error)}): remove it and ingest its source again"
+        attributes = parse_json(text)
+    except ValueError as error:
+        message = f"{path} cannot be read ({mark}: {content_fault(error)}): ingest its source again"
         raise ArtefactError(message) from error
     if not isinstance(attributes, dict):
         raise damaged(path, f"{mark} holds no JSON object")
@@ -359,19 +367,19 @@ def _read_marked(path: Path | RemotePath) -> tuple[dict[str, object], str | None
     written, found = attributes.pop("attributes_sha256", None), _sha256(canonical_json(attributes))
     if written != found:
         raise damaged(path, f"{mark} has sha256 {found[:12]}, written was {str(written)[:12]}")
-    return attributes, attributes.pop("directory_sha256")
+    return attributes, str(attributes.pop("directory_sha256", None))
 
 
-def _marked_text(path: Path | RemotePath) -> tuple[str, str]:
+def _marked_text(path: Path | RemotePath) -> tuple[str, bytes]:
     """The name and the text of the file that makes a session."""
     for mark in SESSION_MARKS:
         try:
-            return mark, (path / mark).read_text()
+            return mark, (path / mark).read_bytes()
         except FileNotFoundError as error:
             raise_cause(error, path / mark)
-        except (ValueError, OSError) as error:
+        except OSError as error:
             raise_cause(error, path / mark)
-            message = f"{path} cannot be read ({mark}: {content_fault(error)}): remove it and ingest its source again"
+            message = f"{path} cannot be read ({mark}: {content_fault(error)}): ingest its source again"
             raise ArtefactError(message) from error
     if isinstance(path, Path) and (path / ARRAYS).exists():
         raise damaged(path, f"it has lost its {PACKED}")

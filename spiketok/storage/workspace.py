@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spiketok.errors import DataError, UnknownNameError
+from spiketok.storage.files import below
 from spiketok.storage.remote import RemotePath, place
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Workspace:
         return self.root / "runs"
 
     def store_path(self, session_id: str) -> Path | RemotePath:
-        return self.store / session_id
+        """Where a session lies; ArtefactError for an id, as an artefact may name it, that would lie elsewhere."""
+        return below(self.store, session_id, "a session's id")
 
     def session_ids(self) -> list[str]:
         """Every session in the store, in order of name."""

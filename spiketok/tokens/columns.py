@@ -24,7 +24,7 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.storage.causes import NEWER, content_fault, raise_cause
-from spiketok.storage.files import atomic_folder, content_digest
+from spiketok.storage.files import atomic_folder, content_digest, parse_json
 from spiketok.storage.workspace import COLUMNS, MANIFEST
 from spiketok.tokens.maps import hold, map_file
 from spiketok.tokens.stamps import is_stamped, read_whole, state_of, write_stamp
@@ -79,8 +79,11 @@ class Kind:
                 more = f"; {len(wrong) - 1} more" if len(wrong) > 1 else ""
                 self.refuse(folder, f"is damaged ({wrong[0]}{more})")
             fault = _fault(sound, manifest, columns)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             self.refuse(folder, f"has a manifest that cannot be understood ({type(error).__name__}: {error})")
+        except OSError as error:
+            raise_cause(error, f"{folder}/{COLUMNS}")
+            self.refuse(folder, f"has a {COLUMNS} that cannot be read ({content_fault(error)})")
         if fault:
             self.refuse(folder, f"cannot be used ({fault})")
         columns.let_go()  # mapped when something is asked of them, as those of a stamped artefact are
@@ -99,9 +102,12 @@ class Kind:
                 self.refuse(folder, f"has lost its {MANIFEST}")
             message = f"no {self.word} at {folder} (it has no {MANIFEST}): run 'spiketok tokenize'"
             raise ArtefactError(message) from None
+        except OSError as error:
+            raise_cause(error, f"{folder}/{MANIFEST}")
+            self.refuse(folder, f"has a {MANIFEST} that cannot be read ({content_fault(error)})")
         try:
-            manifest = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            manifest = parse_json(text)
+        except ValueError as error:
             self.refuse(folder, f"has a damaged manifest ({content_fault(error)})")
         if not isinstance(manifest, dict) or manifest.get("format") != self.format:
             self.refuse(folder, f"has a manifest that is not of a {self.word} (no format '{self.format}')")

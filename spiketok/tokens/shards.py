@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import NotServedError, UsageError
+from spiketok.errors import ArtefactError, NotServedError, UsageError
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session, SessionInfo, Signal
 from spiketok.storage.files import fingerprint
 from spiketok.tokens.columns import ALIGNMENT, Columns, Kind, write_folder
@@ -143,7 +143,10 @@ def _scheme_of(manifest: dict) -> Scheme:
 
 def _require_sound(manifest: dict, columns: Columns) -> None:
     """Raise a SpiketokError where a shard's columns would lead a kernel outside of them, KeyError where facts lack."""
-    _ = manifest["session"]["id"], manifest["context"]["path"], manifest["context"]["digest"], manifest["store_digest"]
+    _ = manifest["session"]["id"], manifest["context"]["digest"], manifest["store_digest"]
+    if os.path.isabs(manifest["context"]["path"]):  # a shard and its context move together
+        message = f"its context is said to lie at {manifest['context']['path']}, which is no way from its folder"
+        raise ArtefactError(message)
     _ = manifest["n_spikes"], dict(manifest["lost"]), manifest["segments_rule"], dict(manifest["source"])
     _scheme_of(manifest).check(columns)
 

@@ -304,7 +304,9 @@ def _load_run(run_dir: Path) -> Run:
         model.load_extra_state(facts["extra_state"])
         weights = read_tensors(run_dir, "model.safetensors", facts, model)
         model.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        trained_on = tuple(TrainedSession(**s) for s in facts["sessions"])
+        step, total_steps = int(facts["step"]), int(facts["total_steps"])
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError) as error:
         raise_cause(error, run_dir / FOLDER)
         message = f"{run_dir / FOLDER} does not fit this spiketok ({type(error).__name__}: {error}): train again"
         raise ArtefactError(message) from error
@@ -322,9 +324,9 @@ def _load_run(run_dir: Path) -> Run:
         config=config,
         model=model,
         tasks=tasks,
-        trained_on=tuple(TrainedSession(**s) for s in facts["sessions"]),
-        step=int(facts["step"]),
-        total_steps=int(facts["total_steps"]),
+        trained_on=trained_on,
+        step=step,
+        total_steps=total_steps,
         digest=digest,
         facts=facts,
     )

@@ -14,7 +14,6 @@ TOML has no null, so optional values have a word: ``unit_dropout = "off"``, ``ev
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,12 +24,12 @@ from spiketok.models import MODELS
 from spiketok.models.batch import Timing
 from spiketok.recording.segments import CONTINUOUS, OBSERVED
 from spiketok.recording.splits import SplitRule
-from spiketok.settings import build, keys_of, merge, parse_assignment, plain, type_text
-from spiketok.storage.causes import content_fault, raise_cause
+from spiketok.settings import build, keys_of, merge, parse_assignment, plain, read_toml, type_text
 from spiketok.storage.files import fingerprint
 
 # Keys of optim of which one layer (recipe, file, --set) gives at most one, and a later layer's replaces the others.
 RIVALS = (("epochs", "steps"), ("warmup", "warmup_steps", "warmup_epochs"))
+MOST_WINDOWS, MOST_DEVICES = 2**20, 1024  # of a batch, of a run: what is beyond is a slip of the hand
 NO_RECIPE = {"optim": {"epochs": 100}}  # of a model whose class has none
 
 
@@ -83,11 +82,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _positive("data", self, "window_ms", "batch_size", "bin_ms")
+        _at_most("data", self, MOST_WINDOWS, "batch_size")
+        _whole_ns("data", self, "window_ms", "bin_ms")
         if not 0 < self.train_share <= 1:
             message = f"data.train_share is {self.train_share}, must be above 0 and at most 1"
             raise UsageError(message)
         if self.eval_step_ms is not None:
             _positive("data", self, "eval_step_ms")
+            _whole_ns("data", self, "eval_step_ms")
         whole = self.segments in (OBSERVED, CONTINUOUS)
         if not whole and not re.fullmatch(r"trials:[^,]+,-?[\d.]+,-?[\d.]+", self.segments):
             known = f"'{OBSERVED}', '{CONTINUOUS}' or 'trials:ALIGN,PRE_MS,POST_MS'"
@@ -154,6 +156,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive("optim", self, "lr", "devices", "accumulate")
+        _at_most("optim", self, MOST_DEVICES, "devices")
         if (self.epochs is None) == (self.steps is None):
             message = f"optim.epochs is {self.epochs} and optim.steps is {self.steps}: exactly one must be set"
             raise UsageError(message)
@@ -200,6 +203,7 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         _positive("transfer", self, "identity_steps", "identity_lr", "full_steps", "full_lr", "batch_size")
+        _at_most("transfer", self, MOST_WINDOWS, "batch_size")
         _not_negative("transfer", self, "unfreeze_after", "weight_decay")
 
 
@@ -359,7 +363,7 @@ def load_config(
         UnknownNameError: a model, size, key or task is unknown. UsageError: a value is wrong, no model is named, or the
             model cannot answer a question.
     """
-    layers = [_read_toml(path)] if path is not None else []
+    layers = [read_toml(path)] if path is not None else []
     layers += [parse_assignment(text, "--set") for text in sets or []]
     if tasks:
         layers.append({"tasks": [word.strip() for text in tasks for word in text.split(",") if word.strip()]})
@@ -370,7 +374,7 @@ def load_config(
     name = _model_name(model, given)
     chosen = model_class(name)
     size = given.pop("size", default_size(name))
-    if size not in chosen.sizes:
+    if not isinstance(size, str) or size not in chosen.sizes:
         raise UnknownNameError("size", str(size), chosen.sizes, f"model '{name}'")
     return _resolve(name, size, given)
 
@@ -473,23 +477,6 @@ def _over(base: Mapping[str, object], layer: Mapping[str, object]) -> dict[str, 
     return merge(base, layer)
 
 
-def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        with open(path, "rb") as stream:
-            values = tomllib.load(stream)
-    except FileNotFoundError as error:
-        raise_cause(error, path)
-        message = f"no configuration file at {path}"
-        raise UsageError(message) from None
-    except OSError as error:
-        raise_cause(error, path)
-        raise
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"{path} is not TOML: {content_fault(error)}"
-        raise UsageError(message) from error
-    return values
-
-
 # ---- keys -----------------------------------------------------------------------------------------------------------
 
 
@@ -580,6 +567,19 @@ def _positive(section: str, config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             message = f"{section}.{name} is {getattr(config, name)}, must be above 0"
+            raise UsageError(message)
+
+
+def _at_most(section: str, config: object, most: int, name: str) -> None:
+    if getattr(config, name) > most:
+        message = f"{section}.{name} is {getattr(config, name)}, must be at most {most}"
+        raise UsageError(message)
+
+
+def _whole_ns(section: str, config: object, *names: str) -> None:
+    for name in names:
+        if not 1 <= getattr(config, name) * 1e6 < 2**62:
+            message = f"{section}.{name} is {getattr(config, name)}, must be from 1 ns to 146 years"
             raise UsageError(message)
 
 

@@ -554,8 +554,8 @@ def _lines(path: Path) -> list[dict]:
         found = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         if any(not isinstance(line["step"], int) for line in found):
             raise ValueError("a line whose step is no whole number")
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{path} is damaged ({content_fault(error)}): remove it, which loses its curves alone"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = f"{path} is damaged ({content_fault(error)}): move it away, which loses its curves alone"
         raise ArtefactError(message) from error
     return found
 

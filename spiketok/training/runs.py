@@ -20,7 +20,7 @@ from spiketok.recording.segments import OBSERVED
 from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
-from spiketok.storage.records import is_run, run_result
+from spiketok.storage.records import RESULT, is_run, run_result
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
@@ -494,5 +494,12 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
         return max(of_model, key=lambda p: p.stat().st_mtime).parent
     if name is None:
         message = f"no finished run in {workspace.runs}: spiketok train makes one"
+        raise DataError(message)
+    unscored = [p.name for p in workspace.runs.glob(f"{name}-*") if p.name not in known and is_run(p)]
+    if unscored:
+        message = (
+            f"no run of {name} in {workspace.runs} is finished: {unscored[0]} has no {RESULT}: run the same "
+            "'spiketok train' again, or name the run"
+        )
         raise DataError(message)
     raise UnknownNameError("run", name, known, str(workspace.runs))

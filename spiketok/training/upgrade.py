@@ -17,7 +17,15 @@ from pathlib import Path
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.pipeline.jobs import describe
 from spiketok.pipeline.upgrade import OldShard, Upgraded
-from spiketok.storage.files import atomic_folder, content_digest, read_json, sha256_file, write_json, write_signed
+from spiketok.storage.files import (
+    atomic_folder,
+    below,
+    content_digest,
+    read_json,
+    sha256_file,
+    write_json,
+    write_signed,
+)
 from spiketok.storage.locks import LOCK, inside, locked
 from spiketok.storage.workspace import Workspace
 from spiketok.tokens.shards import ShardReader
@@ -52,7 +60,10 @@ def shards_to_keep(workspace: Workspace, shards: Sequence[OldShard]) -> set[str]
     left = [facts for _, facts in old_runs(workspace)]
     if not all(left):
         return {shard.digest for shard in shards}
-    return {session.get("shard_digest", "") for facts in left for session in facts.get("sessions", [])}
+    try:
+        return {session.get("shard_digest", "") for facts in left for session in facts.get("sessions", [])}
+    except (AttributeError, TypeError):  # one that was changed: nobody can say which shards are its
+        return {shard.digest for shard in shards}
 
 
 def upgrade_runs(workspace: Workspace, shards: Sequence[OldShard], *, dry_run: bool) -> Iterator[Upgraded]:
@@ -64,7 +75,7 @@ def upgrade_runs(workspace: Workspace, shards: Sequence[OldShard], *, dry_run: b
     by_digest = {shard.digest: shard for shard in shards}
     for path, facts in old_runs(workspace):
         if not facts:
-            remark = f"its checkpoint.json cannot be read: remove it, then {_again(facts)}"
+            remark = f"its checkpoint.json cannot be read, so nobody knows of which release it is: {_again(facts)}"
             yield Upgraded("run", path.name, "left", remark)
             continue
         try:
@@ -80,7 +91,7 @@ def upgrade_runs(workspace: Workspace, shards: Sequence[OldShard], *, dry_run: b
             yield Upgraded("run", path.name, "left", str(error))
         except OSError as error:
             yield Upgraded("run", path.name, "left", describe(error))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             remark = f"it cannot be understood ({type(error).__name__}: {error}): {_again(facts)}"
             yield Upgraded("run", path.name, "left", remark)
         else:
@@ -92,7 +103,8 @@ def upgrade_runs(workspace: Workspace, shards: Sequence[OldShard], *, dry_run: b
 
 
 def _again(facts: Mapping) -> str:
-    return f"spiketok train --model {facts.get('config', {}).get('model', 'NAME')}"
+    config = facts.get("config")
+    return f"spiketok train --model {config.get('model', 'NAME') if isinstance(config, dict) else 'NAME'}"
 
 
 def upgraded_config(facts: Mapping) -> RunConfig:
@@ -148,7 +160,7 @@ def upgrade_run(path: Path, facts: Mapping, config: RunConfig, shards: Mapping[s
 def _require_whole(path: Path, facts: Mapping) -> None:
     """Raise ArtefactError where a run is not what was written: nothing is signed anew that was not held against it."""
     for name, digest in facts["files"].items():
-        found = sha256_file(path / FOLDER / Path(name).name)
+        found = sha256_file(below(path / FOLDER, name, "its checkpoint.json"))
         if found != digest:
             message = f"its {name} is damaged (sha256 {found[:12]}, written was {digest[:12]}): {_again(facts)}"
             raise ArtefactError(message)

@@ -317,7 +317,7 @@ def test_a_run_whose_files_were_changed_is_refused(root, tmp_path, name, key, co
             newest = command == "eval-xsession" and name == "result.json"  # reads the results to find the newest run
             words = command if command is TRAIN else (command, "linear" if newest else run)
             told = spiketok(root, *words, code=1).stderr
-            assert f"{name} was changed: its content has digest" in told
+            assert f"{name} was changed since it was written: its content has digest" in told
             assert ("it names none" in told) == unsigned
 
 
@@ -489,3 +489,78 @@ def test_export_writes_each_session_and_tells_what_is_lost(root, tmp_path):
     ours, theirs = read_session(store_of(root)), read_session(tmp_path / "again" / "store" / DAY.format(1))
     assert ours.spikes.time_ns.tolist() == theirs.spikes.time_ns.tolist()
     assert ours.units.id.tolist() == theirs.units.id.tolist()
+
+
+# ---- what was edited or is gone -------------------------------------------------------------------------------------
+
+
+def test_what_was_changed_is_shown_and_said(root, tmp_path):
+    """``inspect`` shows what a file says now, says that it was changed, and ends with 1."""
+    with kept(root, tmp_path):
+        file = report_of(root) / "report.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"size": "enormous"}))
+        done = spiketok(root, "inspect", report_of(root), code=1)
+        assert "enormous" in done.stdout
+        assert "report.json was changed since it was written" in done.stderr
+        assert "report.json was changed" in spiketok(root, "cite", report_of(root), code=1).stderr
+        file = run_of(root) / "result.json"
+        (score,) = (by_task["decode:cursor_vel"] for by_task in json.loads(file.read_text())["test"].values())
+        number = next(value for value in score.values() if isinstance(value, float))
+        file.write_text(file.read_text().replace(json.dumps(number), "0.98765"))
+        done = spiketok(root, "inspect", run_of(root), "--json", code=1)
+        assert "0.98765" in done.stdout
+        assert "result.json was changed since it was written" in done.stderr
+
+
+@pytest.mark.parametrize("facts", [{"sessions": None}, {"tasks": {"a": 1}}])
+def test_what_was_changed_and_cannot_be_shown_is_said(root, tmp_path, facts):
+    with kept(root, tmp_path):
+        file = run_of(root) / "checkpoint" / "checkpoint.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+        for command in ("inspect", "cite", "verify"):
+            told = spiketok(root, command, run_of(root), code=1).stderr
+            assert "checkpoint.json was changed since it was written" in told, command
+
+
+def test_a_result_that_is_gone_is_noticed(root, tmp_path):
+    with kept(root, tmp_path):
+        remove(run_of(root) / "result.json")
+        told = spiketok(root, "verify", "--quick", run_of(root), code=1).stderr
+        assert "result.json is gone: spiketok train (the same command again)" in told
+        assert "trained, and its result.json is gone" in spiketok(root, "inspect", run_of(root)).stdout
+        told = spiketok(root, "eval-xsession", "linear", code=1).stderr
+        assert f"{run_of(root).name} has no result.json: run the same 'spiketok train' again" in told
+
+
+@pytest.mark.parametrize("name", ["binned/../../x", 7])
+def test_a_checkpoint_that_names_what_lies_outside(root, tmp_path, name):
+    """Also where somebody signed it anew."""
+    with kept(root, tmp_path):
+        file = run_of(root) / "checkpoint" / "checkpoint.json"
+        facts = json.loads(file.read_text())
+        next(iter(facts["sessions"][0]["shards"].values()))["shard"] = name
+        file.write_text(json.dumps(facts | {"digest": content_digest(facts)}))
+        result = json.loads((run_of(root) / "result.json").read_text()) | {"checkpoint_digest": sha256_file(file)}
+        (run_of(root) / "result.json").write_text(json.dumps(result | {"digest": content_digest(result)}))
+        links = list(walk(run_of(root), Workspace.locate(root), quick=True))
+    (broken,) = [link.remark for link in links if link.state == "broken"]
+    assert f"names '{name}', which does not lie in {root / 'shards'}" in broken
+
+
+def test_a_shard_whose_context_is_said_to_lie_elsewhere(root, tmp_path):
+    with kept(root, tmp_path):
+        file = shard_of(root) / "manifest.json"
+        facts = json.loads(file.read_text())
+        facts["context"]["path"] = str(context_of(root))
+        file.write_text(json.dumps(facts | {"digest": content_digest(facts)}))
+        told = spiketok(root, "verify", "--quick", shard_of(root), code=1).stderr
+    assert "which is no way from its folder" in told
+
+
+def test_a_manifest_that_says_another_store_is_no_earlier_one(root, tmp_path):
+    """Shards of an earlier state of the store are passed over; one that was edited to seem so is not."""
+    with kept(root, tmp_path):
+        file = shard_of(root) / "manifest.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"store_digest": "0" * 64}))
+        told = spiketok(root, "verify", "--quick", code=1).stderr
+    assert "damaged manifest" in told

@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, require
-from spiketok.sources.archives.plans import Asset, Plan
-from spiketok.storage.causes import raise_cause
+from spiketok.sources.archives.plans import Asset, Plan, path_fault
+from spiketok.storage.causes import content_fault, raise_cause
 from spiketok.storage.files import read_json, sha256_file, write_json
 from spiketok.storage.locks import beside, locked
 from spiketok.storage.remote import RemotePath
@@ -84,11 +85,16 @@ def kept_listing(head: Plan) -> Plan | None:
         if kept["format"] != LISTING_FORMAT or kept["api_url"] != head.api_url:
             return None
         listing = tuple(Asset(**asset) for asset in kept["assets"])
-        if not all(isinstance(asset.path, str) and isinstance(asset.size, int) for asset in listing):
-            return None
         said = {key: kept[key] for key in _OF_A_PLAN if key in kept}
         left_out = tuple(kept.get("left_out", ()))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        words = [
+            *said.values(),
+            *left_out,
+            *(getattr(a, key) for a in listing for key in _OF_AN_ASSET if key != "size"),
+        ]
+        if not all(isinstance(word, str) for word in words) or not all(_is_size(asset.size) for asset in listing):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or not whole: the archive has it
     return replace(head, listing=listing, left_out=left_out, kept_list=True, **said)
 
@@ -136,22 +142,43 @@ def read_record(folder: Path | RemotePath, shape: Shape) -> dict | None:
         ArtefactError: it is damaged.
     """
     file = folder / shape.name
-    if not file.is_file():
+    if not file.is_file() and not (isinstance(file, Path) and os.path.lexists(file)):
         return None
-    # a record that an older version wrote lacks what is only told of a place, as its DOI
-    head, each = {*shape.head, shape.files} - {"doi"}, {"size", "sha256", *shape.each}
     try:
         record = read_json(file)
-        whole = head <= record.keys() and all(each <= entry.keys() for entry in record[shape.files].values())
+        fault = _fault_of(record, shape)
     except OSError as error:
         raise_cause(error, file)
         raise
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        message = f"{file} is damaged: {shape.advice}"
+    except ValueError as error:
+        fault = content_fault(error)
+    except (KeyError, TypeError, AttributeError):
+        fault = "it does not say what a record says"
+    if fault:
+        message = f"{file} is damaged ({fault}): {shape.advice}"
         raise ArtefactError(message)
     return record
+
+
+def _fault_of(record: dict, shape: Shape) -> str:
+    """Why a record is none; empty if it is one."""
+    # one that an older version wrote lacks what is only told of a place, as its DOI
+    absent = {*shape.head, shape.files} - {"doi"} - record.keys()
+    if absent:
+        return f"it lacks '{min(absent)}'"
+    strange = [key for key in shape.head if not isinstance(record.get(key, ""), str)]
+    if strange:
+        return f"its '{strange[0]}' is no text"
+    for path, entry in record[shape.files].items():
+        if path_fault(path):
+            return f"it names a file {path[:80]!r}, which {path_fault(path)}"
+        if not _is_size(entry["size"]) or not all(isinstance(entry[key], str) for key in ("sha256", *shape.each)):
+            return f"what it says of {path} is no size and digest"
+    return ""
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def entries(folder: Path | RemotePath, shape: Shape) -> dict[str, dict]:

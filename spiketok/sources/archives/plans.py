@@ -209,7 +209,7 @@ def judge_paths(paths: Iterable[str], place: str) -> None:
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:
-        fault = _fault(path)
+        fault = path_fault(path)
         if fault:
             message = f"{place} names a file {path!r}, which {fault}: nothing was written"
             raise FetchError(message)
@@ -223,8 +223,8 @@ def judge_paths(paths: Iterable[str], place: str) -> None:
         folders.update(dict.fromkeys(above, path))
 
 
-def _fault(path: str) -> str:
-    """What is wrong with one path from a server; empty if nothing is."""
+def path_fault(path: str) -> str:
+    """What is wrong with one path from a server or a record; empty if nothing is."""
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in path):
         return "has a control character"
     if path.startswith("/") or "\\" in path or (len(path) > 1 and path[1] == ":"):

@@ -159,7 +159,7 @@ def _is_whole(record: Path, fingerprint: str, *paths: Path) -> bool:
         return False
     try:
         facts = files.read_json(record)
-    except ValueError:  # not what was written: somebody's edit, or a damaged disk
+    except (OSError, ValueError):  # not what was written: somebody's edit, or a damaged disk
         return False
     digests = {path.name: files.sha256_file(path) for path in paths}
     return (facts.get("fingerprint"), facts.get("files")) == (fingerprint, digests)
