@@ -55,7 +55,7 @@ def test_a_filler_is_no_event(tmp_path, rules, name, write, columns):
     def by_rules(session: Session) -> Session:
         return RULES[rules].adjust(session, path)
 
-    before = sum(note.count for note in by_rules(plain).notes if note.id == f"{rules}-times")
+    before = sum(note.count for note in by_rules(plain).notes if note.id == "events-outside-trials")
     for column in columns:
         missing = with_times(plain, column, lambda times: np.where(np.arange(times.size) % 9 == 3, np.nan, times))
         value = missing.trials.columns[column]
@@ -64,7 +64,7 @@ def test_a_filler_is_no_event(tmp_path, rules, name, write, columns):
         for filler in (0.0, 1e12):
             session = by_rules(with_times(missing, column, lambda times, f=filler: np.where(np.isnan(times), f, times)))
             assert facts(session) == expected
-            told = [note for note in session.notes if note.id == f"{rules}-times"]
+            told = [note for note in session.notes if note.id == "events-outside-trials"]
             assert [note.count for note in told] == [before + n_missing] and column in told[0].text
         start_s = plain.trials.start_ns / NS_PER_S
         relative = with_times(plain, column, lambda times, start_s=start_s: times - start_s)

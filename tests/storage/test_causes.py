@@ -19,7 +19,8 @@ from spiketok.pipeline.isolation import isolated
 from spiketok.pipeline.jobs import describe
 from spiketok.storage import causes
 from spiketok.storage.causes import cause_of, content_fault, machine_fault, raise_cause
-from spiketok.storage.files import LOCK, atomic_file, atomic_folder, locked, read_signed, write_signed
+from spiketok.storage.files import atomic_file, atomic_folder, read_signed, write_signed
+from spiketok.storage.locks import inside, locked
 
 NOT_FOR_THESE = ("damaged", "delete", "ingest", "fetch", "train again")  # an error of the machine is none of the file
 SYSTEM = {
@@ -249,17 +250,9 @@ def test_a_record_that_the_machine_does_not_give_is_not_called_changed(tmp_path,
     assert "train again" not in str(raised.value)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_folder_is_used_where_there_are_no_locks_and_that_is_said(tmp_path, monkeypatch, capsys, number):
-    def no_locks(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with locked(tmp_path / "run", "run"):
-        assert (tmp_path / "run" / LOCK).read_text().startswith("process ")
-    assert "without locks" in capsys.readouterr().err
+def test_a_lock_that_fails_for_another_reason_is_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "x")))
-    with pytest.raises(OSError, match="x"), locked(tmp_path / "run", "run"):
+    with pytest.raises(OSError, match="x"), locked(inside(tmp_path), "run"):
         pass
 
 

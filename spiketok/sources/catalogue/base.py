@@ -133,14 +133,14 @@ def without_fillers(trials: Intervals, names: Sequence[str], session_id: str) ->
     return found, n_fillers
 
 
-def filler_note(session: Session, dataset: str, n_fillers: int, names: Sequence[str]) -> Session:
+def filler_note(session: Session, n_fillers: int, names: Sequence[str]) -> Session:
     """The session with a note on times that were taken as fillers, if there are any."""
     if not n_fillers:
         return session
     text = (
         f"{n_fillers} times in {', '.join(names)} lie outside of their trial: no events for the rules; left as they are"
     )
-    return replace(session, notes=(*session.notes, Finding(f"{dataset}-times", n_fillers, text)))
+    return replace(session, notes=(*session.notes, Finding("events-outside-trials", n_fillers, text)))
 
 
 def as_read(session: Session, path: Path) -> Session:

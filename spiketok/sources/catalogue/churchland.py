@@ -338,7 +338,7 @@ def _with_tables(session: Session, overlaps: np.ndarray, block: np.ndarray) -> S
         text = f"{int(overlaps.sum())} trials overlap a neighbour: kept, left out of the division"
         notes += (Finding("churchland-overlap", int(overlaps.sum()), text),)
     phases, n_fillers = _phases(trials, is_valid, session.id)
-    session = filler_note(replace(session, notes=notes), "churchland", n_fillers, TIME_COLUMNS)
+    session = filler_note(replace(session, notes=notes), n_fillers, TIME_COLUMNS)
     if phases is not None and "cursor_acc" in session.signals:
         acceleration = session.signals["cursor_acc"]
         outliers = _outliers(acceleration)

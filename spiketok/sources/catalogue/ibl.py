@@ -176,7 +176,7 @@ def _with_division(session: Session) -> Session:
         return _noted(session, "ibl-no-split", 1, f"no {', '.join(missing)}: no trial is judged, no division is made")
     timed = [next(name for name in names if name in trials.columns) for names in (ONSET, MOVEMENT, FEEDBACK)]
     times, n_fillers = without_fillers(trials, timed, session.id)
-    session = filler_note(session, "ibl", n_fillers, timed)
+    session = filler_note(session, n_fillers, timed)
     onset_s, moved_s, feedback_s = times.values()
     choice, prior = needed[CHOICE[0]], needed[PRIOR[0]]
     made = choice != 0 if choice.dtype.kind in "iuf" else np.ones(len(trials), np.bool_)

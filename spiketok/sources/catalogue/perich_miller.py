@@ -98,10 +98,10 @@ def adjust(session: Session, path: Path) -> Session:
     domain = Intervals(cursor.time_ns[:1], cursor.time_ns[-1:])
     if "go_cue_time_array" in trials.columns:
         bounds, is_valid, phases, n_fillers = _random_target(trials, session.id)
-        session = filler_note(session, "perich_miller", n_fillers, ["go_cue_time_array"])
+        session = filler_note(session, n_fillers, ["go_cue_time_array"])
     else:
         timed, n_fillers = without_fillers(trials, TIME_COLUMNS, session.id)
-        session = filler_note(session, "perich_miller", n_fillers, TIME_COLUMNS)
+        session = filler_note(session, n_fillers, TIME_COLUMNS)
         bounds = _target_trials(trials, timed["target_on_time"], int(cursor.time_ns[-1]))
         if bounds is None:
             text = "the onsets of targets do not rise from trial to trial: no phases and no division are made"
