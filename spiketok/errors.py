@@ -8,6 +8,7 @@
     +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
     |   +-- NotServedError        a scheme needs what this session does not have
     |   +-- UnfitError            some of several sessions cannot serve; it says which, and why each
+    +-- TooLargeError             what is asked for takes more memory than is free
     +-- FetchError                a download failed, or what came is not what was announced
     +-- BusyError                 another process writes the same place
     +-- UsageError                the request itself is wrong; exit code 2
@@ -83,6 +84,10 @@ class UnfitError(DataError):
 
     def __reduce__(self):
         return (type(self), (self.sessions,))
+
+
+class TooLargeError(SpiketokError):
+    """What is asked for takes more memory than this machine has free."""
 
 
 class FetchError(SpiketokError):

@@ -341,6 +341,8 @@ def test_toml_with_marks_of_an_editor(tmp_path):
         assert read_toml(tmp_path / "run.toml") == {"seed": 7, "optim": {"lr": 1e-3}}
     (tmp_path / "folder").mkdir()
     (tmp_path / "circle").symlink_to("circle")
-    for name, fault in (("folder", "Is a directory"), ("circle", "Too many levels"), ("gone", "no configuration file")):
-        with pytest.raises(UsageError, match=fault):
+    with pytest.raises(UsageError, match="no configuration file"):
+        read_toml(tmp_path / "gone")
+    for name in ("folder", "circle"):  # who reads it says what the machine did
+        with pytest.raises(OSError):
             read_toml(tmp_path / name)

@@ -338,10 +338,17 @@ def tell_notes(rows: list[dict]) -> None:
     for severity, word in (("errors", "errors: decide before you train on them"), ("warnings", "warnings")):
         held = [row["session"] for row in rows if row[severity]]
         if held:
-            say(f"{len(held)} sessions have {word}: spiketok inspect {held[0]}")
+            say(f"{_have(held)} {word}: spiketok inspect {held[0]}")
     noted = [row["session"] for row in rows if row["notes"]]
     if noted:
-        say(f"{len(noted)} sessions have notes on what was kept as it is: spiketok inspect {noted[0]}")
+        say(f"{_have(noted)} notes on what was kept as it is: spiketok inspect {noted[0]}")
+    outside = [found["count"] for row in rows for found in row["findings"] if found["id"] == "spikes-unobserved"]
+    if outside:
+        say(f"{sum(outside)} spikes lie outside of observed time: --drop-outside leaves them out")
+
+
+def _have(sessions: list[str]) -> str:
+    return "1 session has" if len(sessions) == 1 else f"{len(sessions)} sessions have"
 
 
 def datasets(

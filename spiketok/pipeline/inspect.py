@@ -150,7 +150,7 @@ def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: f
     Raises:
         UsageError: there is no picture of this kind of path, or the image's ending is not known.
     """
-    from spiketok.tokens.session_plots import plot_session, plot_shard
+    from spiketok.tokens.session_plots import plot_shard
 
     check_picture(path, out)
     kind = kind_of(path)
@@ -159,8 +159,16 @@ def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: f
 
         plot_shard(ShardReader(path), out, start_s)
         return
-    session = isolated(_load, path, kind, name=path.name, **_bounds(path)) if kind in OF_OTHERS else _load(path, kind)
-    plot_session(session, out, start_s, duration_s)
+    if kind in OF_OTHERS:  # read and drawn there: a session does not travel between processes
+        isolated(_plot, path, kind, out, start_s, duration_s, name=path.name, **_bounds(path))
+    else:
+        _plot(path, kind, out, start_s, duration_s)
+
+
+def _plot(path: Path, kind: str, out: Path, start_s: float, duration_s: float) -> None:
+    from spiketok.tokens.session_plots import plot_session
+
+    plot_session(_load(path, kind), out, start_s, duration_s)
 
 
 def _load(path: Path, kind: str) -> Session:

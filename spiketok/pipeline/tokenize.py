@@ -14,7 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, DataError, NotServedError, SpiketokError, UnknownNameError, UnreadableError
+from spiketok.errors import (
+    ArtefactError,
+    DataError,
+    NotServedError,
+    SpiketokError,
+    TooLargeError,
+    UnknownNameError,
+    UnreadableError,
+)
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
@@ -265,7 +273,7 @@ def _tokenize_held(
                 done.append(_baked(target, session, scheme, segments_rule, digest, context))
         except (DataError, UnknownNameError) as error:  # the scheme, or the segments, need what it does not have
             done.append(Tokenized(session_id, scheme.name, "not served", notes=[str(error)]))
-        except ArtefactError as error:  # one scheme's trouble does not stop the others
+        except (ArtefactError, TooLargeError) as error:  # one scheme's trouble does not stop the others
             done.append(Tokenized(session_id, scheme.name, "failed", notes=[str(error)]))
     return done
 
@@ -290,7 +298,7 @@ def _baked(
 
 
 def _require_room(session: Session, scheme: Scheme, segments: Intervals) -> None:
-    """Raise DataError where a bake would take more memory than there is, before any is taken."""
+    """Raise TooLargeError where a bake would take more memory than there is, before any is taken."""
     from spiketok.tokens.shards import plan_bytes
 
     need, room = BAKE_FACTOR * plan_bytes(scheme, session_info(session), segments), available_memory()
@@ -300,7 +308,7 @@ def _require_room(session: Session, scheme: Scheme, segments: Intervals) -> None
             f"scheme '{scheme.name}' of {about} takes up to {human_bytes(need)} of memory, {human_bytes(room)} are "
             "free here: choose coarser settings (--set, --bin-ms), fewer units (ingest --min-rate) or shorter segments"
         )
-        raise DataError(message)
+        raise TooLargeError(message)
 
 
 def _found(target: Path) -> Tokenized:

@@ -25,6 +25,7 @@ from spiketok.models.batch import Timing
 from spiketok.recording.segments import CONTINUOUS, OBSERVED
 from spiketok.recording.splits import SplitRule
 from spiketok.settings import build, keys_of, merge, parse_assignment, plain, read_toml, type_text
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import fingerprint
 
 # Keys of optim of which one layer (recipe, file, --set) gives at most one, and a later layer's replaces the others.
@@ -345,6 +346,14 @@ def split_question(text: str) -> tuple[str, str]:
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return read_toml(path)
+    except OSError as error:
+        raise_cause(error, path, UsageError)
+        raise
+
+
 def load_config(
     model: str | None,
     path: Path | None = None,
@@ -363,7 +372,7 @@ def load_config(
         UnknownNameError: a model, size, key or task is unknown. UsageError: a value is wrong, no model is named, or the
             model cannot answer a question.
     """
-    layers = [read_toml(path)] if path is not None else []
+    layers = [_read(path)] if path is not None else []
     layers += [parse_assignment(text, "--set") for text in sets or []]
     if tasks:
         layers.append({"tasks": [word.strip() for text in tasks for word in text.split(",") if word.strip()]})

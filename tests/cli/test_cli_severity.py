@@ -106,7 +106,7 @@ def test_without_strict_warnings_and_errors_are_printed_and_inspect_shows_them(f
     assert "local/bad: error: invalid-times (1): 1 rows of invalid_times (5.0 s)" in done.stderr
     assert "local/early: warning: spikes-negative (13): 13 spikes lie before" in done.stderr
     assert "observed-assumed" not in done.stderr  # an info
-    assert "1 sessions have errors: decide before you train on them: spiketok inspect local/bad" in done.stderr
+    assert "1 session has errors: decide before you train on them: spiketok inspect local/bad" in done.stderr
     said = json.loads(spiketok(tmp_path, "inspect", "local/early", "--json").stdout)
     rows = {row["note"]: row for row in said["tables"]["notes"]}
     assert (rows["spikes-negative"]["severity"], rows["spikes-negative"]["count"]) == ("warning", 13)

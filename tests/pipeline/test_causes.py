@@ -119,7 +119,7 @@ def test_a_stored_session(tmp_path, monkeypatch):
         m.setattr(os, "pread", failing(errno.ESTALE))
         unread(lambda: read_session(path), str(path / "arrays.zip"), "mount it again")
     with monkeypatch.context() as m:
-        m.setattr("pathlib.Path.read_text", failing(errno.EIO))
+        m.setattr("pathlib.Path.read_bytes", failing(errno.EIO))
         unread(lambda: read_session(path), str(path / "session.json"), "EIO")
     os.rename(path / "arrays.zip", tmp_path / "elsewhere")
     (path / "arrays.zip").symlink_to(tmp_path / "unmounted" / "arrays.zip")

@@ -144,7 +144,7 @@ def test_what_stays_is_what_was_observed(observed, own, seed):
 def test_it_is_a_setting_that_verify_knows(tmp_path):
     path = made(tmp_path / "one.nwb", spikes=padded(-7.0, 9), invalid=(20.0, 31.0))
     said = spiketok(tmp_path, "ingest", path)
-    assert "lie outside of observed time: --drop-outside drops them" in said.stderr
+    assert "lie outside of observed time: --drop-outside leaves them out" in said.stderr
     before = read_session(Workspace(tmp_path).store_path("local/one"))
     spiketok(tmp_path, "ingest", path, "--drop-outside", "--mask", "invalid_times")
     session = read_session(Workspace(tmp_path).store_path("local/one"))

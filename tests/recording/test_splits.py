@@ -402,7 +402,7 @@ class TinyReader:
 
     def __init__(self, grid_ns: int) -> None:
         self.segments = self.observed = Intervals([LOW], [HIGH])
-        self.scheme = Binned(grid_ns)
+        self.scheme, self.columns = Binned(grid_ns), {}
         self.info = type("Info", (), {"id": "made/tiny"})()
 
 

@@ -157,7 +157,7 @@ def test_blocks_are_laid_out_with_all_that_carries_the_clock(tmp_path, case):
     assert found.observed.total_ns == pytest.approx(true.observed.total_ns, abs=n_blocks * 1.1 * NS_PER_S)
     (told,) = [repair for repair in found.repairs if repair.id == "clock-restarts"]
     assert told.count == n_blocks - 1
-    assert verify_session(found, path, ("blocks",)) == []
+    assert verify_session(found, path, restarts=("blocks",)) == []
     assert verify_session(found, path) != []
 
 
@@ -166,7 +166,7 @@ def test_a_file_on_one_clock_is_read_as_ever(tmp_path):
     path = CASES["one place"].save(tmp_path / "true.nwb", broken=False)
     assert read(path, "blocks").repairs == read(path).repairs
     assert np.array_equal(read(path, "blocks").spikes.time_ns, read(path).spikes.time_ns)
-    assert verify_session(read(path, "blocks"), path, ("blocks",)) == []
+    assert verify_session(read(path, "blocks"), path, restarts=("blocks",)) == []
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_what_does_not_agree_is_refused_by_name_and_may_be_stated(tmp_path, made
         read(path, "blocks")
     if words is not None:
         session = read(path, "blocks", *words)
-        assert verify_session(session, path, ("blocks", *words)) == []
+        assert verify_session(session, path, restarts=("blocks", *words)) == []
         number = 2 * NS_PER_S * 60
         last = session.spikes.time_ns[session.spikes.unit == 5] if made.sparse else session.intervals["lick"].start_ns
         assert 50 * NS_PER_S < last[0] < number
@@ -230,7 +230,7 @@ def test_units_of_hardly_a_spike_follow_the_behaviour(tmp_path):
     """No unit has the 20 spikes that tell of clocks; a unit that fits no block is refused."""
     made = Broken((30.0, 30.0), n_units=0, sparse=(28.0, 29.0, 2.0, 3.0))
     session = read(made.save(tmp_path / "few.nwb"), "blocks")
-    assert verify_session(session, tmp_path / "few.nwb", ("blocks",)) == []
+    assert verify_session(session, tmp_path / "few.nwb", restarts=("blocks",)) == []
     assert (session.spikes.time_ns // NS_PER_S).tolist() == [28, 29, 62, 63]
     made.sparse = (28.0, 29.0)
     with pytest.raises(SourceError, match="unit '0' of 2 spikes has 1 block of time"):
@@ -255,7 +255,7 @@ def test_counts_and_frames_that_begin_again_are_laid_out_as_spikes_are(tmp_path)
             behaviour.add(TimeSeries(name="speed", data=np.sin(time_s), unit="m/s", timestamps=stamps))
             path = nwb_files.save(nwb, tmp_path / f"{name}_{broken}.nwb")
             sessions.append(read(path, "blocks"))
-            assert verify_session(sessions[-1], path, ("blocks",)) == []
+            assert verify_session(sessions[-1], path, restarts=("blocks",)) == []
             if broken:
                 with pytest.raises(SourceError, match="--restarts blocks"):
                     read(path)

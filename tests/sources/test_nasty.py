@@ -67,7 +67,7 @@ def test_one_run_takes_them_all(run):
     assert run.peak_bytes < 2 * GB
     n_refused = sum(bool(nasty.refused) for nasty in NASTY.values())
     assert len(run.rows) == len(NASTY) + 1 - n_refused
-    assert f"{n_refused} of {len(NASTY) + 1} failed" in run.said
+    assert f"{len(NASTY) + 1} sessions: {len(NASTY) + 1 - n_refused} written, {n_refused} failed" in run.said
 
 
 def test_nothing_is_left_half_written(run):

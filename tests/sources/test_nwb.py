@@ -707,7 +707,11 @@ def test_other_kinds_of_path(tmp_path):
     with pytest.raises(SourceError, match="is not HDF5") as error:
         read(text)
     one_line(error, text)
-    for path, words in ((tmp_path, "is a folder"), (tmp_path / "no.nwb", "no such file"), (text / "x", "no such file")):
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "no.nwb", "no such file"),
+        (text / "x", "is a file, expected a folder"),
+    ):
         with pytest.raises(SourceError, match=words) as error:
             read(path)
         one_line(error, path)

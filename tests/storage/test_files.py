@@ -68,8 +68,8 @@ def test_a_file_that_is_none(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "nothing").symlink_to("gone")
-    for name, cause in (("folder", "Is a directory"), ("circle", "Too many levels of symbolic links")):
-        with pytest.raises(ArtefactError, match=rf"{name} cannot be read \({cause}\): again"):
+    for name, cause in (("folder", "is a folder, expected a file"), ("circle", "a link that leads in a circle")):
+        with pytest.raises(ArtefactError, match=rf"{name}: .*{cause}"):
             read_signed(tmp_path / name, "result", "again")
     with pytest.raises(FileNotFoundError):
         read_signed(tmp_path / "nothing", "result", "again")

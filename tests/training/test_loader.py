@@ -99,7 +99,7 @@ class TinyReader:
 
     def __init__(self, segments: Intervals, observed: Intervals, grid_ns: int, name: str = "made/tiny") -> None:
         self.segments, self.observed = segments, observed
-        self.scheme = Binned(grid_ns)
+        self.scheme, self.columns = Binned(grid_ns), {}
         self.info = type("Info", (), {"id": name})()
 
 

@@ -535,7 +535,7 @@ def test_damaged_curves_are_told_when_a_run_goes_on(spikes, tmp_path):
     with pytest.raises(Stopped):
         train(small("optim.checkpoint_every=6"), spikes, tmp_path, on_event=stop)
     (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": \n')
-    with pytest.raises(ArtefactError, match=r"metrics.jsonl is damaged \(JSONDecodeError"):
+    with pytest.raises(ArtefactError, match=r"metrics.jsonl is damaged \(it ends in the middle"):
         train(small("optim.checkpoint_every=6"), spikes, tmp_path)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from spiketok.errors import SourceError
 from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Source
 from spiketok.recording.segments import TrialTimes, held_in_trials
-from spiketok.sources.formats.nwb.hdf5 import open_hdf5, require_alone
 from spiketok.storage.causes import raise_cause
 from spiketok.storage.names import safe_name
 
@@ -182,6 +181,8 @@ def open_source(path: Path) -> h5py.File:
     Raises:
         SourceError: it is no HDF5 file, or names other files.
     """
+    from spiketok.sources.formats.nwb.hdf5 import open_hdf5, require_alone
+
     try:
         file = open_hdf5(path)
     except OSError as error:

@@ -30,7 +30,6 @@ from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Sign
 from spiketok.recording.signals import derivative
 from spiketok.recording.steps import with_step_reach
 from spiketok.sources.catalogue.base import Dataset, Quirk, Rules
-from spiketok.sources.formats.nwb.hdf5 import open_hdf5, require_alone
 from spiketok.storage.causes import raise_cause
 
 SET = "odoherty_sabes"
@@ -187,6 +186,8 @@ class _Mat:
         self.path = path
 
     def __enter__(self) -> _Mat:
+        from spiketok.sources.formats.nwb.hdf5 import open_hdf5, require_alone
+
         with self.guard("opening"):
             self.file = open_hdf5(self.path)
         try:
