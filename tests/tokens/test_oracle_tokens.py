@@ -179,7 +179,7 @@ def test_as_many_random_windows_as_torch_brains_sampler():
 
     class Reader:
         segments, observed, scheme = Intervals([0], [60_000_000_000]), intervals, PerSpike()
-        info = type("Info", (), {"id": "oracle/one"})()
+        info, columns = type("Info", (), {"id": "oracle/one"})(), {}
 
     own = RandomWindows([SessionWindows(Reader(), intervals)], WINDOW_NS)
     for epoch in range(20):
