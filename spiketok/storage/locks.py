@@ -76,13 +76,13 @@ def session_lock(target: Path | RemotePath) -> contextlib.AbstractContextManager
     return locked(beside(target), f"session {target.parent.name}/{target.name}", wait=True)
 
 
-def _acquire(lock: Path, what: str, wait: bool, stop: Event | None) -> tuple[IO[str] | None, bool]:
+def _acquire(lock: Path, what: str, wait: bool, stop: Event | None) -> tuple[IO[bytes] | None, bool]:
     """The file under its lock, and whether it was free; None where no file can be there."""
     free, vanished, begun = True, 0, time.monotonic()
     while True:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            stream = open(lock, "a+")  # noqa: SIM115 - its lock outlives this function
+            stream = open(lock, "ab+", buffering=0)  # noqa: SIM115 - its lock outlives this function
         except FileNotFoundError:
             vanished += 1  # the folder, which another command removed as empty just now
             if vanished == MOST_VANISHED:
@@ -98,8 +98,8 @@ def _acquire(lock: Path, what: str, wait: bool, stop: Event | None) -> tuple[IO[
         if taken and _is_at(stream, lock):
             with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
                 stream.truncate(0)
-                stream.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-                stream.flush()
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                stream.write(f"process {os.getpid()} on {platform.node()}, since {since}".encode())
             return stream, free
         holder = "" if taken else _holder(stream)
         stream.close()
@@ -114,7 +114,7 @@ def _acquire(lock: Path, what: str, wait: bool, stop: Event | None) -> tuple[IO[
         time.sleep(LOOK_AGAIN_S)
 
 
-def _take(stream: IO[str], lock: Path) -> bool:
+def _take(stream: IO[bytes], lock: Path) -> bool:
     """Whether the lock is ours now; also where there are none."""
     try:
         import fcntl  # here: every command imports this file
@@ -129,17 +129,17 @@ def _take(stream: IO[str], lock: Path) -> bool:
     return True
 
 
-def _is_at(stream: IO[str], lock: Path) -> bool:
+def _is_at(stream: IO[bytes], lock: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(stream.fileno()), lock.stat())
     except FileNotFoundError:
         return False
 
 
-def _holder(stream: IO[str]) -> str:
+def _holder(stream: IO[bytes]) -> str:
     with contextlib.suppress(OSError, ValueError):
         stream.seek(0)
-        return stream.read(300).strip() or "process not known"
+        return stream.read(300).decode(errors="replace").strip() or "process not known"
     return "process not known"
 
 
