@@ -67,7 +67,8 @@ def refuse_restarted_samples(h5: Hdf5, path: str, time_ns: np.ndarray) -> None:
         return
     n_again, n_back, before, after = kernels.begins_again(time_ns, least_fall_ns(time_ns), SAMPLES_AROUND)
     if n_again and 2 * n_again >= n_back:
-        fact = f"{path}: its time stamps begin again {n_again} {'time' if n_again == 1 else 'times'} (after {in_seconds(before)} comes "
+        times = "time" if n_again == 1 else "times"
+        fact = f"{path}: its time stamps begin again {n_again} {times} (after {in_seconds(before)} comes "
         cure = f"if the spikes begin again, too, {BLOCKS}; else write its times on the clock of the spikes"
         h5.refuse(f"{fact}{in_seconds(after)}): the clock restarted", cure)
 
