@@ -15,6 +15,7 @@ What is unusual:
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -122,7 +123,9 @@ def read_toml(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         message = f"no configuration file at {path}"
     except UnicodeDecodeError as error:
-        message = f"{path} is not TOML: it is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        marked = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        fact = "it is in UTF-16" if marked else f"it is not in UTF-8 ({error.reason} at byte {error.start})"
+        message = f"{path} is not TOML: {fact}: save it as UTF-8"
     except RecursionError:
         message = f"{path} is not TOML: it is nested too deeply"
     except ValueError as error:  # also endless digits

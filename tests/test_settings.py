@@ -320,7 +320,7 @@ TOML = "seed = 7\n[optim]\nlr = 1e-3\n"
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (TOML.encode("utf-16"), "it is not in UTF-8"),
+        (TOML.encode("utf-16"), "it is in UTF-16"),
         (bytes(range(128, 256)), "it is not in UTF-8"),
         (b"a = " + b"[" * 10**5, "nested too deeply"),
         (b"a = " + b"9" * 5000, "is not TOML"),
@@ -341,8 +341,10 @@ def test_toml_with_marks_of_an_editor(tmp_path):
         assert read_toml(tmp_path / "run.toml") == {"seed": 7, "optim": {"lr": 1e-3}}
     (tmp_path / "folder").mkdir()
     (tmp_path / "circle").symlink_to("circle")
-    with pytest.raises(UsageError, match="no configuration file"):
-        read_toml(tmp_path / "gone")
+    (tmp_path / "utf16.toml").write_bytes(TOML.encode("utf-16"))
+    for name, fault in (("gone", "no configuration file"), ("utf16.toml", "it is in UTF-16: save it as UTF-8")):
+        with pytest.raises(UsageError, match=fault):
+            read_toml(tmp_path / name)
     for name in ("folder", "circle"):  # who reads it says what the machine did
         with pytest.raises(OSError):
             read_toml(tmp_path / name)

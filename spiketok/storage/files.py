@@ -61,9 +61,13 @@ def content_digest(facts: Mapping[str, object]) -> str:
 
 
 def sha256_file(path: Path | str) -> str:
-    """The sha256 of a file's bytes, as 64 hex digits."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """The sha256 of a file's bytes, as 64 hex digits; an OSError names the file, also one of reading it."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def sha256_source(path: Path, read: Callable[[str], bool] | None = None) -> str:

@@ -246,7 +246,7 @@ def _write(words: tuple[str, ...], letters: str, fault: str, cli: Cli, folder: P
 
 def _too_long(cli: Cli, folder: Path) -> None:
     root = workspace(cli, folder)
-    told(cli("ingest", "simulated", "--dataset", "x" * 300, root=root), "300 bytes", "shorter")
+    cli("ingest", "simulated", "--dataset", "x" * 300, root=root).refuses("300 bytes", "180", code=2)
 
 
 def _out_is_a_file(cli: Cli, folder: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiketok.errors import ArtefactError, ChangedError
-from spiketok.storage.files import below, parse_json, read_signed, write_signed
+from spiketok.storage.files import below, parse_json, read_signed, sha256_file, write_signed
 from spiketok.storage.records import PREDICTIONS, predictions_fault, seal_predictions
 from spiketok.storage.workspace import Workspace
 
@@ -114,3 +114,11 @@ def test_predictions_are_held_against_their_digests(tmp_path):
     assert f"{other} is gone: again" in predictions_fault(folder, "c0ffee", "again")
     write_signed(folder / PREDICTIONS, {"checkpoint_digest": "c0ffee", "files": {"../../secret": "0"}})
     assert "names '../../secret', which does not lie in" in predictions_fault(folder, "c0ffee", "again")
+
+
+def test_a_failed_read_names_the_file(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"1")
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError) as caught:
+        sha256_file(tmp_path / "x")
+    assert caught.value.filename == str(tmp_path / "x")
