@@ -386,6 +386,7 @@ FOLDERS: dict[str, NastyFolder] = {
 
 def _npz(folder: Path, shape: str) -> Path:
     """What spikeinterface calls npz, of which one member claims far more than it has."""
+    folder.mkdir(parents=True, exist_ok=True)
     claim("x.npy", shape, "<i8")(folder)
     path = folder / "sorted.npz"
     arrays = {"unit_ids": np.arange(3), "num_segment": np.array([1]), "sampling_frequency": np.array([3e4])}

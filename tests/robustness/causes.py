@@ -277,7 +277,7 @@ def _stdout_full(cli: Cli, folder: Path) -> None:
 def _runs_without_locks(cli: Cli, folder: Path) -> None:
     root = workspace(cli, folder)
     outcome = cli(*LINEAR, "--restart", root=root, env=failing(cli, ("lock", "runs/", "ENOLCK")))
-    outcome.succeeds("without locks")
+    outcome.succeeds("has no locks")
 
 
 # ---- the rest -------------------------------------------------------------------------------------------------------
