@@ -24,6 +24,7 @@ from spiketok.models.nn import module_key
 from spiketok.recording.nouns import SessionInfo
 
 COUNTS = "counts"  # the name of the input
+READS_IN, READS_OUT = ("read_in", "encoder_in"), ("read_out", "decoder_out")  # layers of a session's own, by name
 
 
 class BinnedModel(Model, ABC):
@@ -104,6 +105,18 @@ class BinnedModel(Model, ABC):
                 found += map(Part, table[key].parameters()) if key in table else []
         return found
 
+    def unit_parts(self, session: str) -> list[tuple[Part, int]]:
+        """The columns of a linear read-in, the rows of a read-out and of its bias."""
+        if session not in self.units:
+            raise self.unknown(session)
+        key, found = module_key(session), []
+        for name in self.own_tables:
+            table = getattr(self, name)
+            if key in table:
+                layers = [(name, table[key]), *table[key].named_children()]
+                found += [part for layer, module in layers for part in _along_units(layer, module)]
+        return found
+
     def extra_state(self) -> dict[str, object]:
         return {"units": [[session, keys] for session, keys in self.units.items()]}
 
@@ -134,6 +147,16 @@ class BinnedModel(Model, ABC):
                 target = F.one_hot(target, head.size).repeat_interleave(n_bins, 0)
             value[row], known[row] = target.to(value.dtype), True
         return value, known
+
+
+def _along_units(layer: str, module: nn.Module) -> list[tuple[Part, int]]:
+    """The parts of a layer of a session's own that lie along its units; none of a layer that is neither in nor out."""
+    last = module[-1] if isinstance(module, nn.Sequential) else module  # a read-out may be of several layers
+    if layer not in READS_IN + READS_OUT or not isinstance(last, nn.Linear):
+        return []
+    if layer in READS_IN:
+        return [(Part(last.weight), 1)]
+    return [(Part(p), 0) for p in (last.weight, last.bias) if p is not None]
 
 
 def read_behaviours(read_outs: nn.ModuleDict, batch: Batch, features: Tensor, n_bins: int) -> dict[str, Tensor]:

@@ -243,6 +243,10 @@ class Neuroformer(Model):
         tables = (self.units, self.unit_heads) if self.events else (self.units,)
         return [Part.of(table, session) for session in chosen for table in tables]
 
+    def unit_parts(self, session: str) -> list[tuple[Part, int]]:
+        """The same: all of it is rows of units."""
+        return [(part, 0) for part in self.identity_parameters([session])]
+
     def extra_state(self) -> dict[str, object]:
         return {"units": self.units.state()}
 

@@ -130,6 +130,11 @@ class WithRows(Model, ABC):
             self.session_row(session)
         return [Part.of(table, session) for session in chosen for table in (self.units, self.session_table)]
 
+    def unit_parts(self, session: str) -> list[tuple[Part, int]]:
+        """The unit rows."""
+        self.session_row(session)
+        return [(Part.of(self.units, session), 0)]
+
     def extra_state(self) -> dict[str, object]:
         return {"units": self.units.state()}
 

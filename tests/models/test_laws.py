@@ -365,3 +365,39 @@ def test_models_of_several_tasks_take_the_loss_of_classes_that_is_set(name):
     below = (torch.arange(3) >= one.target[0]).float()
     distance = float((p.cumsum(0) - below).square().mean())
     assert float(model.loss(batch, output, HALF)[CHOICE.task].detach()) == pytest.approx(distance, rel=1e-5)
+
+
+# ---- what lies along the units --------------------------------------------------------------------------------------
+
+
+NO_UNIT_PARTS = {"neds": "the layers of its read-in are as wide as a multiple of the units", CLOSED_FORM: "a ridge"}
+
+
+@ALL
+def test_unit_parts_are_what_of_the_identity_lies_along_the_units(name):
+    """By size: of the toy session nothing but its units is 11 long."""
+    model = build(name, (D,))
+    if name in NO_UNIT_PARTS:
+        assert model.unit_parts(D.info.id) == []
+        return
+    n = D.info.n_units
+    expected = [
+        (id(part.parameter), str(part.rows), axis)
+        for part in model.identity_parameters([D.info.id])
+        for axis, size in enumerate(part.value.shape)
+        if size == n
+    ]
+    found = [(id(part.parameter), str(part.rows), axis) for part, axis in model.unit_parts(D.info.id)]
+    assert sorted(found) == sorted(expected)
+
+
+@ALL
+def test_sessions_have_the_same_kinds_of_unit_parts(name):
+    if MODELS[name].one_session or len(sessions_of(name)) < 2:
+        pytest.skip("it holds one session")
+    model = build(name)
+    kinds = [
+        [(axis, tuple(np.delete(part.value.shape, axis))) for part, axis in model.unit_parts(session)]
+        for session in model.sessions()
+    ]
+    assert all(one == kinds[0] for one in kinds)
