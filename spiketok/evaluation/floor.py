@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from spiketok.training.predict import predict
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.sessions import CALIBRATION, DividedSession
 from spiketok.training.tasks.base import Task
+from spiketok.training.tasks.decode import Prediction
 
 FLOOR_BINS = 50
 
@@ -46,6 +47,20 @@ def floor_cell(
     except SpiketokError as error:
         return Cell(session.id, FLOOR, task.name, None, str(error))
     return Cell(session.id, FLOOR, task.name, answers.score(task.name), "", fitted, answers[task.name])
+
+
+def floor_answers(
+    run: RunConfig, sessions: Sequence[DividedSession], task: Task, stored: Callable[[str], Session | None] | None
+) -> list[Prediction]:
+    """What the floor answers in several divisions of one session, whose bins are counted once.
+
+    Raises:
+        SpiketokError: it has no answer in one of them; the message says why.
+    """
+    config = floor_config(run, sessions[0].tokens)
+    with binned_tokens(sessions[0].tokens, config, stored) as tokens:
+        divided = [replace(session, tokens=tokens, tasks=(task,)) for session in sessions]
+        return [_decode(config, one, task, task.head())[0][task.name] for one in divided]
 
 
 def _decode(config: RunConfig, session: DividedSession, task: Task, head: Head):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-
-import numpy as np
 
 from spiketok.models.base import PROTOCOLS
 from spiketok.recording.findings import Told
@@ -17,9 +14,16 @@ from spiketok.training.tasks.base import Answer, Score, Task
 
 FLOOR = "linear"  # the row of the ridge that saw the same calibration
 WITHIN = "within"  # the row of a session that the model was trained on
+# Rows that begin at a map from what calibration tells of each unit.
+MAPPED_UNLABELLED, MAPPED, ADAPTED = "mapped_unlabelled", "mapped", "adapted"
+MIXED = "adapted+linear"  # of the last of them and the floor; it stands where that one does
+OF_MAPS = {MAPPED_UNLABELLED: "unlabelled", MAPPED: "labelled", ADAPTED: "labelled"}
 # What each row of the table saw of the calibration.
 CALIBRATION_OF = {name: kind for name, (kind, _) in PROTOCOLS.items()} | {FLOOR: "labelled", WITHIN: "none"}
-BOOTSTRAP_DRAWS = 2000
+CALIBRATION_OF |= OF_MAPS | {MIXED: "labelled"}
+CALIBRATION_KINDS = ("none", "unlabelled", "labelled")
+# The rows that can be asked for, in the order of the table: what sees no label apart from what does.
+ROWS = tuple(sorted([*PROTOCOLS, *OF_MAPS], key=lambda name: CALIBRATION_KINDS.index(CALIBRATION_OF[name])))
 Event = dict[str, object]
 
 
@@ -33,6 +37,8 @@ class Cell:
         reason: why there is no score; empty where there is one.
         trained_parameters: how many numbers were trained on the calibration.
         answer: the stitched test predictions behind the score.
+        how: of a row that begins at a map, where it began and what was chosen (:class:`.adapting.Choice`).
+        repeat: of which draw of the calibration.
     """
 
     session: str
@@ -42,6 +48,8 @@ class Cell:
     reason: str = ""
     trained_parameters: int = 0
     answer: Answer | None = None
+    how: dict[str, object] | None = None
+    repeat: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +63,7 @@ class SessionFacts:
             ``scored_s`` says how much was; both disjoint.
         dropped: time of either that no window can use, in ns by reason. reach: how far windows reach beyond their ends.
         valid_is_test: stored valid time was scored in place of test time that cannot be used.
+        repeat: which draw of the calibration; the session has such facts for each.
     """
 
     session: TrainedSession
@@ -64,6 +73,7 @@ class SessionFacts:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     reach: str = ""
     valid_is_test: bool = False
+    repeat: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +83,11 @@ class TransferResult:
     Args:
         run: the checkpoint. tasks: those that were scored.
         protocols: in the order of the table, the floor and ``within`` included.
-        calibration_s: asked for.
+        calibration_s: asked for. calibration, repeats: how it lies in the training time, how often it was drawn.
         adapt: the settings of the adaptation. seed: of new rows and calibration windows.
-        sessions: facts by session, in order of id. cells: one a session, protocol and task.
-        summary: by task, protocol and metric: ``n``, ``mean``, ``sd`` (from two sessions), ``ci95`` (from three,
-            bootstrap over sessions).
+        sessions: facts by session and repeat, in order of id. cells: one a session, repeat, protocol and task.
+        summary: by task, protocol and metric, as :func:`spiketok.evaluation.spread.summarize`.
+        paired: tests between rows, as :func:`spiketok.evaluation.spread.paired_tests`.
         findings: what ingesting found in these sessions that matters to a score.
     """
 
@@ -91,9 +101,17 @@ class TransferResult:
     cells: tuple[Cell, ...]
     summary: dict[str, dict[str, dict[str, dict[str, object]]]]
     findings: tuple[Told, ...] = ()
+    calibration: str = "first"
+    repeats: int = 1
+    paired: tuple[dict[str, object], ...] = ()
 
-    def cell(self, session: str, protocol: str, task: str) -> Cell | None:
-        return next((c for c in self.of(protocol, task) if c.session == session), None)
+    @property
+    def session_ids(self) -> list[str]:
+        """Each session once."""
+        return list(dict.fromkeys(facts.session.id for facts in self.sessions))
+
+    def cell(self, session: str, protocol: str, task: str, repeat: int = 0) -> Cell | None:
+        return next((c for c in self.of(protocol, task) if (c.session, c.repeat) == (session, repeat)), None)
 
     def of(self, protocol: str, task: str) -> list[Cell]:
         return [c for c in self.cells if c.protocol == protocol and c.task == task]
@@ -101,29 +119,6 @@ class TransferResult:
     def protocols_of(self, task: str) -> tuple[str, ...]:
         """The protocols that have a row for a task."""
         return tuple(p for p in self.protocols if self.of(p, task))
-
-
-def summarize(cells: Sequence[Cell], metrics: Sequence[str], seed: int = 0) -> dict[str, dict[str, object]]:
-    """Mean and spread over sessions of each metric, over the cells that have a score.
-
-    Returns:
-        by metric: ``n``; ``mean``, None without a score; ``sd`` (n - 1 in the denominator), None with fewer than two;
-        ``ci95``, the 2.5 and 97.5 percentiles of the mean over sessions drawn again, None with fewer than three.
-    """
-    summary = {}
-    for name in metrics:
-        values = np.array([c.score[name] for c in cells if c.score is not None and c.score.get(name) is not None])
-        draws = None
-        if values.size >= 3:
-            drawn = np.random.default_rng(seed).integers(values.size, size=(BOOTSTRAP_DRAWS, values.size))
-            draws = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5]).tolist()
-        summary[name] = {
-            "n": int(values.size),
-            "mean": float(values.mean()) if values.size else None,
-            "sd": float(values.std(ddof=1)) if values.size >= 2 else None,
-            "ci95": draws,
-        }
-    return summary
 
 
 def to_dict(result: TransferResult) -> dict[str, object]:
@@ -147,6 +142,8 @@ def to_dict(result: TransferResult) -> dict[str, object]:
         "protocols": list(result.protocols),
         "calibration": {p: CALIBRATION_OF[p] for p in result.protocols},
         "calibration_s": result.calibration_s,
+        "calibration_drawn": result.calibration,
+        "repeats": result.repeats,
         "adapt": asdict(result.adapt),
         "seed": result.seed,
         "sessions": [
@@ -159,6 +156,7 @@ def to_dict(result: TransferResult) -> dict[str, object]:
                 "test_s": seconds(f.test),
                 "dropped": f.dropped,
                 "split_reach": f.reach,
+                "repeat": f.repeat,
             }
             for f in result.sessions
         ],
@@ -170,9 +168,12 @@ def to_dict(result: TransferResult) -> dict[str, object]:
                 "score": c.score,
                 "reason": c.reason,
                 "trained_parameters": c.trained_parameters,
+                "how": c.how,
+                "repeat": c.repeat,
             }
             for c in result.cells
         ],
         "summary": result.summary,
+        "paired": list(result.paired),
         "findings": [told._asdict() for told in result.findings],
     }

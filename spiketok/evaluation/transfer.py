@@ -4,8 +4,8 @@ What is unusual:
 
 - which sessions were trained on comes from the checkpoint; a trained one is refused unless ``within=True``, and then
   it is scored under its own protocol, ``within``; a trained recording under another name is always refused;
-- calibration is the first stated seconds of the unseen session's training time, and no test window comes nearer to it
-  than one window;
+- calibration is so many seconds of the unseen session's training time, the first or others (``calibration``), and no
+  test window comes nearer to it than one window;
 - a protocol is a row of a table, (what calibration shows) x (what moves); a model says which rows it has. Unlabelled
   means that no label is cut into a batch: only tasks without labels are asked;
 - each session adapts alone, from the same checkpoint, so that no result depends on which others were asked for;
@@ -19,37 +19,51 @@ What is unusual:
     identity_only        labelled     identity_parameters([session])
     full                 labelled     everything, after some steps of the identity alone (gradual unfreezing, as POYO's
                                       fine-tuning)
+    mapped_unlabelled, mapped, adapted, adapted+linear: see ``adapted``
     linear               labelled     ridge on lagged counts, fitted on the calibration alone
     within                            the model as it is, on the test time of a session that it was trained on
 """
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
 
 from spiketok.errors import DataError, UnfitError, UnknownNameError, UsageError
+from spiketok.evaluation.adapted import NoMap, begin, evaluate_mapped
+from spiketok.evaluation.calibration import How, calibration_of, check_draws
 from spiketok.evaluation.floor import floor_cell
-from spiketok.evaluation.results import FLOOR, WITHIN, Cell, Event, SessionFacts, TransferResult, summarize
+from spiketok.evaluation.maps import Maps, Opened
+from spiketok.evaluation.results import (
+    ADAPTED,
+    FLOOR,
+    MIXED,
+    OF_MAPS,
+    ROWS,
+    WITHIN,
+    Cell,
+    Event,
+    SessionFacts,
+    TransferResult,
+)
+from spiketok.evaluation.spread import paired_tests, summarize
+from spiketok.evaluation.unseen import Unseen, still
 from spiketok.models.base import PROTOCOLS, Model, Part
 from spiketok.models.batch import Progress
 from spiketok.recording.identity import Recordings
-from spiketok.recording.intervals import first_of, grown, seconds, without
-from spiketok.recording.nouns import NS_PER_S, Intervals, Session
+from spiketok.recording.intervals import grown, without
+from spiketok.recording.nouns import Intervals, Session
 from spiketok.recording.splits import SplitRule, check_disjoint
 from spiketok.training.checkpoints import Run, TrainedSession, seed_of
 from spiketok.training.config import OptimConfig, TransferConfig
-from spiketok.training.loader import Loader
 from spiketok.training.loop import deterministic, require_grid
 from spiketok.training.optimizers import build_optimizer, set_rates
-from spiketok.training.predict import predict, session_loader
+from spiketok.training.predict import predict
 from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens
 from spiketok.training.sessions import (
@@ -72,11 +86,14 @@ def evaluate_transfer(
     *,
     protocols: Sequence[str] | None = None,
     calibration_s: float = 30.0,
+    calibration: How = "first",
+    repeats: int = 1,
     within: bool = False,
     seed: int = 0,
     adapt: TransferConfig | None = None,
     device: torch.device | str | None = None,
     stored: Callable[[str], Session | None] | None = None,
+    trained: Opened | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> TransferResult:
     """Score a checkpoint on sessions that it never saw, by each protocol and by the floor.
@@ -84,13 +101,17 @@ def evaluate_transfer(
     Args:
         run: from ``load_run``; it is not changed.
         sessions: shards of the inputs of the model and its tasks.
-        protocols: of :data:`PROTOCOLS`; by default those that the model has, and ``zero_shot``.
-        calibration_s: seconds of time that adaptation sees.
+        protocols: of ``results.ROWS``; by default ``zero_shot``, those that the model has, and with ``trained`` those
+            that begin at a map.
+        calibration_s: seconds of time that adaptation sees. calibration: how they lie in the training time.
+        repeats: draws of the calibration; each session is evaluated on each.
         within: also take sessions that the model was trained on.
         adapt: how to adapt; the run's own settings by default.
         device: where to compute; by default one of the kind that the run's ``optim.accelerator`` names.
         stored: gives a session by its id from the store, of which the floor counts its bins; None where the store is
             not at hand (a run on binned counts needs none).
+        trained: opens the shards of trained sessions by their ids, of which a map is learned; None where they are not
+            at hand.
         on_event: called with a dict for each logged step (``"adapt"``) and each score (``"score"``).
 
     Raises:
@@ -98,11 +119,12 @@ def evaluate_transfer(
             a shard by another scheme or other fields than the run reads.
         UnfitError: sessions with nothing to score, too little calibration or no test time.
     """
-    protocols = _checked_protocols(run, protocols)
+    protocols = _checked_protocols(run, protocols, maps=trained is not None)
+    check_draws(calibration, repeats)
     if not calibration_s > 0:
         message = f"calibration is {calibration_s} s, must be above 0"
         raise UsageError(message)
-    trained = {s.id for s in run.trained_on}
+    seen = {s.id for s in run.trained_on}
     _refuse_trained(run, sessions, within)
     require_inputs(run.config, sessions)
     emit = on_event or (lambda event: None)
@@ -110,9 +132,10 @@ def evaluate_transfer(
     if device is None:
         device = Fabric(accelerator=run.config.optim.accelerator, devices=1).device
     device = torch.device(device)
+    maps = Maps(run, trained, stored, calibration_s, calibration, adapt, seed)
     facts, cells = [], []
-    for tokens, session in _transfer_sessions(run, sessions, calibration_s):
-        known = session.id in trained
+    for tokens, session, repeat in _transfer_sessions(run, sessions, calibration_s, calibration, repeats, seed):
+        known = session.id in seen
         facts.append(
             SessionFacts(
                 TrainedSession.of(tokens),
@@ -122,28 +145,27 @@ def evaluate_transfer(
                 dropped_by_split([session]),
                 str(session.reach),
                 session.valid_is_test,
+                repeat,
             )
         )
-        unseen = _Unseen(run, session, adapt, seed_of(seed, zlib.crc32(session.id.encode())), device, emit)
-        for protocol in [WITHIN] if known else protocols:
+        words = [zlib.crc32(session.id.encode()), *([repeat] if repeat else [])]
+        unseen = Unseen(run, session, adapt, seed_of(seed, *words), device, emit, maps, stored)
+        for protocol in (*([WITHIN] if known else protocols), FLOOR):
             with deterministic(device):
-                cells += _evaluate(unseen, protocol)
-            _tell(emit, cells, len(session.tasks))
-        with deterministic(device):
-            cells += [floor_cell(run.config, session, task, stored) for task in session.tasks]
-        _tell(emit, cells, len(session.tasks))
+                found = _evaluate(unseen, protocol)
+            cells += [replace(cell, repeat=repeat) for cell in found]
+            _tell(emit, cells, len(found))
     shown = (*([WITHIN] if any(f.trained_on for f in facts) else []), FLOOR)
-    shown += tuple(protocols) if not all(f.trained_on for f in facts) else ()
-    summary = {
-        t.name: {
-            p: summarize([c for c in cells if (c.protocol, c.task) == (p, t.name)], t.metrics, seed) for p in shown
-        }
-        for t in run.tasks
-    }
+    if not all(f.trained_on for f in facts):
+        shown += (*protocols, *([MIXED] if ADAPTED in protocols else []))
+    of = {t.name: {p: [c for c in cells if (c.protocol, c.task) == (p, t.name)] for p in shown} for t in run.tasks}
+    summary = {t.name: {p: summarize(of[t.name][p], t.metrics, seed) for p in shown} for t in run.tasks}
+    paired = [test for t in run.tasks for test in paired_tests(of[t.name], t.name, t.metrics[0])]
     told = tuple(findings_told(sessions, run.tasks))
     return TransferResult(
-        run, run.tasks, shown, float(calibration_s), adapt, seed, tuple(facts), tuple(cells), summary, told
-    )
+        run, run.tasks, shown, float(calibration_s), adapt, seed, tuple(facts), tuple(cells), summary, told,
+        calibration, repeats, tuple(paired),
+    )  # fmt: skip
 
 
 def _tell(emit: Callable[[Event], None], cells: Sequence[Cell], last: int) -> None:
@@ -163,16 +185,17 @@ def _tell(emit: Callable[[Event], None], cells: Sequence[Cell], last: int) -> No
         )
 
 
-def _checked_protocols(run: Run, protocols: Sequence[str] | None) -> tuple[str, ...]:
+def _checked_protocols(run: Run, protocols: Sequence[str] | None, *, maps: bool) -> tuple[str, ...]:
     if protocols is None:
-        protocols = ("zero_shot", *run.model.protocols)
+        own = run.model.protocols
+        protocols = ("zero_shot", *own, *(OF_MAPS if maps and own else ()))
     for name in protocols:
-        if name not in PROTOCOLS:
-            raise UnknownNameError("protocol", name, PROTOCOLS)
+        if name not in ROWS:
+            raise UnknownNameError("protocol", name, ROWS)
     if not protocols:
-        message = f"no protocol is named: give some of {', '.join(PROTOCOLS)}"
+        message = f"no protocol is named: give some of {', '.join(ROWS)}"
         raise UsageError(message)
-    return tuple(p for p in PROTOCOLS if p in protocols)
+    return tuple(p for p in ROWS if p in protocols)
 
 
 def _refuse_trained(run: Run, sessions: Sequence[SessionTokens], within: bool) -> None:
@@ -203,9 +226,9 @@ def _refuse_trained(run: Run, sessions: Sequence[SessionTokens], within: bool) -
 
 
 def _transfer_sessions(
-    run: Run, sessions: Sequence[SessionTokens], calibration_s: float
-) -> list[tuple[SessionTokens, DividedSession]]:
-    """Each session with its parts, in order of id; all are looked at before the first adapts.
+    run: Run, sessions: Sequence[SessionTokens], calibration_s: float, how: How, repeats: int, seed: int
+) -> list[tuple[SessionTokens, DividedSession, int]]:
+    """Each session with its parts and each draw of its calibration, in order of id; all before the first adapts.
 
     Raises:
         UnfitError: some have too little time.
@@ -213,7 +236,8 @@ def _transfer_sessions(
     found, unfit = [], {}
     for tokens in sorted(sessions, key=lambda s: s.id):
         try:
-            found.append((tokens, _transfer_session(run, tokens, calibration_s)))
+            for repeat in range(repeats):
+                found.append((tokens, _transfer_session(run, tokens, calibration_s, how, repeat, seed), repeat))
         except DataError as error:
             unfit[tokens.id] = str(error)
     if unfit:
@@ -221,7 +245,9 @@ def _transfer_sessions(
     return found
 
 
-def _transfer_session(run: Run, tokens: SessionTokens, calibration_s: float) -> DividedSession:
+def _transfer_session(
+    run: Run, tokens: SessionTokens, calibration_s: float, how: How = "first", repeat: int = 0, seed: int = 0
+) -> DividedSession:
     """The session with two parts of its usable time, ``calibration`` and ``test``, at least one window apart."""
     window_ns = run.config.data.window_ns
     require_grid(tokens, run.config)
@@ -230,13 +256,7 @@ def _transfer_session(run: Run, tokens: SessionTokens, calibration_s: float) -> 
         raise DataError(message)
     rule = run.config.split  # days divide sessions; inside an unseen one, calibration comes first and test last
     session = divide(tokens, run.tasks, SplitRule("block") if rule.kind == "day" else rule)
-    calibration = first_of(session.splits["train"], round(calibration_s * NS_PER_S))
-    if seconds(calibration) < calibration_s - 1e-9:
-        message = (
-            f"{session.id}: {calibration_s:g} s of calibration are asked for and its training time has "
-            f"{seconds(calibration):.1f} s: use --calibration-s {max(int(seconds(calibration)), 1)}"
-        )
-        raise DataError(message)
+    calibration = calibration_of(session.splits["train"], session.id, calibration_s, how, repeat, seed)
     guard = grown(calibration, window_ns)
     test = without(session.splits["test"], guard)
     check_disjoint({"calibration": guard, "test": test})
@@ -250,32 +270,12 @@ def _transfer_session(run: Run, tokens: SessionTokens, calibration_s: float) -> 
 # ---- protocols ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Unseen:
-    """One session on which protocols are evaluated."""
-
-    run: Run
-    session: DividedSession
-    adapt: TransferConfig
-    seed: int
-    device: torch.device
-    emit: Callable[[Event], None]
-
-    def model(self) -> Model:
-        """A copy of the trained model that knows the session; its new rows are the same in every protocol."""
-        model = copy.deepcopy(self.run.model)
-        torch.manual_seed(self.seed)
-        model.add_sessions([self.session.tokens.info])
-        return model.to(self.device)
-
-    def loader(self, model: Model, tasks: Sequence[Task], sampler, batch_size: int) -> Loader:
-        """Windows of the calibration time, with what these tasks ask."""
-        time = self.session.calibration
-        return session_loader(model, sampler, batch_size, tasks=tasks, calibration=time, seed=self.seed)
-
-
-def _evaluate(unseen: _Unseen, protocol: str) -> list[Cell]:
-    """A cell a task."""
+def _evaluate(unseen: Unseen, protocol: str) -> list[Cell]:
+    """A cell a task; of ``adapted`` one more each."""
+    if protocol == FLOOR:
+        return [floor_cell(unseen.run.config, unseen.session, task, unseen.stored) for task in unseen.session.tasks]
+    if protocol in OF_MAPS:
+        return evaluate_mapped(unseen, protocol)
     session, model, trained = unseen.session, unseen.model(), 0
     reason = "" if protocol == WITHIN else model.why_not(protocol, session.id)
     tasks = _learned(session, protocol)
@@ -283,7 +283,7 @@ def _evaluate(unseen: _Unseen, protocol: str) -> list[Cell]:
         reason = f"its tasks ({', '.join(t.name for t in session.tasks)}) all need labels"
     if reason:
         return [Cell(session.id, protocol, task.name, None, reason) for task in session.tasks]
-    known = session.calibration  # what the inputs of the session are cut of
+    how, known = None, session.calibration  # what the inputs of the session are cut of
     moves = "nothing" if protocol == WITHIN else PROTOCOLS[protocol][1]
     if protocol == "zero_shot":
         known = Intervals.empty()
@@ -293,9 +293,25 @@ def _evaluate(unseen: _Unseen, protocol: str) -> list[Cell]:
         model.calibrate(batch.to(unseen.device) for batch in batches)
         known = Intervals.empty()  # what calibrate took in is all that it knows
     elif moves in ("identity", "all"):
+        how = _begin(unseen, model, protocol)
         trained = _adapt(unseen, model, protocol, tasks)
     answers = predict(model, session, "test", unseen.run.config, unseen.device, calibration=known)
-    return [Cell(session.id, protocol, name, answers.score(name), "", trained, a) for name, a in answers.items()]
+    return [Cell(session.id, protocol, name, answers.score(name), "", trained, a, how) for name, a in answers.items()]
+
+
+def _begin(unseen: Unseen, model: Model, protocol: str) -> dict[str, object] | None:
+    """What must stand before an adaptation; ``identity_unlabelled`` begins at a map where one can be learned."""
+    if protocol == "identity_unlabelled" and unseen.maps.at_hand and model.unit_parts(unseen.session.id):
+        try:
+            begin(unseen, model, unseen.session, labelled=False)
+        except NoMap as error:
+            how = {"start": "initial values", "why": str(error)}
+        else:
+            return {"start": "map"}
+    else:
+        how = None
+    model.fit_sessions(Stretches([unseen.session], CALIBRATION, labelled=False))
+    return how
 
 
 def _learned(session: DividedSession, protocol: str) -> tuple[Task, ...]:
@@ -304,17 +320,12 @@ def _learned(session: DividedSession, protocol: str) -> tuple[Task, ...]:
     return tuple(task for task in session.tasks if labelled or not task.labelled)
 
 
-def _adapt(unseen: _Unseen, model: Model, protocol: str, tasks: Sequence[Task]) -> int:
+def _adapt(unseen: Unseen, model: Model, protocol: str, tasks: Sequence[Task]) -> int:
     """Train on the calibration in place; returns how many numbers were trained."""
     identity, adapt = model.identity_parameters([unseen.session.id]), unseen.adapt
-    model.fit_sessions(Stretches([unseen.session], CALIBRATION, labelled=False))
     if PROTOCOLS[protocol][1] == "identity":
-        before = _others(model, identity)
-        _train(unseen, model, identity, protocol, tasks, adapt.identity_steps, adapt.identity_lr, 0.0)
-        changed = [name for name, tensor in _others(model, identity).items() if not _same_bits(tensor, before[name])]
-        if changed:
-            message = f"{protocol} changed {', '.join(changed[:4])}, which are not identity parameters: a bug"
-            raise AssertionError(message)
+        with still(model, identity, protocol):
+            _train(unseen, model, identity, protocol, tasks, adapt.identity_steps, adapt.identity_lr, 0.0)
         return sum(part.value.numel() for part in identity)
     if identity and adapt.unfreeze_after:
         _train(unseen, model, identity, protocol, tasks, adapt.unfreeze_after, adapt.identity_lr, 0.0)
@@ -323,28 +334,8 @@ def _adapt(unseen: _Unseen, model: Model, protocol: str, tasks: Sequence[Task]) 
     return sum(part.value.numel() for part in every)
 
 
-def _others(model: nn.Module, identity: Sequence[Part]) -> dict[str, Tensor]:
-    """Copies of all that is no part of an identity: whole parameters, and the other rows of tables."""
-    own: dict[int, list[slice | None]] = {}
-    for part in identity:
-        own.setdefault(id(part.parameter), []).append(part.rows)
-    found = {}
-    for name, p in model.named_parameters():
-        rows = own.get(id(p), [])
-        if None not in rows:
-            other = torch.ones(len(p) if rows else (), dtype=torch.bool, device=p.device)
-            for part in rows:
-                other[part] = False
-            found[name] = p.detach()[other]  # a copy
-    return found
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
-
-
 def _train(
-    unseen: _Unseen,
+    unseen: Unseen,
     model: Model,
     parts: Sequence[Part],
     protocol: str,
@@ -378,16 +369,6 @@ def _train(
             clip_(parameters, optim.clip)
             optimizer.step()
             if (step + 1) % 20 == 0 or step + 1 == steps:
-                unseen.emit(
-                    {
-                        "event": "adapt",
-                        "cell": f"{session.id} {protocol}",
-                        "session": session.id,
-                        "protocol": protocol,
-                        "step": step + 1,
-                        "total_steps": steps,
-                        "loss": float(loss.detach()),
-                    }
-                )
+                unseen.tell(protocol, step + 1, steps, float(loss.detach()))
         optimizer.catch_up()
     model.eval()

@@ -186,7 +186,7 @@ class Model(nn.Module, ABC):
     def unit_parts(self, session: str) -> list[tuple[Part, int]]:
         """What of :meth:`identity_parameters` lies along the units of a session, each with that axis; none by default.
 
-        The units stand in the order of ``SessionInfo``. All sessions have the same kinds, of the same width, in the same
+        The units stand in the order of ``SessionInfo``. All sessions have the same kinds, of the same width, in one
         order.
         """
         self.session_row(session)

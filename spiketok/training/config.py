@@ -192,6 +192,8 @@ class TransferConfig:
         full_steps, full_lr: the training of everything that follows.
         batch_size: windows in a batch.
         weight_decay: on the weights that training decays, in ``full`` only.
+        adapt_steps, adapt_blocks: the most steps of ``adapted``, and the blocks of the calibration that choose them.
+        map_sessions, map_draws: trained sessions of which maps are learned, at most, and stretches of each.
     """
 
     identity_steps: int = 100
@@ -201,11 +203,16 @@ class TransferConfig:
     full_lr: float = 2e-4
     batch_size: int = 16
     weight_decay: float = 1e-4
+    adapt_steps: int = 1000
+    adapt_blocks: int = 3
+    map_sessions: int = 40
+    map_draws: int = 6
 
     def __post_init__(self) -> None:
         _positive("transfer", self, "identity_steps", "identity_lr", "full_steps", "full_lr", "batch_size")
+        _positive("transfer", self, "map_sessions", "map_draws")
         _at_most("transfer", self, MOST_WINDOWS, "batch_size")
-        _not_negative("transfer", self, "unfreeze_after", "weight_decay")
+        _not_negative("transfer", self, "unfreeze_after", "weight_decay", "adapt_steps", "adapt_blocks")
 
 
 @dataclass(frozen=True)

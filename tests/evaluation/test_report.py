@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from spiketok.evaluation.report import TRACE_S, bar_plot, trace_plot, write_report
-from spiketok.evaluation.results import Cell, summarize
+from spiketok.evaluation.results import Cell
+from spiketok.evaluation.spread import summarize
 from spiketok.evaluation.transfer import evaluate_transfer
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.evaluation import transfer
 from spiketok.evaluation.floor import floor_config
-from spiketok.evaluation.results import Cell, summarize
+from spiketok.evaluation.results import Cell
+from spiketok.evaluation.spread import summarize
 from spiketok.evaluation.transfer import evaluate_transfer
 from spiketok.models.batch import Input
 from spiketok.models.linear import Linear
@@ -234,7 +235,7 @@ def test_the_run_itself_is_not_changed(poyo, shards):
 def unseen(run, tokens):
     """One session as transfer adapts to it."""
     session = transfer._transfer_session(run, tokens, 5)
-    return transfer._Unseen(run, session, run.config.transfer, 3, torch.device("cpu"), lambda event: None)
+    return transfer.Unseen(run, session, run.config.transfer, 3, torch.device("cpu"), lambda event: None, None)
 
 
 def adapted(poyo, shards, protocol):
@@ -290,7 +291,13 @@ def test_cells_that_cannot_be_filled_say_why(poyo, shards, tmp_path):
     cell = zero.cell(IDS[2], "zero_gradient", DECODE)
     assert cell.score is None
     assert "parameters of its own" in cell.reason
-    assert zero.summary[DECODE]["zero_gradient"]["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
+    assert zero.summary[DECODE]["zero_gradient"]["r2_mean"] == {
+        "n": 0,
+        "mean": None,
+        "sd": None,
+        "sd_repeats": None,
+        "ci95": None,
+    }
 
     train(load_config("linear"), [shards["binned"][i] for i in IDS[:2]], tmp_path)
     every = ["zero_shot", "identity_only", "full"]
@@ -401,9 +408,15 @@ def cells(*values):
 
 def test_the_summary_counts_scores_only():
     over = summarize(cells(0.2, 0.4), R2)["r2_mean"]
-    assert over == {"n": 2, "mean": pytest.approx(0.3), "sd": pytest.approx(np.sqrt(0.02)), "ci95": None}
-    assert summarize(cells(0.5), R2)["r2_mean"] == {"n": 1, "mean": 0.5, "sd": None, "ci95": None}
-    assert summarize(cells(), R2)["r2_mean"] == {"n": 0, "mean": None, "sd": None, "ci95": None}
+    assert over == {
+        "n": 2,
+        "mean": pytest.approx(0.3),
+        "sd": pytest.approx(np.sqrt(0.02)),
+        "sd_repeats": None,
+        "ci95": None,
+    }
+    assert summarize(cells(0.5), R2)["r2_mean"] == {"n": 1, "mean": 0.5, "sd": None, "sd_repeats": None, "ci95": None}
+    assert summarize(cells(), R2)["r2_mean"] == {"n": 0, "mean": None, "sd": None, "sd_repeats": None, "ci95": None}
 
 
 def test_the_interval_is_of_the_mean_over_sessions():

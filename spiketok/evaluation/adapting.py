@@ -1,0 +1,294 @@
+"""Adaptation that is chosen inside the calibration: what moves, at which rate, for how many steps.
+
+What is unusual:
+
+- contiguous blocks of the calibration choose: each is predicted by a copy that adapted to the others, and windows of
+  one never reach into another, since neighbours in time are nearly the same;
+- the candidates start at one rate each. The best gets another rate, and after that only the best goes on (successive
+  halving); one that has stopped to gain is not followed. To stay at the start, at 0 steps, is always a choice;
+- a row moves along the first principal directions of trained rows, or freely with a pull back to where it began.
+
+Of the numbers that belong to the session, those along its units move as ``z`` from their start, in full or along
+directions; what is no unit's moves at half their rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spiketok.evaluation.calibration import blocks_of
+from spiketok.evaluation.identity_map import others_of, put_rows, rows_of
+from spiketok.models.base import Model, Part
+from spiketok.recording.nouns import Intervals
+from spiketok.training.sessions import CALIBRATION, DividedSession
+from spiketok.training.tables import clip_
+from spiketok.training.tasks.base import Answer, Task
+from spiketok.training.tasks.decode import Prediction
+
+GRID = (0, 5, 10, 25, 50, 100, 200, 400, 700, 1000)  # steps at which blocks are predicted
+FIRST_LOOK, FIRST_KEPT = 25, 2  # so many candidates go on, and the best gets its other rate
+SECOND_LOOK = 100  # one candidate goes on
+PATIENCE = 2  # points of the grid without gain, after which a candidate is not followed
+CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What moves, and how fast.
+
+    Args:
+        moves: ``"directions"``: the rows of units along the first principal directions of trained ones; ``"rows"``: the
+            rows, pulled back to where they began; ``"full"``: everything.
+        lr: of what belongs to the session. trunk_lr: of all else, in ``"full"``. pull: to the start, in ``"rows"``.
+    """
+
+    moves: str
+    lr: float
+    trunk_lr: float = 0.0
+    pull: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.moves}, lr {self.trunk_lr or self.lr:g}"
+
+
+FIRST = (Candidate("directions", 2e-2), Candidate("rows", 1e-2, pull=0.3), Candidate("full", 5e-3, 1e-3))
+OTHER = (Candidate("directions", 5e-3), Candidate("rows", 3e-3, pull=0.1), Candidate("full", 2e-3, 2e-4))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the blocks chose.
+
+    Args:
+        candidate, steps: of the refit. error, start_error: of the blocks, at the choice and at 0 steps.
+        blocks: how many there were; 0 where no block held a window and the start stands unchosen.
+        errors: by candidate, ``[steps, error]`` where it was tried.
+        weight: of the model in ``adapted+linear``, 1 for the model alone; None where there is no such row.
+    """
+
+    candidate: str
+    steps: int
+    error: float | None = None
+    start_error: float | None = None
+    blocks: int = 0
+    errors: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    weight: float | None = None
+
+
+class Tried(Protocol):
+    """A candidate in all blocks."""
+
+    def to(self, steps: int) -> tuple[float, object]:
+        """The error after so many steps from the start, which never become fewer, and the answers behind it."""
+
+
+def search(
+    first: Sequence[Candidate],
+    other: Sequence[Candidate],
+    begin: Callable[[Candidate], Tried],
+    most_steps: int,
+) -> tuple[Candidate, Choice, object]:
+    """The candidate and steps of the least error, what was tried, and the answers of the best.
+
+    Args:
+        first: one a kind of move. other: each kind's other rate.
+        begin: makes a candidate that stands at the start. most_steps: none goes further.
+    """
+    grid = [g for g in GRID if 0 < g < most_steps] + ([most_steps] if most_steps else [])
+    tried = {first[0]: begin(first[0])}
+    start_error, answers = tried[first[0]].to(0)
+    best, best_steps, best_error = first[0], 0, start_error
+    curve: dict[Candidate, list[tuple[int, float]]] = {}
+
+    def go(candidate: Candidate, steps: int) -> bool:
+        """Try it; whether it should go on."""
+        nonlocal best, best_steps, best_error, answers
+        if candidate not in tried:
+            tried[candidate] = begin(candidate)
+        error, said = tried[candidate].to(steps)
+        curve.setdefault(candidate, [(0, start_error)]).append((steps, error))
+        if error < best_error:
+            best, best_steps, best_error, answers = candidate, steps, error, said
+        errors = [e for _, e in curve[candidate]]
+        return len(errors) - 1 - int(np.argmin(errors)) < PATIENCE
+
+    def leading(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
+        return sorted(candidates, key=lambda c: min(e for s, e in curve[c] if s))[:n]
+
+    alive, looked = list(first), False
+    for k, steps in enumerate(grid):
+        alive = [c for c in alive if go(c, steps)]
+        if not looked and (steps >= FIRST_LOOK or not alive or k == len(grid) - 1):
+            looked = True
+            (leader,) = leading(first, 1)
+            alive = leading(alive, FIRST_KEPT)
+            slower = next((c for c in other if c.moves == leader.moves), None)
+            if slower is not None and all([go(slower, g) for g in grid[: k + 1]][-1:]):
+                alive.append(slower)
+        elif steps >= SECOND_LOOK:
+            alive = leading(alive, 1)
+        for c in [c for c in tried if c not in alive]:
+            del tried[c]  # a copy of the model for each block
+        if not alive:
+            break
+    errors = {str(c): points for c, points in curve.items()}
+    return best, Choice(str(best), best_steps, best_error, start_error, 0, errors), answers
+
+
+# ---- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def fold(session: DividedSession, blocks: Sequence[Intervals], k: int) -> DividedSession:
+    """The session with one block of its calibration as its test, and the others as its calibration."""
+    rest = [block for j, block in enumerate(blocks) if j != k]
+    calibration = Intervals(
+        np.concatenate([b.start_ns for b in rest]), np.concatenate([b.stop_ns for b in rest])
+    ).union()
+    return replace(session, splits={CALIBRATION: calibration, "test": blocks[k]})
+
+
+def folds_of(session: DividedSession, n: int, window_ns: int) -> list[DividedSession]:
+    """``n`` folds of the calibration, or the most below that whose every part holds a window; none if not even two."""
+    for count in range(n, 1, -1):
+        blocks = blocks_of(session.splits[CALIBRATION], count)
+        folds = [fold(session, blocks, k) for k in range(count)]
+        if all(_holds(f, part, window_ns) for f in folds for part in (CALIBRATION, "test")):
+            return folds
+    return []
+
+
+def _holds(session: DividedSession, part: str, window_ns: int) -> bool:
+    windows = session.windows(part)
+    return bool(((windows.stop_ns - windows.start_ns) >= window_ns).any())
+
+
+def block_error(answers: Sequence[dict[str, Answer]], tasks: Sequence[Task]) -> float:
+    """What the blocks choose by: lower is better, infinite where nothing could be scored.
+
+    Of tasks of values, the mean squared error in SDs of training time, over all samples of all blocks; where a run has
+    none, the headline of each task's score with its sign turned, mean over blocks and tasks.
+    """
+    valued = [task for task in tasks if task.head().output == "values"]
+    if valued:
+        errors = [_squared_error([a[task.name] for a in answers if task.name in a], task) for task in valued]
+    else:
+        errors = []
+        for task in tasks:
+            scores = [a[task.name].score().get(task.metrics[0]) for a in answers if task.name in a]
+            errors.append(-float(np.mean(scores)) if scores and None not in scores else np.inf)
+    return float(np.mean(errors))
+
+
+def _squared_error(answers: Sequence[Answer], task: Task) -> float:
+    total, n = 0.0, 0
+    for answer in answers:
+        off = _in_sd(answer.predicted - answer.true, task)[answer.valid]
+        total, n = total + float(np.square(off).sum()), n + off.size
+    return total / n if n and np.isfinite(total) else np.inf
+
+
+def _in_sd(value: np.ndarray, task: Task) -> np.ndarray:
+    """Differences of a behaviour in the measure of its normalisation."""
+    return value / task.target.std
+
+
+# ---- beside the linear decoder --------------------------------------------------------------------------------------
+
+
+def mixed(model: Prediction, linear: Prediction, weight: float) -> Prediction:
+    """``weight`` of the model's answer and the rest of the linear decoder's, at the model's times."""
+    there = _at(linear, model.time_ns)
+    return replace(model, predicted=there + weight * (model.predicted - there))
+
+
+def mixing_weight(models: Sequence[Prediction], linears: Sequence[Prediction], task: Task) -> float:
+    """The weight in [0, 1] of the least squared error in the blocks, in the measure of the normalisation."""
+    product, square = 0.0, 0.0
+    for model, linear in zip(models, linears, strict=True):
+        there = _at(linear, model.time_ns)
+        step = _in_sd(model.predicted - there, task)[model.valid]
+        wanted = _in_sd(model.true - there, task)[model.valid]
+        product, square = product + float((step * wanted).sum()), square + float(np.square(step).sum())
+    return float(np.clip(product / square, 0.0, 1.0)) if square else 1.0
+
+
+def _at(answer: Prediction, time_ns: np.ndarray) -> np.ndarray:
+    """Its predictions at other times: linear between its own, the nearest beyond them."""
+    return np.column_stack([np.interp(time_ns, answer.time_ns, column) for column in answer.predicted.T])
+
+
+# ---- steps ----------------------------------------------------------------------------------------------------------
+
+
+class Walker:
+    """Moves a model from where it stands, a step at a time, as a candidate says.
+
+    Args:
+        model: is moved in place. session: whose rows move. directions: of each kind of its unit parts, ``[K, D]``.
+    """
+
+    def __init__(self, model: Model, session: str, candidate: Candidate, directions: Sequence[Tensor]) -> None:
+        self.model = model
+        parts, along = model.unit_parts(session), candidate.moves == "directions"
+        self.rows: list[tuple[Part, int, Tensor, Tensor | None, nn.Parameter]] = []
+        for (part, axis), direction in zip(parts, directions if along else [None] * len(parts), strict=True):
+            base = rows_of(part, axis)
+            direction = None if direction is None else direction.to(base)
+            width = base.shape[1] if direction is None else len(direction)
+            self.rows.append((part, axis, base, direction, nn.Parameter(base.new_zeros(len(base), width))))
+        self.others = [(part, nn.Parameter(part.value.clone())) for part in others_of(model, session)]
+        identity = {id(part.parameter): part.parameter for part in model.identity_parameters([session])}
+        trunk = [p for p in model.parameters() if id(p) not in identity and p.requires_grad]
+        self.trunk = trunk if candidate.moves == "full" else []
+        groups = [
+            {"params": [z for *_, z in self.rows], "lr": candidate.lr, "weight_decay": candidate.pull},
+            {"params": [leaf for _, leaf in self.others], "lr": candidate.lr / 2, "weight_decay": 0.0},
+            {"params": self.trunk, "lr": candidate.trunk_lr, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+        self.moved = [*identity.values(), *self.trunk]
+
+    def numbers(self) -> int:
+        """How many numbers it moves."""
+        return sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
+
+    def step(self, loss: Callable[[], Tensor]) -> float:
+        """One step of AdamW down a loss of the model; returns it."""
+        flags = [(p, p.requires_grad) for p in self.model.parameters()]
+        wanted = {id(p) for p in self.moved}
+        for p, _ in flags:
+            p.requires_grad_(id(p) in wanted)
+            p.grad = None
+        value = loss()
+        value.backward()
+        for part, axis, base, direction, z in self.rows:
+            grad = _gradient(part).movedim(axis, 0).reshape(len(base), -1)
+            z.grad = grad if direction is None else grad @ direction.T
+        for part, leaf in self.others:
+            leaf.grad = _gradient(part)
+        clip_([p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None], CLIP)
+        self.optimizer.step()
+        with torch.no_grad():
+            for part, axis, base, direction, z in self.rows:
+                put_rows(part, axis, base + (z if direction is None else z @ direction))
+            for part, leaf in self.others:
+                part.value.copy_(leaf)
+        for p, flag in flags:
+            p.requires_grad_(flag)
+            p.grad = None
+        return float(value.detach())
+
+
+def _gradient(part: Part) -> Tensor:
+    """Of a part, dense; zeros where the loss does not reach it."""
+    grad = part.parameter.grad
+    if grad is None:
+        return torch.zeros_like(part.value)
+    grad = grad.to_dense() if grad.is_sparse else grad
+    return (grad if part.rows is None else grad[part.rows]).clone()
