@@ -248,9 +248,9 @@ def _loss(model: Model, batch: Batch, progress: Progress) -> torch.Tensor:
 
 
 def batch_size(calibration_s: float, window_s: float, most: int) -> int:
-    """Windows in a batch: as many as cover half of the calibration, at least two.
+    """Windows in a batch: as many as cover a third of the calibration, at least two.
 
     >>> batch_size(20, 4, 16), batch_size(300, 4, 16), batch_size(5, 4, 1)
-    (3, 16, 1)
+    (2, 16, 1)
     """
-    return min(most, max(2, int(np.ceil(calibration_s / window_s / 2))))
+    return min(most, max(2, int(np.ceil(calibration_s / window_s / 3))))

@@ -5,7 +5,8 @@ What is unusual:
 - contiguous blocks of the calibration choose: each is predicted by a copy that adapted to the others, and windows of
   one never reach into another, since neighbours in time are nearly the same;
 - the candidates start at one rate each. The best gets another rate, and after that only the best goes on (successive
-  halving); one that has stopped to gain is not followed. To stay at the start, at 0 steps, is always a choice;
+  halving); one that has stopped to gain is not followed. To stay at the start, at 0 steps, is always a choice, and
+  what leaves it must be better by a margin, since the least of many noisy errors looks better than it is;
 - a row moves along the first principal directions of trained rows, or freely with a pull back to where it began.
 
 Of the numbers that belong to the session, those along its units move as ``z`` from their start, in full or along
@@ -31,10 +32,11 @@ from spiketok.training.tables import clip_
 from spiketok.training.tasks.base import Answer, Task
 from spiketok.training.tasks.decode import Prediction
 
-GRID = (0, 5, 10, 25, 50, 100, 200, 400, 700, 1000)  # steps at which blocks are predicted
-FIRST_LOOK, FIRST_KEPT = 25, 2  # so many candidates go on, and the best gets its other rate
-SECOND_LOOK = 100  # one candidate goes on
-PATIENCE = 2  # points of the grid without gain, after which a candidate is not followed
+GRID = (0, 10, 25, 50, 100, 200, 400, 700, 1000)  # steps at which blocks are predicted
+FIRST_LOOK = 25  # the best candidate goes on, and gets its other rate beside it
+SECOND_LOOK = 50  # one goes on; from the next point of the grid only what is below the start
+PATIENCE, GAIN = 2, 0.02  # points of the grid that gain less than this share, after which a candidate is not followed
+MARGIN = 0.03  # so much less error than the start, in share, lets the choice leave it
 CLIP = 1.0
 
 
@@ -112,33 +114,38 @@ def search(
         if candidate not in tried:
             tried[candidate] = begin(candidate)
         error, said = tried[candidate].to(steps)
-        curve.setdefault(candidate, [(0, start_error)]).append((steps, error))
-        if error < best_error:
+        curve.setdefault(candidate, []).append((steps, error))
+        if error < best_error and _less(error, start_error, MARGIN):
             best, best_steps, best_error, answers = candidate, steps, error, said
-        errors = [e for _, e in curve[candidate]]
-        return len(errors) - 1 - int(np.argmin(errors)) < PATIENCE
+        errors = [e for _, e in curve[candidate]]  # the first steps mostly lose, so the start is no measure of gain
+        return len(errors) <= PATIENCE or _less(min(errors[-PATIENCE:]), min(errors[:-PATIENCE]), GAIN)
 
-    def leading(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
-        return sorted(candidates, key=lambda c: min(e for s, e in curve[c] if s))[:n]
+    def leader(candidates: Sequence[Candidate]) -> Candidate:
+        return min(candidates, key=lambda c: min(e for _, e in curve[c]))
 
     alive, looked = list(first), False
     for k, steps in enumerate(grid):
         alive = [c for c in alive if go(c, steps)]
         if not looked and (steps >= FIRST_LOOK or not alive or k == len(grid) - 1):
-            looked = True
-            (leader,) = leading(first, 1)
-            alive = leading(alive, FIRST_KEPT)
-            slower = next((c for c in other if c.moves == leader.moves), None)
-            if slower is not None and all([go(slower, g) for g in grid[: k + 1]][-1:]):
-                alive.append(slower)
-        elif steps >= SECOND_LOOK:
-            alive = leading(alive, 1)
+            looked, leading = True, leader(first)
+            alive = [c for c in alive if c == leading]
+            for rate in (c for c in other if c.moves == leading.moves):
+                alive += [rate] if all(go(rate, g) for g in grid[: k + 1]) else []
+        elif steps >= SECOND_LOOK and alive:
+            best_of = leader(alive)
+            below = steps == SECOND_LOOK or min(e for _, e in curve[best_of]) < start_error
+            alive = [best_of] if below else []
         for c in [c for c in tried if c not in alive]:
-            del tried[c]  # a copy of the model for each block
+            del tried[c]  # it holds a copy of the model for each block
         if not alive:
             break
-    errors = {str(c): points for c, points in curve.items()}
+    errors = {str(c): [(0, start_error), *points] for c, points in curve.items()}
     return best, Choice(str(best), best_steps, best_error, start_error, 0, errors), answers
+
+
+def _less(a: float, b: float, share: float) -> bool:
+    """Whether ``a`` lies below ``b`` by more than a share of it."""
+    return a < b - share * abs(b) if np.isfinite(b) else a < b
 
 
 # ---- blocks ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,18 @@ import numpy as np
 
 from spiketok import __version__
 from spiketok.errors import require
-from spiketok.evaluation.results import CALIBRATION_OF, FLOOR, WITHIN, TransferResult, to_dict
+from spiketok.evaluation.results import (
+    ADAPTED,
+    CALIBRATION_KINDS,
+    CALIBRATION_OF,
+    FLOOR,
+    MIXED,
+    WITHIN,
+    Cell,
+    TransferResult,
+    to_dict,
+)
+from spiketok.evaluation.spread import summarize
 from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import NS_PER_S
 from spiketok.storage.files import atomic_file, json_text, sha256_file, signed
@@ -36,6 +47,10 @@ COLOURS = {
     "identity_unlabelled": "#56B4E9",
     "identity_only": "#0072B2",
     "full": "#009E73",
+    "mapped_unlabelled": "#A6D3EE",
+    "mapped": "#F0E442",
+    ADAPTED: "#7A3E9D",
+    MIXED: "#B79AD0",
     WITHIN: "#D55E00",
     FLOOR: "#8A8F98",
 }
@@ -48,6 +63,10 @@ MEANING = {
     "identity_unlabelled": "unlabelled calibration trains only the parameters that belong to the session",
     "identity_only": "labelled calibration trains only the parameters that belong to the session",
     "full": "labelled calibration trains all parameters, the session's own first",
+    "mapped_unlabelled": "the session's own rows are foretold from its spikes by a ridge on the trained sessions",
+    "mapped": "the session's own rows are foretold from its spikes and their tuning by a ridge on the trained sessions",
+    ADAPTED: "from there on, what blocks of the calibration chose: what moves, at which rate, for how many steps",
+    MIXED: "a weighted mean of adapted and linear, whose weight the same blocks gave",
 }
 FORMAT, VERSION = "spiketok-report", 2
 TRACE_S, TRACE_WINDOWS = 10.0, 8  # a trace shows this much, whichever is longer
@@ -74,7 +93,6 @@ class Report:
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 OVER_SESSIONS = "mean over sessions"
-CALIBRATION_KINDS = ("none", "unlabelled", "labelled")
 TIMES = ("scored_s", "unanswered_s")  # of a score: the test time that it is of, and what no window answered
 
 
@@ -85,15 +103,18 @@ def columns_of(task: Task) -> list[str]:
 def table_rows(result: TransferResult, task: Task) -> list[dict[str, object]]:
     """One row a protocol and session, and one for each protocol's mean and spread over sessions.
 
-    Keys: ``protocol``, ``session``, the task's metrics (None where there is none), ``sd`` of the first of them (in rows
-    over sessions), ``n``, the sessions that have a score, and :data:`TIMES` (summed in rows over sessions).
+    Keys: ``protocol``, ``session``, the task's metrics (None where there is none; means over repeats), ``sd`` of the
+    first of them (over sessions, in a session's row over its repeats), ``n``, what has a score (sessions, in a session's
+    row repeats), and :data:`TIMES` (summed).
     """
     rows = []
     for protocol in result.protocols_of(task.name):
-        for cell in result.of(protocol, task.name):
-            score = cell.score or dict.fromkeys((*task.metrics, *TIMES))
-            row = {"protocol": protocol, "session": cell.session, "sd": None, "n": int(cell.score is not None)}
-            rows.append(row | {name: score[name] for name in (*task.metrics, *TIMES)})
+        for session in dict.fromkeys(cell.session for cell in result.of(protocol, task.name)):
+            cells = [cell for cell in result.of(protocol, task.name) if cell.session == session]
+            over, scores = summarize(cells, task.metrics), [c.score for c in cells if c.score is not None]
+            row = {"protocol": protocol, "session": session, "sd": over[task.metrics[0]]["sd_repeats"]}
+            row |= {"n": len(scores)} | {name: over[name]["mean"] for name in task.metrics}
+            rows.append(row | {name: sum(s[name] for s in scores) if scores else None for name in TIMES})
         over = result.summary[task.name][protocol]
         head = over[task.metrics[0]]
         row = {"protocol": protocol, "session": OVER_SESSIONS, "sd": head["sd"], "n": head["n"]}
@@ -122,13 +143,55 @@ def remarks(result: TransferResult) -> list[str]:
     stand_in = stand_in_line([f.session.id for f in result.sessions if f.valid_is_test], named_tasks(result))
     lines += [stand_in] if stand_in else []
     lines += [told.line for told in result.findings]
+    lines += [line for cell in result.cells for line in chosen_lines(cell)]
+    lines += [line for test in result.paired for line in paired_lines(test)]
     shows = {kind: [p for p in result.protocols if CALIBRATION_OF[p] == kind] for kind in CALIBRATION_KINDS}
     seen = "; ".join(f"{kind} for {', '.join(names)}" for kind, names in shows.items() if names)
     lines.append(
-        f"calibration: the first {result.calibration_s:g} s of each session's training time"
+        f"calibration: {calibration_words(result)} of each session's training time"
         f"{f', {seen}' if seen else ''}; sd: over sessions, of the first metric"
     )
     return lines
+
+
+def calibration_words(result: TransferResult) -> str:
+    """How the calibration lies in a session's training time."""
+    length, times = f"{result.calibration_s:g} s", f", drawn {result.repeats} times" if result.repeats > 1 else ""
+    words = {
+        "first": f"the first {length}",
+        "random": f"{length} from a random place{times}",
+        "spread": f"{length} in pieces spread{times}",
+    }
+    return words[result.calibration]
+
+
+def chosen_lines(cell: Cell) -> list[str]:
+    """What the blocks of a calibration chose, of a cell of ``adapted`` or of its mixture."""
+    if cell.how is None or cell.score is None:
+        return []
+    where = f"{cell.session}{f' (draw {cell.repeat + 1})' if cell.repeat else ''}, {cell.task}"
+    if cell.protocol == MIXED:
+        return [f"{MIXED} of {where}: weight {cell.how['weight']:.2f} of the model"]
+    if cell.protocol != ADAPTED:
+        return []
+    how = cell.how
+    start = f"begins at {'the map' if how['start'] == 'map' else how['start']}"
+    if not how["blocks"]:
+        return [f"{ADAPTED} of {where}: {start}, and stays: no blocks of the calibration hold a window each"]
+    tried = f"{how['blocks']} blocks, error {how['start_error']:.3f} at the start"
+    if not how["steps"]:
+        least = min((e for points in how["errors"].values() for steps, e in points if steps), default=None)
+        no_less = f", none less by enough (least {least:.3f})" if least is not None else ""
+        return [f"{ADAPTED} of {where}: {start}, 0 steps ({tried}{no_less})"]
+    return [f"{ADAPTED} of {where}: {start}, {how['candidate']}, {how['steps']} steps ({tried}, {how['error']:.3f})"]
+
+
+def paired_lines(test: dict[str, object]) -> list[str]:
+    """A test between two rows, where there is one."""
+    if test["p"] is None:
+        return []
+    what = f"{test['row']} - {test['against']}: {test['difference']:+.3f} {test['metric']} of {test['task']}"
+    return [f"{what}, {test['test']} over {test['n']} {test['pairs']}: p = {test['p']:.2g}"]
 
 
 def named_tasks(result: TransferResult) -> str:
@@ -136,7 +199,7 @@ def named_tasks(result: TransferResult) -> str:
 
 
 def title_of(result: TransferResult) -> str:
-    config, n = result.run.config, len(result.sessions)
+    config, n = result.run.config, len(result.session_ids)
     return f"{config.model} ({config.size}): {named_tasks(result)} in {n} session{'s' if n != 1 else ''}"
 
 
@@ -383,7 +446,7 @@ def _page(result: TransferResult, body: dict[str, object]) -> str:
             f"<h2>Scores{of}</h2>",
             _image(bar_plot(result, task), f"scores of {task.name} by protocol, sessions as points"),
             '<p class="soft small">Bars: mean over sessions. Points: sessions. Lines: 95 % bootstrap interval of the '
-            "mean over sessions (from three sessions).</p>",
+            "mean over sessions and repeats (from three).</p>",
             _summary_table(result, task),
             f"<h2>Each session{of}</h2>",
             _session_table(result, task),
@@ -413,7 +476,7 @@ def _head(result: TransferResult, title: str) -> str:
     run = result.run
     facts = [
         (str(len(run.trained_on)), "sessions trained on"),
-        (str(sum(not f.trained_on for f in result.sessions)), "unseen sessions scored"),
+        (str(len({f.session.id for f in result.sessions if not f.trained_on})), "unseen sessions scored"),
         (f"{result.calibration_s:g} s", "calibration"),
         (f"{run.model.n_fitted():,}", "parameters"),
         (f"{run.step:,} of {run.total_steps:,}", "training steps"),
@@ -444,7 +507,13 @@ def _summary_table(result: TransferResult, task: Task) -> str:
     for name in task.metrics:
         head += [(task.titles[name], True), ("SD", True), ("95 % CI", True)]
     rows = []
-    for protocol in result.protocols_of(task.name):
+    kinds = {
+        kind: [p for p in result.protocols_of(task.name) if CALIBRATION_OF[p] == kind] for kind in CALIBRATION_KINDS
+    }
+    for protocol in (p for kind in CALIBRATION_KINDS for p in kinds[kind]):
+        if protocol == kinds[CALIBRATION_OF[protocol]][0]:
+            kind = {"none": "no calibration"}.get(CALIBRATION_OF[protocol], f"{CALIBRATION_OF[protocol]} calibration")
+            rows.append(("mean", [_escape(kind), *[""] * (len(head) - 1)]))
         over = result.summary[task.name][protocol]
         cells = [_protocol(protocol), _escape(MEANING[protocol]), str(over[task.metrics[0]]["n"])]
         for name in task.metrics:
@@ -464,7 +533,7 @@ def _session_table(result: TransferResult, task: Task) -> str:
     rows, words = [], set(task.head().words)
     for facts in result.sessions:
         for protocol in result.protocols_of(task.name):
-            cell = result.cell(facts.session.id, protocol, task.name)
+            cell = result.cell(facts.session.id, protocol, task.name, facts.repeat)
             if cell is None:
                 continue
             name = [_escape(cell.session), _protocol(protocol)]
@@ -474,6 +543,7 @@ def _session_table(result: TransferResult, task: Task) -> str:
                 continue
             parts = next((v for v in cell.score.values() if isinstance(v, dict) and words.issuperset(v)), {})
             each = _escape(", ".join(f"{c} {_number(v, 2)}" for c, v in parts.items()))
+            each += "".join(f' <span class="empty">{_escape(line)}</span>' for line in chosen_lines(cell))
             for metric, why in cell.score.get("reasons", {}).items():
                 each += f'<span class="empty">{_escape(f"{task.titles.get(metric, metric)}: {why}")}</span> '
             scores = [_number(cell.score[key]) for key in task.metrics]
@@ -485,11 +555,11 @@ def _session_table(result: TransferResult, task: Task) -> str:
 
 def _traces(result: TransferResult, task: Task) -> str:
     parts = []
-    for facts in result.sessions:
-        figure = trace_plot(result, task, facts.session.id)
+    for session in result.session_ids:  # of several draws the first
+        figure = trace_plot(result, task, session)
         if figure is not None:
-            parts.append(f"<h3>{_escape(facts.session.id)}</h3>")
-            parts.append(_image(figure, f"predicted and true {task.about} in {facts.session.id}"))
+            parts.append(f"<h3>{_escape(session)}</h3>")
+            parts.append(_image(figure, f"predicted and true {task.about} in {session}"))
     if not parts:
         return ""
     told = f"The first {trace_s(result):g} s of each session's test time. Dark: true. Colour: predicted."
@@ -537,7 +607,7 @@ def _used(result: TransferResult) -> str:
     return (
         trained
         + scored
-        + f'<p class="soft small">Calibration is the first {result.calibration_s:g} s of usable training time of a '
+        + f'<p class="soft small">Calibration is {calibration_words(result)} of usable training time of a '
         "session; whether a protocol sees labels in it, its row says. No test window lies nearer to it than one window "
         f"of {window:g} ms. Predictions of overlapping windows are averaged at identical times. Each session adapts "
         "alone, from the same checkpoint.</p>"
