@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -327,11 +328,19 @@ def eval_xsession(
         str | None,
         typer.Option(
             "--protocols",
-            help="Comma-separated: zero_shot, zero_gradient, identity_unlabelled, identity_only, full.",
+            help="Comma-separated: zero_shot, zero_gradient, identity_unlabelled, mapped_unlabelled, identity_only, "
+            "full, mapped, adapted.",
             show_default="those that the model has",
         ),
     ] = None,
-    calibration_s: Annotated[float, typer.Option("--calibration-s", help="Seconds to adapt on.")] = 30.0,
+    calibration_s: Annotated[
+        str, typer.Option("--calibration-s", metavar="S[,S...]", help="Seconds to adapt on; several make a curve.")
+    ] = "30",
+    calibration: Annotated[
+        str,
+        typer.Option("--calibration", help="Where they lie in the training time: first, spread over it, random."),
+    ] = "first",
+    repeats: Annotated[int, typer.Option("--repeats", help="Draws of a spread or random calibration.")] = 1,
     within: Annotated[bool, typer.Option("--within", help="Allow sessions that the model was trained on.")] = False,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="transfer.KEY=VALUE", help="How the model adapts.")
@@ -348,14 +357,16 @@ def eval_xsession(
 ) -> None:
     """Measure transfer to sessions that the model never saw, beside a linear decoder on the same calibration."""
     require("torch", "train", "evaluation")
+    from spiketok.evaluation.curve import write_curve
     from spiketok.evaluation.report import write_report
     from spiketok.evaluation.transfer import evaluate_transfer
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import with_transfer
     from spiketok.training.predictions import write_predictions
-    from spiketok.training.runs import device_of, find_run, open_transfer_shards
+    from spiketok.training.runs import device_of, find_run, open_shards, open_transfer_shards
 
+    lengths = _lengths(calibration_s)
     workspace = indexed(root)
     run_dir = find_run(workspace, run)
     if run is None:
@@ -369,34 +380,67 @@ def eval_xsession(
         for line in remarks:
             say(f"note: {line}")
         names = [p.strip() for p in protocols.split(",") if p.strip()] if protocols is not None else None
+        reports = {}
+        for length_s in lengths:
 
-        def evaluate(opened: list) -> TransferResult:
-            with progress("eval-xsession", None, "cells") as advance:
-                return evaluate_transfer(
-                    loaded,
-                    opened,
-                    protocols=names,
-                    calibration_s=calibration_s,
-                    within=within,
-                    adapt=with_transfer(loaded.config, sets or []).transfer,
-                    device=device_of(loaded.config),
-                    stored=lambda session: read_session(workspace.store_path(session)),
-                    on_event=lambda event: advance(1, str(event.get("cell", ""))),
-                )
+            def evaluate(opened: list, length_s: float = length_s) -> TransferResult:
+                with progress("eval-xsession", None, "cells") as advance:
+                    return evaluate_transfer(
+                        loaded,
+                        opened,
+                        protocols=names,
+                        calibration_s=length_s,
+                        calibration=calibration,
+                        repeats=repeats,
+                        within=within,
+                        adapt=with_transfer(loaded.config, sets or []).transfer,
+                        device=device_of(loaded.config),
+                        stored=lambda session: read_session(workspace.store_path(session)),
+                        trained=lambda chosen: open_shards(workspace, chosen, loaded.config),
+                        on_event=lambda event: advance(1, str(event.get("cell", ""))),
+                    )
 
-        result = _without_unfit(evaluate, opened, {}, named=sessions is not None)
-        report = write_report(result, folder)
-        if save_predictions:
-            answered = [cell for cell in result.cells if cell.answer is not None]
-            for cell in answered:
-                write_predictions(folder / "predictions" / cell.protocol, cell.session, {cell.task: cell.answer})
-            seal_predictions(folder / "predictions", loaded.digest)
-            say(f"{len(answered)} files of predictions in {folder / 'predictions'}")
+            result = _without_unfit(evaluate, opened, {}, named=sessions is not None)
+            own = folder / f"{length_s:g}s" if len(lengths) > 1 else folder
+            reports[own] = result, write_report(result, own)
+            if save_predictions:
+                answered = [cell for cell in result.cells if cell.answer is not None]
+                for cell in answered:
+                    part = f"{cell.protocol}-draw{cell.repeat + 1}" if cell.repeat else cell.protocol
+                    write_predictions(own / "predictions" / part, cell.session, {cell.task: cell.answer})
+                seal_predictions(own / "predictions", loaded.digest)
+                say(f"{len(answered)} files of predictions in {own / 'predictions'}")
+        curve = write_curve([result for result, _ in reports.values()], folder) if len(lengths) > 1 else None
     if as_json:
-        show_json(report.summary)
+        show_json(curve.summary if curve else next(iter(reports.values()))[1].summary)
         return
-    for title, columns, rows in report.tables:
-        show_rows(title, columns, rows)
-    for line in report.remarks:
-        say(line)
-    print(f"report {folder / 'report.html'}")
+    if curve:
+        for title, columns, rows in curve.tables:
+            show_rows(title, columns, rows)
+        print(f"curve {folder / 'curve.html'}")
+    for own, (_, report) in reports.items():
+        if not curve:
+            for title, columns, rows in report.tables:
+                show_rows(title, columns, rows)
+        for line in report.remarks:
+            say(f"{own.name}: {line}" if curve else line)
+        print(f"report {own / 'report.html'}")
+
+
+def _lengths(text: str) -> list[float]:
+    """Seconds of calibration, from words with commas between; each once, rising.
+
+    Raises:
+        UsageError: one is no number above 0.
+    """
+    found = set()
+    for word in text.split(","):
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            message = f"--calibration-s {text}: '{word.strip()}' must be a number of seconds above 0, as in 10,30,60"
+            raise UsageError(message)
+        found.add(value)
+    return sorted(found)

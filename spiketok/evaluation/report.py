@@ -19,6 +19,7 @@ import numpy as np
 
 from spiketok import __version__
 from spiketok.errors import require
+from spiketok.evaluation.remarks import calibration_words, chosen_lines, named_tasks, remarks
 from spiketok.evaluation.results import (
     ADAPTED,
     CALIBRATION_KINDS,
@@ -26,7 +27,6 @@ from spiketok.evaluation.results import (
     FLOOR,
     MIXED,
     WITHIN,
-    Cell,
     TransferResult,
     to_dict,
 )
@@ -35,9 +35,8 @@ from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import NS_PER_S
 from spiketok.storage.files import atomic_file, json_text, sha256_file, signed
 from spiketok.training.checkpoints import TrainedSession
-from spiketok.training.sampling import dropped_words, listing
-from spiketok.training.sessions import stand_in_line
-from spiketok.training.tasks.base import Task, reason_lines
+from spiketok.training.sampling import listing
+from spiketok.training.tasks.base import Task
 from spiketok.training.tasks.decode import Prediction
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; the floor and the truth are greys.
@@ -104,8 +103,8 @@ def table_rows(result: TransferResult, task: Task) -> list[dict[str, object]]:
     """One row a protocol and session, and one for each protocol's mean and spread over sessions.
 
     Keys: ``protocol``, ``session``, the task's metrics (None where there is none; means over repeats), ``sd`` of the
-    first of them (over sessions, in a session's row over its repeats), ``n``, what has a score (sessions, in a session's
-    row repeats), and :data:`TIMES` (summed).
+    first of them (over sessions, in a session's row over its repeats), ``n``, what has a score (sessions, in a
+    session's row repeats), and :data:`TIMES` (summed).
     """
     rows = []
     for protocol in result.protocols_of(task.name):
@@ -122,80 +121,6 @@ def table_rows(result: TransferResult, task: Task) -> list[dict[str, object]]:
         row |= {name: sum(score[name] for score in scored) if scored else None for name in TIMES}
         rows.append(row | {name: over[name]["mean"] for name in task.metrics})
     return rows
-
-
-def remarks(result: TransferResult) -> list[str]:
-    """Why cells are empty, each reason once with its sessions, and what the calibration was."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for cell in result.cells:
-        if cell.score is None:
-            named = reasons.setdefault((cell.protocol, cell.reason), [])
-            named += [cell.session] if cell.session not in named else []
-    lines = [f"{protocol} is empty for {', '.join(ids)}: {why}" for (protocol, why), ids in reasons.items()]
-    lines += reason_lines({c.session: c.score for c in result.cells if c.score is not None and "reasons" in c.score})
-    if not result.run.finished:
-        lines.append(f"the run is not finished: {result.run.step} of {result.run.total_steps} steps")
-    for facts in result.sessions:
-        parts = {part: dropped_words(reasons) for part, reasons in facts.dropped.items()}
-        words = "; ".join(f"{words} of {part}" for part, words in parts.items() if words)
-        if words:
-            lines.append(f"{facts.session.id}: no window uses {words} (windows reach {facts.reach})")
-    stand_in = stand_in_line([f.session.id for f in result.sessions if f.valid_is_test], named_tasks(result))
-    lines += [stand_in] if stand_in else []
-    lines += [told.line for told in result.findings]
-    lines += [line for cell in result.cells for line in chosen_lines(cell)]
-    lines += [line for test in result.paired for line in paired_lines(test)]
-    shows = {kind: [p for p in result.protocols if CALIBRATION_OF[p] == kind] for kind in CALIBRATION_KINDS}
-    seen = "; ".join(f"{kind} for {', '.join(names)}" for kind, names in shows.items() if names)
-    lines.append(
-        f"calibration: {calibration_words(result)} of each session's training time"
-        f"{f', {seen}' if seen else ''}; sd: over sessions, of the first metric"
-    )
-    return lines
-
-
-def calibration_words(result: TransferResult) -> str:
-    """How the calibration lies in a session's training time."""
-    length, times = f"{result.calibration_s:g} s", f", drawn {result.repeats} times" if result.repeats > 1 else ""
-    words = {
-        "first": f"the first {length}",
-        "random": f"{length} from a random place{times}",
-        "spread": f"{length} in pieces spread{times}",
-    }
-    return words[result.calibration]
-
-
-def chosen_lines(cell: Cell) -> list[str]:
-    """What the blocks of a calibration chose, of a cell of ``adapted`` or of its mixture."""
-    if cell.how is None or cell.score is None:
-        return []
-    where = f"{cell.session}{f' (draw {cell.repeat + 1})' if cell.repeat else ''}, {cell.task}"
-    if cell.protocol == MIXED:
-        return [f"{MIXED} of {where}: weight {cell.how['weight']:.2f} of the model"]
-    if cell.protocol != ADAPTED:
-        return []
-    how = cell.how
-    start = f"begins at {'the map' if how['start'] == 'map' else how['start']}"
-    if not how["blocks"]:
-        return [f"{ADAPTED} of {where}: {start}, and stays: no blocks of the calibration hold a window each"]
-    tried = f"{how['blocks']} blocks, error {how['start_error']:.3f} at the start"
-    if not how["steps"]:
-        least = min((e for points in how["errors"].values() for steps, e in points if steps), default=None)
-        no_less = f", none less by enough (least {least:.3f})" if least is not None else ""
-        return [f"{ADAPTED} of {where}: {start}, 0 steps ({tried}{no_less})"]
-    return [f"{ADAPTED} of {where}: {start}, {how['candidate']}, {how['steps']} steps ({tried}, {how['error']:.3f})"]
-
-
-def paired_lines(test: dict[str, object]) -> list[str]:
-    """A test between two rows, where there is one."""
-    if test["p"] is None:
-        return []
-    what = f"{test['row']} - {test['against']}: {test['difference']:+.3f} {test['metric']} of {test['task']}"
-    return [f"{what}, {test['test']} over {test['n']} {test['pairs']}: p = {test['p']:.2g}"]
-
-
-def named_tasks(result: TransferResult) -> str:
-    return listing([task.name for task in result.tasks])
 
 
 def title_of(result: TransferResult) -> str:
@@ -242,7 +167,7 @@ def _png(figure) -> bytes:
     return stream.getvalue()
 
 
-def _plain_axes(axes) -> None:
+def plain_axes(axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.spines["left"].set_color("#9AA0A8")
@@ -269,7 +194,7 @@ def bar_plot(result: TransferResult, task: Task):
         axes.set_xlim(-0.6, len(protocols) - 0.4)
         axes.grid(axis="y", color="#E6E8EB", linewidth=0.7)
         axes.set_axisbelow(True)
-        _plain_axes(axes)
+        plain_axes(axes)
     low, high = zip(*(_span(result, task, protocols, name) for name in names), strict=True)
     for axes, bottom, top in zip(panels, low, high, strict=True):
         if to_one:
@@ -338,7 +263,7 @@ def trace_plot(result: TransferResult, task: Task, session: str):
             r2 = cell.score["r2_per_component"][component]
             text = f"{protocol}   R² {r2:.2f}" if r2 is not None else f"{protocol}   no R²"
             axes.set_title(text, fontsize=8.5, loc="left", color=COLOURS[protocol], fontweight="bold", pad=3)
-            _plain_axes(axes)
+            plain_axes(axes)
             axes.set_ylabel(f"{component} ({measure})" if measure else component, fontsize=8, color="#22262B")
             if row == len(shown) - 1:
                 axes.set_xlabel("time in the session (s)", fontsize=8.5, color="#22262B")
@@ -413,7 +338,7 @@ def _table(head: Sequence[tuple[str, bool]], rows: Iterable[tuple[str, Sequence[
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _image(figure, text: str) -> str:
+def picture(figure, text: str) -> str:
     data = base64.b64encode(_png(figure)).decode()
     return f'<img alt="{_escape(text)}" src="data:image/png;base64,{data}">'
 
@@ -444,7 +369,7 @@ def _page(result: TransferResult, body: dict[str, object]) -> str:
         of = _of(result, task)
         sections += [
             f"<h2>Scores{of}</h2>",
-            _image(bar_plot(result, task), f"scores of {task.name} by protocol, sessions as points"),
+            picture(bar_plot(result, task), f"scores of {task.name} by protocol, sessions as points"),
             '<p class="soft small">Bars: mean over sessions. Points: sessions. Lines: 95 % bootstrap interval of the '
             "mean over sessions and repeats (from three).</p>",
             _summary_table(result, task),
@@ -458,6 +383,32 @@ def _page(result: TransferResult, body: dict[str, object]) -> str:
         "<h2>Provenance</h2>",
         _provenance(result, body),
     ]
+    return _whole_page(title, sections)
+
+
+def page_of(
+    title: str, tables: Sequence[tuple[str, list[str], list[dict[str, object]]]], pictures: Sequence[str]
+) -> str:
+    """A page of tables, each under its picture."""
+    sections = [f"<h1>{_escape(title)}</h1>"]
+    for (name, columns, rows), drawn in zip(tables, pictures, strict=True):
+        head = [(column.replace("_", " "), column != "protocol") for column in columns]
+        cells = [("", [_cell(column, row[column]) for column in columns]) for row in rows]
+        sections += [f"<h2>{_escape(name)}</h2>", drawn, _table(head, cells)]
+    return _whole_page(title, sections)
+
+
+def _cell(column: str, value: object) -> str:
+    if column == "protocol":
+        return _protocol(str(value))
+    return (
+        _number(value)
+        if isinstance(value, float) and column != "calibration_s"
+        else _escape("" if value is None else f"{value:g}")
+    )
+
+
+def _whole_page(title: str, sections: Sequence[str]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -559,7 +510,7 @@ def _traces(result: TransferResult, task: Task) -> str:
         figure = trace_plot(result, task, session)
         if figure is not None:
             parts.append(f"<h3>{_escape(session)}</h3>")
-            parts.append(_image(figure, f"predicted and true {task.about} in {session}"))
+            parts.append(picture(figure, f"predicted and true {task.about} in {session}"))
     if not parts:
         return ""
     told = f"The first {trace_s(result):g} s of each session's test time. Dark: true. Colour: predicted."
