@@ -22,7 +22,7 @@ def demo_commands(root: Path, *, quick: bool) -> list[list[str]]:
     here = ["--root", str(root)]
     size = ["--duration-s", "90", "--units", "40"] if quick else []
     steps = ["--set", "optim.steps=60", "--set", "transfer.identity_steps=20", "--set", "transfer.full_steps=20",
-             "--set", "transfer.unfreeze_after=5"] if quick else []  # fmt: skip
+             "--set", "transfer.unfreeze_after=5", "--set", "transfer.adapt_steps=25"] if quick else []  # fmt: skip
     return [
         ["simulate", *size, *here],
         ["verify", *here],

@@ -42,7 +42,7 @@ def unit_statistics(stretches: Sequence[Stretch], name: str, bin_s: float, tasks
     counts = [_seen(stretch, name) for stretch in stretches]
     columns = _of_spikes(counts, bin_s)
     for task in tasks:
-        columns += _tuning(counts, [(s.target[task], s.weight[task]) for s in stretches])
+        columns += _tuning(counts, [(s.target[task].astype(np.float64), s.weight[task]) for s in stretches])
     return np.column_stack(columns)
 
 

@@ -76,7 +76,7 @@ def write_config(folder: Path) -> Path:
     config = folder / "run.toml"
     config.write_text(
         'seed = 1\ntasks = ["decode:cursor_vel"]\n[optim]\nsteps = 5\n'
-        "[transfer]\nidentity_steps = 3\nunfreeze_after = 1\nfull_steps = 3\n"
+        "[transfer]\nidentity_steps = 3\nunfreeze_after = 1\nfull_steps = 3\nadapt_steps = 1\n"
     )
     return config
 
@@ -103,8 +103,10 @@ def test_the_main_job_writes_a_report(workspace):
     done = spiketok(workspace, "eval-xsession", "poyo", "--calibration-s", "20", "--set", "transfer.full_steps=4")
     header, *rows = [line.split("\t") for line in done.stdout.splitlines()[:-1]]
     assert header == ["protocol", "session", "r2_variance_weighted", "r2_mean", "sd", "n", "scored_s", "unanswered_s"]
-    assert [row[0] for row in rows[::2]] == ["linear", "zero_shot", "identity_only", "full"]
-    assert [row[1] for row in rows[1::2]] == ["mean over sessions"] * 4
+    shown = ["linear", "zero_shot", "mapped_unlabelled", "identity_only", "full", "mapped", "adapted", "adapted+linear"]
+    assert [row[0] for row in rows[::2]] == shown
+    assert [row[1] for row in rows[1::2]] == ["mean over sessions"] * len(shown)
+    assert "adapted of local/sub-S01_ses-CO-day02_behavior+ecephys, decode:cursor_vel: begins at the map" in done.stderr
     report = Path(done.stdout.strip().splitlines()[-1].split(maxsplit=1)[1])
     page = report.read_text()
     assert "day02" in page

@@ -22,7 +22,7 @@ SETS = {
     "optim": ("steps=4", "checkpoint_every=2"),
     "data": ("window_ms=500", "batch_size=4"),
     "task.population": ("held_out=0.25",),
-    "transfer": ("identity_steps=2", "full_steps=2", "unfreeze_after=1", "batch_size=4"),
+    "transfer": ("identity_steps=2", "full_steps=2", "unfreeze_after=1", "batch_size=4", "adapt_steps=1"),
 }
 TRAIN = (
     "train",

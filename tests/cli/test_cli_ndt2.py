@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
+from spiketok.evaluation.results import OF_MAPS
 from spiketok.models.ndt2 import Ndt2
 from spiketok.sources.simulator import SimulationConfig, simulate
 from tests.cli.test_cli import spiketok
@@ -22,7 +23,7 @@ SETS = {
     "optim": ("steps=4", "checkpoint_every=2"),
     "data": ("window_ms=500", "batch_size=4"),
     "task.population": ("held_out=0.25",),
-    "transfer": ("identity_steps=2", "full_steps=2", "unfreeze_after=1", "batch_size=4"),
+    "transfer": ("identity_steps=2", "full_steps=2", "unfreeze_after=1", "batch_size=4", "adapt_steps=1"),
 }
 TRAIN = (
     "train",
@@ -69,7 +70,7 @@ def test_an_unseen_day_has_every_row_of_the_table(root, tmp_path):
     rows = json.loads(done.stdout)["scores"]
     for task in ("population", "decode:cursor_vel"):
         own = {row["protocol"]: row for row in rows if row["task"] == task}
-        assert own.keys() == {"linear", *Ndt2.protocols}
+        assert own.keys() == {"linear", "adapted+linear", *Ndt2.protocols, *OF_MAPS}
         assert all(own[p]["reason"] == "" for p in Ndt2.protocols)
     # without labels and with them, the four tokens of the new session are all that moves; its subject is known
     assert {own[p]["trained_parameters"] for p in ("identity_unlabelled", "identity_only")} == {4 * 16}

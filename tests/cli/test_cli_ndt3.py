@@ -22,7 +22,7 @@ SETS = {
     "optim": ("steps=4", "checkpoint_every=2"),
     "data": ("window_ms=500", "batch_size=4"),
     "task.population": ("held_out=0.25",),
-    "transfer": ("full_steps=2", "batch_size=4"),
+    "transfer": ("full_steps=2", "batch_size=4", "adapt_steps=1"),
 }
 SET = tuple(w for section, keys in SETS.items() for key in keys for w in ("--set", f"{section}.{key}"))
 TRAIN = ("train", "--model", "ndt3", "--tokenize", *SET)

@@ -21,7 +21,7 @@ SETS = {
     "model": ("dim=16", "heads=2", "hidden=24"),
     "optim": ("steps=4", "checkpoint_every=2"),
     "data": ("window_ms=500", "batch_size=4"),
-    "transfer": ("identity_steps=2", "full_steps=2", "unfreeze_after=1", "batch_size=4"),
+    "transfer": ("identity_steps=2", "full_steps=2", "unfreeze_after=1", "batch_size=4", "adapt_steps=1"),
 }
 SET = [word for section, keys in SETS.items() for key in keys for word in ("--set", f"{section}.{key}")]
 ASKED = ("population", "decode:cursor_vel", "classify:target_dir")

@@ -110,6 +110,7 @@ def test_the_json_says_the_same(page, result):
     assert written["checkpoint_digest"] == result.run.digest
     assert written["config"] == result.run.config.to_dict()
     assert written["calibration_s"] == 5.0
+    assert (written["calibration_drawn"], written["repeats"]) == ("first", 1)
     assert written["calibration"] == {
         "linear": "labelled",
         "zero_shot": "none",

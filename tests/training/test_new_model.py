@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from torch import Tensor, nn  # noqa: E402
 
+from spiketok.evaluation.results import OF_MAPS  # noqa: E402
 from spiketok.models import MODELS  # noqa: E402
 from spiketok.models.base import PROTOCOLS, Model, Part, check_same_units  # noqa: E402
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing, query_bin  # noqa: E402
@@ -41,7 +42,7 @@ TRAINED, UNSEEN = [DAY.format(1), DAY.format(2)], DAY.format(3)
 RECIPE = {
     "data": {"window_ms": 1000.0, "batch_size": 8},
     "optim": {"lr": 5e-3, "steps": 6, "checkpoint_every": 2},
-    "transfer": {"identity_steps": 3, "full_steps": 3, "unfreeze_after": 1, "batch_size": 4},
+    "transfer": {"identity_steps": 3, "full_steps": 3, "unfreeze_after": 1, "batch_size": 4, "adapt_steps": 1},
 }
 
 # ---- three models ---------------------------------------------------------------------------------------------------
@@ -342,7 +343,9 @@ def test_a_new_model_goes_from_the_store_to_a_verified_report(root, name):
     told = read(report.with_name("report.json"))
     assert_read(root, told["sessions"], expected)
     scores = {row["protocol"]: row for row in told["scores"]}
-    assert scores.keys() == {"linear", "zero_shot", *TOYS[name].protocols}
+    assert scores.keys() == {"linear", "zero_shot", *TOYS[name].protocols, *OF_MAPS, "adapted+linear"}
+    for mapped in (scores.pop("mapped"), scores.pop("mapped_unlabelled")):
+        assert "no numbers of each unit" in mapped["reason"]
     for row in scores.values():
         assert (row["session"], row["reason"]) == (UNSEEN, "")
         assert np.isfinite(row["score"]["r2_mean"])

@@ -334,7 +334,7 @@ class Writer(Model):
         "*": {
             "data": {"window_ms": 3200.0, "batch_size": 16},
             "optim": {"lr": 5e-3, "steps": 4},
-            "transfer": {"identity_steps": 2, "full_steps": 2, "unfreeze_after": 1, "batch_size": 4},
+            "transfer": {"identity_steps": 2, "full_steps": 2, "unfreeze_after": 1, "batch_size": 4, "adapt_steps": 1},
         }
     }
 

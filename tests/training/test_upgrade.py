@@ -143,7 +143,13 @@ def test_tokens_weights_and_scores_are_those_of_before(workspace, release_before
     assert "nothing in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("run", "words"), [(LINEAR, ["--within", "--sessions", "*day02*"]), (POYO, [])])
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (LINEAR, ["--within", "--sessions", "*day02*"]),
+        (POYO, ["--protocols", "zero_shot,identity_only,full"]),  # the rows of that release
+    ],
+)
 def test_evaluation_gives_the_scores_of_the_release_before(workspace, release_before, run, words):
     upgrade(workspace)
     app(["eval-xsession", run, "--calibration-s", "5", "--root", str(workspace.root), *words], standalone_mode=False)

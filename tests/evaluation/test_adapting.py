@@ -1,0 +1,305 @@
+"""Adaptation that blocks of the calibration choose: what moves, what is tried, what is chosen, what it is worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from spiketok.evaluation import transfer
+from spiketok.evaluation.adapting import (
+    FIRST,
+    GRID,
+    MARGIN,
+    OTHER,
+    Candidate,
+    Walker,
+    block_error,
+    folds_of,
+    mixed,
+    mixing_weight,
+    search,
+)
+from spiketok.evaluation.identity_map import principal, rows_of
+from spiketok.evaluation.maps import Maps
+from spiketok.evaluation.transfer import evaluate_transfer
+from spiketok.recording.nouns import Intervals
+from spiketok.training.checkpoints import load_run
+from spiketok.training.config import load_config
+from spiketok.training.loop import train
+from spiketok.training.tasks.decode import Prediction
+from tests.decodable import SMALL_POYO, bake_tokens, decodable_session
+
+SECOND = 1_000_000_000
+TASK = "decode:hand_vel"
+IDS = ["made/day0", "made/day1", "made/new0", "made/new1"]
+
+# ---- the search, on curves that are laid out ------------------------------------------------------------------------
+
+
+class Laid:
+    """A candidate whose errors follow a formula; notes how far each went."""
+
+    def __init__(self, curve, far, name):
+        self.curve, self.far, self.name = curve, far, name
+
+    def to(self, steps):
+        self.far[self.name] = steps
+        return self.curve(steps), (self.name, steps)
+
+
+def searched(curves, most=1000):
+    """``curves``: by candidate's word, the error after so many steps; all others lose."""
+    far = {}
+    losing = lambda n: 1.0 + 0.1 * (n > 0)  # noqa: E731
+    found = search(FIRST, OTHER, lambda c: Laid(curves.get(str(c), losing), far, str(c)), most)
+    return *found, far
+
+
+def test_where_every_step_loses_the_start_stands():
+    candidate, choice, answers, far = searched({})
+    assert (candidate, choice.steps, choice.error, choice.start_error) == (FIRST[0], 0, 1.0, 1.0)
+    assert answers == (str(FIRST[0]), 0)
+    assert max(far.values()) <= 50
+    assert all(points[0] == (0, 1.0) for points in choice.errors.values())
+
+
+def test_the_best_is_followed_to_its_end_and_the_others_are_not():
+    far_best = str(FIRST[2])
+    candidate, choice, answers, far = searched({far_best: lambda n: 0.4 + 0.6 * np.exp(-n / 300)})
+    assert (candidate, choice.steps) == (FIRST[2], GRID[-1])
+    assert answers == (far_best, GRID[-1])
+    assert far[str(OTHER[2])] <= 100  # the other rate was tried beside it
+    assert far[str(FIRST[0])] == far[str(FIRST[1])] == 25
+
+
+def test_another_rate_is_chosen_where_it_is_better_and_what_rises_again_is_not_followed():
+    other = str(OTHER[1])
+    curves = {str(FIRST[1]): lambda n: 0.9 if n else 1.0, other: lambda n: 1.0 - 0.004 * n if n <= 100 else 0.7}
+    candidate, choice, _, far = searched(curves)
+    assert (candidate, choice.steps) == (OTHER[1], 100)
+    assert choice.error == pytest.approx(0.6)
+    assert far[other] == 400  # two points of the grid without gain
+
+
+def test_what_is_not_better_by_a_margin_does_not_leave_the_start():
+    curves = {str(c): lambda n: 1.0 - (MARGIN - 0.005) * (n > 0) for c in FIRST}
+    assert searched(curves)[1].steps == 0
+    curves = {str(c): lambda n: 1.0 - (MARGIN + 0.005) * (n > 0) for c in FIRST}
+    assert searched(curves)[1].steps == GRID[1]
+
+
+def test_no_step_beyond_the_most():
+    falling = {str(c): lambda n: 1.0 / (1 + n) for c in (*FIRST, *OTHER)}
+    for most in (0, 1, 7, 60):
+        _, choice, _, far = searched(falling, most)
+        assert choice.steps == max(far.values()) == most
+
+
+# ---- a toy poyo -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {i: decodable_session(i.split("/")[1], k, n_units=9 + k) for k, i in enumerate(IDS)}
+
+
+@pytest.fixture(scope="module")
+def tokens(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    return {i: bake_tokens(folder, session) for i, session in made.items()}
+
+
+@pytest.fixture(scope="module")
+def poyo(tokens, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("poyo")
+    sets = [*SMALL_POYO, "optim.steps=4", "transfer.adapt_steps=2", "transfer.map_draws=2"]
+    train(load_config("poyo", None, sets), [tokens[i] for i in IDS[:2]], run_dir)
+    return load_run(run_dir)
+
+
+ROWS = ["mapped_unlabelled", "identity_unlabelled", "mapped", "adapted"]
+
+
+@pytest.fixture(scope="module")
+def result(poyo, tokens, made):
+    def trained(ids):
+        return [tokens[i] for i in ids]
+
+    kept = dict(protocols=ROWS, calibration_s=6, stored=made.get, trained=trained, calibration="random")
+    both = evaluate_transfer(poyo, [tokens[i] for i in IDS[2:]], repeats=2, **kept)
+    alone = evaluate_transfer(poyo, [tokens[IDS[3]]], repeats=1, **kept)
+    return both, alone
+
+
+def unseen(poyo, tokens, calibration_s=6.0):
+    session = transfer._transfer_session(poyo, tokens[IDS[2]], calibration_s)
+    maps = Maps(poyo, None, None, calibration_s, "first", poyo.config.transfer, 0)
+    return transfer.Unseen(poyo, session, poyo.config.transfer, 3, torch.device("cpu"), lambda event: None, maps)
+
+
+def test_the_rows_stand_for_each_session_and_draw(result):
+    both, _ = result
+    assert both.protocols == (
+        "linear",
+        "identity_unlabelled",
+        "mapped_unlabelled",
+        "mapped",
+        "adapted",
+        "adapted+linear",
+    )
+    for protocol in ("mapped_unlabelled", "mapped", "adapted", "adapted+linear"):
+        found = [(c.session, c.repeat) for c in both.of(protocol, TASK) if c.score is not None]
+        assert found == [(s, r) for s in IDS[2:] for r in (0, 1)]
+    how = both.cell(IDS[2], "adapted", TASK).how
+    assert how["start"] == "map" and how["map_sessions"] == 2 and how["blocks"] == 3
+    assert {points[-1][0] for points in how["errors"].values()} == {2}
+    assert 0 <= both.cell(IDS[2], "adapted+linear", TASK).how["weight"] <= 1
+    first, second = (both.sessions[k].calibration for k in (0, 1))
+    assert first.start_ns.tolist() != second.start_ns.tolist()
+    assert len({(t["row"], t["against"]) for t in both.paired}) == 5 + 4
+
+
+def test_no_result_depends_on_the_other_sessions_or_draws(result):
+    both, alone = result
+    for protocol in both.protocols:
+        cell, again = both.cell(IDS[3], protocol, TASK), alone.cell(IDS[3], protocol, TASK)
+        assert (cell.score, cell.how) == (again.score, again.how)
+
+
+def test_without_trained_sessions_the_rows_say_why(poyo, tokens, made):
+    found = evaluate_transfer(poyo, [tokens[IDS[2]]], protocols=ROWS, calibration_s=6, stored=made.get)
+    for protocol in ("mapped_unlabelled", "mapped", "adapted", "adapted+linear"):
+        cell = found.cell(IDS[2], protocol, TASK)
+        assert cell.score is None
+        assert cell.reason == "its map is learned of the trained sessions' shards, which are not at hand"
+    gone = evaluate_transfer(
+        poyo, [tokens[IDS[2]]], protocols=["mapped"], calibration_s=6, trained=lambda ids: [tokens[i] for i in ids]
+    )
+    assert "is not in the store" in gone.cell(IDS[2], "mapped", TASK).reason
+
+
+def test_blocks_are_apart_and_a_calibration_of_few_windows_has_fewer(poyo, tokens):
+    session = unseen(poyo, tokens).session
+    window_ns = poyo.config.data.window_ns
+    folds = folds_of(session, 3, window_ns)
+    assert len(folds) == 3
+    whole = session.splits["calibration"]
+    for fold in folds:
+        block, rest = fold.splits["test"], fold.splits["calibration"]
+        assert block.intersect(rest).total_ns == 0
+        assert block.total_ns + rest.total_ns == whole.total_ns == block.intersect(whole).total_ns + rest.total_ns
+        touched = Intervals(fold.windows("test").start_ns, fold.windows("test").stop_ns)
+        other = Intervals(fold.windows("calibration").start_ns, fold.windows("calibration").stop_ns)
+        assert touched.intersect(other.union()).total_ns == 0
+    for seconds, blocks in ((1.2, 2), (0.6, 0)):
+        short = Intervals([0], [round(seconds * SECOND)])
+        few = replace(session, splits={"calibration": short, "test": session.splits["test"]})
+        assert len(folds_of(few, 3, window_ns)) == blocks
+
+
+@pytest.mark.parametrize("candidate", [*FIRST, *OTHER], ids=str)
+def test_what_moves_is_what_the_candidate_says(candidate, poyo, tokens):
+    one = unseen(poyo, tokens)
+    model, session = one.model(), one.session.id
+    directions = [principal(rows_of(*model.unit_parts(IDS[0])[0]).double().numpy())[:3]]
+    names = {id(p): name for name, p in model.named_parameters()}
+    identity = {
+        (names[id(p.parameter)], r)
+        for p in model.identity_parameters([session])
+        for r in range(p.rows.start, p.rows.stop)
+    }
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    base = rows_of(*model.unit_parts(session)[0])
+    batch = next(iter(one.loader(model, one.session.tasks, sampler_of(one), 4)))
+    walker = Walker(model, session, candidate, directions)
+    from spiketok.models.batch import Progress
+
+    for step in range(2):
+        walker.step(lambda step=step: model.loss(batch, model(batch), Progress(step, 2))["total"])
+    moved = {
+        (name, r)
+        for name, p in model.named_parameters()
+        for r in (p != before[name]).reshape(len(p), -1).any(1).nonzero().flatten().tolist()
+    }
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    if candidate.moves != "full":
+        assert moved == identity
+    else:
+        others = {(n, r) for n, r in moved if n in {n for n, _ in identity}} - identity
+        assert identity < moved and not others
+    if candidate.moves == "directions":
+        step = rows_of(*model.unit_parts(session)[0]) - base
+        inside = step @ directions[0].T @ directions[0]
+        torch.testing.assert_close(inside, step, atol=1e-6, rtol=1e-4)
+
+
+def sampler_of(one):
+    from spiketok.training.sampling import RandomWindows
+
+    return RandomWindows([one.session.windows("calibration")], one.run.config.data.window_ns, seed=0)
+
+
+def test_rows_are_pulled_back_to_where_they_began(poyo, tokens):
+    one = unseen(poyo, tokens)
+    model, session = one.model(), one.session.id
+    part, axis = model.unit_parts(session)[0]
+    base = rows_of(part, axis)
+    walker = Walker(model, session, Candidate("rows", 1e-2, pull=5.0), ())
+    with torch.no_grad():
+        walker.rows[0][4].copy_(torch.ones_like(base))
+    walker.step(lambda: 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad))
+    torch.testing.assert_close(rows_of(part, axis), base + (1 - 1e-2 * 5.0), atol=1e-6, rtol=1e-5)
+
+
+# ---- errors and weights ---------------------------------------------------------------------------------------------
+
+
+def prediction(time_ns, predicted, true, weight=None):
+    weight = np.ones(len(time_ns), np.float32) if weight is None else weight
+    return Prediction(np.asarray(time_ns), predicted, true, weight, ("x", "y"), "mm/s")
+
+
+def answers_of(seed: int):
+    """A truth at 40 times; a model and a linear decoder that err each in their way, the latter at 15 other times."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(0, 400, 10)
+    truth = np.column_stack([np.sin(time / 60), 30 * np.cos(time / 45)])
+    scale = np.array([1.0, 30.0])
+    weight = (rng.random(40) < 0.8).astype(np.float32)
+    model = prediction(time, truth + 0.5 * scale * rng.normal(size=truth.shape), truth, weight)
+    there = np.arange(5, 395, 26)
+    linear = prediction(there, 0.3 * scale * rng.normal(size=(15, 2)), np.zeros((15, 2)))
+    return model, linear
+
+
+def test_the_weight_is_that_of_the_least_error_among_many(poyo):
+    task = replace_std(poyo.tasks[0], (2.0, 60.0))
+    models, linears = zip(*(answers_of(seed) for seed in range(3)), strict=True)
+    weight = mixing_weight(models, linears, task)
+    error = [
+        block_error([{task.name: mixed(m, x, w)} for m, x in zip(models, linears, strict=True)], [task])
+        for w in np.linspace(0, 1, 101)
+    ]
+    assert weight == pytest.approx(np.argmin(error) / 100, abs=0.006)
+    assert mixing_weight(models, models, task) == 1.0  # the same answer: nothing to weigh
+    np.testing.assert_allclose(mixed(models[0], linears[0], 1.0).predicted, models[0].predicted)
+    np.testing.assert_allclose(mixed(models[0], linears[0], 0.0).predicted[:1], linears[0].predicted[:1])
+
+
+def replace_std(task, std):
+    import copy
+
+    task = copy.copy(task)
+    task.target = replace(task.target, std=std)
+    return task
+
+
+def test_the_error_of_blocks_is_over_all_their_samples_in_sds(poyo):
+    task = replace_std(poyo.tasks[0], (2.0, 60.0))
+    models = [answers_of(seed)[0] for seed in range(2)]
+    off = np.concatenate([((m.predicted - m.true) / [2.0, 60.0])[m.weight > 0] for m in models])
+    assert block_error([{task.name: m} for m in models], [task]) == pytest.approx(np.square(off).mean())
+    assert block_error([{}], [task]) == np.inf
