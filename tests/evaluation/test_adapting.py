@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from spiketok.evaluation import transfer
+from spiketok.evaluation import adapted, transfer
 from spiketok.evaluation.adapting import (
     FIRST,
     GRID,
@@ -25,10 +26,12 @@ from spiketok.evaluation.adapting import (
 from spiketok.evaluation.identity_map import principal, rows_of
 from spiketok.evaluation.maps import Maps
 from spiketok.evaluation.transfer import evaluate_transfer
+from spiketok.models.batch import Progress
 from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import load_config
 from spiketok.training.loop import train
+from spiketok.training.sampling import RandomWindows
 from spiketok.training.tasks.decode import Prediction
 from tests.decodable import SMALL_POYO, bake_tokens, decodable_session
 
@@ -128,7 +131,7 @@ def result(poyo, tokens, made):
     def trained(ids):
         return [tokens[i] for i in ids]
 
-    kept = dict(protocols=ROWS, calibration_s=6, stored=made.get, trained=trained, calibration="random")
+    kept = {"protocols": ROWS, "calibration_s": 6, "stored": made.get, "trained": trained, "calibration": "random"}
     both = evaluate_transfer(poyo, [tokens[i] for i in IDS[2:]], repeats=2, **kept)
     alone = evaluate_transfer(poyo, [tokens[IDS[3]]], repeats=1, **kept)
     return both, alone
@@ -140,6 +143,7 @@ def unseen(poyo, tokens, calibration_s=6.0):
     return transfer.Unseen(poyo, session, poyo.config.transfer, 3, torch.device("cpu"), lambda event: None, maps)
 
 
+@pytest.mark.long  # with the other of the fixture ten seconds
 def test_the_rows_stand_for_each_session_and_draw(result):
     both, _ = result
     assert both.protocols == (
@@ -162,6 +166,7 @@ def test_the_rows_stand_for_each_session_and_draw(result):
     assert len({(t["row"], t["against"]) for t in both.paired}) == 5 + 4
 
 
+@pytest.mark.long  # with the other of the fixture ten seconds
 def test_no_result_depends_on_the_other_sessions_or_draws(result):
     both, alone = result
     for protocol in both.protocols:
@@ -206,17 +211,12 @@ def test_what_moves_is_what_the_candidate_says(candidate, poyo, tokens):
     model, session = one.model(), one.session.id
     directions = [principal(rows_of(*model.unit_parts(IDS[0])[0]).double().numpy())[:3]]
     names = {id(p): name for name, p in model.named_parameters()}
-    identity = {
-        (names[id(p.parameter)], r)
-        for p in model.identity_parameters([session])
-        for r in range(p.rows.start, p.rows.stop)
-    }
+    parts = [(names[id(p.parameter)], p.rows) for p in model.identity_parameters([session])]
+    identity = {(name, r) for name, rows in parts for r in range(rows.start, rows.stop)}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     base = rows_of(*model.unit_parts(session)[0])
     batch = next(iter(one.loader(model, one.session.tasks, sampler_of(one), 4)))
     walker = Walker(model, session, candidate, directions)
-    from spiketok.models.batch import Progress
-
     for step in range(2):
         walker.step(lambda step=step: model.loss(batch, model(batch), Progress(step, 2))["total"])
     moved = {
@@ -237,8 +237,6 @@ def test_what_moves_is_what_the_candidate_says(candidate, poyo, tokens):
 
 
 def sampler_of(one):
-    from spiketok.training.sampling import RandomWindows
-
     return RandomWindows([one.session.windows("calibration")], one.run.config.data.window_ns, seed=0)
 
 
@@ -290,8 +288,6 @@ def test_the_weight_is_that_of_the_least_error_among_many(poyo):
 
 
 def replace_std(task, std):
-    import copy
-
     task = copy.copy(task)
     task.target = replace(task.target, std=std)
     return task
@@ -303,3 +299,32 @@ def test_the_error_of_blocks_is_over_all_their_samples_in_sds(poyo):
     off = np.concatenate([((m.predicted - m.true) / [2.0, 60.0])[m.weight > 0] for m in models])
     assert block_error([{task.name: m} for m in models], [task]) == pytest.approx(np.square(off).mean())
     assert block_error([{}], [task]) == np.inf
+
+
+# ---- what the map is worth ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_map_beats_initial_rows_and_shuffled_statistics(tmp_path, monkeypatch):
+    """Five days to learn rows and their map from, a sixth of which ten seconds are seen."""
+    made = {m.id: m for m in (decodable_session(f"day{k}", 20 + k) for k in range(6))}
+    tokens = {i: bake_tokens(tmp_path, session) for i, session in made.items()}
+    *days, new = tokens
+    config = load_config("poyo", None, [*SMALL_POYO, "optim.steps=300", "optim.checkpoint_every=300"])
+    train(config, [tokens[i] for i in days], tmp_path / "run")
+    run, stored = load_run(tmp_path / "run"), made.get
+
+    def score(protocols):
+        found = evaluate_transfer(
+            run, [tokens[new]], protocols=protocols, calibration_s=10, stored=stored,
+            trained=lambda ids: [tokens[i] for i in ids],
+        )  # fmt: skip
+        return {p: found.cell(new, p, TASK).score["r2_mean"] for p in protocols}
+
+    plain = score(["zero_shot", "mapped_unlabelled", "mapped"])
+    real = adapted.statistics_of
+    order = np.random.default_rng(0).permutation(12)
+    monkeypatch.setattr(adapted, "statistics_of", lambda *given: [rows[order] for rows in real(*given)])
+    shuffled = score(["mapped"])
+    assert plain["mapped"] > max(plain["zero_shot"], 0.0) + 0.1, plain
+    assert shuffled["mapped"] < plain["mapped"] - 0.2, (plain, shuffled)

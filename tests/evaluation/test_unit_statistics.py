@@ -7,8 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from spiketok.evaluation.identity_map import fit_ridge
 from spiketok.evaluation.unit_statistics import LAG_BINS, SHRINK_SPIKES, unit_statistics
 from spiketok.models.batch import Stretch
+from tests.decodable import decodable_session
 
 BIN_S, TASK = 0.05, "decode:v"
 
@@ -98,3 +100,36 @@ def test_a_silent_unit_and_time_without_behaviour_give_numbers():
     one = Stretch({"counts": columns}, {TASK: np.zeros((4, 2), np.float32)}, {TASK: np.zeros(4, np.float32)})
     found = unit_statistics([one], "counts", BIN_S, [TASK])
     assert np.isfinite(found).all() and (found[:, 2:] == 0).all()
+
+
+def test_the_tuning_of_made_units_can_be_foretold_from_them_and_from_no_other_units():
+    """Preferred directions of cosine-tuned units stand for trained rows; those of a session that the ridge never saw."""
+    draws, rows = [], []
+    for seed in range(6):
+        session = decodable_session("a", seed, n_units=15)
+        rng = np.random.default_rng(seed)
+        rng.uniform(0, 2 * np.pi, (2, 4))  # the draws of decodable_session: phases, then preferred directions
+        preferred = rng.uniform(0, 2 * np.pi, 15)
+        rows.append(np.column_stack([np.cos(preferred), np.sin(preferred)]))
+        draws.append(unit_statistics([binned(session, 30.0)], "counts", 0.02, [TASK]))
+    ridge = fit_ridge(np.concatenate(draws[:5]), np.concatenate(rows[:5]), np.repeat(np.arange(5), 15))
+    found = ridge.foretell(draws[5])
+    assert r2(rows[5], found) > 0.8
+    assert r2(rows[5], found[np.random.default_rng(0).permutation(15)]) < 0.3
+
+
+def r2(truth: np.ndarray, found: np.ndarray) -> float:
+    return 1 - np.square(found - truth).sum() / np.square(truth - truth.mean(0)).sum()
+
+
+def binned(session, length_s: float) -> Stretch:
+    """The first seconds of a session in bins of 20 ms, counted by numpy, its velocity in SDs."""
+    n = round(length_s / 0.02)
+    spikes = session.spikes
+    counts = np.stack(
+        [np.histogram(spikes.time_ns[spikes.unit == k], bins=n, range=(0, n * 20_000_000))[0] for k in range(15)],
+        axis=1,
+    )
+    velocity = session.signals["hand_vel"].value[: 2 * n : 2]
+    columns = {"counts": {"counts": counts, "observed": np.ones(n, np.float32)}}
+    return Stretch(columns, {TASK: velocity / velocity.std(0)}, {TASK: np.ones(n, np.float32)})
