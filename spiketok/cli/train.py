@@ -357,6 +357,7 @@ def eval_xsession(
 ) -> None:
     """Measure transfer to sessions that the model never saw, beside a linear decoder on the same calibration."""
     require("torch", "train", "evaluation")
+    from spiketok.evaluation.calibration import check_draws
     from spiketok.evaluation.curve import write_curve
     from spiketok.evaluation.report import write_report
     from spiketok.evaluation.transfer import evaluate_transfer
@@ -367,6 +368,7 @@ def eval_xsession(
     from spiketok.training.runs import device_of, find_run, open_shards, open_transfer_shards
 
     lengths = _lengths(calibration_s)
+    check_draws(calibration, repeats)
     workspace = indexed(root)
     run_dir = find_run(workspace, run)
     if run is None:

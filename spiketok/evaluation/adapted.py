@@ -143,7 +143,7 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         other = [c for c in adapting.OTHER if c.moves in kinds]
         candidate, choice, answers = search(first, other, trial, unseen.adapt.adapt_steps)
         weights = _weights(unseen, folds, answers)
-        choice = replace(choice, blocks=len(folds))
+        choice = replace(choice, blocks=len(folds)).written()
     else:
         candidate, choice = first[0], Choice(str(first[0]), 0)
     walk = _Walk(unseen, model, candidate, found, told=choice.steps)
@@ -152,7 +152,7 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         walk.to(choice.steps)
     answers = walk.answers()
     how = {"start": "as it is" if found is None else "map" if found.ridges else "mean of the trained sessions"}
-    how |= {key: value for key, value in asdict(choice).items() if key != "weight"}
+    how |= asdict(choice)
     if found is not None and found.ridges:
         how |= {"explained": [round(r.explained, 4) for r in found.ridges], "map_sessions": found.sessions}
     cells = _cells(session, ADAPTED, answers, walk.walker.numbers() if choice.steps else 0, how)
@@ -165,7 +165,12 @@ def _mixed(unseen: Unseen, task: Task, answers: Answers, weights: dict[str, floa
     if task.name not in weights:
         why = "a ridge has no answer to it" if task.head().output != "values" else "no blocks gave it a weight"
         return Cell(session.id, MIXED, task.name, None, why)
-    (linear,) = floor_answers(unseen.run.config, [session], task, unseen.stored)
+    try:
+        (linear,) = floor_answers(unseen.run.config, [session], task, unseen.stored)
+    except ArtefactError:
+        raise
+    except SpiketokError as error:
+        return Cell(session.id, MIXED, task.name, None, str(error))
     weight = weights[task.name]
     answer = mixed(answers[task.name], linear, weight)
     score = answer.score() | dict(answers.times[task.name])
@@ -184,7 +189,8 @@ def _weights(unseen: Unseen, folds: Sequence[DividedSession], answers: Sequence[
             raise
         except SpiketokError:  # the row of the floor says why
             continue
-        found[task.name] = mixing_weight([a[task.name] for a in answers], linears, task)
+        if all(len(linear.time_ns) for linear in linears):
+            found[task.name] = mixing_weight([a[task.name] for a in answers], linears, task)
     return found
 
 

@@ -70,8 +70,7 @@ class Choice:
     Args:
         candidate, steps: of the refit. error, start_error: of the blocks, at the choice and at 0 steps.
         blocks: how many there were; 0 where no block held a window and the start stands unchosen.
-        errors: by candidate, ``[steps, error]`` where it was tried.
-        weight: of the model in ``adapted+linear``, 1 for the model alone; None where there is no such row.
+        errors: by candidate, ``[steps, error]`` where it was tried; None for an error that is none (:meth:`written`).
     """
 
     candidate: str
@@ -79,8 +78,16 @@ class Choice:
     error: float | None = None
     start_error: float | None = None
     blocks: int = 0
-    errors: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    weight: float | None = None
+    errors: dict[str, list[tuple[int, float | None]]] = field(default_factory=dict)
+
+    def written(self) -> Choice:
+        """The same with None for errors that are no numbers, as JSON wants it."""
+
+        def known(error: float | None) -> float | None:
+            return error if error is not None and np.isfinite(error) else None
+
+        errors = {name: [(steps, known(e)) for steps, e in points] for name, points in self.errors.items()}
+        return replace(self, error=known(self.error), start_error=known(self.start_error), errors=errors)
 
 
 class Tried(Protocol):

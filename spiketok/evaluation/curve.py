@@ -39,6 +39,7 @@ def write_curve(results: Sequence[TransferResult], folder: Path) -> Report:
         MissingExtraError: matplotlib is not installed.
     """
     require("matplotlib", "plots", "drawing the curve")
+    folder.mkdir(parents=True, exist_ok=True)
     run, tasks = results[0].run, results[0].tasks
     tables = []
     for task in tasks:

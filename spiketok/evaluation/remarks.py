@@ -62,12 +62,17 @@ def chosen_lines(cell: Cell) -> list[str]:
     start = f"begins at {'the map' if how['start'] == 'map' else how['start']}"
     if not how["blocks"]:
         return [f"{ADAPTED} of {where}: {start}, and stays: no blocks of the calibration hold a window each"]
-    tried = f"{how['blocks']} blocks, error {how['start_error']:.3f} at the start"
-    if not how["steps"]:
-        least = min((e for points in how["errors"].values() for steps, e in points if steps), default=None)
-        no_less = f", none less by enough (least {least:.3f})" if least is not None else ""
-        return [f"{ADAPTED} of {where}: {start}, 0 steps ({tried}{no_less})"]
-    return [f"{ADAPTED} of {where}: {start}, {how['candidate']}, {how['steps']} steps ({tried}, {how['error']:.3f})"]
+    tried = f"{how['blocks']} blocks, error {_number(how['start_error'])} at the start"
+    if how["steps"]:
+        chosen = f"{how['candidate']}, {how['steps']} steps"
+        return [f"{ADAPTED} of {where}: {start}, {chosen} ({tried}, {_number(how['error'])})"]
+    others = [e for points in how["errors"].values() for steps, e in points if steps and e is not None]
+    no_less = f", none less by enough (least {min(others):.3f})" if others else ""
+    return [f"{ADAPTED} of {where}: {start}, 0 steps ({tried}{no_less})"]
+
+
+def _number(error: float | None) -> str:
+    return "that is none" if error is None else f"{error:.3f}"
 
 
 def paired_lines(test: dict[str, object]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,15 @@ def test_no_step_beyond_the_most():
     for most in (0, 1, 7, 60):
         _, choice, _, far = searched(falling, most)
         assert choice.steps == max(far.values()) == most
+
+
+def test_errors_that_are_none_can_be_written():
+    choice = searched({str(c): lambda n: np.inf for c in FIRST})[1]
+    assert choice.steps == 0
+    told = choice.written()
+    assert (told.error, told.start_error) == (None, None)
+    assert {e for points in told.errors.values() for _, e in points if e is not None} <= {1.1}
+    assert json.loads(json.dumps(asdict(told), allow_nan=False))["blocks"] == 0
 
 
 # ---- a toy poyo -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from spiketok.evaluation.curve import write_curve
+from spiketok.evaluation.remarks import chosen_lines, paired_lines
 from spiketok.evaluation.report import TRACE_S, bar_plot, trace_plot, write_report
 from spiketok.evaluation.results import Cell
 from spiketok.evaluation.spread import summarize
@@ -214,3 +216,43 @@ def test_without_any_score_there_is_still_a_report(result, tmp_path):
     assert "nothing worked" in (tmp_path / "report.html").read_text()
     ((_, _, rows),) = report.tables
     assert all(row["r2_mean"] is None for row in rows)
+
+
+def test_a_curve_holds_the_summaries_by_length(result, decode, tmp_path):
+    longer = replace(result, calibration_s=10.0)
+    curve = write_curve([result, longer], tmp_path)
+    written = json.loads((tmp_path / "curve.json").read_text())
+    assert written["reports"] == ["5s", "10s"] and written["checkpoint_digest"] == result.run.digest
+    rows = written["curves"][TASK]
+    assert [(r["protocol"], r["calibration_s"]) for r in rows] == [
+        (p, s) for p in result.protocols_of(TASK) for s in (5.0, 10.0)
+    ]
+    for row in rows:
+        assert row[decode.metrics[0]] == result.summary[TASK][row["protocol"]][decode.metrics[0]]["mean"]
+    page = (tmp_path / "curve.html").read_text()
+    Balanced().feed(page)
+    assert page.count("data:image/png;base64,") == 1
+    assert all(protocol in page for protocol in result.protocols)
+    assert curve.tables[0][2] == rows
+    assert write_curve([result, longer], tmp_path).summary == curve.summary
+
+
+def test_lines_say_what_was_chosen_and_what_differs():
+    errors = {"full, lr 0.001": [(0, 0.9), (10, 0.8), (25, None)]}
+    how = {"start": "map", "candidate": "full, lr 0.001", "steps": 10, "error": 0.8, "start_error": 0.9, "blocks": 3}
+    cell = Cell("a/b", "adapted", TASK, {"r2_mean": 0.5}, how=how | {"errors": errors})
+    where = f"adapted of a/b, {TASK}: begins at the map"
+    assert chosen_lines(cell) == [f"{where}, full, lr 0.001, 10 steps (3 blocks, error 0.900 at the start, 0.800)"]
+    stays = replace(cell, how=cell.how | {"steps": 0}, repeat=1)
+    (line,) = chosen_lines(stays)
+    assert line.endswith("0 steps (3 blocks, error 0.900 at the start, none less by enough (least 0.800))")
+    assert "a/b (draw 2)" in line
+    (line,) = chosen_lines(replace(cell, how=cell.how | {"blocks": 0}))
+    assert line == f"{where}, and stays: no blocks of the calibration hold a window each"
+    mixed = replace(cell, protocol="adapted+linear", how=how | {"weight": 0.25})
+    assert chosen_lines(mixed) == [f"adapted+linear of a/b, {TASK}: weight 0.25 of the model"]
+    test = {"task": TASK, "metric": "r2_mean", "row": "adapted", "against": "linear", "n": 7, "pairs": "sessions"}
+    test |= {"difference": 0.25, "test": "Wilcoxon signed-rank", "p": 0.0156}
+    said = f"adapted - linear: +0.250 r2_mean of {TASK}, Wilcoxon signed-rank over 7 sessions: p = 0.016"
+    assert paired_lines(test) == [said]
+    assert paired_lines(test | {"p": None}) == []

@@ -103,7 +103,7 @@ def test_a_silent_unit_and_time_without_behaviour_give_numbers():
 
 
 def test_the_tuning_of_made_units_can_be_foretold_from_them_and_from_no_other_units():
-    """Preferred directions of cosine-tuned units stand for trained rows; those of a session that the ridge never saw."""
+    """Preferred directions of cosine-tuned units stand for trained rows; the ridge never saw the last session."""
     draws, rows = [], []
     for seed in range(6):
         session = decodable_session("a", seed, n_units=15)
