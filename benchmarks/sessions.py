@@ -25,10 +25,11 @@ from torch import nn
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session, SessionInfo, Signal, Source, Spikes, UnitTable
 from spiketok.tokens.schemes import make_scheme
-from spiketok.training.config import OptimConfig, RunConfig, load_config
+from spiketok.training.config import RunConfig, load_config
 from spiketok.training.loop import build_model, train_loader
 from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.sampling import SessionTokens
+from spiketok.training.sections import OptimConfig
 from spiketok.training.sessions import DividedSession
 from spiketok.training.tables import clip_
 from spiketok.training.tasks.decode import Decode

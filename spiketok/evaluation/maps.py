@@ -20,8 +20,9 @@ from spiketok.evaluation.unit_statistics import unit_statistics
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
 from spiketok.recording.splits import SplitRule
 from spiketok.training.checkpoints import Run
-from spiketok.training.config import RunConfig, TransferConfig
+from spiketok.training.config import RunConfig
 from spiketok.training.sampling import SessionTokens
+from spiketok.training.sections import TransferConfig
 from spiketok.training.sessions import CALIBRATION, DividedSession, divide
 
 Opened = Callable[[Sequence[str]], Sequence[SessionTokens]]

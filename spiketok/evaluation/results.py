@@ -9,7 +9,7 @@ from spiketok.recording.findings import Told
 from spiketok.recording.intervals import seconds
 from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import Run, TrainedSession
-from spiketok.training.config import TransferConfig
+from spiketok.training.sections import TransferConfig
 from spiketok.training.tasks.base import Answer, Score, Task
 
 FLOOR = "linear"  # the row of the ridge that saw the same calibration

@@ -60,12 +60,12 @@ from spiketok.recording.intervals import grown, without
 from spiketok.recording.nouns import Intervals, Session
 from spiketok.recording.splits import SplitRule, check_disjoint
 from spiketok.training.checkpoints import Run, TrainedSession, seed_of
-from spiketok.training.config import OptimConfig, TransferConfig
 from spiketok.training.loop import deterministic, require_grid
 from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.predict import predict
 from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens
+from spiketok.training.sections import OptimConfig, TransferConfig
 from spiketok.training.sessions import (
     CALIBRATION,
     DividedSession,

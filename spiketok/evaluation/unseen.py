@@ -15,9 +15,9 @@ from spiketok.evaluation.results import Event
 from spiketok.models.base import Model, Part
 from spiketok.recording.nouns import Session
 from spiketok.training.checkpoints import Run
-from spiketok.training.config import TransferConfig
 from spiketok.training.loader import Loader
 from spiketok.training.predict import session_loader
+from spiketok.training.sections import TransferConfig
 from spiketok.training.sessions import DividedSession
 from spiketok.training.tasks.base import Task
 

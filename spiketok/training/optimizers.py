@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.vocabulary import Vocabulary
-from spiketok.training.config import OptimConfig
+from spiketok.training.sections import OptimConfig
 from spiketok.training.tables import LazyRows, rows_of, tables_of
 
 LAMB_EPS = 1e-6

@@ -21,8 +21,8 @@ from spiketok.models.poyo import Poyo, PoyoConfig  # noqa: E402
 from spiketok.models.vocabulary import Vocabulary  # noqa: E402
 from spiketok.recording.nouns import SessionInfo  # noqa: E402
 from spiketok.tokens.schemes import make_scheme  # noqa: E402
-from spiketok.training.config import OptimConfig  # noqa: E402
 from spiketok.training.optimizers import build_optimizer  # noqa: E402
+from spiketok.training.sections import OptimConfig  # noqa: E402
 from spiketok.training.tables import only  # noqa: E402
 from spiketok.training.tasks import TASKS  # noqa: E402
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from spiketok.training.config import OptimConfig
 from spiketok.training.optimizers import LAMB_EPS, LAMB_MAX_NORM, build_optimizer, set_rates
+from spiketok.training.sections import OptimConfig
 
 LEFT_OUT: dict[str, str] = {}  # every out/ key is returned
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from spiketok.errors import UnknownNameError
 from spiketok.models.base import Part
-from spiketok.training.config import OptimConfig
 from spiketok.training.optimizers import Lamb, betas_at, build_optimizer, lr_at, lr_factors, set_rates
+from spiketok.training.sections import OptimConfig
 from tests.references import optimizer as reference
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "models" / "sparse_lamb_onecycle.npz"

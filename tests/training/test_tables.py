@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from spiketok.errors import UsageError
 from spiketok.models.base import Part
 from spiketok.models.vocabulary import Vocabulary
-from spiketok.training.config import OptimConfig
 from spiketok.training.optimizers import LAMB_EPS, LAMB_MAX_NORM, build_optimizer, set_rates
+from spiketok.training.sections import OptimConfig
 from spiketok.training.tables import MissedSteps, clip_, only
 
 DIM = 4

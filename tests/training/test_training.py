@@ -24,11 +24,12 @@ from spiketok.recording.nouns import Intervals, Session, Signal
 from spiketok.recording.splits import SplitRule
 from spiketok.storage.files import content_digest, write_signed
 from spiketok.training.checkpoints import load_run, read_facts, seed_of
-from spiketok.training.config import OptimConfig, load_config
+from spiketok.training.config import load_config
 from spiketok.training.loop import build_model, prepare, train
 from spiketok.training.optimizers import Lamb, build_optimizer, lr_at
 from spiketok.training.predict import predict, score_split
 from spiketok.training.sampling import SessionTokens
+from spiketok.training.sections import OptimConfig
 from spiketok.training.sessions import divide
 from spiketok.training.tasks.decode import Decode, DecodeConfig, choose_target
 from tests.decodable import SMALL_POYO, bake_tokens, decodable_session
