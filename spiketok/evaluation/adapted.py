@@ -23,7 +23,19 @@ import torch
 
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.evaluation import adapting
-from spiketok.evaluation.adapting import Candidate, Choice, Walker, block_error, folds_of, mixed, mixing_weight, search
+from spiketok.evaluation.adapting import (
+    SHARES,
+    Candidate,
+    Choice,
+    Point,
+    Walker,
+    block_errors,
+    folds_of,
+    mixed,
+    mixing_weight,
+    narrow_components,
+    search,
+)
 from spiketok.evaluation.floor import floor_answers
 from spiketok.evaluation.identity_map import IdentityMap, start
 from spiketok.evaluation.maps import statistics_of
@@ -128,6 +140,7 @@ def _adapted(unseen: Unseen) -> list[Cell]:
     folds = folds_of(session, unseen.adapt.adapt_blocks, config.data.window_ns)
     first = [c for c in adapting.FIRST if c.moves in kinds]
     weights: dict[str, float] = {}
+    narrow: tuple[str, ...] = ()
     if folds:
         starts = [unseen.model() for _ in folds]
         for fold, one in zip(folds, starts, strict=True):
@@ -141,7 +154,12 @@ def _adapted(unseen: Unseen) -> list[Cell]:
             return _Blocks(walks, session.tasks)
 
         other = [c for c in adapting.OTHER if c.moves in kinds]
-        candidate, choice, answers = search(first, other, trial, unseen.adapt.adapt_steps)
+        begun = [
+            predict(one, fold, "test", config, unseen.device, calibration=fold.calibration)
+            for fold, one in zip(folds, starts, strict=True)
+        ]
+        narrow = narrow_components(begun, session.tasks)
+        candidate, choice, answers = search(first, other, trial, 0 if narrow else unseen.adapt.adapt_steps)
         weights = _weights(unseen, folds, answers)
         choice = replace(choice, blocks=len(folds)).written()
     else:
@@ -150,9 +168,11 @@ def _adapted(unseen: Unseen) -> list[Cell]:
     identity = model.identity_parameters([session.id])
     with still(model, identity, str(candidate)) if candidate.moves != "full" else nullcontext():
         walk.to(choice.steps)
+        if choice.steps:
+            walk.walker.settle(choice.share)
     answers = walk.answers()
     how = {"start": "as it is" if found is None else "map" if found.ridges else "mean of the trained sessions"}
-    how |= asdict(choice)
+    how |= asdict(choice) | {"narrow": list(narrow)}
     if found is not None and found.ridges:
         how |= {"explained": [round(r.explained, 4) for r in found.ridges], "map_sessions": found.sessions}
     cells = _cells(session, ADAPTED, answers, walk.walker.numbers() if choice.steps else 0, how)
@@ -200,11 +220,14 @@ class _Blocks:
     def __init__(self, walks: Sequence[_Walk], tasks: Sequence[Task]) -> None:
         self.walks, self.tasks = walks, tasks
 
-    def to(self, steps: int) -> tuple[float, list[Answers]]:
+    def to(self, steps: int) -> list[Point]:
         for walk in self.walks:
             walk.to(steps)
-        answers = [walk.answers() for walk in self.walks]
-        return block_error(answers, self.tasks), answers
+        points = []
+        for share in SHARES if steps else (1.0,):
+            answers = [walk.answers(share) for walk in self.walks]
+            points.append(Point(steps, share, block_errors(answers, self.tasks), answers))
+        return points
 
 
 class _Walk:
@@ -243,10 +266,11 @@ class _Walk:
                 unseen.tell(ADAPTED, self.done, self.told, loss)
         self.model.eval()
 
-    def answers(self) -> Answers:
+    def answers(self, share: float = 1.0) -> Answers:
         unseen = self.unseen
         time = unseen.session.calibration
-        return predict(self.model, unseen.session, "test", unseen.run.config, unseen.device, calibration=time)
+        with self.walker.at(share):
+            return predict(self.model, unseen.session, "test", unseen.run.config, unseen.device, calibration=time)
 
 
 def _loss(model: Model, batch: Batch, progress: Progress) -> torch.Tensor:

@@ -1,13 +1,20 @@
-"""Adaptation that is chosen inside the calibration: what moves, at which rate, for how many steps.
+"""Adaptation that is chosen inside the calibration: what moves, at which rate, for how many steps, and how far of it.
 
 What is unusual:
 
 - contiguous blocks of the calibration choose: each is predicted by a copy that adapted to the others, and windows of
   one never reach into another, since neighbours in time are nearly the same;
+- they choose by the error about each block's own mean. In half a minute a behaviour stays in one part of its range: a
+  candidate that learns no more than where it stayed predicts the neighbouring block better and all else worse. The
+  plain error must fall too, but it does not choose. Where a component of the behaviour hardly varies in all of the
+  calibration, nothing is chosen and the start stands;
+- beside each candidate stands the model half-way between its start and it (weights averaged as in WiSE-FT, Wortsman et
+  al. 2022, CVPR, sec. 3): under a shift of the behaviour the mean of two that err differently errs less;
+- what is simpler stands unless the other is better by a margin: the start before half-way, half-way before all of it,
+  few steps before many, few directions before free rows before everything. The least of many noisy errors looks
+  better than it is;
 - the candidates start at one rate each. The best gets another rate, and after that only the best goes on (successive
-  halving); one that has stopped to gain is not followed. To stay at the start, at 0 steps, is always a choice, and
-  what leaves it must be better by a margin, since the least of many noisy errors looks better than it is;
-- a row moves along the first principal directions of trained rows, or freely with a pull back to where it began.
+  halving); one that has stopped to gain is not followed.
 
 Of the numbers that belong to the session, those along its units move as ``z`` from their start, in full or along
 directions; what is no unit's moves at half their rate.
@@ -15,9 +22,10 @@ directions; what is no unit's moves at half their rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,11 +40,13 @@ from spiketok.training.tables import clip_
 from spiketok.training.tasks.base import Answer, Task
 from spiketok.training.tasks.decode import Prediction
 
-GRID = (0, 10, 25, 50, 100, 200, 400, 700, 1000)  # steps at which blocks are predicted
+GRID = (25, 50, 100, 200, 400, 700, 1000)  # steps at which blocks are predicted; the first few mostly lose
 FIRST_LOOK = 25  # the best candidate goes on, and gets its other rate beside it
 SECOND_LOOK = 50  # one goes on; from the next point of the grid only what is below the start
+SHARES = (0.5, 1.0)  # of the way from the start to where a candidate stands
 PATIENCE, GAIN = 2, 0.02  # points of the grid that gain less than this share, after which a candidate is not followed
-MARGIN = 0.03  # so much less error than the start, in share, lets the choice leave it
+MARGIN = 0.1  # so much less error, in share, lets the choice leave what is simpler
+NARROW = 0.2  # of a component's variance in training time: with less of it in the calibration blocks cannot judge
 CLIP = 1.0
 
 
@@ -68,17 +78,20 @@ class Choice:
     """What the blocks chose.
 
     Args:
-        candidate, steps: of the refit. error, start_error: of the blocks, at the choice and at 0 steps.
+        candidate, steps, share: of the refit; the model stands at this share of the way from the start.
+        error, start_error: of the blocks, at the choice and at 0 steps (:class:`Errors`, ``shape``).
         blocks: how many there were; 0 where no block held a window and the start stands unchosen.
-        errors: by candidate, ``[steps, error]`` where it was tried; None for an error that is none (:meth:`written`).
+        errors: by candidate, ``[steps, share, error]`` where it was tried; None for an error that is none
+            (:meth:`written`).
     """
 
     candidate: str
     steps: int
+    share: float = 1.0
     error: float | None = None
     start_error: float | None = None
     blocks: int = 0
-    errors: dict[str, list[tuple[int, float | None]]] = field(default_factory=dict)
+    errors: dict[str, list[tuple[int, float, float | None]]] = field(default_factory=dict)
 
     def written(self) -> Choice:
         """The same with None for errors that are no numbers, as JSON wants it."""
@@ -86,15 +99,38 @@ class Choice:
         def known(error: float | None) -> float | None:
             return error if error is not None and np.isfinite(error) else None
 
-        errors = {name: [(steps, known(e)) for steps, e in points] for name, points in self.errors.items()}
+        errors = {name: [(n, share, known(e)) for n, share, e in points] for name, points in self.errors.items()}
         return replace(self, error=known(self.error), start_error=known(self.start_error), errors=errors)
+
+
+class Errors(NamedTuple):
+    """Of the blocks, lower is better, infinite where nothing could be scored.
+
+    Args:
+        shape: about each block's own mean error. plain: as it is.
+    """
+
+    shape: float
+    plain: float
+
+
+class Point(NamedTuple):
+    """A candidate after so many steps, at a share of the way, with its errors and the answers behind them."""
+
+    steps: int
+    share: float
+    errors: Errors
+    answers: object
 
 
 class Tried(Protocol):
     """A candidate in all blocks."""
 
-    def to(self, steps: int) -> tuple[float, object]:
-        """The error after so many steps from the start, which never become fewer, and the answers behind it."""
+    def to(self, steps: int) -> Sequence[Point]:
+        """Where it stands after so many steps from the start, which never become fewer: a point a share, least first.
+
+        At 0 steps there is one.
+        """
 
 
 def search(
@@ -103,32 +139,27 @@ def search(
     begin: Callable[[Candidate], Tried],
     most_steps: int,
 ) -> tuple[Candidate, Choice, object]:
-    """The candidate and steps of the least error, what was tried, and the answers of the best.
+    """What the blocks choose, what was tried, and the answers of the choice.
 
     Args:
-        first: one a kind of move. other: each kind's other rate.
+        first: one a kind of move, the simplest first. other: each kind's other rate.
         begin: makes a candidate that stands at the start. most_steps: none goes further.
     """
-    grid = [g for g in GRID if 0 < g < most_steps] + ([most_steps] if most_steps else [])
+    grid = [g for g in GRID if g < most_steps] + ([most_steps] if most_steps else [])
     tried = {first[0]: begin(first[0])}
-    start_error, answers = tried[first[0]].to(0)
-    best, best_steps, best_error = first[0], 0, start_error
-    curve: dict[Candidate, list[tuple[int, float]]] = {}
+    (start,) = tried[first[0]].to(0)
+    curve: dict[Candidate, list[Point]] = {}
 
     def go(candidate: Candidate, steps: int) -> bool:
         """Try it; whether it should go on."""
-        nonlocal best, best_steps, best_error, answers
         if candidate not in tried:
             tried[candidate] = begin(candidate)
-        error, said = tried[candidate].to(steps)
-        curve.setdefault(candidate, []).append((steps, error))
-        if error < best_error and _less(error, start_error, MARGIN):
-            best, best_steps, best_error, answers = candidate, steps, error, said
-        errors = [e for _, e in curve[candidate]]  # the first steps mostly lose, so the start is no measure of gain
+        curve.setdefault(candidate, []).append(_simplest(tried[candidate].to(steps)))
+        errors = [p.errors.shape for p in curve[candidate]]
         return len(errors) <= PATIENCE or _less(min(errors[-PATIENCE:]), min(errors[:-PATIENCE]), GAIN)
 
     def leader(candidates: Sequence[Candidate]) -> Candidate:
-        return min(candidates, key=lambda c: min(e for _, e in curve[c]))
+        return min(candidates, key=lambda c: min(p.errors.shape for p in curve[c]))
 
     alive, looked = list(first), False
     for k, steps in enumerate(grid):
@@ -140,14 +171,38 @@ def search(
                 alive += [rate] if all(go(rate, g) for g in grid[: k + 1]) else []
         elif steps >= SECOND_LOOK and alive:
             best_of = leader(alive)
-            below = steps == SECOND_LOOK or min(e for _, e in curve[best_of]) < start_error
+            below = steps == SECOND_LOOK or min(p.errors.shape for p in curve[best_of]) < start.errors.shape
             alive = [best_of] if below else []
         for c in [c for c in tried if c not in alive]:
             del tried[c]  # it holds a copy of the model for each block
         if not alive:
             break
-    errors = {str(c): [(0, start_error), *points] for c, points in curve.items()}
-    return best, Choice(str(best), best_steps, best_error, start_error, 0, errors), answers
+    candidate, chosen = _chosen(first, start, curve)
+    begun = (0, 1.0, start.errors.shape)
+    errors = {str(c): [begun, *((p.steps, p.share, p.errors.shape) for p in ps)] for c, ps in curve.items()}
+    at = (chosen.steps, chosen.share, chosen.errors.shape)
+    return candidate, Choice(str(candidate), *at, start.errors.shape, 0, errors), chosen.answers
+
+
+def _chosen(first: Sequence[Candidate], start: Point, curve: dict[Candidate, list[Point]]) -> tuple[Candidate, Point]:
+    """The simplest kind that no other beats by a margin; the start where none beats that."""
+    candidate, chosen = first[0], start
+    for kind in first:
+        points = [(c, p) for c, ps in curve.items() if c.moves == kind.moves for p in ps]
+        points = [(c, p) for c, p in points if p.errors.plain < start.errors.plain]
+        of = {id(p): c for c, p in points}
+        best = _simplest(sorted((p for _, p in points), key=lambda p: p.steps)) if points else None
+        if best is not None and _less(best.errors.shape, chosen.errors.shape, MARGIN):
+            candidate, chosen = of[id(best)], best
+    return candidate, chosen
+
+
+def _simplest(points: Sequence[Point]) -> Point:
+    """The first that no later one beats by a margin."""
+    found = points[0]
+    for point in points[1:]:
+        found = point if _less(point.errors.shape, found.errors.shape, MARGIN) else found
+    return found
 
 
 def _less(a: float, b: float, share: float) -> bool:
@@ -182,29 +237,47 @@ def _holds(session: DividedSession, part: str, window_ns: int) -> bool:
     return bool(((windows.stop_ns - windows.start_ns) >= window_ns).any())
 
 
-def block_error(answers: Sequence[dict[str, Answer]], tasks: Sequence[Task]) -> float:
-    """What the blocks choose by: lower is better, infinite where nothing could be scored.
+def block_errors(answers: Sequence[dict[str, Answer]], tasks: Sequence[Task]) -> Errors:
+    """What the blocks choose by.
 
-    Of tasks of values, the mean squared error in SDs of training time, over all samples of all blocks; where a run has
-    none, the headline of each task's score with its sign turned, mean over blocks and tasks.
+    Of tasks of values, the mean squared error in SDs of training time, over all samples of all blocks, about each
+    block's mean error and as it is; where a run has none, for both the headline of each task's score with its sign
+    turned. A mean over tasks.
     """
     valued = [task for task in tasks if task.head().output == "values"]
     if valued:
-        errors = [_squared_error([a[task.name] for a in answers if task.name in a], task) for task in valued]
+        errors = [_squared_errors([a[task.name] for a in answers if task.name in a], task) for task in valued]
     else:
         errors = []
         for task in tasks:
             scores = [a[task.name].score().get(task.metrics[0]) for a in answers if task.name in a]
-            errors.append(-float(np.mean(scores)) if scores and None not in scores else np.inf)
-    return float(np.mean(errors))
+            errors.append([-float(np.mean(scores)) if scores and None not in scores else np.inf] * 2)
+    return Errors(*np.mean(errors, axis=0).tolist())
 
 
-def _squared_error(answers: Sequence[Answer], task: Task) -> float:
-    total, n = 0.0, 0
-    for answer in answers:
-        off = _in_sd(answer.predicted - answer.true, task)[answer.valid]
-        total, n = total + float(np.square(off).sum()), n + off.size
-    return total / n if n and np.isfinite(total) else np.inf
+def narrow_components(answers: Sequence[dict[str, Answer]], tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Components of behaviours that vary too little in the blocks for an adaptation to be judged there.
+
+    What moves along with such a component looks like a gain in every block and is wrong at all other values of it.
+    """
+    found = []
+    for task in tasks:
+        if task.head().output != "values":
+            continue
+        known = [a[task.name] for a in answers if task.name in a]
+        true = [_in_sd(answer.true, task)[answer.valid] for answer in known]
+        if sum(map(len, true)):
+            share = np.concatenate(true).var(0)
+            found += [f"{task.name} {c}" for c, v in zip(known[0].components, share, strict=True) if v < NARROW]
+    return tuple(found)
+
+
+def _squared_errors(answers: Sequence[Answer], task: Task) -> tuple[float, float]:
+    offs = [_in_sd(answer.predicted - answer.true, task)[answer.valid] for answer in answers]
+    offs = [off for off in offs if len(off)]
+    n, plain = sum(off.size for off in offs), sum(float(np.square(off).sum()) for off in offs)
+    shape = sum(float(np.square(off - off.mean(0)).sum()) for off in offs)
+    return (shape / n, plain / n) if n and np.isfinite(plain) else (np.inf, np.inf)
 
 
 def _in_sd(value: np.ndarray, task: Task) -> np.ndarray:
@@ -256,13 +329,14 @@ class Walker:
             direction = None if direction is None else direction.to(base)
             width = base.shape[1] if direction is None else len(direction)
             self.rows.append((part, axis, base, direction, nn.Parameter(base.new_zeros(len(base), width))))
-        self.others = [(part, nn.Parameter(part.value.clone())) for part in others_of(model, session)]
+        self.others = [(p, p.value.clone(), nn.Parameter(p.value.clone())) for p in others_of(model, session)]
         identity = {id(part.parameter): part.parameter for part in model.identity_parameters([session])}
         trunk = [p for p in model.parameters() if id(p) not in identity and p.requires_grad]
         self.trunk = trunk if candidate.moves == "full" else []
+        self.trunk_start = [p.detach().clone() for p in self.trunk]
         groups = [
             {"params": [z for *_, z in self.rows], "lr": candidate.lr, "weight_decay": candidate.pull},
-            {"params": [leaf for _, leaf in self.others], "lr": candidate.lr / 2, "weight_decay": 0.0},
+            {"params": [leaf for *_, leaf in self.others], "lr": candidate.lr / 2, "weight_decay": 0.0},
             {"params": self.trunk, "lr": candidate.trunk_lr, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
@@ -284,19 +358,44 @@ class Walker:
         for part, axis, base, direction, z in self.rows:
             grad = _gradient(part).movedim(axis, 0).reshape(len(base), -1)
             z.grad = grad if direction is None else grad @ direction.T
-        for part, leaf in self.others:
+        for part, _, leaf in self.others:
             leaf.grad = _gradient(part)
         clip_([p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None], CLIP)
         self.optimizer.step()
-        with torch.no_grad():
-            for part, axis, base, direction, z in self.rows:
-                put_rows(part, axis, base + (z if direction is None else z @ direction))
-            for part, leaf in self.others:
-                part.value.copy_(leaf)
+        self._write(1.0)
         for p, flag in flags:
             p.requires_grad_(flag)
             p.grad = None
         return float(value.detach())
+
+    @torch.no_grad()
+    def _write(self, share: float) -> None:
+        """What belongs to the session, at a share of its way."""
+        for part, axis, base, direction, z in self.rows:
+            put_rows(part, axis, base + share * (z if direction is None else z @ direction))
+        for part, base, leaf in self.others:
+            part.value.copy_(leaf if share == 1 else base + share * (leaf - base))
+
+    @contextmanager
+    def at(self, share: float) -> Iterator[None]:
+        """The model at a share of the way from its start to where it stands."""
+        if share == 1:
+            yield
+            return
+        stood = [p.detach().clone() for p in self.trunk]
+        self.settle(share)
+        yield
+        with torch.no_grad():
+            for p, there in zip(self.trunk, stood, strict=True):
+                p.copy_(there)
+        self._write(1.0)
+
+    @torch.no_grad()
+    def settle(self, share: float) -> None:
+        """Leave the model at a share of the way."""
+        for p, start in zip(self.trunk, self.trunk_start, strict=True):
+            p.copy_(start + share * (p - start))
+        self._write(share)
 
 
 def _gradient(part: Part) -> Tensor:

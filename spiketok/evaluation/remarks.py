@@ -64,9 +64,13 @@ def chosen_lines(cell: Cell) -> list[str]:
         return [f"{ADAPTED} of {where}: {start}, and stays: no blocks of the calibration hold a window each"]
     tried = f"{how['blocks']} blocks, error {_number(how['start_error'])} at the start"
     if how["steps"]:
-        chosen = f"{how['candidate']}, {how['steps']} steps"
+        way = "" if how["share"] == 1 else f" and {how['share']:g} of the way"
+        chosen = f"{how['candidate']}, {how['steps']} steps{way}"
         return [f"{ADAPTED} of {where}: {start}, {chosen} ({tried}, {_number(how['error'])})"]
-    others = [e for points in how["errors"].values() for steps, e in points if steps and e is not None]
+    if how["narrow"]:
+        still = f"{', '.join(how['narrow'])} hardly varies in the calibration, so blocks cannot judge"
+        return [f"{ADAPTED} of {where}: {start}, and stays: {still}"]
+    others = [e for points in how["errors"].values() for steps, _, e in points if steps and e is not None]
     no_less = f", none less by enough (least {min(others):.3f})" if others else ""
     return [f"{ADAPTED} of {where}: {start}, 0 steps ({tried}{no_less})"]
 

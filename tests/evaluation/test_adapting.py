@@ -16,12 +16,16 @@ from spiketok.evaluation.adapting import (
     GRID,
     MARGIN,
     OTHER,
+    SHARES,
     Candidate,
+    Errors,
+    Point,
     Walker,
-    block_error,
+    block_errors,
     folds_of,
     mixed,
     mixing_weight,
+    narrow_components,
     search,
 )
 from spiketok.evaluation.identity_map import principal, rows_of
@@ -44,20 +48,25 @@ IDS = ["made/day0", "made/day1", "made/new0", "made/new1"]
 
 
 class Laid:
-    """A candidate whose errors follow a formula; notes how far each went."""
+    """A candidate whose errors follow a formula of (steps, share); notes how far each went."""
 
     def __init__(self, curve, far, name):
         self.curve, self.far, self.name = curve, far, name
 
     def to(self, steps):
         self.far[self.name] = steps
-        return self.curve(steps), (self.name, steps)
+        points = []
+        for share in SHARES if steps else (1.0,):
+            error = self.curve(steps, share)
+            error = error if isinstance(error, Errors) else Errors(error, error)
+            points.append(Point(steps, share, error, (self.name, steps, share)))
+        return points
 
 
 def searched(curves, most=1000):
     """``curves``: by candidate's word, the error after so many steps; all others lose."""
     far = {}
-    losing = lambda n: 1.0 + 0.1 * (n > 0)  # noqa: E731
+    losing = lambda n, share: 1.0 + 0.1 * (n > 0)  # noqa: E731
     found = search(FIRST, OTHER, lambda c: Laid(curves.get(str(c), losing), far, str(c)), most)
     return *found, far
 
@@ -65,49 +74,81 @@ def searched(curves, most=1000):
 def test_where_every_step_loses_the_start_stands():
     candidate, choice, answers, far = searched({})
     assert (candidate, choice.steps, choice.error, choice.start_error) == (FIRST[0], 0, 1.0, 1.0)
-    assert answers == (str(FIRST[0]), 0)
-    assert max(far.values()) <= 50
-    assert all(points[0] == (0, 1.0) for points in choice.errors.values())
+    assert answers == (str(FIRST[0]), 0, 1.0)
+    assert max(far.values()) <= 100
+    assert all(points[0] == (0, 1.0, 1.0) for points in choice.errors.values())
 
 
 def test_the_best_is_followed_to_its_end_and_the_others_are_not():
     far_best = str(FIRST[2])
-    candidate, choice, answers, far = searched({far_best: lambda n: 0.4 + 0.6 * np.exp(-n / 300)})
-    assert (candidate, choice.steps) == (FIRST[2], GRID[-1])
-    assert answers == (far_best, GRID[-1])
+    candidate, choice, answers, far = searched({far_best: lambda n, share: 0.1 + 0.9 * np.exp(-n / 300)})
+    assert (candidate, choice.steps, choice.share) == (FIRST[2], GRID[-1], 0.5)  # all of the way is no better
+    assert answers == (far_best, GRID[-1], 0.5)
     assert far[str(OTHER[2])] <= 100  # the other rate was tried beside it
     assert far[str(FIRST[0])] == far[str(FIRST[1])] == 25
 
 
 def test_another_rate_is_chosen_where_it_is_better_and_what_rises_again_is_not_followed():
     other = str(OTHER[1])
-    curves = {str(FIRST[1]): lambda n: 0.9 if n else 1.0, other: lambda n: 1.0 - 0.004 * n if n <= 100 else 0.7}
+    curves = {
+        str(FIRST[1]): lambda n, share: 0.85 if n else 1.0,
+        other: lambda n, share: 1.0 - 0.004 * n if n <= 100 else 0.7,
+    }
     candidate, choice, _, far = searched(curves)
     assert (candidate, choice.steps) == (OTHER[1], 100)
     assert choice.error == pytest.approx(0.6)
     assert far[other] == 400  # two points of the grid without gain
 
 
-def test_what_is_not_better_by_a_margin_does_not_leave_the_start():
-    curves = {str(c): lambda n: 1.0 - (MARGIN - 0.005) * (n > 0) for c in FIRST}
+def test_what_is_simpler_stands_unless_the_other_is_better_by_a_margin():
+    def chosen(*less, whole=0.0):
+        """By kind of move so much less than the start; all of the way so much less than half of it."""
+        curves = {
+            str(c): lambda n, share, gain=gain: 1.0 - (gain + whole * (share == 1)) * (n > 0)
+            for c, gain in zip(FIRST, less, strict=True)
+        }
+        candidate, choice, *_ = searched(curves)
+        return candidate.moves, choice.steps > 0, choice.share
+
+    assert chosen(MARGIN - 0.01, 0.0, 0.0) == ("directions", False, 1.0)
+    assert chosen(MARGIN + 0.01, 0.0, 0.0) == ("directions", True, 0.5)
+    assert chosen(0.5, 0.51, 0.52) == ("directions", True, 0.5)
+    assert chosen(0.5, 0.56, 0.52) == ("rows", True, 0.5)
+    assert chosen(0.5, 0.56, 0.61) == ("full", True, 0.5)
+    assert chosen(0.5, 0.0, 0.0, whole=0.04) == ("directions", True, 0.5)
+    assert chosen(0.5, 0.0, 0.0, whole=0.06) == ("directions", True, 1.0)
+
+
+def test_more_steps_are_chosen_only_where_they_are_better_by_a_margin():
+    def steps(later):
+        return searched({str(FIRST[0]): lambda n, share: {0: 1.0, 25: 0.5}.get(n, later)})[1].steps
+
+    assert steps(0.46) == 25
+    assert steps(0.44) == 50
+
+
+def test_what_is_better_about_the_means_of_blocks_alone_does_not_leave_the_start():
+    curves = {str(c): lambda n, share: Errors(0.5 if n else 1.0, 1.1 if n else 1.0) for c in FIRST}
     assert searched(curves)[1].steps == 0
-    curves = {str(c): lambda n: 1.0 - (MARGIN + 0.005) * (n > 0) for c in FIRST}
-    assert searched(curves)[1].steps == GRID[1]
+    curves = {str(c): lambda n, share: Errors(0.5 if n else 1.0, 0.99 if n else 1.0) for c in FIRST}
+    assert searched(curves)[1].steps == GRID[0]
+    curves = {str(c): lambda n, share: Errors(1.0, 0.1 if n else 1.0) for c in FIRST}  # learned the mean, no more
+    assert searched(curves)[1].steps == 0
 
 
 def test_no_step_beyond_the_most():
-    falling = {str(c): lambda n: 1.0 / (1 + n) for c in (*FIRST, *OTHER)}
+    falling = {str(c): lambda n, share: 1.0 / (1 + n) for c in (*FIRST, *OTHER)}
     for most in (0, 1, 7, 60):
         _, choice, _, far = searched(falling, most)
         assert choice.steps == max(far.values()) == most
 
 
 def test_errors_that_are_none_can_be_written():
-    choice = searched({str(c): lambda n: np.inf for c in (*FIRST, *OTHER)})[1]
+    choice = searched({str(c): lambda n, share: np.inf for c in (*FIRST, *OTHER)})[1]
     assert choice.steps == 0
     told = choice.written()
     assert (told.error, told.start_error) == (None, None)
-    assert {e for points in told.errors.values() for _, e in points} == {None}
+    assert {e for points in told.errors.values() for *_, e in points} == {None}
     assert json.loads(json.dumps(asdict(told), allow_nan=False))["blocks"] == 0
 
 
@@ -246,6 +287,25 @@ def test_what_moves_is_what_the_candidate_says(candidate, poyo, tokens):
         torch.testing.assert_close(inside, step, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("candidate", FIRST, ids=str)
+def test_half_way_is_the_mean_of_the_two_ends_and_leaves_the_walk_as_it_is(candidate, poyo, tokens):
+    one = unseen(poyo, tokens)
+    model, session = one.model(), one.session.id
+    directions = [principal(rows_of(*model.unit_parts(IDS[0])[0]).double().numpy())[:3]]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batch = next(iter(one.loader(model, one.session.tasks, sampler_of(one), 4)))
+    walker = Walker(model, session, candidate, directions)
+    for step in range(2):
+        walker.step(lambda step=step: model.loss(batch, model(batch), Progress(step, 2))["total"])
+    after = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with walker.at(0.5):
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.detach(), (before[name] + after[name]) / 2, atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(p.detach(), after[name]) for name, p in model.named_parameters())
+    walker.settle(0.5)
+    assert any(not torch.equal(p.detach(), after[name]) for name, p in model.named_parameters())
+
+
 def sampler_of(one):
     return RandomWindows([one.session.windows("calibration")], one.run.config.data.window_ns, seed=0)
 
@@ -288,7 +348,7 @@ def test_the_weight_is_that_of_the_least_error_among_many(poyo):
     models, linears = zip(*(answers_of(seed) for seed in range(3)), strict=True)
     weight = mixing_weight(models, linears, task)
     error = [
-        block_error([{task.name: mixed(m, x, w)} for m, x in zip(models, linears, strict=True)], [task])
+        block_errors([{task.name: mixed(m, x, w)} for m, x in zip(models, linears, strict=True)], [task]).plain
         for w in np.linspace(0, 1, 101)
     ]
     assert weight == pytest.approx(np.argmin(error) / 100, abs=0.006)
@@ -303,12 +363,29 @@ def replace_std(task, std):
     return task
 
 
-def test_the_error_of_blocks_is_over_all_their_samples_in_sds(poyo):
+def test_the_errors_of_blocks_are_over_all_their_samples_in_sds(poyo):
     task = replace_std(poyo.tasks[0], (2.0, 60.0))
     models = [answers_of(seed)[0] for seed in range(2)]
-    off = np.concatenate([((m.predicted - m.true) / [2.0, 60.0])[m.weight > 0] for m in models])
-    assert block_error([{task.name: m} for m in models], [task]) == pytest.approx(np.square(off).mean())
-    assert block_error([{}], [task]) == np.inf
+    offs = [((m.predicted - m.true) / [2.0, 60.0])[m.weight > 0] for m in models]
+    found = block_errors([{task.name: m} for m in models], [task])
+    assert found.plain == pytest.approx(np.square(np.concatenate(offs)).mean())
+    within = [off.var(0).mean() for off in offs]
+    assert found.shape == pytest.approx(np.average(within, weights=[len(off) for off in offs]))
+    shifted = [replace(m, predicted=m.predicted + np.array([k, -9.0])) for k, m in enumerate(models)]
+    moved = block_errors([{task.name: m} for m in shifted], [task])
+    assert moved.shape == pytest.approx(found.shape) and moved.plain != pytest.approx(found.plain)
+    assert block_errors([{}], [task]) == (np.inf, np.inf)
+
+
+def test_a_component_that_hardly_varies_in_all_blocks_is_named(poyo):
+    task = replace_std(poyo.tasks[0], (2.0, 60.0))
+    models = [answers_of(seed)[0] for seed in range(2)]
+    varies = np.concatenate([(m.true / [2.0, 60.0])[m.weight > 0] for m in models]).var(0)
+    assert varies[0] < 0.2 and varies[1] < 0.2  # sines of half and of a quarter of these deviations
+    assert narrow_components([{task.name: m} for m in models], [task]) == (f"{task.name} x", f"{task.name} y")
+    task = replace_std(poyo.tasks[0], (1.0, 60.0))
+    assert narrow_components([{task.name: m} for m in models], [task]) == (f"{task.name} y",)
+    assert narrow_components([{}], [task]) == ()
 
 
 # ---- what the map is worth ------------------------------------------------------------------------------------------
