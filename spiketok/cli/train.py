@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -11,7 +12,7 @@ import typer
 
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
 from spiketok.cli.options import Json, Root, Sessions, hold, indexed, print_rows
-from spiketok.errors import UnfitError, UsageError, require
+from spiketok.errors import SpiketokError, UnfitError, UsageError, require
 from spiketok.storage.records import checkpoint_digest, seal_predictions
 from spiketok.storage.workspace import Workspace
 
@@ -266,16 +267,19 @@ def models(
 
 def _known_of(name: str, config: object) -> dict:
     """What ``spiketok models NAME`` tells beside the list: protocols, parameters of each size, origin, differences."""
+    from spiketok.evaluation.adapted import rows_told
     from spiketok.training.config import model_class
     from spiketok.training.describe import TOY, origin_of, protocols_of, sizes_of
 
     source, differs = origin_of(name)
+    rows = protocols_of(config)
+    with suppress(SpiketokError):  # a model that cannot be built: the rows above say so
+        rows |= rows_told(config)
     return {
         "source": source,
         "checked": model_class(name).checked,
         "protocols": [
-            {"protocol": protocol, "has it": "no" if why else "yes", "why not": why}
-            for protocol, why in protocols_of(config).items()
+            {"protocol": protocol, "has it": "no" if why else "yes", "why not": why} for protocol, why in rows.items()
         ],
         "counted for": TOY,
         "parameters": [

@@ -39,12 +39,14 @@ from spiketok.evaluation.adapting import (
 from spiketok.evaluation.floor import floor_answers
 from spiketok.evaluation.identity_map import IdentityMap, start
 from spiketok.evaluation.maps import statistics_of
-from spiketok.evaluation.results import ADAPTED, MAPPED, MIXED, Cell
+from spiketok.evaluation.results import ADAPTED, MAPPED, MIXED, OF_MAPS, Cell
 from spiketok.evaluation.unseen import Unseen, still
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
 from spiketok.training.checkpoints import seed_of
+from spiketok.training.config import RunConfig
+from spiketok.training.describe import built, toy
 from spiketok.training.predict import Answers, predict
 from spiketok.training.sampling import RandomWindows
 from spiketok.training.sessions import CALIBRATION, DividedSession, Stretches
@@ -73,6 +75,16 @@ def why_not(model: Model, protocol: str, session: str) -> str:
     if not model.unit_parts(session):
         return "it has no numbers of each unit, which a map could foretell"
     return ""
+
+
+def rows_told(config: RunConfig) -> dict[str, str]:
+    """By row that begins at a map, why the model of a configuration does not have it; empty where it has.
+
+    Raises:
+        SpiketokError: no such model can be built.
+    """
+    model = built(config)
+    return {row: why_not(model, row, toy().id) for row in OF_MAPS}
 
 
 class NoMap(SpiketokError):

@@ -86,6 +86,12 @@ def kind_of(path: Path) -> str:
         return _kind_of_manifest(path / MANIFEST)
     if (path / "report.json").exists():
         return "report"
+    if (path / "curve.json").exists():
+        lengths = ", ".join(
+            sorted((p.parent.name for p in path.glob("*/report.json")), key=lambda name: (len(name), name))
+        )
+        message = f"{path} holds a report for each length of calibration: name one of {lengths}"
+        raise UsageError(message)
     if is_run(path):
         return "run"
     if (path / "store").exists() or (path / "shards").exists():

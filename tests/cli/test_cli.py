@@ -328,6 +328,13 @@ def test_a_model_is_told_with_every_setting():
     assert listed["linear"] == "none (its refit is the floor)"
     told = json.loads(spiketok(Path("."), "models", "poyo", "--json").stdout)
     assert {"key": "model.depth", "type": "int", "default": 2, "source": "model preset"} in told["settings"]
+    assert {"protocol": "mapped", "has it": "yes", "why not": ""} in told["protocols"]
+    (mapped,) = (
+        r
+        for r in json.loads(spiketok(Path("."), "models", "spint", "--json").stdout)["protocols"]
+        if r["protocol"] == "mapped"
+    )
+    assert mapped["has it"] == "no" and "numbers of each unit" in mapped["why not"]
     assert "unknown model 'poyoo'" in spiketok(Path("."), "models", "poyoo", code=2).stderr
 
 

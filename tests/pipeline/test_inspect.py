@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from spiketok.errors import ArtefactError
-from spiketok.pipeline.inspect import describe_path
+from spiketok.errors import ArtefactError, UsageError
+from spiketok.pipeline.inspect import describe_path, kind_of
 
 
 def test_a_truth_is_told_from_headers_alone(tmp_path):
@@ -27,3 +27,12 @@ def test_a_truth_is_told_from_headers_alone(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ArtefactError, match=r"a_truth\.npz is no \.npz of arrays"):
         describe_path(path)
+
+
+def test_a_folder_of_a_curve_names_its_reports(tmp_path):
+    for name in ("30s", "10s", "300s"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text("{}")
+    (tmp_path / "curve.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds a report for each length of calibration: name one of 10s, 30s, 300s"):
+        kind_of(tmp_path)
