@@ -238,11 +238,16 @@ def test_a_curve_holds_the_summaries_by_length(result, decode, tmp_path):
 
 
 def test_lines_say_what_was_chosen_and_what_differs():
-    errors = {"full, lr 0.001": [(0, 0.9), (10, 0.8), (25, None)]}
+    errors = {"full, lr 0.001": [(0, 1.0, 0.9), (10, 1.0, 0.8), (25, 0.5, None)]}
     how = {"start": "map", "candidate": "full, lr 0.001", "steps": 10, "error": 0.8, "start_error": 0.9, "blocks": 3}
+    how |= {"share": 1.0, "narrow": []}
     cell = Cell("a/b", "adapted", TASK, {"r2_mean": 0.5}, how=how | {"errors": errors})
     where = f"adapted of a/b, {TASK}: begins at the map"
     assert chosen_lines(cell) == [f"{where}, full, lr 0.001, 10 steps (3 blocks, error 0.900 at the start, 0.800)"]
+    (line,) = chosen_lines(replace(cell, how=cell.how | {"share": 0.5}))
+    assert line == f"{where}, full, lr 0.001, 10 steps and 0.5 of the way (3 blocks, error 0.900 at the start, 0.800)"
+    (line,) = chosen_lines(replace(cell, how=cell.how | {"narrow": [f"{TASK} x"]}))
+    assert line == f"{where}, and stays: {TASK} x hardly varies in the calibration, so blocks cannot judge"
     stays = replace(cell, how=cell.how | {"steps": 0}, repeat=1)
     (line,) = chosen_lines(stays)
     assert line.endswith("0 steps (3 blocks, error 0.900 at the start, none less by enough (least 0.800))")
