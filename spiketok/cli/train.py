@@ -333,7 +333,7 @@ def eval_xsession(
         typer.Option(
             "--protocols",
             help="Comma-separated: zero_shot, zero_gradient, identity_unlabelled, mapped_unlabelled, identity_only, "
-            "full, mapped, adapted.",
+            "full, profile, mapped, adapted.",
             show_default="those that the model has",
         ),
     ] = None,

@@ -19,6 +19,7 @@ What is unusual:
     identity_only        labelled     identity_parameters([session])
     full                 labelled     everything, after some steps of the identity alone (gradual unfreezing, as POYO's
                                       fine-tuning)
+    profile              labelled     numbers of each unit in closed form (``Model.fit_sessions``), no parameter
     mapped_unlabelled, mapped, adapted, adapted+linear: see ``adapted``
     linear               labelled     ridge on lagged counts, fitted on the calibration alone
     within                            the model as it is, on the test time of a session that it was trained on
@@ -292,6 +293,12 @@ def _evaluate(unseen: Unseen, protocol: str) -> list[Cell]:
         batches = unseen.loader(model, tasks, sampler, unseen.adapt.batch_size)
         model.calibrate(batch.to(unseen.device) for batch in batches)
         known = Intervals.empty()  # what calibrate took in is all that it knows
+    elif moves == "profile":
+        try:
+            with still(model, (), protocol):
+                model.fit_sessions(Stretches([session], CALIBRATION))
+        except DataError as error:
+            return [Cell(session.id, protocol, task.name, None, str(error)) for task in session.tasks]
     elif moves in ("identity", "all"):
         how = _begin(unseen, model, protocol)
         trained = _adapt(unseen, model, protocol, tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spiketok.models.apst import Apst
 from spiketok.models.capoyo import Capoyo
 from spiketok.models.ldns import Ldns
 from spiketok.models.lfads import Lfads
@@ -23,6 +24,6 @@ MODELS = {
     model.name: model
     for model in (
         *(Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads),
-        *(PoyoPlus, Capoyo, Ldns, Possm, Neuroformer, Nuclr),
+        *(PoyoPlus, Capoyo, Ldns, Possm, Neuroformer, Nuclr, Apst),
     )
 }

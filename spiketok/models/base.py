@@ -35,6 +35,7 @@ PROTOCOLS = {
     "identity_unlabelled": ("unlabelled", "identity"),
     "identity_only": ("labelled", "identity"),
     "full": ("labelled", "all"),
+    "profile": ("labelled", "profile"),
 }
 
 
@@ -275,7 +276,8 @@ class Model(nn.Module, ABC):
         another one's weights.
 
         Args:
-            sessions: by id, stretches of training or calibration time. No target stands in those of a calibration.
+            sessions: by id, stretches of training or calibration time. No target stands in those of a calibration, but
+                for the row ``profile``, for which this is all.
         """
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
@@ -306,6 +308,8 @@ class Model(nn.Module, ABC):
             return "it has no loss that needs no label" if has_identity else "it has no parameters of a session's own"
         if protocol == "identity_only":
             return "it has no parameters of a session's own"
+        if protocol == "profile":
+            return "it reads no profiles of units"
         return f"{self.name} has no '{protocol}'"
 
     # ---- state ----------------------------------------------------------------------------------------------------

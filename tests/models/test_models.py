@@ -88,6 +88,11 @@ QUICK = {
     },
     "possm": {"dim": 16, "dim_head": 8, "rnn_dim": 16, "frame_kernel": 4, "frame_stride": 2},
     "neuroformer": {"dim": 16, "heads": 2, "step_ms": 20.0, "history_ms": 160.0},
+    "apst": {
+        **{"dim": 16, "heads": 2, "hidden": 24, "reach": (4, 4), "slots": 2, "slot_heads": 2, "slot_hidden": 24},
+        **{"read_out": 16, "identity": 8, "calibration_length": 8, "calibration_trials": 3, "profile_draws": 2},
+        **{"unit_dropout": 0.0, "output_ema": 0.0},
+    },
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------

@@ -34,4 +34,5 @@ REPLAYS = {
     "ctc_head": "tests.references.possm_layers",
     "neuroformer": "tests.references.neuroformer",
     "nuclr": "tests.references.nuclr",
+    "apst": "tests.references.apst",
 }

@@ -115,7 +115,7 @@ def compare(name: str, golden: Golden, found: Mapping[str, np.ndarray], left_out
 def tolerance(name: str, key: str) -> float:
     """The largest error that a key of a file may have, relative to the largest value of its tensor."""
     own = next((value for prefix, value in TOLERANCE_OF.items() if name.startswith(prefix)), TOLERANCE)
-    return max(own, GRADIENT_TOLERANCE) if key.startswith(("grad/", "mid/grad_norm/")) else own
+    return max(own, GRADIENT_TOLERANCE) if key.startswith(("grad/", "mid/grad_norm/", "out/grad_")) else own
 
 
 def difference(expected: np.ndarray, found: np.ndarray) -> tuple[float, str]:
