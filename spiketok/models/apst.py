@@ -1,8 +1,8 @@
 """APST: units told apart by a few numbers of what they did while the animal did something; no weight is a session's.
 
-Activity-profile spatiotemporal transformer of HsinyuanZhang. Reference code: HsinyuanZhang/APST (decoder, encoder) and
-HsinyuanZhang/iBCI (profiles of FALCON's data); a transcription of both gives recorded numbers, which this model and
-``spiketok.recording.profiles`` give too (tests/references/apst.py). There is no paper that we know of.
+By HsinyuanZhang; no paper is known. Reference code: HsinyuanZhang/APST (decoder, encoder) and HsinyuanZhang/iBCI
+(profiles of FALCON's data); a transcription of both by hand gave recorded numbers, which this model and
+``spiketok.recording.profiles`` give too (tests/references/apst.py).
 
 What is unusual:
 
@@ -64,6 +64,7 @@ from spiketok.models.batch import (
 from spiketok.models.binned import COUNTS, BinnedModel
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import module_key
+from spiketok.notes import note_once
 from spiketok.recording import profiles
 
 NUMBERS = 4  # of a profile, at most
@@ -329,14 +330,13 @@ class Apst(BinnedModel):
         """What makes profiles comparable, of all sessions; then the profiles of each.
 
         Raises:
-            DataError: there are fewer than two sessions, or one without labelled time.
+            DataError: a session without enough labelled time.
         """
         if len(sessions) < LEAST_SESSIONS:
-            message = (
-                f"apst learns of several sessions what a profile means, and {', '.join(sessions)} is alone: "
-                "train on two or more (--sessions GLOB, --hold-out none), or take --model poyo"
+            note_once(
+                f"apst learns of several sessions what a profile means, and {', '.join(sessions)} is alone: sessions "
+                "that it never saw may be read badly, train on two or more"
             )
-            raise DataError(message)
         if self.config.profile != "cosine":
             square, n = np.zeros(len(self.behaviour_rms)), 0
             for stretch in (s for own in sessions.values() for s in own):
@@ -383,16 +383,16 @@ class Apst(BinnedModel):
             return
         row_s = self.config.profile_bins * self.timing.bin_ns / 1e9
         found = [self._rows(stretch) for stretch in stretches]
-        rate, target, known = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if not known.any():
+        if not any(known.any() for *_, known in found):
             message = f"{session}: no {row_s:g} s of it are labelled and recorded: it has no profile"
             raise DataError(message)
+        counts, target, known = (np.concatenate(parts) for parts in zip(*found, strict=True))
         make = {"signed": profiles.signed_states, "rectified": profiles.rectified_states}[self.config.profile]
         states = make(target, self.behaviour_rms.double().cpu().numpy())
-        length = min(max(round(self.config.profile_s / row_s), 1), len(rate))
-        starts = np.linspace(0, len(rate) - length, self.config.profile_draws).round().astype(int)
+        length = min(max(round(self.config.profile_s / row_s), 1), len(counts))
+        starts = np.linspace(0, len(counts) - length, self.config.profile_draws).round().astype(int)
         for rows in (slice(None), *(slice(start, start + length) for start in starts)):
-            deviation = profiles.deviations(rate[rows] / row_s, row_s, known[rows])
+            deviation = profiles.deviations(counts[rows] / row_s, row_s, known[rows])
             yield profiles.responses(deviation, states[rows], self.config.profile_prior, known[rows])
 
     def _rows(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

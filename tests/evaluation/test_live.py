@@ -32,6 +32,7 @@ SECOND = 1_000_000_000
 HOLE = (10_013_000_000, 10_989_000_000)  # of test time, its edges inside of bins
 SETS = ["data.window_ms=500", "data.bin_ms=20", "data.eval_step_ms=200", "data.batch_size=8", "data.stitch=causal"]
 EACH = {  # what a model is set to beside its toy size, once or several times
+    "apst": ["model.output_ema=0.3"],
     "ndt1": ["model.context_forward=0", "task.population.held_out=0.3"],
     "ndt2": ["model.causal=true"],
     "neuroformer": ["tasks=['decode','events'] data.window_ms=100", "tasks=['decode'] data.window_ms=100"],

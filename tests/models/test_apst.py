@@ -93,6 +93,8 @@ def test_without_labels_there_is_no_profile():
     assert not profile_of(model, C).any()
     with pytest.raises(DataError, match=r"toy/c: no 0\.1 s of it are labelled and recorded"):
         model.fit_sessions({C.info.id: [stretch(C, weight={TASK: np.zeros(len(C.velocity))})]})
+    with pytest.raises(DataError, match=r"toy/b: no 0\.1 s of it"):
+        model.fit({A.info.id: [stretch(A)], B.info.id: []})
 
 
 def test_what_was_not_recorded_or_labelled_is_in_no_profile():
@@ -130,9 +132,13 @@ def test_training_meets_the_profiles_of_stretches():
     assert len({float(losses(made((A, B), profile_draws=0).train(), batch)["total"].detach()) for _ in range(3)}) == 1
 
 
-def test_one_session_teaches_nothing():
-    with pytest.raises(DataError, match=r"apst learns of several sessions .*, and toy/a\.1 is alone: train on two"):
-        made((A,))
+def test_one_session_is_trained_on_with_a_line(capsys):
+    made((A, B))
+    assert not capsys.readouterr().err
+    model = made((A,))
+    line = "note: apst learns of several sessions what a profile means, and toy/a.1 is alone: sessions that it never"
+    assert capsys.readouterr().err.startswith(line)
+    assert profile_of(model, A).any()
 
 
 def test_cosines_of_trials():
