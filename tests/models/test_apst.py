@@ -223,27 +223,30 @@ def test_trials_that_do_not_fit_are_refused():
 
 
 def r2(model, session) -> float:
-    batch = make_batch(model, [(session, b) for b in range(0, 1500 - N_BINS, N_BINS)])
+    """Of the second half of a toy session."""
+    batch = make_batch(model, [(session, b) for b in range(750, 1500 - N_BINS, N_BINS)])
     said, true = predict(model, batch), batch.asked[TASK].target
     return float(1 - (said - true).square().sum() / (true - true.mean(0)).square().sum())
 
 
 @pytest.mark.long
 def test_a_session_that_was_never_seen_is_read_by_its_profiles_and_not_by_others():
-    """The control: the same profiles handed to other units say nothing."""
+    """The control: the same profiles handed to other units say nothing. It was .60 and -.36 on average."""
     sessions = [toy(f"s{k}", 14, 10 + k) for k in range(8)]
     model = made(sessions[:7], dim=32, heads=4, slot_heads=4, slots=4, profile_draws=4, profile_s=15.0)
     rng = np.random.default_rng(0)
-    starts = rng.integers(0, 1500 - N_BINS, (350, 8))
-    batches = [make_batch(model, [(sessions[k % 7], int(b)) for b in own]) for k, own in enumerate(starts)]
-    train(model, batches, 350, lr=5e-3, weight_decay=0.01)
+    starts = [rng.integers(0, 1500 - N_BINS, 8).tolist() for _ in range(300)]
+    batches = [make_batch(model, [(sessions[i % 7], b) for b in own]) for i, own in enumerate(starts)]
+    for part in range(5):
+        train(model, batches[60 * part : 60 * (part + 1)], 60, lr=3e-3 * (1 - part / 6), weight_decay=0.01)
     new = sessions[7]
     model.add_sessions([new.info])
-    assert r2(model, new) < 0.2  # no profile yet
+    without = r2(model, new)
     model.fit_sessions({new.info.id: [stretch(new, slice(0, 750))]})
-    known = r2(model, new)
-    order = torch.from_numpy(rng.permutation(new.info.n_units))
-    own = profile_of(model, new)
-    own.copy_(own[order].clone())
-    assert known > 0.5
-    assert r2(model, new) < 0.2
+    known, own, others = r2(model, new), profile_of(model, new), []
+    kept = own.clone()
+    for _ in range(5):
+        own.copy_(kept[torch.from_numpy(rng.permutation(len(kept)))])
+        others.append(r2(model, new))
+    assert known > 0.45
+    assert without < 0.1 and np.mean(others) < 0.1
