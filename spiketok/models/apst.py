@@ -255,7 +255,7 @@ class Apst(BinnedModel):
             **{"dim": 64, "heads": 4, "hidden": 128, "reach": (12, 12), "slots": 4, "slot_heads": 4},
             **{"slot_hidden": 128, "read_out": 64, "identity": 32, "calibration_trials": 16, "calibration_length": 50},
         },
-        "688": {"last_bin": True},  # also FALCON M2: 2-D reaches
+        "M2": {"last_bin": True},  # FALCON M2, and DANDI 688: 2-D reaches
         "M1": {  # FALCON M1: 16 muscles
             **{"reach": (25, 25, 25, 24), "calibration_trials": 4, "profile": "rectified", "profile_bins": 1},
             **{"half_life_s": _HALF_LIVES, "last_bin": True},
