@@ -333,8 +333,8 @@ def eval_xsession(
         typer.Option(
             "--protocols",
             help="Comma-separated: zero_shot, zero_gradient, identity_unlabelled, mapped_unlabelled, identity_only, "
-            "full, profile, mapped, adapted.",
-            show_default="those that the model has",
+            "full, profile, mapped, adapted, aligned_pca, aligned_cca, few_shot.",
+            show_default="those that the model has, without the last three",
         ),
     ] = None,
     calibration_s: Annotated[
@@ -353,6 +353,10 @@ def eval_xsession(
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions beside the report.")
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="PROTOCOL", help="Write each session's adapted model of this row as a run."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the report.", show_default="RUN/xsession")
     ] = None,
@@ -363,6 +367,7 @@ def eval_xsession(
     require("torch", "train", "evaluation")
     from spiketok.evaluation.calibration import check_draws
     from spiketok.evaluation.curve import write_curve
+    from spiketok.evaluation.kept import write_kept
     from spiketok.evaluation.report import write_report
     from spiketok.evaluation.transfer import evaluate_transfer
     from spiketok.storage.store import read_session
@@ -373,7 +378,10 @@ def eval_xsession(
 
     lengths = _lengths(calibration_s)
     check_draws(calibration, repeats)
-    workspace = indexed(root)
+    if keep is not None and len(lengths) > 1:
+        message = f"--keep {keep} with {len(lengths)} lengths of calibration gives as many models a session: name one"
+        raise UsageError(message)
+    workspace, kept = indexed(root), {}
     run_dir = find_run(workspace, run)
     if run is None:
         say(f"run {run_dir.name}, the newest (otherwise: spiketok eval-xsession RUN)")
@@ -404,6 +412,8 @@ def eval_xsession(
                         stored=lambda session: read_session(workspace.store_path(session)),
                         trained=lambda chosen: open_shards(workspace, chosen, loaded.config),
                         on_event=lambda event: advance(1, str(event.get("cell", ""))),
+                        keep=keep,
+                        on_kept=lambda one: kept.update({one.session.id: write_kept(one, workspace.runs)}),
                     )
 
             result = _without_unfit(evaluate, opened, {}, named=sessions is not None)
@@ -418,7 +428,8 @@ def eval_xsession(
                 say(f"{len(answered)} files of predictions in {own / 'predictions'}")
         curve = write_curve([result for result, _ in reports.values()], folder) if len(lengths) > 1 else None
     if as_json:
-        show_json(curve.summary if curve else next(iter(reports.values()))[1].summary)
+        told = curve.summary if curve else next(iter(reports.values()))[1].summary
+        show_json(told if keep is None else told | {"kept": {session: str(path) for session, path in kept.items()}})
         return
     if curve:
         for title, columns, rows in curve.tables:
@@ -431,6 +442,11 @@ def eval_xsession(
         for line in report.remarks:
             say(f"{own.name}: {line}" if curve else line)
         print(f"report {own / 'report.html'}")
+    for session, path in kept.items():
+        print(f"kept {path}")
+        say(f"next: spiketok stream {session} --run {path.name}")
+    if keep is not None and not kept:
+        say(f"nothing was kept: no session has a score in the row {keep}")
 
 
 def _lengths(text: str) -> list[float]:

@@ -123,6 +123,7 @@ def _behaviours(session: DividedSession) -> tuple[str, ...]:
 def _mapped(unseen: Unseen, model: Model, protocol: str) -> list[Cell]:
     set_, found = begin(unseen, model, unseen.session, protocol == MAPPED)
     how = {"start": "map", "explained": [round(r.explained, 4) for r in found.ridges], "map_sessions": found.sessions}
+    unseen.keep(protocol, model)
     answers = predict(
         model, unseen.session, "test", unseen.run.config, unseen.device, calibration=unseen.session.calibration
     )
@@ -182,6 +183,7 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         walk.to(choice.steps)
         if choice.steps:
             walk.walker.settle(choice.share)
+    unseen.keep(ADAPTED, model)
     answers = walk.answers()
     how = {"start": "as it is" if found is None else "map" if found.ridges else "mean of the trained sessions"}
     how |= asdict(choice) | {"narrow": list(narrow)}

@@ -29,7 +29,7 @@ from spiketok.training.checkpoints import Run
 from spiketok.training.loader import Loader
 from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
-from spiketok.training.sessions import DividedSession, divide, require_window
+from spiketok.training.sessions import DividedSession, require_window
 
 SHUFFLES = 1000
 
@@ -77,7 +77,7 @@ def coupling(
         message = f"{tokens.id} is none of the sessions that {run.path.name} was trained on: {', '.join(run.own)}"
         raise DataError(message)
     model.to(device).eval()
-    session, config = divide(tokens, run.tasks, run.config.split), run.config.data
+    session, config = run.divide(tokens), run.config.data
     n_batches = max(round(seconds * 1e9 / config.window_ns / config.batch_size), 1)
     used = 0
 

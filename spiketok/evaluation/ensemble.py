@@ -18,7 +18,7 @@ from spiketok.training.checkpoints import Run
 from spiketok.training.predict import predict
 from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import SessionTokens
-from spiketok.training.sessions import DividedSession, divide
+from spiketok.training.sessions import DividedSession
 from spiketok.training.tasks.base import Score
 from spiketok.training.tasks.population import Population, Rates
 
@@ -106,7 +106,7 @@ def _answers(run: Run, sessions: Sequence[SessionTokens], split: str, device) ->
     model = run.model.to(device)
     found = []
     for tokens in sessions:
-        divided: DividedSession = divide(tokens, run.tasks, run.config.split)
+        divided: DividedSession = run.divide(tokens)
         if divided.valid_is_test:
             message = f"{tokens.id}: its valid time is scored as its test time, which may not choose an ensemble"
             raise DataError(message)

@@ -42,7 +42,6 @@ from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import Run, TrainedSession, load_run
 from spiketok.training.runs import run_inputs
 from spiketok.training.sampling import Once, SessionTokens, listing
-from spiketok.training.sessions import divide
 from spiketok.training.tasks.decode import Decode
 
 STAMP_NS = {"h1": BIN_NS - 1, "m1": BIN_NS - 1, "m2": 0}  # of a bin, from its start: half-open bins hold their end so
@@ -335,7 +334,7 @@ def _calibration(run: Run, tokens: SessionTokens) -> Intervals:
         return Intervals.empty()
     rule = run.config.split  # days divide sessions; inside one, calibration is its training time
     rule = SplitRule("block") if rule.kind == "day" else rule
-    return divide(tokens, run.tasks, rule, run.config.data.train_share).calibration
+    return run.divide(tokens, rule, run.config.data.train_share).calibration
 
 
 def _open(run: Run, session: TrainedSession, workspace: Workspace) -> SessionTokens:

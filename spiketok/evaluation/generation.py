@@ -27,7 +27,7 @@ from spiketok.storage.files import atomic_file, write_json
 from spiketok.training.checkpoints import Run
 from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
-from spiketok.training.sessions import DividedSession, divide, require_window
+from spiketok.training.sessions import DividedSession, require_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def generate(
     run.model.to(device).eval()
     found = []
     for tokens in sessions:
-        found.append(_generate(run, divide(tokens, run.tasks, run.config.split), how, seconds, stored, device))
+        found.append(_generate(run, run.divide(tokens), how, seconds, stored, device))
         told(f"{tokens.id}: {len(found[-1].start_ns)} windows drawn")
     return found
 

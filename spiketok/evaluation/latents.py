@@ -24,7 +24,7 @@ from spiketok.recording.metrics import r2_mean
 from spiketok.training.checkpoints import Run
 from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
-from spiketok.training.sessions import DividedSession, divide, require_window
+from spiketok.training.sessions import DividedSession, require_window
 from spiketok.training.tasks.base import Task
 
 LATENTS = "latents"  # what a model calls them in its output, ``[B * T, K]``
@@ -55,7 +55,7 @@ def read_latents(run: Run, tokens: SessionTokens, device: torch.device | str = "
     if not run.model.has_latents:
         message = f"{run.path.name}: {run.config.model} has no latents to read behaviour from"
         raise UsageError(message)
-    session = divide(tokens, run.tasks, run.config.split)
+    session = run.divide(tokens)
     run.model.to(device).eval()
     found = []
     for task in session.tasks:

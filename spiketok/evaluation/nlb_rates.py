@@ -36,7 +36,6 @@ from spiketok.training.checkpoints import Run
 from spiketok.training.predict import session_loader
 from spiketok.training.runs import run_inputs, scheme_of
 from spiketok.training.sampling import SessionTokens, SessionWindows, TrialWindows, WindowPlan
-from spiketok.training.sessions import divide
 from spiketok.training.tasks.population import HELD_OUT, Population
 
 BINS_MS = (5, 20)
@@ -92,7 +91,7 @@ def export_rates(
             write_rates(run, session, digest, split, path, device)
     bin_ms, window_ns = round(run.config.data.bin_ms), run.config.data.window_ns
     start_ns = window_starts(session, "", split, bin_ms=bin_ms)
-    train = divide(tokens, run.tasks, run.config.split, run.config.data.train_share).splits["train"]
+    train = run.divide(tokens, None, run.config.data.train_share).splits["train"]
     n_arrays = len(read_rates(path))
     seen, remarks = seen_in_training(start_ns, window_ns, train), [f"{n_arrays} arrays, of the {split} split"]
     if seen:

@@ -22,8 +22,11 @@ from spiketok.errors import require
 from spiketok.evaluation.remarks import calibration_words, chosen_lines, named_tasks, remarks
 from spiketok.evaluation.results import (
     ADAPTED,
+    ALIGNED_CCA,
+    ALIGNED_PCA,
     CALIBRATION_KINDS,
     CALIBRATION_OF,
+    FEW_SHOT,
     FLOOR,
     MIXED,
     WITHIN,
@@ -51,6 +54,9 @@ COLOURS = {
     ADAPTED: "#7A3E9D",
     "profile": "#8C6D1F",
     MIXED: "#B79AD0",
+    ALIGNED_PCA: "#C9B38B",
+    ALIGNED_CCA: "#8C6D3F",
+    FEW_SHOT: "#4B5D2A",
     WITHIN: "#D55E00",
     FLOOR: "#8A8F98",
 }
@@ -68,6 +74,9 @@ MEANING = {
     "mapped": "the session's own rows are foretold from its spikes and their tuning by a ridge on the trained sessions",
     ADAPTED: "from there on, what blocks of the calibration chose: what moves, at which rate, for how many steps",
     MIXED: "a weighted mean of adapted and linear, whose weight the same blocks gave",
+    ALIGNED_PCA: "ridges of the trained sessions on principal components, those here matched by their distributions",
+    ALIGNED_CCA: "ridges of the trained sessions on principal components, those here aligned at like behaviour",
+    FEW_SHOT: "a ridge on what the model reads its answers of, its penalty chosen by blocks of the calibration",
 }
 FORMAT, VERSION = "spiketok-report", 2
 TRACE_S, TRACE_WINDOWS = 10.0, 8  # a trace shows this much, whichever is longer

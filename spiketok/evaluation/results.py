@@ -18,12 +18,18 @@ WITHIN = "within"  # the row of a session that the model was trained on
 MAPPED_UNLABELLED, MAPPED, ADAPTED = "mapped_unlabelled", "mapped", "adapted"
 MIXED = "adapted+linear"  # of the last of them and the floor; it stands where that one does
 OF_MAPS = {MAPPED_UNLABELLED: "unlabelled", MAPPED: "labelled", ADAPTED: "labelled"}
+# Baselines that stand where they are asked for by name.
+ALIGNED_PCA, ALIGNED_CCA, FEW_SHOT = "aligned_pca", "aligned_cca", "few_shot"
+ON_REQUEST = {ALIGNED_PCA: "unlabelled", ALIGNED_CCA: "labelled", FEW_SHOT: "labelled"}
+KEPT = ("identity_unlabelled", "identity_only", "full", *OF_MAPS)  # whose outcome is a model that can be kept
 # What each row of the table saw of the calibration.
 CALIBRATION_OF = {name: kind for name, (kind, _) in PROTOCOLS.items()} | {FLOOR: "labelled", WITHIN: "none"}
-CALIBRATION_OF |= OF_MAPS | {MIXED: "labelled"}
+CALIBRATION_OF |= OF_MAPS | ON_REQUEST | {MIXED: "labelled"}
 CALIBRATION_KINDS = ("none", "unlabelled", "labelled")
 # The rows that can be asked for, in the order of the table: what sees no label apart from what does.
-ROWS = tuple(sorted([*PROTOCOLS, *OF_MAPS], key=lambda name: CALIBRATION_KINDS.index(CALIBRATION_OF[name])))
+ROWS = tuple(
+    sorted([*PROTOCOLS, *OF_MAPS, *ON_REQUEST], key=lambda name: CALIBRATION_KINDS.index(CALIBRATION_OF[name]))
+)
 Event = dict[str, object]
 
 

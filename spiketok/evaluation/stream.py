@@ -27,7 +27,7 @@ from spiketok.tokens.live import wait_until
 from spiketok.training.checkpoints import Run
 from spiketok.training.predict import predict
 from spiketok.training.sampling import SessionTokens
-from spiketok.training.sessions import DividedSession, divide, require_window
+from spiketok.training.sessions import DividedSession, require_window
 from spiketok.training.tasks.base import Score
 from spiketok.training.tasks.decode import Decode, Prediction
 
@@ -92,7 +92,7 @@ def stream(
         message = f"pieces of {piece_ns} ns, speed {speed}, duration {duration_ns} ns: each must be above 0"
         raise UsageError(message)
     step_ns = live_step_ns(run, tokens, step_ns)
-    divided = divide(tokens, run.tasks, run.config.split)
+    divided = run.divide(tokens)
     if split not in divided.splits:
         message = f"{tokens.id} has no split '{split}', it has {', '.join(divided.splits)}"
         raise UsageError(message)

@@ -21,6 +21,7 @@ What is unusual:
                                       fine-tuning)
     profile              labelled     numbers of each unit in closed form (``Model.fit_sessions``), no parameter
     mapped_unlabelled, mapped, adapted, adapted+linear: see ``adapted``
+    aligned_pca, aligned_cca, few_shot: see ``alignment`` and ``few_shot``
     linear               labelled     ridge on lagged counts, fitted on the calibration alone
     within                            the model as it is, on the test time of a session that it was trained on
 """
@@ -37,12 +38,19 @@ from lightning_fabric import Fabric
 
 from spiketok.errors import DataError, UnfitError, UnknownNameError, UsageError
 from spiketok.evaluation.adapted import NoMap, begin, evaluate_mapped
+from spiketok.evaluation.alignment import Alignments, aligned_cell
 from spiketok.evaluation.calibration import How, calibration_of, check_draws
+from spiketok.evaluation.few_shot import few_shot_cells
 from spiketok.evaluation.floor import floor_cell
+from spiketok.evaluation.kept import Kept
 from spiketok.evaluation.maps import Maps, Opened
 from spiketok.evaluation.results import (
     ADAPTED,
+    ALIGNED_CCA,
+    ALIGNED_PCA,
+    FEW_SHOT,
     FLOOR,
+    KEPT,
     MIXED,
     OF_MAPS,
     ROWS,
@@ -71,7 +79,6 @@ from spiketok.training.sessions import (
     CALIBRATION,
     DividedSession,
     Stretches,
-    divide,
     dropped_by_split,
     findings_told,
     require_heard,
@@ -96,6 +103,8 @@ def evaluate_transfer(
     stored: Callable[[str], Session | None] | None = None,
     trained: Opened | None = None,
     on_event: Callable[[Event], None] | None = None,
+    keep: str | None = None,
+    on_kept: Callable[[Kept], None] | None = None,
 ) -> TransferResult:
     """Score a checkpoint on sessions that it never saw, by each protocol and by the floor.
 
@@ -114,14 +123,16 @@ def evaluate_transfer(
         trained: opens the shards of trained sessions by their ids, of which a map is learned; None where they are not
             at hand.
         on_event: called with a dict for each logged step (``"adapt"``) and each score (``"score"``).
+        keep: the row whose adapted models ``on_kept`` is called with, one a session that has one; of one draw.
 
     Raises:
         UsageError: a trained session without ``within``, a trained recording under another name, an unknown protocol,
-            a shard by another scheme or other fields than the run reads.
+            a shard by another scheme or other fields than the run reads, a row that cannot be kept.
         UnfitError: sessions with nothing to score, too little calibration or no test time.
     """
     protocols = _checked_protocols(run, protocols, maps=trained is not None)
     check_draws(calibration, repeats)
+    _check_keep(keep, protocols, repeats)
     if not calibration_s > 0:
         message = f"calibration is {calibration_s} s, must be above 0"
         raise UsageError(message)
@@ -134,6 +145,7 @@ def evaluate_transfer(
         device = Fabric(accelerator=run.config.optim.accelerator, devices=1).device
     device = torch.device(device)
     maps = Maps(run, trained, stored, calibration_s, calibration, adapt, seed)
+    alignments = Alignments(run, trained, stored, adapt, seed)
     facts, cells = [], []
     for tokens, session, repeat in _transfer_sessions(run, sessions, calibration_s, calibration, repeats, seed):
         known = session.id in seen
@@ -150,12 +162,18 @@ def evaluate_transfer(
             )
         )
         words = [zlib.crc32(session.id.encode()), *([repeat] if repeat else [])]
-        unseen = Unseen(run, session, adapt, seed_of(seed, *words), device, emit, maps, stored)
+        adapted: dict[str, Model] = {}
+        hold = adapted.__setitem__ if keep is not None else lambda protocol, model: None
+        unseen = Unseen(run, session, adapt, seed_of(seed, *words), device, emit, maps, stored, hold, alignments)
         for protocol in (*([WITHIN] if known else protocols), FLOOR):
             with deterministic(device):
                 found = _evaluate(unseen, protocol)
             cells += [replace(cell, repeat=repeat) for cell in found]
             _tell(emit, cells, len(found))
+            model = adapted.pop(protocol, None)
+            if model is not None and protocol == keep:
+                own = [cell for cell in found if cell.protocol == keep]
+                on_kept(Kept(run, session, model, keep, adapt, own, calibration_s, calibration, seed))
     shown = (*([WITHIN] if any(f.trained_on for f in facts) else []), FLOOR)
     if not all(f.trained_on for f in facts):
         shown += (*protocols, *([MIXED] if ADAPTED in protocols else []))
@@ -197,6 +215,19 @@ def _checked_protocols(run: Run, protocols: Sequence[str] | None, *, maps: bool)
         message = f"no protocol is named: give some of {', '.join(ROWS)}"
         raise UsageError(message)
     return tuple(p for p in ROWS if p in protocols)
+
+
+def _check_keep(keep: str | None, protocols: Sequence[str], repeats: int) -> None:
+    if keep is None:
+        return
+    if keep not in KEPT:
+        raise UnknownNameError("row to keep", keep, KEPT)
+    if keep not in protocols:
+        message = f"'{keep}' is to be kept and is not evaluated: name it among the protocols ({', '.join(protocols)})"
+        raise UsageError(message)
+    if repeats > 1:
+        message = f"{repeats} draws of the calibration give as many models a session: keep that of one draw"
+        raise UsageError(message)
 
 
 def _refuse_trained(run: Run, sessions: Sequence[SessionTokens], within: bool) -> None:
@@ -256,7 +287,7 @@ def _transfer_session(
         message = f"{tokens.id}: {run.tasks[0].why_not(tokens)}"
         raise DataError(message)
     rule = run.config.split  # days divide sessions; inside an unseen one, calibration comes first and test last
-    session = divide(tokens, run.tasks, SplitRule("block") if rule.kind == "day" else rule)
+    session = run.divide(tokens, SplitRule("block") if rule.kind == "day" else rule)
     calibration = calibration_of(session.splits["train"], session.id, calibration_s, how, repeat, seed)
     guard = grown(calibration, window_ns)
     test = without(session.splits["test"], guard)
@@ -277,6 +308,12 @@ def _evaluate(unseen: Unseen, protocol: str) -> list[Cell]:
         return [floor_cell(unseen.run.config, unseen.session, task, unseen.stored) for task in unseen.session.tasks]
     if protocol in OF_MAPS:
         return evaluate_mapped(unseen, protocol)
+    if protocol in (ALIGNED_PCA, ALIGNED_CCA):
+        config, session = unseen.run.config, unseen.session
+        kept = unseen.alignments, unseen.stored
+        return [aligned_cell(config, session, task, protocol, *kept) for task in session.tasks]
+    if protocol == FEW_SHOT:
+        return few_shot_cells(unseen)
     session, model, trained = unseen.session, unseen.model(), 0
     reason = "" if protocol == WITHIN else model.why_not(protocol, session.id)
     tasks = _learned(session, protocol)
@@ -302,6 +339,7 @@ def _evaluate(unseen: Unseen, protocol: str) -> list[Cell]:
     elif moves in ("identity", "all"):
         how = _begin(unseen, model, protocol)
         trained = _adapt(unseen, model, protocol, tasks)
+        unseen.keep(protocol, model)
     answers = predict(model, session, "test", unseen.run.config, unseen.device, calibration=known)
     return [Cell(session.id, protocol, name, answers.score(name), "", trained, a, how) for name, a in answers.items()]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spiketok.evaluation.alignment import Alignments
 from spiketok.evaluation.maps import Maps
 from spiketok.evaluation.results import Event
 from spiketok.models.base import Model, Part
@@ -30,6 +31,7 @@ class Unseen:
         run, session, adapt: the model, its calibration and test time, how it adapts.
         seed: of new rows and calibration windows. device: where. emit: takes events.
         maps: of the run, for rows that begin at a map. stored: gives a session from the store.
+        keep: called with the row and the model that has adapted to the whole calibration. alignments: of the run.
     """
 
     run: Run
@@ -40,6 +42,8 @@ class Unseen:
     emit: Callable[[Event], None]
     maps: Maps
     stored: Callable[[str], Session | None] | None = None
+    keep: Callable[[str, Model], None] = lambda protocol, model: None
+    alignments: Alignments | None = None
 
     def model(self) -> Model:
         """A copy of the trained model that knows the session; its new rows are the same in every protocol."""

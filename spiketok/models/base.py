@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Batch, Generation, Head, Input, Progress, Stretch, Timing
+from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
@@ -79,6 +80,8 @@ class Model(nn.Module, ABC):
         couplings: the ways in which it can say how much a unit depends on another (:meth:`coupling`), the best first.
         weighs_exposure: it reads bins that were recorded in part by their share (``data.exposure``).
         has_latents: beside its answers it puts out ``latents``, ``[B * T, K]``, a row a bin of its counts.
+        read_by: the name of its module dict that holds, by ``module_key`` of a task, the last layer of each behaviour;
+            empty where there is none (:meth:`last_layers`).
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
         recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
             the other sizes. ``optim.lr_per_window`` ties the learning rate to the batch size.
@@ -98,6 +101,7 @@ class Model(nn.Module, ABC):
     couplings: ClassVar[tuple[str, ...]] = ()
     has_latents: ClassVar[bool] = False
     weighs_exposure: ClassVar[bool] = False
+    read_by: ClassVar[str] = ""
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
     recipes: ClassVar[dict[str, dict[str, dict]]]
@@ -222,6 +226,33 @@ class Model(nn.Module, ABC):
         is None at the start of a stretch.
         """
         return self.forward(batch), None
+
+    def last_layers(self) -> dict[str, nn.Module]:
+        """By task of values, the layer whose output is its answer; none by default.
+
+        What goes into it, a row a query or a row that a query takes, are the features of :meth:`features`.
+        """
+        if not self.read_by:
+            return {}
+        table, valued = getattr(self, self.read_by), [t for t, head in self.heads.items() if head.output == "values"]
+        return {task: table[module_key(task)] for task in valued}
+
+    def features(self, batch: Batch, carry: object = None) -> tuple[dict[str, Tensor], object]:
+        """As :meth:`predict`, with what it reads in place of each answer in values, ``[Q, D]``: for a read-out anew.
+
+        Raises:
+            UsageError: it has nothing of this kind.
+        """
+        layers = self.last_layers()
+        if not layers:
+            message = f"{self.name} says of no layer that it reads its answers of it"
+            raise UsageError(message)
+        hooks = [layer.register_forward_hook(lambda _, given, __: given[0]) for layer in layers.values()]
+        try:
+            return self.predict(batch, carry)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def generate(self, batch: Batch, how: Generation, carry: object = None) -> tuple[Tensor, object]:
         """Spikes drawn from the model for the time of a batch's windows, and what the next windows need.

@@ -188,6 +188,7 @@ class Ldns(BinnedModel):
     draws_apart: ClassVar[bool] = True
     has_latents: ClassVar[bool] = True
     own_tables: ClassVar[tuple[str, ...]] = ("own",)
+    read_by: ClassVar[str] = "read_outs"
     Config: ClassVar[type] = LdnsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": {

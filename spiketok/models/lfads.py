@@ -226,6 +226,7 @@ class Lfads(BinnedModel):
     name: ClassVar[str] = "lfads"
     checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
     own_tables: ClassVar[tuple[str, ...]] = ("own",)
+    read_by: ClassVar[str] = "read_outs"
     Config: ClassVar[type] = LfadsConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": {

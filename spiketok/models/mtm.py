@@ -144,6 +144,7 @@ class Mtm(BinnedModel):
     weighs_exposure = True
     checked: ClassVar[str] = "7 recorded configurations of its original: outputs, losses, gradients"
     own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")
+    read_by: ClassVar[str] = "decoders"
     Config: ClassVar[type] = MtmConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Under two minutes of a CPU core. What behaviour weighs it takes from the rates (docs/models.md).

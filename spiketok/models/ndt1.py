@@ -172,6 +172,7 @@ class Ndt1(BinnedModel):
     weighs_exposure = True
     checked: ClassVar[str] = "7 recorded configurations of its original: outputs, losses, gradients"
     own_tables: ClassVar[tuple[str, ...]] = ("read_in", "read_out")
+    read_by: ClassVar[str] = "decoders"
     Config: ClassVar[type] = Ndt1Config
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Several sessions, minutes on two CPU cores. Whole units are hidden, which is what held-out units ask; whole

@@ -187,6 +187,7 @@ class Ndt2(Model):
     default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "identity_unlabelled", "identity_only", "full")
     one_session_batches: ClassVar[bool] = True  # what a population is asked is one table for a batch
+    read_by: ClassVar[str] = "decoders"
     Config: ClassVar[type] = Ndt2Config
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": _TINY,

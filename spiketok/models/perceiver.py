@@ -301,6 +301,7 @@ class ManyTasks(Perceiver, ABC):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("decode", "classify")
+    read_by: ClassVar[str] = "readouts"
 
     def make_tasks(self, heads: Sequence[Head], config: TasksConfig) -> None:
         """A row and a read-out for each task, by its name, so that a run with other tasks can start from them."""

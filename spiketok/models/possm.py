@@ -137,6 +137,7 @@ class Possm(WithRows):
     tasks: ClassVar[tuple[str, ...]] = ("decode", "classify", "sequence")
     causal: ClassVar[bool] = True  # to the end of the query's chunk
     carries: ClassVar[bool] = True
+    read_by: ClassVar[str] = "readouts"
     Config: ClassVar[type] = PossmConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         "tiny": {

@@ -80,6 +80,9 @@ class Poyo(Perceiver):
         y = self.decode(latents, session, window_of(asked), asked.time, asked.offset.diff().tolist())
         return {self.task: self.readout(y)}
 
+    def last_layers(self) -> dict[str, nn.Module]:
+        return {self.task: self.readout}
+
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         """Weighted MSE of the normalised behaviour."""
         asked = batch.asked[self.task]

@@ -357,6 +357,25 @@ class Spint(Model):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """By task ``[Q, C]``, and ``steps`` ``[G, W, C]``: all steps of all components, not divided by ``scale``."""
+        y, n_bins, n_samples = self._read(batch)
+        steps = self.read_out(y).unflatten(0, (n_samples, -1)).transpose(1, 2)
+        last = steps[:, -1] / self.config.scale
+        output = {"steps": steps}
+        for task, components in self.components.items():
+            if task in batch.asked:
+                output[task] = last[query_bin(batch, batch.asked[task], n_bins), components]
+        return output
+
+    def features(self, batch: Batch, carry: object = None) -> tuple[dict[str, Tensor], object]:
+        """What the queries of a task's components found, side by side."""
+        y, n_bins, n_samples = self._read(batch)
+        y = y.unflatten(0, (n_samples, -1))
+        asked = {task: batch.asked[task] for task in self.components if task in batch.asked}
+        found = {task: y[query_bin(batch, a, n_bins), self.components[task]].flatten(1) for task, a in asked.items()}
+        return found, None
+
+    def _read(self, batch: Batch) -> tuple[Tensor, int, int]:
+        """``[G * C, D]``, what each component's query found in each of G samples; bins of a window; G."""
         identities = self._session_identities(batch)
         series, row, n_bins, length = self._samples(batch, [len(identity) for identity in identities])
         x = series.float() + F.embedding(row, torch.cat(identities))  # [L, W]
@@ -366,13 +385,7 @@ class Spint(Model):
         y = self.read_in(self.query_CW).repeat(len(length), 1)  # [G * C, D]
         for layer in self.layers:
             y = layer(y, tokens, [len(self.query_CW)] * len(length), length)
-        steps = self.read_out(y).unflatten(0, (len(length), -1)).transpose(1, 2)
-        last = steps[:, -1] / self.config.scale
-        output = {"steps": steps}
-        for task, components in self.components.items():
-            if task in batch.asked:
-                output[task] = last[query_bin(batch, batch.asked[task], n_bins), components]
-        return output
+        return y, n_bins, len(length)
 
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         """The weighted MSE of each normalised behaviour at the last bin, under its task's name."""

@@ -205,6 +205,7 @@ class Stndt(BinnedModel):
     checked: ClassVar[str] = "4 recorded configurations of its original: outputs, losses, gradients"
     protocols: ClassVar[tuple[str, ...]] = ()
     one_session: ClassVar[bool] = True
+    read_by: ClassVar[str] = "decoders"
     Config: ClassVar[type] = StndtConfig
     sizes: ClassVar[dict[str, dict[str, object]]] = {
         # Minutes on a CPU core. A large weight of behaviour pulls the encoder away from the rates (docs/models.md).

@@ -398,6 +398,8 @@ def _run_facts(path: Path, config: dict, state: dict | None, changed: list[Chang
             "written by": state.get("written_by"),
             "checkpoint": checkpoint_digest(path)[:12],
         }
+        if state.get("kept"):
+            facts["adapted to"] = "; ".join(map(_adaptation, state["kept"]))
         tables["trained on"] = [
             {
                 "session": session["id"],
@@ -421,6 +423,14 @@ def _run_facts(path: Path, config: dict, state: dict | None, changed: list[Chang
         ]
         tables |= {"scores on the test split": rows} if rows else {}
     return Description("run", facts, tables, tuple(map(str, changed)))
+
+
+def _adaptation(kept: dict) -> str:
+    """What a model that was kept saw of a session."""
+    told = sum(stop - start for start, stop in kept["calibration_ns"]) / 1e9
+    digest = kept["parent"]["checkpoint_digest"][:12]
+    how = f"{kept['protocol']}, {told:g} s of {kept['labels']} calibration"
+    return f"{kept['session']} ({how}), from {kept['parent']['run']} ({digest})"
 
 
 def _numbers(values: dict) -> dict:

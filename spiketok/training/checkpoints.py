@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ from spiketok.models.base import Model
 from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.identity import Identity
-from spiketok.recording.nouns import Source
+from spiketok.recording.nouns import Intervals, Source
+from spiketok.recording.splits import SplitRule
 from spiketok.storage.causes import NEWER, raise_cause
 from spiketok.storage.files import (
     WIP,
@@ -41,6 +42,7 @@ from spiketok.storage.locks import unless_replaced
 from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_config
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.sampling import SessionTokens
+from spiketok.training.sessions import DividedSession, divide
 from spiketok.training.tasks import TASKS
 from spiketok.training.tasks.base import Task
 
@@ -142,6 +144,25 @@ class Run:
     def finished(self) -> bool:
         return self.step >= self.total_steps
 
+    def divide(self, tokens: SessionTokens, rule: SplitRule | None = None, train_share: float = 1.0) -> DividedSession:
+        """How this run divides a session: a kept one, to whose calibration it adapted, as it was then.
+
+        That calibration is its training time and its test time the one that was scored.
+
+        Args:
+            rule, train_share: of other sessions; by default the run's rule, and all of the training time.
+        """
+        kept = next((one for one in self.facts.get("kept", ()) if one["session"] == tokens.id), None)
+        if kept is None:
+            return divide(tokens, self.tasks, self.config.split if rule is None else rule, train_share)
+        whole = divide(tokens, self.tasks, SplitRule("all"))
+        train, test = (
+            Intervals(*np.array(kept[part], np.int64).reshape(-1, 2).T).intersect(whole.domain)
+            for part in ("calibration_ns", "test_ns")
+        )
+        splits = {"train": train, "valid": Intervals.empty(), "test": test}
+        return replace(whole, splits=splits, valid_is_test=kept["valid_is_test"])
+
 
 def write_checkpoint(
     run_dir: Path,
@@ -154,10 +175,12 @@ def write_checkpoint(
     step: int,
     total_steps: int,
     loader_state: Mapping[str, object],
+    kept: Sequence[Mapping[str, object]] = (),
 ) -> None:
     """Put ``<run_dir>/checkpoint`` in place, replacing the one before.
 
-    ``train_state``: the optimizer's tensors, from :func:`optimizer_tensors`; empty for closed-form models.
+    ``train_state``: the optimizer's tensors, from :func:`optimizer_tensors`; empty for closed-form models. ``kept``: of
+    a model that adapted to a session, what it saw of it (``spiketok.evaluation.kept``); of others nothing is written.
 
     ``checkpoint.json`` holds: format and version; the resolved config; the model's vocabularies (``extra_state``); the
     tasks with what training time said of them; the sessions with their digests; step and loader state; the files'
@@ -179,6 +202,8 @@ def write_checkpoint(
             "loader": dict(loader_state),
             "files": {name: sha256_file(wip / name) for name in ("model.safetensors", "train_state.safetensors")},
         }
+        if kept:
+            facts["kept"] = [dict(one) for one in kept]
         write_signed(wip / "checkpoint.json", facts)
 
 

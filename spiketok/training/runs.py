@@ -489,7 +489,9 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
             if is_run(path):
                 return path
     known = {p.parent.name: p for p in workspace.runs.glob("*/result.json")}
-    of_model = [p for p in known.values() if name in (None, run_result(p.parent)["model"])]
+    found = {p: run_result(p.parent) for p in known.values()}
+    # a model that was kept after an adaptation is no training of its own: it is named
+    of_model = [p for p, facts in found.items() if name in (None, facts["model"]) and "kept" not in facts]
     if of_model:
         return max(of_model, key=lambda p: p.stat().st_mtime).parent
     if name is None:

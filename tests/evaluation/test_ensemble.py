@@ -11,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
-from spiketok.evaluation import ensemble as module  # noqa: E402
 from spiketok.evaluation.ensemble import ensemble  # noqa: E402
 from spiketok.recording.metrics import co_bps  # noqa: E402
 from spiketok.training.checkpoints import Run, TrainedSession  # noqa: E402
@@ -98,7 +97,7 @@ def test_what_is_no_ensemble_is_refused(known, monkeypatch):
     bare = [run_of(name, rate, tokens, tasks=("decode",)) for name in ("x", "y")]
     with pytest.raises(UsageError, match="x was not asked for the population: its tasks are"):
         ensemble(bare, [tokens])
-    plain = module.divide
-    monkeypatch.setattr(module, "divide", lambda *args: replace(plain(*args), valid_is_test=True))
+    plain = Run.divide
+    monkeypatch.setattr(Run, "divide", lambda *args: replace(plain(*args), valid_is_test=True))
     with pytest.raises(DataError, match="made/p: its valid time is scored as its test time"):
         ensemble([one, run_of("two", rate, tokens)], [tokens])
