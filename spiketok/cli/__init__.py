@@ -15,7 +15,21 @@ from typing import Annotated
 import typer
 
 from spiketok import __version__
-from spiketok.cli import coupling, data, demo, doctor, embed, fetch, generate, provenance, splits, tokens, train, upkeep
+from spiketok.cli import (
+    choose,
+    coupling,
+    data,
+    demo,
+    doctor,
+    embed,
+    fetch,
+    generate,
+    provenance,
+    splits,
+    tokens,
+    train,
+    upkeep,
+)
 from spiketok.cli.console import complain, progress, say, show, show_json, shown
 from spiketok.cli.options import Command, Json, Root, print_rows
 from spiketok.errors import SpiketokError
@@ -123,6 +137,7 @@ app.command(cls=Command)(embed.embed)
 app.command(cls=Command)(demo.demo)
 app.command(cls=Command)(generate.generate)
 app.command(cls=Command)(coupling.coupling)
+app.command(cls=Command)(choose.choose)
 
 
 # ---- look and check -------------------------------------------------------------------------------------------------

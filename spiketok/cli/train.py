@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from spiketok.cli.choose import chosen_in
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
 from spiketok.cli.options import Json, Root, Sessions, hold, indexed, print_rows
 from spiketok.errors import SpiketokError, UnfitError, UsageError, require
@@ -66,6 +67,7 @@ def train(
         message = "--resume and --restart exclude each other"
         raise UsageError(message)
     require("torch", "train", "training")
+    from spiketok.settings import typed
     from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS
     from spiketok.storage.records import run_result
     from spiketok.training.checkpoints import load_run
@@ -77,12 +79,16 @@ def train(
 
     workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
+    listed = chosen_in(workspace, sessions) if sessions is not None and sessions.startswith("@") else []
+    sessions = ",".join(listed) if listed else sessions
     begun = load_run(find_run(workspace, _one_run(workspace, base))) if base is not None else None
     if begun is not None:
         sets, model = [*sets_from(begun, model), *(sets or [])], begun.config.model
     elif model is None and not _names_model(config, sets or []):
         model = _default_model(workspace, sessions, hold_out)
     resolved = load_config(model, config, sets or [], tasks=words)
+    if listed and resolved.data.curriculum == "listed" and not resolved.data.curriculum_order:
+        resolved = load_config(model, config, [*(sets or []), f"data.curriculum_order={typed(listed)}"], tasks=words)
     chosen = choose_training(workspace, resolved, sessions, hold_out)
     for line in chosen.left_out:
         say(f"left out: {line}")

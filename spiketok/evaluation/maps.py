@@ -23,7 +23,7 @@ from spiketok.training.checkpoints import Run
 from spiketok.training.config import RunConfig
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.sections import TransferConfig
-from spiketok.training.sessions import CALIBRATION, DividedSession, divide
+from spiketok.training.sessions import CALIBRATION, DividedSession
 
 Opened = Callable[[Sequence[str]], Sequence[SessionTokens]]
 Stored = Callable[[str], Session | None]
@@ -115,7 +115,7 @@ class Maps:
             if any(n != info.n_units for n in rows):
                 message = f"{info.id} was trained on with {rows[0]} units and now has {info.n_units}: no map of it"
                 raise DataError(message)
-            found.append(divide(tokens, self.run.tasks, rule, config.data.train_share))
+            found.append(self.run.divide(tokens, rule, config.data.train_share))
         return found
 
     def _draws(self, session: DividedSession, tasks: Sequence[str]) -> list[np.ndarray]:

@@ -6,10 +6,11 @@ What is unusual:
 
 - a unit's rows and a session's row are one table each (:class:`WithRows`), whatever the number of sessions;
 - the same few latents are repeated at every latent step; their number follows from the window's length;
-- the first latents are the same in every window, and so are queries of one kind before they are turned: projected once.
+- the first latents are the same in every window, and so are queries of one kind before they are turned: projected once;
+- a model may have several experts in place of each feed-forward layer among the latents, weighed by a session's row.
 
 Shape letters: B windows, L tokens, K latents of a window, Q query times, G kinds of query, D width, H heads, E width of
-a head.
+a head, X experts.
 """
 
 from __future__ import annotations
@@ -179,17 +180,43 @@ class TrunkConfig:
         check_range(self, "[0, inf)", "depth")
 
 
+class ExpertFeedForward(nn.Module):
+    """Several :class:`GatedFeedForward` side by side, of whose outputs the weighted mean is taken.
+
+    They share the norm before them and the last bias. The names of its tensors are those of one feed-forward layer and
+    their shapes are not, so that no run without experts is taken for the start of one with them.
+    """
+
+    def __init__(self, dim: int, experts: int, dropout: float = 0.0, mult: int = 4) -> None:
+        super().__init__()
+        self.experts = experts
+        self.norm = nn.LayerNorm(dim)
+        self.to_hidden = nn.Linear(dim, experts * 2 * mult * dim)
+        self.dropout = Dropout(dropout)
+        self.to_out = nn.Linear(experts * mult * dim, dim)
+        with torch.no_grad():  # torch draws for the whole width, each expert is one layer of its own
+            self.to_out.weight.mul_(experts**0.5)
+            self.to_out.bias.mul_(experts**0.5)
+
+    def forward(self, x_LD: Tensor, weight_LX: Tensor) -> Tensor:
+        """``[L, D]``; the weights of a row sum to 1."""
+        hidden, gate = self.to_hidden(self.norm(x_LD)).unflatten(-1, (self.experts, 2, -1)).unbind(-2)
+        hidden = self.dropout(hidden * F.gelu(gate)) * weight_LX[..., None]
+        return self.to_out(hidden.flatten(-2))
+
+
 class Perceiver(WithRows, ABC):
     """POYO's trunk: tokens into latents, among latents, and out of them at the queries' times.
 
     Its parts are made by :meth:`make_trunk`, under the names that they have in checkpoints.
     """
 
-    def make_trunk(self, config: TrunkConfig, *, types: bool = True) -> None:
+    def make_trunk(self, config: TrunkConfig, *, types: bool = True, experts: int = 1) -> None:
         """Make latents, encoder, layers and decoder.
 
         Args:
             config: any with these fields. types: the tokens have types (spikes, starts and ends of units).
+            experts: feed-forward layers that stand side by side in each layer among the latents.
         """
         dim, heads, dim_head = config.dim, config.cross_heads, config.dim_head
         if types:
@@ -205,7 +232,9 @@ class Perceiver(WithRows, ABC):
             nn.ModuleList(
                 [
                     SelfAttention(dim, config.self_heads, dim_head, config.dropout_attention),
-                    GatedFeedForward(dim, config.dropout_ffn),
+                    GatedFeedForward(dim, config.dropout_ffn)
+                    if experts == 1
+                    else ExpertFeedForward(dim, experts, config.dropout_ffn),
                 ]
             )
             for _ in range(config.depth)
@@ -213,15 +242,31 @@ class Perceiver(WithRows, ABC):
         self.decoder = CrossAttention(dim, heads, dim_head, config.dropout_attention, rotate_value=False)
         self.decoder_ffn = GatedFeedForward(dim, config.dropout_ffn)
         self.dropout = Dropout(config.dropout_lin)
+        if experts > 1:
+            self.gate = nn.Linear(dim, experts)
+
+    def expert_weights(self, session_B: Tensor) -> Tensor:
+        """float32 ``[B, X]``: what each expert counts in each window, by the row of its session, which is normalised.
+
+        So the weights of a new session are those of the mean of the trained rows, where its row begins, and move with
+        that row as the session is adapted to.
+        """
+        row = self.session_table(session_B)
+        return self.gate(F.layer_norm(row, row.shape[-1:])).float().softmax(-1)
 
     def encode(
-        self, key_value: Tensor, time: Tensor, token_length: Sequence[int], window_ns: int
+        self,
+        key_value: Tensor,
+        time: Tensor,
+        token_length: Sequence[int],
+        window_ns: int,
+        weight_BX: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[int]]:
         """Latents of all windows, ``[B * K, D]``, after the last layer; their rotation and number in each window.
 
         Args:
             key_value: ``[L, 2, H, E]``, of the tokens, not yet turned. time: float32 ``[L]``, seconds from the window's
-                start. token_length: tokens of each window.
+                start. token_length: tokens of each window. weight_BX: of the experts, in a trunk that has them.
         """
         latent_turn, n_steps = self._latent_times(window_ns)
         n_latents, n_windows = len(latent_turn), len(token_length)
@@ -233,7 +278,10 @@ class Perceiver(WithRows, ABC):
         x = x + self.encoder_ffn(x)
         for attend, feed_forward in self.layers:
             x = x + self.dropout(attend(x, latent_turn, latent_length))
-            x = x + self.dropout(feed_forward(x))
+            if weight_BX is None:
+                x = x + self.dropout(feed_forward(x))
+            else:
+                x = x + self.dropout(feed_forward(x, weight_BX.repeat_interleave(n_latents, 0)))
         return x, latent_turn, latent_length
 
     def decode(

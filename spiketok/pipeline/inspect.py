@@ -24,6 +24,8 @@ from spiketok.storage.records import (
     CHECKPOINT,
     RESULT,
     checkpoint_digest,
+    choice_body,
+    choice_rows,
     is_run,
     report_body,
     run_checkpoint,
@@ -73,11 +75,15 @@ def locate(name: str | None, workspace: Workspace) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """``"nwb"``, ``"session"``, ``"shard"``, ``"context"``, ``"run"``, ``"report"``, ``"truth"`` or ``"workspace"``."""
+    """``"nwb"``, ``"session"``, ``"shard"``, ``"context"``, ``"run"``, ``"report"``, ``"truth"``, ``"choice"`` or
+    ``"workspace"``.
+    """
     if path.is_file() and path.suffix == ".npz":
         return "truth"
     if path.is_file() and path.name in ("report.json", "report.html"):
         return "report"
+    if path.is_file() and path.suffix == ".json" and path.parent.name == "choices":
+        return "choice"
     if path.is_file() or path.name.lower().endswith((".nwb", ".nwb.zarr")):
         return "nwb"
     if holds_session(path):
@@ -492,6 +498,19 @@ def _baked_by(workspace: Workspace, session_id: str) -> list[str]:
     return sorted({folder.parts[-4] for folder in workspace.baked(session_id)} - {CONTEXT})
 
 
+def _describe_choice(path: Path) -> Description:
+    facts = choice_body(path)
+    told = {
+        "decoded": facts["task"],
+        "to help": ", ".join(facts["targets"]) or "-",
+        "calibration": f"{facts['calibration_s']:g} s of each" if facts["targets"] else "-",
+        "chosen": f"{len(facts['chosen'])} of {len(facts['sessions'])} sessions",
+        "written by": facts["written_by"],
+        "digest": facts["digest"][:12],
+    }
+    return Description("choice", told, {"sessions, the best first": choice_rows(facts)})
+
+
 _DESCRIBE = {
     "nwb": _describe_nwb,
     "session": _describe_session,
@@ -501,4 +520,5 @@ _DESCRIBE = {
     "report": _describe_report,
     "truth": _describe_truth,
     "workspace": _describe_workspace,
+    "choice": _describe_choice,
 }

@@ -4,6 +4,7 @@
     <run>/checkpoint/checkpoint.json      what the weights beside it are
     <run>/result.json                     its scores
     <report>/report.json                  the scores of a transfer
+    <root>/choices/<name>.json            which sessions are to be trained on, and why
     <folder>/predictions.json             of which checkpoint the predictions below it are, and the digest of each file
 
 Whoever reads one reads it here, so that no command believes a file that was changed.
@@ -18,6 +19,7 @@ from spiketok.errors import ArtefactError, ChangedError
 from spiketok.storage.files import below, read_signed, sha256_file, write_signed
 
 CONFIG, RESULT, PREDICTIONS = "config.json", "result.json", "predictions.json"
+CHOICE = "spiketok-choice"  # the format of a choice of sessions
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
 SIGNED_VERSION = 3  # of the checkpoint: from it on the configuration beside it is signed
 AGAIN = "run the same 'spiketok train' again"
@@ -79,6 +81,33 @@ def checkpoint_digest(run: Path) -> str:
 def report_body(file: Path) -> dict:
     """A transfer report."""
     return read_signed(file, "report", "spiketok eval-xsession RUN")
+
+
+def choice_body(file: Path) -> dict:
+    """Which sessions ``spiketok choose`` chose; FileNotFoundError where there is no such file.
+
+    Raises:
+        ArtefactError: it is no choice, or was changed.
+    """
+    facts = read_signed(file, "choice", "spiketok choose")
+    if facts.get("format") != CHOICE:
+        message = f"{file} has format '{facts.get('format')}', expected '{CHOICE}': spiketok choose"
+        raise ArtefactError(message)
+    return facts
+
+
+def choice_rows(facts: Mapping) -> list[dict[str, object]]:
+    """The sessions of a choice, for a table: the measured R2 of each, and whether it is chosen."""
+    return [
+        {
+            "session": one["session"],
+            "rate Hz": one["rate_hz"],
+            "own R2": one["own"],
+            **{f"R2 in {target}": value for target, value in one["transfer"].items()},
+            "chosen": "yes" if one["session"] in facts["chosen"] else "no",
+        }
+        for one in facts["sessions"]
+    ]
 
 
 def seal_predictions(folder: Path, checkpoint: str) -> None:

@@ -4,6 +4,7 @@
     <root>/store/    <dataset>/<session>/            two files a session; index.jsonl, what is asked of all of them
     <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/, and context/... for what these share of a session
     <root>/runs/     <model>-<fingerprint>/          checkpoints, metrics, transfer reports
+    <root>/choices/  <name>-<fingerprint>.json       which sessions to train on
 
 The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``. The store may be elsewhere, also
 behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``.
@@ -96,6 +97,10 @@ class Workspace:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
+
+    @property
+    def choices(self) -> Path:
+        return self.root / "choices"
 
     def store_path(self, session_id: str) -> Path | RemotePath:
         """Where a session lies; ArtefactError for an id, as an artefact may name it, that would lie elsewhere."""

@@ -104,6 +104,8 @@ class RunConfig:
             del values["data"]["train_share"]
         if not self.data.exposure:
             del values["data"]["exposure"]
+        if self.data.curriculum == "off":
+            values["data"] = {k: v for k, v in values["data"].items() if not k.startswith("curriculum")}
         if not self.start:
             del values["start"]
         return fingerprint(values)

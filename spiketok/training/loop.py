@@ -53,11 +53,12 @@ from spiketok.training.checkpoints import (
     write_checkpoint,
 )
 from spiketok.training.config import RunConfig, model_class
+from spiketok.training.curriculum import require_all_met, require_named, training_sampler
 from spiketok.training.loader import Loader
 from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.predict import Answers, score_split
 from spiketok.training.runs import require_inputs
-from spiketok.training.sampling import RandomWindows, SessionTokens, UnitDropout, listing
+from spiketok.training.sampling import SessionTokens, UnitDropout, listing
 from spiketok.training.sessions import (
     DividedSession,
     Stretches,
@@ -71,7 +72,7 @@ from spiketok.training.sessions import (
 )
 from spiketok.training.tables import average_rows, clip_, keep_from_ddp, tables_of
 from spiketok.training.tasks import TASKS
-from spiketok.training.tasks.base import Score, Task, own_sampler
+from spiketok.training.tasks.base import Score, Task
 
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 Event = dict[str, object]
@@ -152,6 +153,7 @@ def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: 
     model = build_model(config, tasks, divided, base)
     by_steps = any(True for _ in model.parameters())  # of a model without any, fit is all
     if not by_steps:
+        require_all_met(config, 0)
         loader, total = None, 1
     else:
         loader = train_loader(config, divided, model, tasks, rank=fabric.global_rank, world=fabric.world_size)
@@ -226,7 +228,7 @@ def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[
                 f"split.kind=day with split.train={config.split.train:g} leaves no session of {len(day)} to train on"
             )
             raise DataError(message)
-    _refuse_unknown_weights(config, ordered)
+    require_named(config, [s.id for s in ordered])
     tasks = resolve_tasks(config, ordered)
     divided, unfit = [], {}
     for tokens in ordered:
@@ -287,14 +289,6 @@ def require_grid(tokens: SessionTokens, config: RunConfig) -> None:
             raise UsageError(message)
 
 
-def _refuse_unknown_weights(config: RunConfig, sessions: Sequence[SessionTokens]) -> None:
-    known = [s.id for s in sessions]
-    for session in config.data.session_weights:
-        if session not in known:
-            message = f"data.session_weights names '{session}', which is not trained on ({', '.join(known[:6])})"
-            raise UsageError(message)
-
-
 @contextlib.contextmanager
 def _all_of_it_stays() -> Iterator[None]:
     """Python looks for no garbage meanwhile: it would walk again and again through what thousands of sessions made."""
@@ -331,16 +325,9 @@ def train_loader(
 ) -> Loader:
     """Random windows of the training time of all sessions."""
     windows = [s.windows("train") for s in sessions]
-    weights = {s.id: config.data.session_weights.get(s.id, 1.0) for s in sessions}
-    window_ns = config.data.window_ns
-    sampler = own_sampler(tasks, windows, window_ns, seed=config.seed, training=True)
-    if sampler is None:
-        sampler = RandomWindows(windows, window_ns, seed=config.seed, weights=weights)
-    elif config.data.session_weights:
-        message = f"data.session_weights does not apply to {tasks[0].name}, whose windows are its own: leave it out"
-        raise UsageError(message)
+    sampler = training_sampler(config, windows, tasks, one_session=model.one_session_batches)
     dropout = config.data.unit_dropout
-    return Loader(
+    loader = Loader(
         windows,
         sampler,
         batch_size=config.data.batch_size,
@@ -354,6 +341,8 @@ def train_loader(
         rank=rank,
         world=world,
     )
+    require_all_met(config, steps_in_epoch(loader, config))
+    return loader
 
 
 def steps_in_epoch(loader: Loader, config: RunConfig) -> int:

@@ -304,6 +304,7 @@ class Stream(IntEnum):
     UNITS = 4
     CALIBRATION = 5
     PAIR = 6
+    CURRICULUM = 7
 
 
 def generator(stream: Stream, *key: int) -> np.random.Generator:
@@ -404,15 +405,19 @@ class RandomWindows(Sampler):
 
     def plan(self, epoch: int) -> WindowPlan:
         """The windows of an epoch: a pure function of (seed, epoch) and of the sessions."""
-        parts = [self._session(k, epoch) for k in range(len(self.sessions))]
+        parts = [self._session(k, epoch, wanted) for k, wanted in enumerate(self.wanted(epoch))]
         whole = WindowPlan(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(WindowPlan)))
         return whole.take(generator(Stream.SHUFFLE, self.seed, epoch).permutation(len(whole)))
 
-    def _session(self, k: int, epoch: int) -> WindowPlan:
+    def wanted(self, epoch: int) -> list[int]:
+        """How many windows an epoch has of each session."""
+        length = ((s.id, int(((s.stop_ns - s.start_ns) // self.window_ns).sum())) for s in self.sessions)
+        return [round(self.weights.get(session, 1.0) * of_pass) for session, of_pass in length]
+
+    def _session(self, k: int, epoch: int, wanted: int) -> WindowPlan:
         session = self.sessions[k]
         each = (session.stop_ns - session.start_ns) // self.window_ns
         of_pass = int(each.sum())
-        wanted = round(self.weights.get(session.id, 1.0) * of_pass)
         key = (self.seed, epoch, zlib.crc32(session.id.encode()))
         if wanted == of_pass > 0:  # most sessions, of which there may be thousands
             segment, start = self._pass(session, each, generator(Stream.JITTER, *key, 0))

@@ -51,6 +51,10 @@ class DataConfig:
         train_share: share of each session's training time that is used, its first part; for curves over the amount of
             data. The rest is not read; valid and test time stay as they are.
         exposure: bins that were recorded in part are read and scored by their share (counts of ``binned`` alone).
+        curriculum: in which order sessions enter the training (``curriculum``): ``"off"``, all at once; ``"drawn"``, by
+            the seed; ``"rate"``, those whose units fire most first; ``"listed"``, as ``curriculum_order`` says.
+        curriculum_order: ids of all sessions of the training, the first one first. curriculum_first: share of the
+            sessions that the first epoch has. curriculum_epochs: from this epoch on all are there.
     """
 
     window_ms: float = 1000.0
@@ -63,6 +67,10 @@ class DataConfig:
     stitch: Literal["mean", "causal"] = "mean"
     train_share: float = 1.0
     exposure: bool = False
+    curriculum: Literal["off", "drawn", "rate", "listed"] = "off"
+    curriculum_order: tuple[str, ...] = ()
+    curriculum_first: float = 0.25
+    curriculum_epochs: int = 4
 
     def __post_init__(self) -> None:
         _positive("data", self, "window_ms", "batch_size", "bin_ms")
@@ -83,6 +91,13 @@ class DataConfig:
             if weight < 0:
                 message = f"data.session_weights['{session}'] is {weight}, must not be negative"
                 raise UsageError(message)
+        _positive("data", self, "curriculum_epochs")
+        if not 0 < self.curriculum_first < 1:
+            message = f"data.curriculum_first is {self.curriculum_first}, must be above 0 and below 1"
+            raise UsageError(message)
+        if self.curriculum_order and self.curriculum != "listed":
+            message = f"data.curriculum_order is given and data.curriculum is '{self.curriculum}': set it to listed"
+            raise UsageError(message)
 
     @property
     def window_ns(self) -> int:
