@@ -75,6 +75,12 @@ UnitsPath = Annotated[
     str | None,
     typer.Option("--units", metavar="PATH", help="Where NWB files have their units, as processing/ecephys/units."),
 ]
+TrialTable = Annotated[
+    str | None,
+    typer.Option(
+        "--trials", metavar="TABLE", help="The interval table whose rows are the trials, if none is so called."
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Store no session that has a warning or an error; exit with 1.")]
 Restarts = Annotated[
     list[str] | None,
@@ -96,6 +102,7 @@ def wanted_settings(
     drop_outside: bool,
     units: str | None,
     restarts: list[str] | None,
+    trials: str | None,
 ) -> dict[str, object]:
     """What the user wants of normalizing, as it is in a store's settings; only what was asked for.
 
@@ -127,6 +134,8 @@ def wanted_settings(
 
         Words(restarts)
         wanted["restarts"] = sorted(set(restarts))
+    if trials is not None:
+        wanted["trials"] = trials
     return wanted
 
 
@@ -169,6 +178,7 @@ def ingest(
     drop_outside: DropOutside = False,
     units: UnitsPath = None,
     restarts: Restarts = None,
+    trials: TrialTable = None,
     frame_rate: Annotated[
         float | None, typer.Option("--frame-rate", metavar="HZ", help="Frames a second, where suite2p's ops lack them.")
     ] = None,
@@ -183,7 +193,9 @@ def ingest(
     for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
         if name is not None:
             require_name(name, option)
-    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts)
+    wanted = wanted_settings(
+        process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts, trials
+    )
     wanted |= _sorter_settings(sorter, start_s, frame_rate)
     if join is not None:
         from spiketok.recording.joining_time import HOWS

@@ -23,6 +23,7 @@ from spiketok.cli.data import (
     Restarts,
     Strict,
     TimeUnits,
+    TrialTable,
     UnitsPath,
     ingest_paths,
     session_row,
@@ -89,6 +90,7 @@ def fetch(
     drop_outside: DropOutside = False,
     units: UnitsPath = None,
     restarts: Restarts = None,
+    trials: TrialTable = None,
     strict: Strict = False,
     root: Root = None,
     as_json: Json = False,
@@ -109,7 +111,9 @@ def fetch(
     check_policy(policy)
     limit = None if max_bytes is None else parse_bytes(max_bytes, "--max-bytes")
     selection = Selection(sessions, subjects, glob, max_sessions, limit)
-    wanted = wanted_settings(process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts)
+    wanted = wanted_settings(
+        process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts, trials
+    )
     requests = [resolve(name, version) for name in names]
     if verify:
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)

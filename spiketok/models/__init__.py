@@ -14,6 +14,7 @@ from spiketok.models.ndt3 import Ndt3
 from spiketok.models.neds import Neds
 from spiketok.models.neuroformer import Neuroformer
 from spiketok.models.nuclr import Nuclr
+from spiketok.models.onset import Onset
 from spiketok.models.possm import Possm
 from spiketok.models.poyo import Poyo
 from spiketok.models.poyo_plus import PoyoPlus
@@ -24,6 +25,6 @@ MODELS = {
     model.name: model
     for model in (
         *(Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads),
-        *(PoyoPlus, Capoyo, Ldns, Possm, Neuroformer, Nuclr, Apst),
+        *(PoyoPlus, Capoyo, Ldns, Possm, Neuroformer, Nuclr, Apst, Onset),
     )
 }

@@ -37,7 +37,13 @@ from spiketok.models.perceiver import TINY, TINY_RECIPE, ManyTasks, TasksConfig,
 
 @dataclass(frozen=True)
 class PoyoPlusConfig(TasksConfig):
-    """The defaults are the reference's single sessions (examples/poyo_plus/configs/model/poyo_single_session.yaml)."""
+    """The defaults are the reference's single sessions (examples/poyo_plus/configs/model/poyo_single_session.yaml).
+
+    Args:
+        first_spikes: read each unit's first spike of a window alone, its latency where windows begin at an onset.
+    """
+
+    first_spikes: bool = False
 
 
 class PoyoPlus(ManyTasks):
@@ -60,7 +66,7 @@ class PoyoPlus(ManyTasks):
 
     @classmethod
     def inputs(cls, config: PoyoPlusConfig, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
-        return {"spikes": Input("per-spike")}
+        return {"spikes": Input("per-spike", {"first_only": True} if config.first_spikes else {})}
 
     def __init__(self, config: PoyoPlusConfig, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)

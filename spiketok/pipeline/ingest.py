@@ -22,7 +22,7 @@ from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.joining_time import join_files
 from spiketok.recording.masking import mask_time
-from spiketok.recording.nouns import Session, Source
+from spiketok.recording.nouns import Finding, Session, Source
 from spiketok.recording.outside import drop_outside
 from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
@@ -242,10 +242,29 @@ def normalize(
     joined = tuple(part.source for part in parts[1:])
     session = replace(session, source=replace(session.source, joined=joined)) if joined else session
     session = mask_time(session, settings.get("mask", ()))
+    if settings.get("trials"):
+        session = _with_trials(session, str(settings["trials"]))
     if settings.get("drop_outside") and settings.get("mask"):
         session = drop_outside(session)
     session = apply_steps(apply_unit_settings(session, settings), settings.get("process", ()))
     return with_stored_sets(session, settings.get("splits", {}))
+
+
+def _with_trials(session: Session, table: str) -> Session:
+    """The session whose trials are the rows of another of its interval tables, which is then called so."""
+    if table not in session.intervals:
+        raise UnknownNameError("interval table", table, session.intervals, session.id)
+    if session.trials is not None and table != "trials":
+        message = (
+            f"{session.id} has a table of {len(session.trials)} trials, so that --trials {table} cannot be it: "
+            "leave --trials out"
+        )
+        raise DataError(message)
+    named = {"trials" if name == table else name: rows for name, rows in session.intervals.items()}
+    note = Finding(
+        "trials-stated", len(named["trials"]), f"the {len(named['trials'])} rows of '{table}' are the trials"
+    )
+    return replace(session, intervals=named, notes=(*session.notes, note))
 
 
 def _require_stated(parts: Sequence[Session], settings: Mapping[str, object], session_id: str) -> None:

@@ -114,6 +114,7 @@ TABLE: dict[str, Rating] = {
     "series-left-out": Rating(INFO),
     "events-without-value": Rating(INFO),
     "processed": Rating(INFO),
+    "trials-stated": Rating(INFO),
     # files
     "external-links": Rating(WARNING),
     "streamed": Rating(INFO),

@@ -43,6 +43,7 @@ EACH = {  # what a model is set to beside its toy size, once or several times
 REFUSED = {  # by model: why its default run is not decoded live
     "capoyo": "reads the behaviour fluorescence",
     "nuclr": "only decode tasks are asked of a stream",
+    "onset": "only decode tasks are asked of a stream",
 }
 CASES = [(name, sets) for name in MODELS if name not in REFUSED for sets in EACH.get(name, [""])]
 

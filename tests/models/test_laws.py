@@ -19,6 +19,7 @@ from spiketok.models.vocabulary import Vocabulary  # noqa: E402
 from tests.models.test_models import (  # noqa: E402
     ALL,
     BIN_NS,
+    CHOICE,
     CLOSED_FORM,
     EVENTS,
     HALF,
@@ -36,13 +37,13 @@ from tests.models.test_models import (  # noqa: E402
     config_of,
     inputs_of,
     make_batch,
+    one_label,
     same,
     sessions_of,
     toy,
     windows_of,
 )
 
-CHOICE = Head("classify:choice", "classify", "classes", 3, ("left", "none", "right"))
 SPELT = Head("sequence:word", "sequence", "sequence", 4, ("blank", "a", "b", "c"))
 QUESTIONS = {head.kind: head for head in (VELOCITY, POPULATION, CHOICE, SPELT, EVENTS, VECTORS)}
 # Models in which the order of the units counts, and why; for all others it must not.
@@ -68,14 +69,7 @@ def batch_of(model, windows: list[tuple[Toy, int]], *, padded: bool = False) -> 
     """All questions of the model; a label is asked once a window."""
     batch = make_batch(model, windows, padded=padded)
     if CHOICE.task in model.heads:
-        n = len(windows)
-        batch.asked[CHOICE.task] = Asked(
-            time=torch.full((n,), WINDOW_NS / 2e9),
-            offset=torch.arange(n + 1),
-            ns=batch.start_ns + WINDOW_NS // 2,
-            target=torch.arange(n) % CHOICE.size,
-            weight=torch.ones(n),
-        )
+        batch.asked[CHOICE.task] = one_label(batch.start_ns)
     if SPELT.task in model.heads:
         n = len(windows)
         batch.asked[SPELT.task] = Asked(

@@ -34,6 +34,7 @@ VELOCITY = Head(TASK, "decode", "values", 2, ("x", "y"))
 POPULATION = Head("population", "population", "counts", input="counts")
 EVENTS = Head("events", "events", "events")
 VECTORS = Head("embed", "embed", "vectors")
+CHOICE = Head("classify:choice", "classify", "classes", 3, ("left", "none", "right"))
 ALL = pytest.mark.parametrize("name", MODELS)
 CLOSED_FORM = "linear"  # fitted by fit alone
 TRAINED = pytest.mark.parametrize("name", [name for name in MODELS if name != CLOSED_FORM])
@@ -93,6 +94,7 @@ QUICK = {
         **{"read_out": 16, "identity": 8, "calibration_length": 8, "calibration_trials": 3, "profile_draws": 2},
         **{"unit_dropout": 0.0, "output_ema": 0.0},
     },
+    "onset": {"hidden": 12},
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -322,6 +324,8 @@ def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, q
         none = torch.zeros(0)
         none_of = torch.zeros(len(windows) + 1, dtype=torch.int64)
         asked = {VECTORS.task: Asked(none, none_of, np.zeros(0, np.int64), none, none)}
+    if CHOICE.task in model.heads and TASK not in model.heads:
+        asked = {CHOICE.task: one_label(start_ns)}
     if "population" in model.heads:
         every = np.arange(N_BINS)
         counts = torch.from_numpy(np.concatenate([counts_of(s)[b + every] for s, b in windows]))
@@ -353,6 +357,18 @@ def make_batch(model, windows: list[tuple[Toy, int]], *, padded: bool = False, q
         present=ids,
         present_B=torch.tensor([ids.index(s.info.id) for s, _ in windows]),
         facts=Facts({s.info.id: s.info for s in present}),
+    )
+
+
+def one_label(start_ns: np.ndarray) -> Asked:
+    """A label is asked once a window, in its middle."""
+    n = len(start_ns)
+    return Asked(
+        time=torch.full((n,), WINDOW_NS / 2e9),
+        offset=torch.arange(n + 1),
+        ns=start_ns + WINDOW_NS // 2,
+        target=torch.arange(n) % CHOICE.size,
+        weight=torch.ones(n),
     )
 
 
@@ -392,6 +408,8 @@ def heads_of(name: str) -> list[Head]:
     """What a run of this model asks by default."""
     if "embed" in MODELS[name].default_tasks:
         return [VECTORS]
+    if "classify" in MODELS[name].default_tasks:
+        return [CHOICE]
     return [VELOCITY, *(head for head in (POPULATION, EVENTS) if head.kind in MODELS[name].default_tasks)]
 
 
@@ -425,9 +443,14 @@ def windows_of(model, session: Toy = A, n: int = 4) -> list[tuple[Toy, int]]:
     return [((session, other)[i % 2], 40 * i + 3) for i in range(n)]
 
 
+def headline(model) -> str:
+    """The task whose answers are looked at."""
+    return next(task for task in (TASK, VECTORS.task, CHOICE.task) if task in model.heads)
+
+
 def predict(model, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return model(batch)[TASK if TASK in model.heads else VECTORS.task]
+        return model(batch)[headline(model)]
 
 
 def by_window(model, batch: Batch) -> tuple[torch.Tensor, ...]:
@@ -739,7 +762,7 @@ def test_in_half_precision(name):
         total = model.loss(batch, output, HALF)["total"]
     total.backward()
     assert total.isfinite()
-    said = output[TASK if TASK in model.heads else VECTORS.task]
+    said = output[headline(model)]
     torch.testing.assert_close(said.float(), exact, rtol=0.1, atol=0.05)
 
 

@@ -103,6 +103,32 @@ def test_rules_can_be_turned_off_and_asked_for(workspace, tmp_path):
         run(ingest.ingest(workspace, [tmp_path], "mine", rules="halve"))
 
 
+def test_another_table_is_the_trials_where_that_is_stated(tmp_path):
+    """It is made again from its file by verify; a file that has trials, or no such table, is refused."""
+    path = write_plain(tmp_path / "shown.nwb")
+    with h5py.File(path, "a") as h5:
+        h5.move("intervals/trials", "intervals/shown")
+    workspace = Workspace(tmp_path / "root")
+    (plain,) = run(ingest.ingest(workspace, [path]))
+    (done,) = run(ingest.ingest(workspace, [path], wanted={"trials": "shown"}))
+    assert (plain.state, done.state) == ("new", "replaced")
+    session = read_session(workspace.store_path("local/shown"))
+    assert session.trials.columns["side"].tolist() == ["left", "right", "left"]
+    assert "shown" not in session.intervals
+    assert [(n.count, n.text) for n in session.notes if n.id == "trials-stated"] == [
+        (3, "the 3 rows of 'shown' are the trials")
+    ]
+    (verified,) = run(verify.verify(workspace, ["local/shown"]))
+    assert verified.differences == []
+    (unknown,) = ingest.ingest(workspace, [path], wanted={"trials": "show"})
+    assert "unknown interval table 'show'" in str(unknown.error) and "'shown'" in str(unknown.error)
+    other = write_plain(tmp_path / "own.nwb")
+    with h5py.File(other, "a") as h5:
+        h5.copy("intervals/trials", "intervals/shown")
+    (refused,) = ingest.ingest(workspace, [other], wanted={"trials": "shown"})
+    assert "has a table of 3 trials, so that --trials shown cannot be it: leave --trials out" in str(refused.error)
+
+
 def test_files_of_one_name_without_a_rule_to_join_them_all_fail(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()

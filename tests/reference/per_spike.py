@@ -1,4 +1,4 @@
-"""per-spike: one token a spike, beside START and END of each kept unit, or in chunks, or unit by unit."""
+"""per-spike: a token a spike, with START and END of each kept unit, in chunks, or unit by unit; or first spikes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ VARIANTS = [
     PerSpike(start_end=False, chunk_ns=20_000_000),
     PerSpike(order="unit"),
     PerSpike(start_end=False, order="unit"),
+    PerSpike(first_only=True),
+    PerSpike(start_end=False, order="unit", first_only=True),
 ]
 
 
@@ -23,6 +25,8 @@ def window(scheme, session, segments, windows, b, keep, unit_row) -> dict[str, n
     unit_row = list(range(n_units)) if unit_row is None else unit_row
     pairs = zip(session.spikes.time_ns.tolist(), session.spikes.unit.tolist(), strict=True)
     spikes = [(t - start, u) for t, u in sorted(pairs) if start <= t < start + length and keep[u]]
+    if scheme.first_only:
+        spikes = [(t, u) for k, (t, u) in enumerate(spikes) if u not in [of for _, of in spikes[:k]]]
     if scheme.chunk_ns:
         tokens = []
         for c in range(length // scheme.chunk_ns):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spiketok.errors import UsageError
 from spiketok.recording.nouns import Intervals, Session, Spikes, UnitTable
-from spiketok.tokens.schemes import PerSpike, scheme_from_config
+from spiketok.tokens.schemes import PerSpike, scheme_config, scheme_from_config
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader
 from tests.laws import assert_same
@@ -50,6 +50,26 @@ def test_per_spike_law_4_where_float32_cannot_tell_spikes_apart(length, close):
         assert_same(again.columns, tokens.columns)
         step_ns = float(np.spacing(np.float32(length * 1e-9))) * 1e9
         assert np.abs(back.time_ns - spikes.time_ns).max() <= step_ns + 1
+
+
+def test_first_spikes_alone_by_hand():
+    """Of two windows; a unit that fires at one instant with another stands behind it; a dropped one leaves nothing."""
+    spikes = Spikes.from_units([np.array([5, 12, 90]) * MS, np.array([12, 13]) * MS, np.zeros(0), np.array([60]) * MS])
+    session = session_of(spikes, 100 * MS, 4)
+    window = Windows(np.array([0, 0]), np.array([10, 50]) * MS, 50 * MS)
+    keep = np.array([[True, True, True, True], [False, True, True, True]])
+    bare = PerSpike(start_end=False, first_only=True)
+    columns = bare.bake(session, session.observed).columns
+    tokens = bare.cut(columns, window, keep, np.array([7, 8, 9, 10], np.int32))
+    assert tokens.offset.tolist() == [0, 2, 3]
+    assert tokens.columns["unit"].tolist() == [7, 8, 10]
+    assert tokens.columns["time"].tolist() == pytest.approx([0.002, 0.002, 0.01])
+    by_unit = PerSpike(order="unit", first_only=True).cut(columns, window, keep)
+    assert by_unit.columns["type"].tolist() == [1, 0, 2, 1, 0, 2, 1, 2, 1, 2, *[1, 2, 1, 2, 1, 0, 2]]
+    assert "first_only" not in scheme_config(PerSpike())["config"]
+    assert scheme_from_config(scheme_config(bare)) == bare
+    with pytest.raises(UsageError, match="first_only is True, must be true \\(with chunk_ns 0\\) or false"):
+        PerSpike(start_end=False, chunk_ns=MS, first_only=True)
 
 
 def test_law_4_keeps_apart_what_meets_at_the_border_of_two_chunks():

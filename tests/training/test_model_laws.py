@@ -68,6 +68,7 @@ def recorded(name: str, noise: bool) -> Session:
     names = tuple(session.units.id.astype(str).tolist())
     value[FLUORESCENCE] = Signal(frame_ns, glow, names, "", np.ones(len(frame_ns), np.bool_))
     place = np.arange(UNITS[name]) * 2 // UNITS[name]  # the first half of the units, and the second
+    onset = np.arange(15) * 600_000_000
     columns = {"group": place, "region": np.array(["M1", "PMd"])[place]}
     return replace(
         session,
@@ -75,6 +76,7 @@ def recorded(name: str, noise: bool) -> Session:
         spikes=Spikes.from_units(times),
         signals=value,
         observed=Intervals([0, stop], [start, session.stop_ns]),
+        intervals={"trials": Intervals(onset, onset + SECOND // 2, {"side": np.array(["l", "r"])[np.arange(15) % 2]})},
     )
 
 

@@ -16,6 +16,9 @@ else uses.
 With ``order="unit"`` the spikes of each unit are together, in order of time: what pooling over a unit's spike times
 needs. START is before and END after the unit's own spikes, so that a silent unit has something to pool over, too.
 
+With ``first_only`` the cut leaves each unit's first spike of the window alone: its latency, where a window begins at
+the onset of a stimulus. A window then has no more tokens than units, whatever the rates.
+
 Unusual here:
 - The shard knows no vocabulary: rows of a model's unit table are put in by the cut.
 - One shard serves all of these: the fields change the cut, never the columns.
@@ -27,7 +30,7 @@ Unusual here:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -45,6 +48,7 @@ from spiketok.tokens.bounds import (
 )
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
+    CAME_LATER,
     Baked,
     Columns,
     ColumnSpec,
@@ -81,6 +85,7 @@ class PerSpike(Scheme):
         start_end: whether the cut writes START and END. Without them a window of silence has no tokens at all.
         chunk_ns: the length of chunks, 0 for none; windows are a multiple of it. Needs ``start_end=False``.
         order: ``"time"``, or ``"unit"``: unit by unit, in order of time in each. Chunks have the order of time.
+        first_only: of each unit the first spike of the window alone. Without chunks.
 
     >>> from spiketok.tokens.schemes import PerSpike
     >>> PerSpike().length_grid_ns, PerSpike(start_end=False, chunk_ns=50_000_000).length_grid_ns
@@ -90,13 +95,14 @@ class PerSpike(Scheme):
     start_end: bool = True
     chunk_ns: int = 0
     order: str = "time"
+    first_only: bool = field(default=False, metadata=CAME_LATER)
 
     name: ClassVar[str] = "per-spike"
     version: ClassVar[int] = 1
     readers: ClassVar[tuple[str, ...]] = ("POYO", "POYO+", "POSSM")
     token: ClassVar[str] = "one spike, and START and END of each unit"
     keeps: ClassVar[str] = "every spike, its unit, its time to float32 of the window (60 ns at 1 s)"
-    loses: ClassVar[str] = "nothing else"
+    loses: ClassVar[str] = "nothing else (with first_only all spikes of a unit but the first)"
 
     def __post_init__(self) -> None:
         if type(self.start_end) is not bool:
@@ -113,6 +119,9 @@ class PerSpike(Scheme):
             raise UsageError(message)
         if self.chunk_ns and self.order != "time":
             message = f"per-spike: chunks of {self.chunk_ns} ns are in order of time: order cannot be {self.order!r}"
+            raise UsageError(message)
+        if type(self.first_only) is not bool or (self.first_only and self.chunk_ns):
+            message = f"per-spike: first_only is {self.first_only!r}, must be true (with chunk_ns 0) or false"
             raise UsageError(message)
 
     @property
@@ -225,7 +234,8 @@ class PerSpike(Scheme):
                 length,
             )
         else:
-            kernels.spike_lengths(columns["unit"], low, high, keep, n_units, self.start_end, length)
+            lengths = kernels.first_lengths if self.first_only else kernels.spike_lengths
+            lengths(columns["unit"], low, high, keep, n_units, self.start_end, length)
         return length
 
     def outputs(self, columns: Columns, length_ns: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -256,6 +266,9 @@ class PerSpike(Scheme):
         cut = (length, keep, unit_row)
         if self.chunk_ns:
             kernels.fill_chunks(*spikes, self.chunk_ns, *cut, row, out["time"], out["unit"], out["type"], out["chunk"])
+        elif self.first_only:
+            by_unit = self.order == "unit"
+            kernels.fill_first(*spikes, *cut, self.start_end, by_unit, row, out["time"], out["unit"], out["type"])
         else:
             fill = kernels.fill_spikes if self.order == "time" else kernels.fill_by_unit
             fill(*spikes, *cut, self.start_end, row, out["time"], out["unit"], out["type"])

@@ -4,6 +4,8 @@ What is unusual:
 
 - the moment (``task.classify.at``) must lie in a window for the window to be asked; what windows say of one trial is
   averaged as log-probabilities;
+- with ``task.classify.windows = "moment"`` windows are the task's own, one from each trial's moment, and each is asked
+  its own trial alone: what a window holds then has one place in all trials, as latencies after an onset need;
 - classes are the words that the trial column has in training time; a trial with another word, or with none, is not
   asked;
 - ``balanced_accuracy`` is the headline: the mean over classes of the share that was found, chance is 1 / classes.
@@ -24,7 +26,9 @@ from spiketok.models.batch import Batch, Head
 from spiketok.recording.intervals import holds
 from spiketok.recording.nouns import NS_PER_MS, Intervals
 from spiketok.recording.splits import strata
-from spiketok.training.sampling import SessionTokens, listing
+from spiketok.tokens.schemes.base import Windows
+from spiketok.training.onsets import OnsetWindows, first_steps
+from spiketok.training.sampling import Sampler, SessionTokens, SessionWindows, listing
 from spiketok.training.tasks.base import (
     MISSING,
     Answer,
@@ -48,10 +52,13 @@ class ClassifyConfig:
     Args:
         at: the moment of the trial: ``"start"``, ``"middle"`` or ``"stop"`` (its last instant).
         after_ms: so much later, or earlier below 0. A trial in which that moment does not lie is not asked.
+        windows: ``"any"`` (wherever those of a run lie), or ``"moment"`` (one a trial, from its moment; where tokens
+            have bins, from the first bin that begins at it or later).
     """
 
     at: Literal["start", "middle", "stop"] = "stop"
     after_ms: float = 0.0
+    windows: Literal["any", "moment"] = "any"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.after_ms):
@@ -150,6 +157,9 @@ class Classify(Task):
                 )
                 raise DataError(message)
             row, at = row[inside], at[inside]
+        if self.config.windows == "moment":
+            segment, at = first_steps(session, at)
+            row, at = row[segment >= 0], at[segment >= 0]
         _, first = np.unique(at, return_index=True)
         return row[first], at[first]
 
@@ -162,10 +172,26 @@ class Classify(Task):
         words = np.asarray(session.trials.columns[self.about]).astype(str)[row]
         known = np.isin(words, self.classes)
         label = np.searchsorted(self.classes, words[known]).astype(np.float32)  # below 2**24: exact in float32
-        return Truth(at_ns[known], label[:, None], np.ones(int(known.sum()), np.float32))
+        kind = _AtStart if self.config.windows == "moment" else Truth
+        return kind(at_ns[known], label[:, None], np.ones(int(known.sum()), np.float32))
 
     def ask(self, groups: Sequence[Group], batch: Batch, buffers: Buffers) -> None:
         ask_values(self.name, groups, batch, buffers, np.zeros(1), np.ones(1), as_label=True)
+
+    def sampler(
+        self, windows: Sequence[SessionWindows], window_ns: int, *, seed: int, training: bool
+    ) -> Sampler | None:
+        """One window a labelled trial of one of the classes, with ``windows = "moment"``."""
+        if self.config.windows == "any":
+            return None
+        onsets = []
+        for session in windows:
+            row, at_ns = self._moments(session.tokens)
+            words = np.asarray(session.tokens.trials.columns[self.about]).astype(str)[row]
+            at_ns = at_ns[np.isin(words, self.classes)]
+            onsets.append(first_steps(session.tokens, at_ns))
+        what = f"trial with '{self.about}'"
+        return OnsetWindows(windows, window_ns, onsets, seed=seed, training=training, what=what)
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
@@ -178,6 +204,14 @@ class Classify(Task):
     @classmethod
     def from_dict(cls, facts: Mapping[str, object], config: ClassifyConfig) -> Classify:
         return cls(str(facts["column"]), config, tuple(facts["classes"]))
+
+
+class _AtStart(Truth):
+    """Asked of the window that begins there, and of no other that holds it."""
+
+    def rows(self, windows: Windows, segments: Intervals) -> tuple[np.ndarray, np.ndarray]:
+        low = np.searchsorted(self.time_ns, windows.start_ns, side="left")
+        return low, np.searchsorted(self.time_ns, windows.start_ns, side="right")
 
 
 class _Stitch(Stitch):

@@ -225,3 +225,68 @@ def fill_by_unit(
                 times[place[n]] = np.float32(np.float64(t[i] - origin) * SECONDS)
                 units[place[n]] = unit_row[n]
                 place[n] += one
+
+
+@njit(nogil=True)
+def first_lengths(unit, low, high, keep, n_units, start_end, length):
+    """Tokens of each window: one for each kept unit with a spike in it and, with ``start_end``, two for each kept."""
+    heard = np.empty(n_units, np.int64)  # the last window in which the unit had a spike
+    heard[:] = -1
+    for b in range(low.size):
+        total = 0
+        if start_end:
+            for n in range(n_units):
+                total += 2 * np.int64(keep.shape[0] == 0 or keep[b, n])
+        for i in range(low[b], high[b]):
+            n = unit[i]
+            if heard[n] != b and (keep.shape[0] == 0 or keep[b, n]):
+                heard[n] = b
+                total += 1
+        length[b] = total
+
+
+@njit(nogil=True)
+def fill_first(
+    time_ns, unit, low, high, start_ns, length_ns, length, keep, unit_row, start_end, by_unit, row,
+    out_time, out_unit, out_type,
+):  # fmt: skip
+    """Write the first spike of each kept unit in each window, in order of time or unit by unit, with START and END.
+
+    Args:
+        length: int64 ``[B]``, from :func:`first_lengths`. unit_row: int32 ``[N]``. row: int64 ``[B]``.
+        by_unit: START, spike and END of each unit together; else all START and END first, then the spikes by time.
+        out_time, out_unit, out_type: float32, int32, uint8 of one length.
+    """
+    end_time = np.float32(np.float64(length_ns) * SECONDS)
+    first = np.empty(unit_row.size, np.int64)  # the row of each unit's first spike; -1 for none
+    for b in range(low.size):
+        times = out_time[row[b] : row[b] + length[b]]
+        units = out_unit[row[b] : row[b] + length[b]]
+        types = out_type[row[b] : row[b] + length[b]]
+        first[:] = -1
+        for i in range(low[b], high[b]):
+            if first[unit[i]] < 0:
+                first[unit[i]] = i
+        at = 0
+        for n in range(unit_row.size):
+            if keep.shape[0] > 0 and not keep[b, n]:
+                first[n] = -1
+                continue
+            if start_end:
+                times[at], units[at], types[at] = 0.0, unit_row[n], 1
+                at += 1
+            if by_unit and first[n] >= 0:
+                time = np.float32(np.float64(time_ns[first[n]] - start_ns[b]) * SECONDS)
+                times[at], units[at], types[at] = time, unit_row[n], 0
+                at += 1
+            if start_end:
+                times[at], units[at], types[at] = end_time, unit_row[n], 2
+                at += 1
+        if by_unit:
+            continue
+        for i in range(low[b], high[b]):
+            n = unit[i]
+            if first[n] == i:
+                time = np.float32(np.float64(time_ns[i] - start_ns[b]) * SECONDS)
+                times[at], units[at], types[at] = time, unit_row[n], 0
+                at += 1
