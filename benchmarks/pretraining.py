@@ -3,8 +3,9 @@
     python benchmarks/pretraining.py FOLDER [--models ndt2,mtm,neds] [--seeds 42,43,44]
 
 The sessions are those of ``benchmarks/models.py``. A model is pretrained on six days by ``--task population``; then one
-held-out day is learned, by the same steps from fresh weights and from the pretrained ones (``train --from``). The score
-is the behaviour's R2 on the day's test time, the mean over seeds of the second training with the smallest and largest.
+held-out day is learned, by the same steps from fresh weights and from the pretrained ones (``train --from``). With
+``--spikes-of-all`` the pretraining has that day's spikes too, without its behaviour. The score is the behaviour's R2 on
+the day's test time, the mean over seeds of the second training with the smallest and largest.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="42")
     parser.add_argument("--steps", type=int, default=300, help="of the second training")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the second training")
+    parser.add_argument("--spikes-of-all", action="store_true", help="pretrain on the held-out day's spikes too")
     arguments = parser.parse_args()
     root = arguments.folder.absolute()
     simulated(root, arguments.units, arguments.seconds)
     print("| model | weights |" + "".join(f" {share:.0%} |" for share in SHARES) + "\n" + "|---" * 6 + "|", flush=True)
     for model in arguments.models.split(","):
-        base = run(root, "--model", model, "--task", "population", sets=[])["run"]
+        chosen = ["--sessions", "*"] if arguments.spikes_of_all else []
+        base = run(root, "--model", model, "--task", "population", *chosen, sets=[])["run"]
         for start in ([], ["--from", base]):
             cells = []
             for share in SHARES:

@@ -53,6 +53,10 @@ def train(
         str | None,
         typer.Option("--from", metavar="RUN", help="Start from the weights of a run, its folder or name."),
     ] = None,
+    latents: Annotated[
+        str | None,
+        typer.Option("--latents", metavar="RUN", help="Learn the latents of a run of ldns, as --task decode:latents."),
+    ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions into the run's folder.")
@@ -72,20 +76,24 @@ def train(
     from spiketok.storage.records import run_result
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import load_config
+    from spiketok.training.latents import with_latents
     from spiketok.training.loop import train as run_training
     from spiketok.training.predictions import write_predictions
-    from spiketok.training.runs import choose_training, find_run, opened_shards, run_path, sets_from
+    from spiketok.training.runs import choose_training, open_shards, opened_shards, run_path, sets_from
     from spiketok.training.tasks.base import reason_lines
 
     workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
     listed = chosen_in(workspace, sessions) if sessions is not None and sessions.startswith("@") else []
     sessions = ",".join(listed) if listed else sessions
-    begun = load_run(find_run(workspace, _one_run(workspace, base))) if base is not None else None
+    begun = load_run(_one_run(workspace, "--from", base)) if base is not None else None
+    taught = load_run(_one_run(workspace, "--latents", latents)) if latents is not None else None
     if begun is not None:
         sets, model = [*sets_from(begun, model), *(sets or [])], begun.config.model
     elif model is None and not _names_model(config, sets or []):
         model = _default_model(workspace, sessions, hold_out)
+    if taught is not None:
+        sets = [f"latents={taught.digest}", *(sets or [])]
     resolved = load_config(model, config, sets or [], tasks=words)
     if listed and resolved.data.curriculum == "listed" and not resolved.data.curriculum_order:
         resolved = load_config(model, config, [*(sets or []), f"data.curriculum_order={typed(listed)}"], tasks=words)
@@ -100,13 +108,17 @@ def train(
     opened, unfit = opened_shards(workspace, chosen.sessions, resolved, named=named, made=making)
     if tokenize and chosen.held_out:
         unfit |= opened_shards(workspace, chosen.held_out, resolved, named=named, made=making)[1]
+    if taught is not None:
+        read = open_shards(workspace, [tokens.id for tokens in opened if tokens.id in taught.own], taught.config)
+        opened = with_latents(opened, taught, read)
+        say(f"latents of {len(opened)} sessions by {taught.path.name}")
     wanted = "must" if resume else "never" if restart else "auto"
 
     def run_on(opened: list) -> TrainResult:
         nonlocal run_dir
         run_dir = run_path(workspace, resolved, opened)
         with training_table() as listen:
-            return run_training(resolved, opened, run_dir, resume=wanted, on_event=listen, base=begun)
+            return run_training(resolved, opened, run_dir, resume=wanted, on_event=listen, base=begun, latents=taught)
 
     run_dir = Path()
     result = _without_unfit(run_on, opened, unfit, named=named)
@@ -168,15 +180,20 @@ def _plain_scores(scores: dict) -> dict:
     return {key: value for key, value in scores.items() if value is None or isinstance(value, int | float)}
 
 
-def _one_run(workspace: Workspace, base: str) -> str:
-    """A run's name or folder; a model's name is refused: its newest run would be another one after this training."""
+def _one_run(workspace: Workspace, option: str, base: str) -> Path:
+    """A run's folder by its name; a model's name is refused: its newest run would be another one after this training.
+
+    Args:
+        option: what it was given by.
+    """
     from spiketok.models import MODELS
     from spiketok.training.runs import find_run
 
     if base in MODELS and not Path(base).exists():
-        message = f"--from {base} names a model, whose newest run changes: --from {find_run(workspace, base).name}"
+        newest = find_run(workspace, base).name
+        message = f"{option} {base} names a model, whose newest run changes: {option} {newest}"
         raise UsageError(message)
-    return base
+    return find_run(workspace, base)
 
 
 def _names_model(config: Path | None, sets: list[str]) -> bool:

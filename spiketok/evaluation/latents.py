@@ -22,12 +22,12 @@ from spiketok.models.batch import bins_of, observed_counts, query_bin
 from spiketok.models.binned import COUNTS
 from spiketok.recording.metrics import r2_mean
 from spiketok.training.checkpoints import Run
+from spiketok.training.config import LATENTS
 from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
 from spiketok.training.sessions import DividedSession, require_window
 from spiketok.training.tasks.base import Task
 
-LATENTS = "latents"  # what a model calls them in its output, ``[B * T, K]``
 AROUND = 7
 ALPHAS = np.logspace(-1, 5, 7)
 FOLDS = 5

@@ -82,6 +82,7 @@ class Model(nn.Module, ABC):
         has_latents: beside its answers it puts out ``latents``, ``[B * T, K]``, a row a bin of its counts.
         read_by: the name of its module dict that holds, by ``module_key`` of a task, the last layer of each behaviour;
             empty where there is none (:meth:`last_layers`).
+        reconstructs: it learns from the spikes also where no task asks them.
         Config: a frozen dataclass of the reference's numbers; ``sizes`` holds named presets of its fields.
         recipes: by size, the defaults of a run's sections ``data``, ``optim``, ``task`` and ``transfer``; ``"*"`` for
             the other sizes. ``optim.lr_per_window`` ties the learning rate to the batch size.
@@ -100,6 +101,7 @@ class Model(nn.Module, ABC):
     draws_apart: ClassVar[bool] = False
     couplings: ClassVar[tuple[str, ...]] = ()
     has_latents: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
     weighs_exposure: ClassVar[bool] = False
     read_by: ClassVar[str] = ""
     Config: ClassVar[type]

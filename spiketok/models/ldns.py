@@ -187,6 +187,7 @@ class Ldns(BinnedModel):
     generates: ClassVar[bool] = True
     draws_apart: ClassVar[bool] = True
     has_latents: ClassVar[bool] = True
+    reconstructs: ClassVar[bool] = True
     own_tables: ClassVar[tuple[str, ...]] = ("own",)
     read_by: ClassVar[str] = "read_outs"
     Config: ClassVar[type] = LdnsConfig

@@ -152,12 +152,21 @@ class _Walk:
         yield from self._predictions(path / "predictions", checkpoint_digest(path), depth)
         yield from self._checkpoint(path, path.name, expected, depth)
         if facts is not None and facts.get("version") != EARLIER:
-            if start := facts["config"].get("start"):
-                bases = (p.parent.parent for p in sorted(self.workspace.runs.glob("*/checkpoint/checkpoint.json")))
-                base = next((run for run in bases if checkpoint_digest(run) == start), None)
-                name = f"{start[:12]}, which it starts from,"
-                yield from self._checkpoint(base, name, _Expected(start, "the checkpoint"), depth + 1)
+            yield from self._origins(facts, depth + 1)
             yield from self._sessions([(s, "the checkpoint") for s in facts["sessions"]], depth + 1)
+
+    def _origins(self, facts: Mapping, depth: int) -> Iterator[Link]:
+        """The checkpoints whose weights or latents a checkpoint took in, and theirs in turn."""
+        for key, does in (("start", "starts from"), ("latents", "learned the latents of")):
+            if not (digest := facts["config"].get(key)):
+                continue
+            runs = (p.parent.parent for p in sorted(self.workspace.runs.glob("*/checkpoint/checkpoint.json")))
+            found = next((run for run in runs if checkpoint_digest(run) == digest), None)
+            name = f"{digest[:12]}, which it {does},"
+            yield from self._checkpoint(found, name, _Expected(digest, "the checkpoint"), depth)
+            earlier = found and _facts_or_none(found / "checkpoint" / "checkpoint.json")
+            if earlier is not None and earlier.get("version") != EARLIER:
+                yield from self._origins(earlier, depth + 1)
 
     def _predictions(self, folder: Path, checkpoint: str, depth: int) -> Iterator[Link]:
         """The predictions that were saved beside a result or a report; no link where none were."""

@@ -43,6 +43,7 @@ from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_conf
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.sessions import DividedSession, divide
+from spiketok.training.tables import tables_of
 from spiketok.training.tasks import TASKS
 from spiketok.training.tasks.base import Task
 
@@ -366,6 +367,12 @@ def require_base(config: RunConfig, base: Run | None) -> None:
         raise UsageError(message)
     if base is not None:
         require_model(config.model, base)
+    elif config.optim.hold_steps:
+        message = (
+            f"optim.hold_steps is {config.optim.hold_steps} and the run starts from fresh weights, of which none can "
+            "stand still: leave it out, or start from a run by 'spiketok train --from RUN'"
+        )
+        raise UsageError(message)
 
 
 def require_same_split(config: RunConfig, session_ids: Sequence[str], base: Run) -> None:
@@ -377,6 +384,16 @@ def require_same_split(config: RunConfig, session_ids: Sequence[str], base: Run)
             "its training time may be test time here; use the same one, or other sessions"
         )
         raise UsageError(message)
+
+
+def seen_before(runs: Sequence[Run | None], session_ids: Sequence[str]) -> list[TrainedSession]:
+    """What other runs saw, whose weights or latents this one takes in: their sessions that are not its own, each once.
+
+    Args:
+        runs: None where there is none. session_ids: its own.
+    """
+    found = {s.id: replace(s, earlier=True) for run in reversed(runs) if run is not None for s in run.trained_on}
+    return [found[session] for session in sorted(found.keys() - set(session_ids))]
 
 
 def require_model(model: str, base: Run) -> None:
@@ -402,9 +419,35 @@ def start_from(model: Model, base: Run) -> None:
         what = "no tensor has a name in common"
         if other:
             what = f"'{other[0]}' is {tuple(theirs[other[0]].shape)} there and {tuple(ours[other[0]].shape)} here"
+            what += "; size, windows, bins and fields of the model are taken over from it: leave them out"
         message = f"the weights of {base.path.name} do not fit: {what}"
         raise UsageError(message)
     model.load_state_dict({name: theirs[name] for name in shared}, strict=False)
+
+
+def taken_over(model: Model, base: Run) -> list[nn.Parameter]:
+    """The parameters that :func:`start_from` gave a model, without tables, which hold rows of other sessions too."""
+    theirs, tables = base.model.state_dict(), {id(table.weight) for table in tables_of(model)}
+    return [p for name, p in model.named_parameters() if name in theirs and id(p) not in tables]
+
+
+def require_trained_read_ins(model: Model, sessions: Sequence[str], base: Run) -> None:
+    """Raise UsageError where a new session's own parameters would stay as they were drawn.
+
+    A model whose losses of behaviour do not reach its encoder (``decode_joint``) trains a read-in by its spikes alone.
+
+    Args:
+        sessions: of the training.
+    """
+    known = set(base.model.sessions())
+    new = [session for session in sessions if session not in known and model.identity_parameters([session])]
+    spikes = any(head.output == "counts" for head in model.heads.values())
+    if new and not spikes and not model.reconstructs and not getattr(model.config, "decode_joint", True):
+        message = (
+            f"model.decode_joint is false, as in {base.path.name}, and no population is asked: nothing would train the "
+            f"read-in of {new[0]}, which is new; use --set model.decode_joint=true, or --task population,decode"
+        )
+        raise UsageError(message)
 
 
 def load_start(run_dir: Path, config: RunConfig, trained_on: list[TrainedSession], resume: str) -> dict | None:

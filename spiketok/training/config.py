@@ -27,6 +27,7 @@ from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import fingerprint
 from spiketok.training.sections import RIVALS, DataConfig, OptimConfig, TransferConfig, UnitDropoutConfig
 
+LATENTS = "latents"  # the behaviour that the latents of another run are, and what its model calls them
 NO_RECIPE = {"optim": {"epochs": 100}}  # of a model whose class has none
 
 
@@ -43,6 +44,8 @@ class RunConfig:
         model_overrides: fields of the model's own Config that differ from the preset; ``[model]`` in TOML.
         start: digest of the checkpoint whose weights the training starts from (``train --from RUN``); empty for fresh
             ones.
+        latents: digest of the checkpoint whose latents are the behaviour ``latents`` (``train --latents RUN``); empty
+            for none.
     """
 
     model: str
@@ -56,6 +59,7 @@ class RunConfig:
     transfer: TransferConfig = field(default_factory=TransferConfig)
     model_overrides: dict[str, object] = field(default_factory=dict)
     start: str = ""
+    latents: str = ""
 
     def model_config(self):
         """The model's own Config: the preset of the size, with the overrides.
@@ -108,6 +112,10 @@ class RunConfig:
             values["data"] = {k: v for k, v in values["data"].items() if not k.startswith("curriculum")}
         if not self.start:
             del values["start"]
+        if not self.latents:
+            del values["latents"]
+        if not self.optim.hold_steps:
+            del values["optim"]["hold_steps"]
         return fingerprint(values)
 
 

@@ -16,9 +16,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import json
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,12 +26,11 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from spiketok.errors import ArtefactError, DataError, UnfitError, UsageError
+from spiketok.errors import DataError, UnfitError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
-from spiketok.storage.causes import content_fault
-from spiketok.storage.files import atomic_file, clean_leftovers, write_signed, writing
+from spiketok.storage.files import clean_leftovers, write_signed
 from spiketok.storage.locks import inside, locked
 from spiketok.storage.records import checkpoint_digest
 from spiketok.training.checkpoints import (
@@ -48,12 +44,16 @@ from spiketok.training.checkpoints import (
     remove,
     require_base,
     require_same_split,
+    require_trained_read_ins,
     seed_of,
+    seen_before,
     start_from,
+    taken_over,
     write_checkpoint,
 )
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.curriculum import require_all_met, require_named, training_sampler
+from spiketok.training.latents import require_latents
 from spiketok.training.loader import Loader
 from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.predict import Answers, score_split
@@ -70,12 +70,12 @@ from spiketok.training.sessions import (
     require_window,
     stand_in_line,
 )
+from spiketok.training.step_log import Event, StepLog
 from spiketok.training.tables import average_rows, clip_, keep_from_ddp, tables_of
 from spiketok.training.tasks import TASKS
 from spiketok.training.tasks.base import Score, Task
 
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
-Event = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def train(
     resume: Literal["auto", "must", "never"] = "auto",
     on_event: Callable[[Event], None] | None = None,
     base: Run | None = None,
+    latents: Run | None = None,
 ) -> TrainResult:
     """Train a model, or go on with one that was interrupted, and score it on its sessions' test time.
 
@@ -121,6 +122,7 @@ def train(
             ``"never"`` removes it and begins anew.
         on_event: called with a dict a step, validation, checkpoint and score; key ``"event"`` says which.
         base: the run whose weights it starts from, where the configuration names one (``start``).
+        latents: the run whose latents the sessions have as a behaviour, where it names one (``latents``).
 
     Raises:
         DataError: nothing to learn, or no window fits. UsageError: the checkpoint in ``run_dir`` is of another
@@ -128,22 +130,23 @@ def train(
             is none.
     """
     with contextlib.ExitStack() as held:
-        return _train(config, sessions, Path(run_dir), resume, on_event, base, held)
+        return _train(config, sessions, Path(run_dir), resume, on_event, base, latents, held)
 
 
-def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: contextlib.ExitStack) -> TrainResult:
+def _train(config, sessions, run_dir, resume, on_event, base, latents, held: contextlib.ExitStack) -> TrainResult:
     """:func:`train`, which holds the run's folder until ``held`` is closed."""
     asked = {tokens.id for tokens in sessions}
     require_base(config, base)
+    require_latents(config, latents)
     divided, tasks = prepare(config, sessions)
     fabric = _launch(config)
     first = fabric.global_rank == 0
     emit = on_event if on_event is not None and first else _silent
     trained_on = [TrainedSession.of(s.tokens) for s in divided]
-    if base is not None:
-        require_same_split(config, [s.id for s in divided], base)
-        # what it has seen, the weights have seen
-        trained_on += [replace(s, earlier=True) for s in base.trained_on if s.id not in {d.id for d in divided}]
+    for other in (base, latents):
+        if other is not None:
+            require_same_split(config, [s.id for s in divided], other)
+    trained_on += seen_before((base, latents), [s.id for s in divided])
     if first:
         _prepare_folder(run_dir, resume, held)
     fabric.barrier()
@@ -177,7 +180,8 @@ def _train(config, sessions, run_dir, resume, on_event, base: Run | None, held: 
             checkpoint(model, None, 1, {})
         else:
             resumed_from = int(start["step"]) if start is not None else 0
-            _fit(fabric, config, model, loader, divided, run_dir, start, total, checkpoint, emit)
+            held = taken_over(model, base) if base is not None and config.optim.hold_steps else []
+            _fit(fabric, config, model, loader, divided, run_dir, start, total, checkpoint, emit, held)
         fabric.barrier()
         model.to(fabric.device)
         scores, answers = score_split(model, divided, "test", config, fabric.device) if first else ({}, {})
@@ -310,6 +314,8 @@ def build_model(
     if base is not None:
         start_from(model, base)
     model.add_sessions([s.tokens.info for s in sessions])
+    if base is not None:
+        require_trained_read_ins(model, [s.id for s in sessions], base)
     return model
 
 
@@ -383,7 +389,8 @@ def _start_event(config, sessions, tasks, model, loader, start, total) -> Event:
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
-def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpoint, emit) -> None:
+def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpoint, emit, held) -> None:
+    """The steps of a training; ``held`` are the parameters that stand still in the first ``optim.hold_steps``."""
     optim = config.optim
     optimizer = build_optimizer(model, optim)
     tables = [table.weight for table in tables_of(model)]
@@ -395,7 +402,7 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
     step = int(start["step"]) if start is not None else 0
     in_epoch = steps_in_epoch(loader, config)
     wrapped.train()
-    metrics = _Metrics(run_dir / "metrics.jsonl", step) if fabric.global_rank == 0 else None
+    metrics = StepLog(run_dir / "metrics.jsonl", step) if fabric.global_rank == 0 else None
     while step < total:
         for last, batches in _added(loader, optim.accumulate):
             lr = set_rates(optimizer, step, total, optim, in_epoch)
@@ -411,6 +418,9 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
                     metrics.add(losses, len(batch))
             if fabric.world_size > 1:
                 average_rows(tables)
+            if step < optim.hold_steps:
+                for parameter in held:
+                    parameter.grad = None  # neither moved nor decayed, and no part of the norm that is clipped
             if optim.clip is not None:
                 clip_(model.parameters(), optim.clip)
             stepper.step()
@@ -475,78 +485,6 @@ class _Checkpointer:
             self.run_dir, model=model, train_state=state, step=step, loader_state=loader_state, **self.facts
         )
         self.emit({"event": "checkpoint", "step": step})
-
-
-class _Metrics:
-    """Lines of ``metrics.jsonl``: means of the losses since the line before, cut back to ``step`` at the start."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        with atomic_file(path) as wip:
-            wip.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._begin()
-
-    def _begin(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
-        self.batches, self.windows, self.since = 0, 0, time.perf_counter()
-
-    def add(self, losses: dict[str, torch.Tensor], windows: int) -> None:
-        """Sum a batch's losses where they are, without waiting for the device."""
-        for name, value in losses.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.batches, self.windows = self.batches + 1, self.windows + windows
-
-    def line(self, step: int, total: int, epoch: int, lr: float) -> Event:
-        losses = {name: float(value) / self.batches for name, value in self.sums.items()}
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                message = (
-                    f"loss '{name}' is {value} at step {step}: lower the learning rate by --set optim.lr={lr / 3:.1e}"
-                )
-                raise DataError(message)
-        per_s = self.windows / max(time.perf_counter() - self.since, 1e-9)
-        row = {
-            "event": "step",
-            "step": step,
-            "epoch": epoch,
-            "lr": lr,
-            "windows_per_s": round(per_s, 2),
-            "loss": losses,
-        }
-        self._append(row)
-        self._begin()
-        return row | {"total_steps": total}
-
-    def validation(self, step: int, scores: dict[str, dict[str, Score]]) -> Event:
-        row = {"event": "valid", "step": step, "scores": scores}
-        self._append(row)
-        return row
-
-    def _append(self, row: Event) -> None:
-        with writing(self.path), open(self.path, "ab", buffering=0) as stream:
-            whole, line = stream.tell(), json.dumps(row).encode() + b"\n"
-            try:
-                while line:  # a disk that is getting full takes a part of it first
-                    line = line[stream.write(line) :]
-            except OSError:
-                stream.truncate(whole)
-                raise
-
-
-def _lines(path: Path) -> list[dict]:
-    """The whole lines of a file; a last one that was cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    try:
-        found = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        if any(not isinstance(line["step"], int) for line in found):
-            raise ValueError("a line whose step is no whole number")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        message = f"{path} is damaged ({content_fault(error)}): move it away, which loses its curves alone"
-        raise ArtefactError(message) from error
-    return found
 
 
 # ---- after the loop -------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import Run, require_model
-from spiketok.training.config import RunConfig, load_config, model_class
+from spiketok.training.config import LATENTS, RunConfig, load_config, model_class
 from spiketok.training.sampling import Once, SessionTokens, listing
 from spiketok.training.tasks import TASKS
 
@@ -296,9 +296,12 @@ def choose_training(
 
 
 def _signals_needed(config: RunConfig) -> list[str]:
-    """The behaviours of which a session must have one to be of use, ``"auto"`` for any; empty where none is needed."""
+    """The behaviours of which a session must have one to be of use, ``"auto"`` for any; empty where none is needed.
+
+    Latents of another run are no stored behaviour: a session that has none is refused where they are made.
+    """
     questions = config.questions()
-    if any(kind != "decode" for kind, _ in questions):
+    if config.latents or any(kind != "decode" for kind, _ in questions):
         return []
     return [about or "auto" for _, about in questions]
 
@@ -318,9 +321,15 @@ def open_transfer_shards(
 
     Raises:
         UsageError: a session that was asked for is one of the run's own, and ``within`` is not set; or it is another
-            session of one of their recordings.
+            session of one of their recordings; or all that the run says is latents of another run.
         DataError: a shard is missing.
     """
+    if {task.name for task in run.tasks} == {f"decode:{LATENTS}"}:
+        message = (
+            f"{run.path.name} decodes the latents of another run, which no unseen session has: evaluate a run that "
+            f"goes on from it, by spiketok train --from {run.path.name} --task decode"
+        )
+        raise UsageError(message)
     trained = {s.id for s in run.trained_on}
     chosen = workspace.select(sessions)
     whole = _parts_of(workspace, chosen)

@@ -20,7 +20,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from functools import cached_property
 
@@ -72,6 +72,8 @@ class SessionTokens:
         windowed: shards of which windows are cut; of the same segments, at least one.
         once: shards of which tokens are cut once a session.
         facts: what the store's index says of the session; empty where there is no store.
+        made: by name, behaviours beside those of the shards: the signal, and how many ns before and after its time a
+            sample depends on.
 
     Raises:
         UsageError: there is no windowed shard, or shards are of different sessions or segments.
@@ -80,6 +82,7 @@ class SessionTokens:
     windowed: Mapping[str, ShardReader]
     once: Mapping[str, Once] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    made: Mapping[str, tuple[Signal, tuple[int, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         readers = [*self.windowed.values(), *(o.reader for o in self.once.values())]
@@ -109,9 +112,12 @@ class SessionTokens:
         found = [*self.windowed.values(), *(o.reader for o in self.once.values())]
         return list({id(r): r for r in found}.values())
 
-    @property
+    @cached_property
     def info(self) -> SessionInfo:
-        return self.reader.info
+        if not self.made:
+            return self.reader.info
+        made = {name: (signal.components, signal.measure) for name, (signal, _) in self.made.items()}
+        return replace(self.reader.info, signals={**self.reader.info.signals, **made})
 
     @property
     def id(self) -> str:
@@ -140,10 +146,10 @@ class SessionTokens:
         return self.reader.trials
 
     def signal(self, name: str) -> Signal:
-        return self.reader.signal(name)
+        return self.made[name][0] if name in self.made else self.reader.signal(name)
 
     def signal_reach_ns(self, name: str) -> tuple[int, int]:
-        return self.reader.signal_reach_ns(name)
+        return self.made[name][1] if name in self.made else self.reader.signal_reach_ns(name)
 
     @cached_property
     def grid_ns(self) -> int:

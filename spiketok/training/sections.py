@@ -129,6 +129,8 @@ class OptimConfig:
         accumulate: batches whose gradients are added up before a step.
         clip: largest norm of the gradient; ``"off"`` for none.
         checkpoint_every, validate_every: in steps; 0 for only at the end.
+        hold_steps: first steps of a training from another run's weights (``train --from RUN``) in which those stand
+            still; tables of sessions and units are free. As many as there are steps or more: throughout.
     """
 
     name: Literal["adamw", "lamb"] = "adamw"
@@ -152,6 +154,7 @@ class OptimConfig:
     devices: int = 1
     checkpoint_every: int = 200
     validate_every: int = 0
+    hold_steps: int = 0
 
     def __post_init__(self) -> None:
         _positive("optim", self, "lr", "devices", "accumulate")
@@ -162,7 +165,7 @@ class OptimConfig:
         _positive("optim", self, "epochs" if self.steps is None else "steps")
         if self.clip is not None:
             _positive("optim", self, "clip")
-        _not_negative("optim", self, "weight_decay", "checkpoint_every", "validate_every")
+        _not_negative("optim", self, "weight_decay", "checkpoint_every", "validate_every", "hold_steps")
         if not all(0 <= share < 1 for share in (self.warmup, self.pct_start, *self.betas)):
             shown = f"optim.warmup is {self.warmup}, optim.pct_start {self.pct_start} and optim.betas {self.betas}"
             message = f"{shown}: each must be in [0, 1)"

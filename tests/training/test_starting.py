@@ -37,7 +37,8 @@ def root(tmp_path_factory) -> Path:
 
 def base_of(root: Path) -> Path:
     """The run that knows two days and no behaviour."""
-    return next(p for p in (root / "runs").glob("ndt1-*") if not load_run(p).config.start)
+    configs = {p: load_run(p).config for p in (root / "runs").glob("ndt1-*")}
+    return next(p for p, config in configs.items() if not config.start and not config.latents)
 
 
 def newest(root: Path, *words: str) -> Path:
@@ -139,3 +140,30 @@ def test_weights_without_a_name_in_common_are_refused():
     base = SimpleNamespace(model=other, facts={"extra_state": {}}, path=Path("base"))
     with pytest.raises(UsageError, match="no tensor has a name in common"):
         start_from(model, base)
+
+
+@pytest.mark.long
+def test_a_run_that_learned_latents_leads_back_to_theirs(root):
+    days = ("--sessions", "*day0[12]*", *SMALL)
+    small = (
+        "--set",
+        "model.channels=8",
+        "--set",
+        "model.blocks=1",
+        "--set",
+        "model.states=4",
+        "--set",
+        "model.diffuse_from=1.0",
+    )
+    ldns = newest(root, "--model", "ldns", "--task", "population", *days, *small)
+    words = ("--model", "ndt1", "--latents", ldns.name, *days, *OWN)
+    taught = newest(root, *words, "--task", "decode:latents")
+    assert load_run(taught).config.latents == load_run(ldns).digest
+    refused = spiketok(root, "eval-xsession", taught, code=2).stderr
+    assert "decodes the latents of another run" in refused and f"train --from {taught.name}" in refused
+    child = newest(root, "--from", taught, "--task", "decode", "--sessions", "*day03*", *SMALL)
+    chain = json.loads(spiketok(root, "verify", child, "--quick", "--json").stdout)["chain"]
+    assert {child.name, taught.name, ldns.name} <= {link["name"] for link in chain}
+    assert {link["state"] for link in chain if link["kind"] == "checkpoint"} == {"holds"}
+    unknown = spiketok(root, "train", *words, "--task", "decode:latents", "--sessions", "*day03*", code=2).stderr
+    assert "it was not trained on" in unknown
