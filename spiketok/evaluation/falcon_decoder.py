@@ -284,6 +284,12 @@ def _require_bins(run: Run, tokens: SessionTokens) -> None:
         if reader.scheme.lookahead_ns:
             message = f"{model} waits for spikes after its windows (input '{name}'): no bin is answered in time"
             raise UsageError(message)
+        if reader.scheme.name == "fine-time":
+            message = (
+                f"{model} reads when in a bin the units fired (input '{name}'), FALCON gives counts alone: train with "
+                "--set model.fine_time=false"
+            )
+            raise UsageError(message)
 
 
 def _planned(run: Run, stamp_ns: int) -> Signal:

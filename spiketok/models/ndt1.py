@@ -10,7 +10,9 @@ What is unusual:
   multiple of it (``embed = "identity"``: counts times sqrt(D), no input matrix), so such a model holds one session;
 - attention sees a band of bins, not the whole window;
 - bins are hidden whole, but what stands in their place (0, a random count, the count itself) is drawn for each element;
-- held-out units and forward bins are counts like the others that are always hidden and always scored.
+- held-out units and forward bins are counts like the others that are always hidden and always scored;
+- with ``local_ms``, which the original has not, attention has two levels: bins attend to the bins of their block, the
+  means of the blocks to each other, and what these gain goes back to the bins.
 
 Differs from the reference:
 
@@ -88,6 +90,10 @@ class Ndt1Config:
         fixup_init: scale the layers' weights by 0.67 / layers ** 0.25 (T-Fixup, as far as the reference has it: its
             line for the value projection never matches, for torch keeps query, key and value in one matrix).
         decode_weight: of the losses of behaviour beside the Poisson loss. decode_joint: let them train the encoder too.
+        local_ms: length of the blocks of attention in two levels, which divides the window; 0 for one level. It stands
+            in place of a context in bins, so ``context_forward`` and ``context_backward`` must be -1.
+        local_layers: of ``layers``, how many attend inside blocks before those that attend between them, and as many
+            behind them.
     """
 
     embed: Literal["identity", "linear", "count_table"] = "identity"
@@ -122,6 +128,8 @@ class Ndt1Config:
     fixup_init: bool = True
     decode_weight: float = 1.0
     decode_joint: bool = False
+    local_ms: float = 0.0
+    local_layers: int = 1
 
     def __post_init__(self) -> None:
         check_range(self, "[-1, inf)", "context_forward", "context_backward")
@@ -139,6 +147,23 @@ class Ndt1Config:
             raise UsageError(message)
         if not self.one_session and self.dim % self.heads:
             message = f"model.dim is {self.dim}, which {self.heads} heads do not divide"
+            raise UsageError(message)
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        check_range(self, "[0, inf)", "local_ms")
+        check_range(self, "[1, inf)", "local_layers")
+        if not self.local_ms:
+            return
+        if self.context_forward >= 0 or self.context_backward >= 0:
+            context = f"model.context_forward {self.context_forward} and model.context_backward {self.context_backward}"
+            message = f"model.local_ms is {self.local_ms:g} beside {context}: set both to -1, or model.local_ms to 0"
+            raise UsageError(message)
+        if self.layers <= 2 * self.local_layers:
+            message = (
+                f"model.layers is {self.layers}: with model.local_layers {self.local_layers} before and behind none is "
+                "left to attend between blocks: raise model.layers"
+            )
             raise UsageError(message)
 
     @property
@@ -235,6 +260,7 @@ class Ndt1(BinnedModel):
     def __init__(self, config: Ndt1Config, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
         self.causal, self.one_session = config.context_forward == 0, config.one_session
+        self.block_bins = self._bins_of_a_block()
         self.clear_sessions()
         self.layers = nn.ModuleList()
         self.dropout_embedding = nn.Dropout(config.dropout_embedding)
@@ -242,6 +268,21 @@ class Ndt1(BinnedModel):
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))  # where the ramp of the spans stands
         if not config.one_session:
             self._build_encoder(config.dim)
+
+    def _bins_of_a_block(self) -> int:
+        """Bins of ``local_ms``; 0 without.
+
+        Raises:
+            UsageError: they are no whole number, or the blocks do not divide the window of the run.
+        """
+        local_ns, bin_ns, window_ns = round(self.config.local_ms * 1e6), self.timing.bin_ns, self.timing.window_ns
+        if local_ns and (local_ns % bin_ns or window_ns % local_ns):
+            message = (
+                f"model.local_ms is {self.config.local_ms:g}, data.bin_ms {bin_ns / 1e6:g} and data.window_ms "
+                f"{window_ns / 1e6:g}: blocks must be whole bins, and windows whole blocks"
+            )
+            raise UsageError(message)
+        return local_ns // bin_ns
 
     def _build_encoder(self, dim: int) -> None:
         config = self.config
@@ -337,15 +378,40 @@ class Ndt1(BinnedModel):
         counts, scored = self._hide(batch, counts)
         x = self._embed(session, counts) * math.sqrt(self.dim)
         x = self.dropout_embedding(x + self._positions(n_bins, x.device)).flatten(0, 1)  # [B * T, D]
-        mask = band_mask(n_bins, self.config.context_forward, self.config.context_backward, x.device)
-        for layer in self.layers:
-            x = layer(x, length, mask)
-        x = self.dropout_rates(self.norm(x))
+        x = self.dropout_rates(
+            self.norm(self._in_two_levels(x, n_bins) if self.block_bins else self._attend(x, length))
+        )
         read = x if self.config.decode_joint else x.detach()
         output = read_behaviours(self.decoders, batch, read, n_bins)
         if scored is not None:
             output |= self._rates(session, x) | {"scored": scored}
         return output
+
+    def _attend(self, x_LD: Tensor, length: list[int]) -> Tensor:
+        mask = band_mask(length[0], self.config.context_forward, self.config.context_backward, x_LD.device)
+        for layer in self.layers:
+            x_LD = layer(x_LD, length, mask)
+        return x_LD
+
+    def _in_two_levels(self, x_LD: Tensor, n_bins: int) -> Tensor:
+        """Bins inside their block, the blocks of a window among each other, and bins inside their block again.
+
+        A block is the mean of its bins; what attention adds to it is added to each of them.
+        """
+        n, n_blocks = self.config.local_layers, n_bins // self.block_bins
+        inside = [self.block_bins] * (len(x_LD) // self.block_bins)
+        between = [n_blocks] * (len(x_LD) // n_bins)
+        for layer in self.layers[:n]:
+            x_LD = layer(x_LD, inside)
+        x_LBD = x_LD.unflatten(0, (-1, self.block_bins))
+        mean = x_LBD.mean(1)
+        block = mean
+        for layer in self.layers[n:-n]:
+            block = layer(block, between)
+        x_LD = (x_LBD + (block - mean)[:, None]).flatten(0, 1)
+        for layer in self.layers[-n:]:
+            x_LD = layer(x_LD, inside)
+        return x_LD
 
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:
         """The Poisson loss of the population, ``decode_weight`` times the losses of behaviour, and their sum."""
@@ -371,6 +437,12 @@ class Ndt1(BinnedModel):
             message = (
                 f"a window has {n_bins} bins and model.max_bins is {self.config.max_bins}: "
                 "shorten data.window_ms, or raise model.max_bins and train anew"
+            )
+            raise DataError(message)
+        if self.block_bins and n_bins % self.block_bins:
+            message = (
+                f"a window has {n_bins} bins, which are no whole number of blocks of {self.block_bins} bins "
+                f"(model.local_ms {self.config.local_ms:g}): change data.window_ms or model.local_ms"
             )
             raise DataError(message)
         return n_bins

@@ -12,6 +12,7 @@ What is unusual:
   see only each other. They are all that a new session must learn, and the spikes alone teach them;
 - one random choice of tokens for a whole batch is left out of the encoder; a smaller decoder, with tables of its own,
   gets what the encoder made of the others and fills the rest in as Poisson log rates;
+- with ``fine_time``, which the original has not, a slot says beside its count when in the bin the unit fired;
 - with ``causal`` a row sees its own bin and those before it. That and what context may see is one rule
   (:class:`spiketok.models.nn.Visible`), without a mask of the batch.
 
@@ -47,6 +48,7 @@ from torch import Tensor, nn
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model, Part, check_range, check_same_units, n_patches
 from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, Timing, query_bin
+from spiketok.models.fine import FINE, N_FEATURES, fine_features
 from spiketok.models.losses import poisson_log_rate, softened_counts, softened_cross_entropy, weighted_mse
 from spiketok.models.masking import keep_tokens
 from spiketok.models.ndt2_layers import Reader, Rows, Stack, together
@@ -86,6 +88,8 @@ class Ndt2Config:
         lag_ms: behaviour of a bin is read from the bin so much earlier; there is none for a window's first such bins.
         decode_weight: of the losses of behaviour beside that of the spikes.
         reference_quirks: compute as the reference where it differs (see above).
+        fine_time: to the row of a slot's count a linear map of its first and last spike in the bin and of the intervals
+            between is added (the scheme ``fine-time``).
     """
 
     patch_size: int = 32
@@ -114,6 +118,7 @@ class Ndt2Config:
     lag_ms: float = 0.0
     decode_weight: float = 20.0
     reference_quirks: bool = False
+    fine_time: bool = False
 
     def __post_init__(self) -> None:
         check_range(self, "[1, inf)", "patch_size", "max_count", "dim", "heads", "max_bins", "max_patches")
@@ -143,6 +148,7 @@ class _Tokens:
 
     rows: Rows
     patch: Tensor
+    fine: Tensor | None
     unit: Tensor
     seen: Tensor
     observed: Tensor
@@ -216,7 +222,8 @@ class Ndt2(Model):
     @classmethod
     def inputs(cls, config: Ndt2Config, tasks: Sequence[str], timing: Timing) -> dict[str, Input]:
         fields = {"bin_ns": timing.bin_ns, "patch_size": config.patch_size, "max_count": config.max_count}
-        return {PATCHES: Input("patch", fields | {"group_by": config.group_by})}
+        inputs = {PATCHES: Input("patch", fields | {"group_by": config.group_by})}
+        return inputs | ({FINE: Input("fine-time", {"bin_ns": timing.bin_ns})} if config.fine_time else {})
 
     def __init__(self, config: Ndt2Config, heads: Sequence[Head], timing: Timing) -> None:
         super().__init__(config, heads, timing)
@@ -229,6 +236,8 @@ class Ndt2(Model):
             self.count_table = nn.Embedding(config.max_count + 1, width)
         else:
             self.project = nn.Linear(1, width)
+        if config.fine_time:
+            self.read_fine = nn.Linear(N_FEATURES, width, bias=False)
         numbers = config.session_tokens, int(config.subject_token), int(config.dataset_token)
         for name, n in zip(CONTEXT, numbers, strict=True):
             if n:
@@ -400,7 +409,13 @@ class Ndt2(Model):
         key = torch.where(observed, order, NEVER)
         rows = Rows(window, time, columns["space"].long(), order, key, length)
         flagged, context = self._context(batch)
-        return _Tokens(rows, columns["patch"].long(), unit, seen, observed, row, n_bins, flagged, context)
+        fine = self._fine(batch, row, unit) if self.config.fine_time else None
+        return _Tokens(rows, columns["patch"].long(), fine, unit, seen, observed, row, n_bins, flagged, context)
+
+    def _fine(self, batch: Batch, row: Tensor, unit_LK: Tensor) -> Tensor:
+        """``[L, K, 4]``, of the unit of each slot in its bin; what stands in empty slots is not read."""
+        columns, _ = batch.inputs[FINE].packed()
+        return fine_features(columns, self.timing.bin_ns)[row[:, None], unit_LK.clamp_min(0)]
 
     def _order(self, time: Tensor) -> Tensor:
         return time if self.config.causal else torch.zeros_like(time)
@@ -420,10 +435,11 @@ class Ndt2(Model):
 
     def _encode(self, tokens: _Tokens, kept: Tensor) -> Tensor:
         """The encoder's output for the tokens that it sees, ``[L', D]``."""
-        x = self._embed(tokens.patch[kept], tokens.seen[kept])
+        fine = None if tokens.fine is None else tokens.fine[kept]
+        x = self._embed(tokens.patch[kept], tokens.seen[kept], fine)
         return self.encoder(x, tokens.rows.take(kept), tokens.flagged)
 
-    def _embed(self, patch_LK: Tensor, seen_LK: Tensor) -> Tensor:
+    def _embed(self, patch_LK: Tensor, seen_LK: Tensor, fine: Tensor | None = None) -> Tensor:
         """``[L, D]``, not yet placed."""
         quirks = self.config.reference_quirks
         count = torch.where(seen_LK, patch_LK, 0)
@@ -433,6 +449,8 @@ class Ndt2(Model):
         else:
             x = self.count_table(count)
             shown = count != QUIRK_COUNT if quirks else seen_LK
+        if fine is not None:
+            x = x + self.read_fine(torch.where(seen_LK[..., None], fine, 0.0))
         return torch.where(shown[..., None], x, 0.0).flatten(1)
 
     def loss(self, batch: Batch, output: dict[str, Tensor], progress: Progress) -> dict[str, Tensor]:

@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Model, check_range, check_same_units
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing, Tokens, query_bin
+from spiketok.models.fine import FINE, N_FEATURES, fine_features
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import attention
 from spiketok.recording.nouns import SessionInfo
@@ -83,6 +84,8 @@ class SpintConfig:
             for each batch; the others grow by 1 / (1 - share). Equal bounds give a constant share.
         learned_query: False for the reference's constant queries, (c + 1) / C in all steps.
         scale: what predictions are divided by.
+        fine_time: a linear map of each bin's first and last spike and of the intervals between (the scheme
+            ``fine-time``) is added to what the first layer of the read-in makes of counts and identity.
     """
 
     dim: int = 1024
@@ -99,6 +102,7 @@ class SpintConfig:
     unit_dropout_high: float = 1.0
     learned_query: bool = True
     scale: float = 1.0
+    fine_time: bool = False
 
     def __post_init__(self) -> None:
         counted = ("dim", "heads", "layers", "hidden", "identity_layers", "history_bins", "calibration_trials")
@@ -220,6 +224,7 @@ class Spint(Model):
             "choose": "all",
             "resample": "cubic",
         }
+        fine = {"history_bins": config.history_bins, "bin_ns": timing.bin_ns}
         return {
             "units": Input("neuron", history),
             "calibration": Input(
@@ -229,6 +234,7 @@ class Spint(Model):
                 most=config.calibration_trials,
                 choose=config.calibration_choose,
             ),
+            **({FINE: Input("fine-time", fine)} if config.fine_time else {}),
         }
 
     def __init__(self, config: SpintConfig, heads: Sequence[Head], timing: Timing) -> None:
@@ -245,6 +251,9 @@ class Spint(Model):
         self.encode_trial = _stack(config.calibration_length, dim, dim, config.identity_layers)
         self.to_identity = _stack(dim, dim, n_bins, config.identity_layers)
         self.read_in = _stack(n_bins, dim, dim, 2)
+        self.one_session_batches = config.fine_time
+        if config.fine_time:
+            self.read_fine = nn.Linear(n_bins * N_FEATURES, dim, bias=False)
         if config.learned_query:
             self.query_CW = nn.Parameter(torch.randn(n_components, n_bins))
         else:
@@ -377,11 +386,12 @@ class Spint(Model):
     def _read(self, batch: Batch) -> tuple[Tensor, int, int]:
         """``[G * C, D]``, what each component's query found in each of G samples; bins of a window; G."""
         identities = self._session_identities(batch)
-        series, row, n_bins, length = self._samples(batch, [len(identity) for identity in identities])
+        series, fine, row, n_bins, length = self._samples(batch, [len(identity) for identity in identities])
         x = series.float() + F.embedding(row, torch.cat(identities))  # [L, W]
         if self.training:
-            x = x * self.draw_units(len(x), x.device)[:, None]
-        tokens = self.read_in(x)
+            drawn = self.draw_units(len(x), x.device)[:, None]
+            x, fine = x * drawn, None if fine is None else fine * drawn
+        tokens = self.read_in(x) if fine is None else self._read_with_fine(x, fine)
         y = self.read_in(self.query_CW).repeat(len(length), 1)  # [G * C, D]
         for layer in self.layers:
             y = layer(y, tokens, [len(self.query_CW)] * len(length), length)
@@ -404,15 +414,33 @@ class Spint(Model):
         share = low + (high - low) * torch.rand((), device=device)
         return (torch.rand(n_tokens, device=device) >= share) / (1 - share)
 
-    def _samples(self, batch: Batch, n_units: Sequence[int]) -> tuple[Tensor, Tensor, int, list[int]]:
+    def _read_with_fine(self, x_LW: Tensor, fine_LF: Tensor) -> Tensor:
+        """``[L, D]``: the read-in, with what the fine structure adds before its first ReLU."""
+        first, *others = self.read_in
+        hidden = first(x_LW) + self.read_fine(fine_LF)
+        for layer in others:
+            hidden = layer(hidden)
+        return hidden
+
+    def _fine(self, batch: Batch, window: Tensor, time: Tensor, unit: Tensor, n_bins: int) -> Tensor:
+        """``[L, W * 4]``: the fine structure of each token's history; int64 ``[L]`` say whose and up to which bin."""
+        n_history = self.config.history_bins
+        columns, _ = batch.inputs[FINE].packed()
+        features = fine_features(columns, self.timing.bin_ns)
+        first = window * (n_bins + n_history - 1) + time
+        rows = first[:, None] + torch.arange(n_history, device=first.device)
+        return features[rows, unit[:, None]].flatten(1)
+
+    def _samples(self, batch: Batch, n_units: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor, int, list[int]]:
         """The tokens of all samples, window by window and bin by bin.
 
         Args:
             n_units: of each session of ``batch.present``.
 
         Returns:
-            Their counts ``[L, W]``; int64 ``[L]``, each one's row in the identities of all sessions, one behind the
-            other; bins of a window; tokens of each sample.
+            Their counts ``[L, W]``; with ``fine_time`` their fine structure ``[L, W * 4]``, else None; int64 ``[L]``,
+            each one's row in the identities of all sessions, one behind the other; bins of a window; tokens of each
+            sample.
         """
         n_bins, rest = divmod(batch.window_ns, self.timing.bin_ns)
         if rest or n_bins < 1:
@@ -431,6 +459,10 @@ class Spint(Model):
         first = torch.tensor([0, *accumulate(n_units)], device=series.device)[batch.present_B]
         repeats = torch.tensor(in_window, device=series.device)
         row = torch.repeat_interleave(first, repeats, output_size=len(series)) + columns["unit"]
+        fine = None
+        if self.config.fine_time:
+            window = torch.repeat_interleave(repeats, output_size=len(series))
+            fine = self._fine(batch, window, columns["time"].long(), columns["unit"].long(), n_bins)
         length = [n // n_bins for n in in_window for _ in range(n_bins)]
         recorded = columns["observed"].any(1).bool()
         if not recorded.all():
@@ -438,7 +470,8 @@ class Spint(Model):
             sample = torch.repeat_interleave(torch.arange(len(length), device=series.device), repeats)
             length = torch.bincount(sample[recorded], minlength=len(length)).tolist()
             series, row = series[recorded], row[recorded]
-        return series, row, n_bins, length
+            fine = None if fine is None else fine[recorded]
+        return series, fine, row, n_bins, length
 
 
 def _forget(model: Spint, _incompatible: object) -> None:

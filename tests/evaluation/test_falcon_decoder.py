@@ -200,6 +200,11 @@ def test_bins_that_cannot_be_answered_are_refused(line, tmp_path):
         UsageError, match="chunk to chunk of 50 ms.*--set model.chunk_ms=20 --set model.chunk_step_ms=20"
     ):
         FalconDecoder(replace(run, config=config, model=SimpleNamespace(name="possm", carries=True)), chunks, "m1")
+    sets = [*SHORT, "model.fine_time=true", 'model.group_by=""']
+    config = load_config("ndt2", None, sets, tasks=["decode:preprocessed_emg"])
+    fine = {"day0": tokens_for(tmp_path / "fine", day0, config)}
+    with pytest.raises(UsageError, match="FALCON gives counts alone: train with --set model.fine_time=false"):
+        FalconDecoder(replace(run, config=config, model=SimpleNamespace(name="ndt2", carries=False)), fine, "m1")
 
 
 def test_files_are_told_apart_by_a_package_that_may_be_missing(line, monkeypatch):

@@ -33,19 +33,27 @@ HOLE = (10_013_000_000, 10_989_000_000)  # of test time, its edges inside of bin
 SETS = ["data.window_ms=500", "data.bin_ms=20", "data.eval_step_ms=200", "data.batch_size=8", "data.stitch=causal"]
 EACH = {  # what a model is set to beside its toy size, once or several times
     "apst": ["model.output_ema=0.3"],
-    "ndt1": ["model.context_forward=0", "task.population.held_out=0.3"],
-    "ndt2": ["model.causal=true"],
+    "ndt1": ["model.context_forward=0", "task.population.held_out=0.3", "model.local_ms=100 model.layers=3"],
+    "ndt2": ["model.causal=true", "model.causal=true model.fine_time=true"],
     "neuroformer": ["tasks=['decode','events'] data.window_ms=100", "tasks=['decode'] data.window_ms=100"],
     "poyo_plus": ["tasks=['decode','classify:side']"],
     "possm": ["model.backbone=gru", "model.backbone=s4d", "model.backbone=mamba", "model.absolute_times=true"],
-    "spint": ["data.window_ms=20 data.eval_step_ms=20", "data.window_ms=200 data.eval_step_ms=80"],
+    "spint": [
+        *("data.window_ms=20 data.eval_step_ms=20", "data.window_ms=200 data.eval_step_ms=80"),
+        "data.window_ms=60 data.eval_step_ms=60 model.fine_time=true",
+    ],
 }
 REFUSED = {  # by model: why its default run is not decoded live
     "capoyo": "reads the behaviour fluorescence",
     "nuclr": "only decode tasks are asked of a stream",
     "onset": "only decode tasks are asked of a stream",
 }
-CASES = [(name, sets) for name in MODELS if name not in REFUSED for sets in EACH.get(name, [""])]
+CASES = [
+    pytest.param(name, sets, marks=[pytest.mark.long] if "fine_time" in sets else [])
+    for name in MODELS
+    if name not in REFUSED
+    for sets in EACH.get(name, [""])
+]
 
 
 @cache

@@ -159,6 +159,22 @@ def patches(session: Toy, start_bin: int, patch_size: int, max_count: int) -> di
     }
 
 
+def fine_times(session: Toy, start_bin: int, history_bins: int) -> dict[str, np.ndarray]:
+    """For each bin of a window and each unit the numbers of the scheme fine-time, some bins before the window first."""
+    bins = range(start_bin - history_bins + 1, start_bin + N_BINS)
+    out = {name: np.zeros((len(bins), session.info.n_units), np.float32) for name in ("mean_isi_ns", "cv_isi")}
+    out |= {name: np.zeros_like(out["cv_isi"], np.int32) for name in ("count", "first_ns", "last_ns")}
+    bin_of = session.time_ns // BIN_NS
+    for k, n in np.ndindex(out["count"].shape):
+        own = session.time_ns[(bin_of == bins[k]) & (session.unit == n)] - bins[k] * BIN_NS
+        if len(own):
+            out["count"][k, n], out["first_ns"][k, n], out["last_ns"][k, n] = len(own), own[0], own[-1]
+        if len(own) > 1:
+            out["mean_isi_ns"][k, n] = np.diff(own).mean()
+            out["cv_isi"][k, n] = np.diff(own).std() / max(np.diff(own).mean(), 1)
+    return out | {"count": out["count"].astype(np.uint8), "observed": np.ones(len(bins), np.uint8)}
+
+
 def frames(model, session: Toy, start_bin: int) -> dict[str, np.ndarray]:
     """A token for each unit in each bin of a window, as if it were a frame: its counts of the bins up to it, fading."""
     fading = 0.8 ** np.arange(10)
@@ -240,6 +256,8 @@ def window_tokens(model, wanted: Input, session: Toy, start_bin: int) -> dict[st
         return patches(session, start_bin, wanted.fields["patch_size"], wanted.fields["max_count"])
     if wanted.scheme == "neuron":
         return histories(model, session, start_bin, wanted.fields["history_bins"])
+    if wanted.scheme == "fine-time":
+        return fine_times(session, start_bin, wanted.fields.get("history_bins", 1))
     if wanted.scheme == "fluorescence":
         return frames(model, session, start_bin)
     if wanted.scheme == "frames":

@@ -456,6 +456,72 @@ def test_the_hardest_counts_alone():
     torch.testing.assert_close(model.loss(batch, output, HALF)["population"], expected)
 
 
+# ---- attention in two levels ----------------------------------------------------------------------------------------
+
+
+def two_levels(**changes) -> Ndt1:
+    return ndt1(**({"layers": 3, "local_ms": 100.0, "embed": "linear", "dim": 16} | changes))
+
+
+def test_two_levels_are_the_layers_of_one_applied_to_blocks():
+    """The slow way: window by window, block by block, with the model's own layers and no packed rows."""
+    model, batch = two_levels(layers=4), make_batch()
+    before, first, second, behind = model.layers
+    counts = batch.inputs["counts"].columns["counts"].float().unflatten(0, (2, N_BINS))
+    rates = []
+    for window in counts:
+        x = model.read_in["toy/a%2E1"](window) * 4 + model._positions(N_BINS, window.device)
+        blocks = [before(block, [5]) for block in x.split(5)]
+        means = torch.stack([block.mean(0) for block in blocks])
+        gained = second(first(means, [5]), [5]) - means
+        whole = torch.cat([behind(block + gain, [5]) for block, gain in zip(blocks, gained, strict=True)])
+        rates.append(model.read_out["toy/a%2E1"](model.norm(whole)))
+    with torch.no_grad():
+        torch.testing.assert_close(run(model, batch)["population"], torch.cat(rates).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_two_levels_have_the_parameters_of_one():
+    one, two = ndt1(layers=3).state_dict(), two_levels().state_dict()
+    assert {key: value.shape for key, value in one.items()} == {key: value.shape for key, value in two.items()}
+    assert not same(run(ndt1(layers=3), make_batch()), run(two_levels(), make_batch()))
+
+
+def test_a_bin_hears_far_bins_through_their_block_alone():
+    """Two changes in another block that leave its mean as the first layers give it cannot be told apart."""
+    model, batch = two_levels(), make_batch(n_windows=1)
+    changed = with_counts(batch, (torch.arange(N_BINS) == 2)[:, None], 5)
+    said, other = (run(model, b)["population"] for b in (batch, changed))
+    assert not torch.equal(said[20], other[20])
+    moved = []
+    hook = model.layers[1].register_forward_hook(lambda layer, given, out: moved.append(out.detach()))
+    run(model, batch)
+    hook.remove()
+    model.layers[1].register_forward_hook(lambda layer, given, out: moved[0])  # the blocks tell what they told before
+    assert torch.equal(run(model, changed)["population"][5:], said[5:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"local_ms": 90.0}, "local_ms is 90, data.bin_ms 20 and data.window_ms 500: blocks must be whole bins"),
+        ({"local_ms": 200.0}, "windows whole blocks"),
+        ({"layers": 2}, "model.layers is 2: with model.local_layers 1 before and behind none is left"),
+        ({"context_forward": 0}, "context_forward 0 and model.context_backward -1: set both to -1"),
+        ({"local_ms": -1.0}, "local_ms is -1"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(changes, says):
+    with pytest.raises(UsageError, match=says):
+        two_levels(**changes)
+
+
+def test_a_window_that_is_no_whole_number_of_blocks_is_refused():
+    batch, columns = make_batch(n_windows=1), make_batch(n_windows=1).inputs["counts"].columns
+    batch.inputs["counts"] = Tokens({key: c[:23] for key, c in columns.items()}, torch.tensor([0, 23]))
+    with pytest.raises(DataError, match="23 bins, which are no whole number of blocks of 5 bins"):
+        two_levels()(batch)
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from spiketok.recording.nouns import Intervals, Session
 from spiketok.tokens.schemes import FineTime
 from tests.reference.common import inside
 
-VARIANTS = [FineTime(), FineTime(7_000_001), FineTime(100_000_000)]
+VARIANTS = [FineTime(), FineTime(7_000_001), FineTime(100_000_000), FineTime(7_000_001, history_bins=4)]
 
 
 def features(times: list[int]) -> tuple[int, int, int, float, float]:
@@ -29,8 +29,11 @@ def features(times: list[int]) -> tuple[int, int, int, float, float]:
     return len(times), times[0], times[-1], mean, variation
 
 
-def segment(session: Session, start: int, stop: int, bin_ns: int) -> dict[str, np.ndarray]:
-    """All bins of one segment, the last one perhaps over its end; ``lost`` are the spikes above 255."""
+def segment(session: Session, start: int, stop: int, bin_ns: int, lead: int = 0) -> dict[str, np.ndarray]:
+    """All bins of one segment, the last one perhaps over its end; ``lost`` are the spikes above 255.
+
+    ``lead`` bins before its start come first: without spikes, and not observed.
+    """
     n_units, n_bins = len(session.units), -((start - stop) // bin_ns)
     times = [[[] for _ in range(n_units)] for _ in range(n_bins)]
     for t, u in zip(session.spikes.time_ns.tolist(), session.spikes.unit.tolist(), strict=True):
@@ -61,16 +64,19 @@ def segment(session: Session, start: int, stop: int, bin_ns: int) -> dict[str, n
                 own = session.unit_observed[n].reshape(-1, 2)
                 unit_observed[k, n] = inside(low, high, Intervals(own[:, 0], own[:, 1]).union())
     columns["observed"] = observed
-    return columns if session.unit_observed is None else columns | {"unit_observed": unit_observed}
+    if session.unit_observed is not None:
+        columns["unit_observed"] = unit_observed
+    return {name: np.concatenate([np.zeros_like(c[:1].repeat(lead, 0)), c]) for name, c in columns.items()}
 
 
 def window(scheme, session, segments, windows, b, keep, unit_row) -> dict[str, np.ndarray]:
     """The tokens of one window: its rows of the segment's bins, dropped units zero."""
     g, at = windows.segment[b], int(windows.start_ns[b])
     start, stop = int(segments.start_ns[g]), int(segments.stop_ns[g])
-    columns = segment(session, start, stop, scheme.bin_ns)
+    lead = scheme.history_bins - 1
+    columns = segment(session, start, stop, scheme.bin_ns, lead)
     del columns["lost"]
-    rows = slice((at - start) // scheme.bin_ns, (at - start + windows.length_ns) // scheme.bin_ns)
+    rows = slice((at - start) // scheme.bin_ns, (at - start + windows.length_ns) // scheme.bin_ns + lead)
     tokens = {name: column[rows].copy() for name, column in columns.items()}
     for n, kept in enumerate(keep or []):
         if not kept:
@@ -86,7 +92,7 @@ def check_bake(scheme, session, segments, baked) -> None:
     saturated, held = 0, [0] * len(session.units)
     for g in range(len(segments)):
         start, stop = int(segments.start_ns[g]), int(segments.stop_ns[g])
-        wanted = segment(session, start, stop, scheme.bin_ns)
+        wanted = segment(session, start, stop, scheme.bin_ns, scheme.history_bins - 1)
         assert len(wanted["count"]) == row[g + 1] - row[g]
         for k in range(len(wanted["count"])):
             cells = slice(cell_row[row[g] + k], cell_row[row[g] + k + 1])

@@ -234,8 +234,8 @@ def test_another_version_of_a_scheme_is_refused():
 LOOKING_BACK = [v for v in [*VARIANTS, *(scheme() for scheme in SCHEMES.values())] if v.lookback_ns]
 
 
-def test_three_schemes_look_back():
-    assert {scheme.name for scheme in LOOKING_BACK} == {"event-pair", "neuron", "frames"}
+def test_four_schemes_look_back():
+    assert {scheme.name for scheme in LOOKING_BACK} == {"event-pair", "neuron", "frames", "fine-time"}
 
 
 @pytest.mark.parametrize("scheme", LOOKING_BACK, ids=str)
@@ -264,6 +264,9 @@ def test_no_spike_of_a_gap_is_in_a_history(scheme):
     for told in tokens:
         if "series" in told:
             told["series"] = told["series"] * told["observed"]
+        if scheme.name == "fine-time":
+            flags = told.pop("unit_observed", told["observed"][:, None])
+            told.update({name: column * flags for name, column in told.items() if column.ndim == 2})
     assert_same(*tokens)
     if scheme.name == "event-pair":  # and nothing from before the gap, whose length it cannot say
         bare = replace(quiet, spikes=Spikes(time_ns[time_ns >= stop], session.spikes.unit[time_ns >= stop]))

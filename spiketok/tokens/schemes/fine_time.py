@@ -1,5 +1,5 @@
 """Counts that keep their fine structure: for each unit and bin how many spikes, when the first and the last, and how
-regular they were between. No published model reads it yet.
+regular they were between. No published model reads it; here ``ndt2`` and ``spint`` do, with ``model.fine_time``.
 
 A bin of 20 ms says nothing of the 20 ms: a spike at its start and one at its end are the same count. Bins of 1 ms say
 it, at twenty times the tokens. Here the tokens stay one a bin and each unit brings five numbers instead of one, so
@@ -17,6 +17,8 @@ Unusual here:
 - Counts are uint8 and stop at 255: all five numbers are those of a unit's first 255 spikes in the bin; the later ones
   are counted in ``Baked.lost["saturated"]``.
 - Bins, their anchor, and ``observed`` are those of ``binned``.
+- ``history_bins`` above 1 puts so many bins less one before each window, as ``neuron`` has them: before a segment's
+  start they are zeros that were not observed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +36,7 @@ from spiketok.recording.nouns import Intervals, Session, SessionInfo, Spikes
 from spiketok.tokens.bounds import require_columns, require_offsets, require_shape, require_within
 from spiketok.tokens.schemes.base import (
     ALL_KEPT,
+    CAME_LATER,
     Baked,
     Columns,
     ColumnSpec,
@@ -66,18 +69,24 @@ class FineTime(Scheme):
     bin's first cell; ``unit.n_spikes`` int64 ``[N]``, the spikes held of each unit; ``observed`` uint8 ``[T]``, and
     ``unit_observed`` uint8 ``[T, N]`` where the session's units were not all recorded at the same times.
 
-    A cut gives one token a bin with ``count`` uint8, ``first_ns`` and ``last_ns`` int32, ``mean_isi_ns`` and ``cv_isi``
-    float32, all ``[T, N]``, and ``observed`` and ``unit_observed`` as above. Nothing is NaN: without a spike all are 0;
-    with one, ``first_ns`` equals ``last_ns`` and the mean and the variation of no interval are 0; with two, the
-    variation of the one interval is 0. A dropped unit is 0 throughout. ``unit_row`` has no effect: a unit is a
-    position, not a token.
+    Each segment has ``history_bins - 1`` bins without a cell before its first; ``segment.row`` is the first of these.
+
+    A cut gives one token a bin, the ``history_bins - 1`` bins before the window first, with ``count`` uint8,
+    ``first_ns`` and ``last_ns`` int32, ``mean_isi_ns`` and ``cv_isi`` float32, all ``[T, N]``, and ``observed`` and
+    ``unit_observed`` as above. Nothing is NaN: without a spike all are 0; with one, ``first_ns`` equals ``last_ns`` and
+    the mean and the variation of no interval are 0; with two, the variation of the one interval is 0. A dropped unit is
+    0 throughout. ``unit_row`` has no effect: a unit is a position, not a token.
+
+    Args:
+        history_bins: how many bins up to each bin of a window a reader sees, that bin among them.
 
     >>> from spiketok.tokens.schemes import FineTime
-    >>> FineTime(bin_ns=50_000_000)
-    FineTime(bin_ns=50000000)
+    >>> FineTime(bin_ns=50_000_000, history_bins=3).lookback_ns
+    100000000
     """
 
     bin_ns: int = 20_000_000
+    history_bins: int = field(default=1, metadata=CAME_LATER)
 
     name: ClassVar[str] = "fine-time"
     version: ClassVar[int] = 1
@@ -90,13 +99,29 @@ class FineTime(Scheme):
         if type(self.bin_ns) is not int or not 1 <= self.bin_ns <= MAX_BIN_NS:
             message = f"fine-time: bin_ns is {self.bin_ns!r}, must be a whole number from 1 to {MAX_BIN_NS} (100 ms)"
             raise UsageError(message)
+        if type(self.history_bins) is not int or self.history_bins < 1:
+            message = f"fine-time: history_bins is {self.history_bins!r}, must be a whole number of at least 1"
+            raise UsageError(message)
 
     @property
     def grid_ns(self) -> int:
         return self.bin_ns
 
+    @property
+    def lookback_ns(self) -> int:
+        return self.bin_ns * (self.history_bins - 1)
+
+    def _padded(self, segments: Intervals) -> tuple[Intervals, np.ndarray]:
+        """The segments with the time before them, and int64 ``[G + 1]``: each one's first bin."""
+        padded = Intervals(segments.start_ns - self.lookback_ns, segments.stop_ns)
+        return padded, grid_rows(padded.start_ns, padded.stop_ns, self.bin_ns)
+
+    def _n_rows(self, length_ns: int) -> int:
+        """Bins that a cut gives of a window."""
+        return length_ns // self.bin_ns + self.history_bins - 1
+
     def plan(self, info: SessionInfo, segments: Intervals) -> dict[str, ColumnSpec]:
-        bins = int(grid_rows(segments.start_ns, segments.stop_ns, self.bin_ns)[-1])
+        bins = int(self._padded(segments)[1][-1])
         cells = min(bins * info.n_units, info.n_spikes * depth(segments))
         return {
             **{name: ColumnSpec(dtype, (), cells) for name, dtype in CELL.items()},
@@ -111,12 +136,12 @@ class FineTime(Scheme):
         from spiketok.tokens.schemes.kernels import fine as kernels
 
         spikes = session.spikes
-        row = grid_rows(segments.start_ns, segments.stop_ns, self.bin_ns)
+        padded, row = self._padded(segments)
         low = np.searchsorted(spikes.time_ns, segments.start_ns)
         high = np.searchsorted(spikes.time_ns, segments.stop_ns)
         seen, squares, held = np.zeros((3, len(session.units)), np.int64)
         pieces = [
-            (spikes.time_ns[low[g] : high[g]], spikes.unit[low[g] : high[g]], segments.start_ns[g], self.bin_ns)
+            (spikes.time_ns[low[g] : high[g]], spikes.unit[low[g] : high[g]], padded.start_ns[g], self.bin_ns)
             for g in range(len(segments))
         ]
         cell_row = np.zeros(int(row[-1]) + 1, np.int64)
@@ -132,11 +157,19 @@ class FineTime(Scheme):
             **cells,
             "cell.row": cell_row,
             "unit.n_spikes": held,
-            **observed_bins(session, segments, row, self.bin_ns),
+            **self._observed(session, padded, row),
             **segment_columns(segments, row),
         }
         lost = {"outside_segments": spikes_outside(spikes, segments), "saturated": int(saturated)}
         return Baked(freeze(columns), lost)
+
+    def _observed(self, session: Session, padded: Intervals, row: np.ndarray) -> dict[str, np.ndarray]:
+        """As :func:`observed_bins`; nothing before a segment's start is observed."""
+        flags = observed_bins(session, padded, row, self.bin_ns)
+        for column in flags.values():
+            for first in row[:-1]:
+                column[first : first + self.history_bins - 1] = 0
+        return flags
 
     def check(self, columns: Columns) -> None:
         cells = {name: (dtype, 1) for name, dtype in CELL.items()}
@@ -147,14 +180,14 @@ class FineTime(Scheme):
         require_shape(columns, (n_rows, n_units), ["unit_observed"])
         require_within(columns, "unit", 0, n_units)
         require_offsets(columns, "cell.row", n_rows, n_cells)
-        require_bins(columns, self.bin_ns, n_rows)
+        require_bins(columns, self.bin_ns, n_rows, self.lookback_ns)
 
     def spikes_held(self, columns: Columns) -> int:
         return int(columns["unit.n_spikes"].sum())
 
     def lengths(self, columns: Columns, windows: Windows, keep: np.ndarray | None = None) -> np.ndarray:
         check_cut(self, columns, windows, keep, len(columns["unit.n_spikes"]))
-        return np.full(len(windows), windows.length_ns // self.bin_ns, np.int64)
+        return np.full(len(windows), self._n_rows(windows.length_ns), np.int64)
 
     def outputs(self, columns: Columns, length_ns: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         item = (len(columns["unit.n_spikes"]),)
@@ -181,7 +214,7 @@ class FineTime(Scheme):
         segment = windows.segment
         first = columns["segment.row"][segment]
         first = first + (windows.start_ns - columns["segment.start_ns"][segment]) // self.bin_ns
-        n_rows, kept = windows.length_ns // self.bin_ns, ALL_KEPT if keep is None else keep
+        n_rows, kept = self._n_rows(windows.length_ns), ALL_KEPT if keep is None else keep
         cells, dense = (columns[name] for name in CELL), (out[name] for name in DENSE)
         kernels.spread_cells(columns["cell.row"], *cells, first, n_rows, kept, row, *dense)
         for name in self._flags(columns):
@@ -195,7 +228,7 @@ class FineTime(Scheme):
         return ~tokens.columns["count"].any(axis=1)
 
     def detokenize(self, tokens: Tokens, windows: Windows) -> list[Spikes]:
-        """As many spikes as were counted, the first and the last in their place.
+        """As many spikes as were counted, the first and the last in their place; with a history those before too.
 
         Those between are put so that the intervals have the variation that the token says, the longest first: which
         interval was the longest is lost.
@@ -208,7 +241,7 @@ class FineTime(Scheme):
         index, unit = np.nonzero(count)
         times = []
         for k, n in zip(index.tolist(), unit.tolist(), strict=True):
-            start = int(windows.start_ns[b]) + k * self.bin_ns + int(first[k, n])
+            start = int(windows.start_ns[b]) - self.lookback_ns + k * self.bin_ns + int(first[k, n])
             intervals = whole_intervals(int(count[k, n]) - 1, int(last[k, n]) - int(first[k, n]), cv[k, n])
             times.append(start + np.cumsum([0, *intervals], dtype=np.int64))
         time_ns = np.concatenate(times) if times else np.zeros(0, np.int64)
