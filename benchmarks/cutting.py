@@ -32,7 +32,7 @@ from spiketok.tokens.schemes import PerSpike
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.schemes.kernels import batches as kernels
 from spiketok.tokens.shards import ShardReader, write_shard
-from spiketok.training.sampling import UnitDropout
+from spiketok.training.unit_dropout import UnitDropout
 
 BATCH, N_BATCHES, PAD_TO = 128, 4, 8
 AT_LEAST = {"small": (None, None), "S": (100, 150), "L": (40, 80)}  # padded, packed

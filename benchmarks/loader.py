@@ -49,8 +49,9 @@ from spiketok.tokens.schemes import PerSpike
 from spiketok.tokens.schemes.base import Windows
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.loader import Loader
-from spiketok.training.sampling import RandomWindows, SessionWindows, UnitDropout
+from spiketok.training.sampling import RandomWindows, SessionWindows
 from spiketok.training.tasks.decode import Decode, DecodeConfig, TargetSpec
+from spiketok.training.unit_dropout import UnitDropout
 
 SECONDS = {"small": 180, "S": 900}
 N_SESSIONS, N_UNITS, BATCH = 4, 200, 128

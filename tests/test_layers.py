@@ -28,7 +28,19 @@ TORCH = {"models", "training", "evaluation"}
 # Leaves: one file or folder each of its kind, none of which imports another; beside them stands what they share.
 LEAVES = {
     "tokens.schemes": {"base", "behaviour", "bins", "kernels"},
-    "models": {"base", "batch", "binned", "dropout", "losses", "masking", "nn", "perceiver", "vocabulary", "fine"},
+    "models": {
+        "base",
+        "batch",
+        "binned",
+        "dropout",
+        "losses",
+        "masking",
+        "nn",
+        "perceiver",
+        "vocabulary",
+        "fine",
+        "inferred",
+    },
     "sources.catalogue": {"base"},
     "pipeline.export": {"base"},
     "training.tasks": {"base"},

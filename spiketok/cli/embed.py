@@ -27,6 +27,15 @@ def embed(
         typer.Option("--match", metavar="COLUMN", help="Find units again on another day; the column says who is who."),
     ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
+    calibration_s: Annotated[
+        float | None,
+        typer.Option(
+            "--calibration-s",
+            min=0.001,
+            help="Only of the first seconds of each session's training time: for 'train --vectors'.",
+            show_default="of all observed time",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The npz file.", show_default="RUN/vectors.npz")] = None,
     root: Root = None,
     as_json: Json = False,
@@ -35,6 +44,7 @@ def embed(
     require("torch", "train", "embedding")
     from spiketok.evaluation.embedding import (
         Compared,
+        first_training_time,
         head_of_vectors,
         matches,
         probes,
@@ -67,7 +77,8 @@ def embed(
         found, unfit = [], {}
         for of in tokens:
             try:
-                found.append(unit_vectors(loaded, of, device))
+                time = None if calibration_s is None else first_training_time(loaded, of, calibration_s)
+                found.append(unit_vectors(loaded, of, device, time))
             except DataError as error:
                 unfit[of.info.id] = str(error)
         if unfit and (sessions is not None or not found):
@@ -80,7 +91,7 @@ def embed(
     if columns:
         drawn = untrained(loaded)
         compared = [
-            Compared.of(own, unit_vectors(drawn, of, device), read_session(workspace.store_path(of.info.id)))
+            Compared.of(own, unit_vectors(drawn, of, device, own.time), read_session(workspace.store_path(of.info.id)))
             for own, of in zip(found, tokens, strict=True)
         ]
         probed = [row for column in probe or [] for row in probes(compared, column)]

@@ -57,6 +57,10 @@ def train(
         str | None,
         typer.Option("--latents", metavar="RUN", help="Learn the latents of a run of ldns, as --task decode:latents."),
     ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option("--vectors", readable=False, help="Vectors of the units that the model reads, of spiketok embed."),
+    ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions into the run's folder.")
@@ -81,6 +85,7 @@ def train(
     from spiketok.training.predictions import write_predictions
     from spiketok.training.runs import choose_training, open_shards, opened_shards, run_path, sets_from
     from spiketok.training.tasks.base import reason_lines
+    from spiketok.training.vectors import keep_vectors, vector_sets
 
     workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
@@ -94,6 +99,8 @@ def train(
         model = _default_model(workspace, sessions, hold_out)
     if taught is not None:
         sets = [f"latents={taught.digest}", *(sets or [])]
+    if vectors is not None:
+        sets = [*(sets or []), *vector_sets(keep_vectors(workspace, vectors))]
     resolved = load_config(model, config, sets or [], tasks=words)
     if listed and resolved.data.curriculum == "listed" and not resolved.data.curriculum_order:
         resolved = load_config(model, config, [*(sets or []), f"data.curriculum_order={typed(listed)}"], tasks=words)
@@ -372,6 +379,12 @@ def eval_xsession(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="transfer.KEY=VALUE", help="How the model adapts.")
     ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            "--vectors", readable=False, help="Other vectors of the units, by the same run.", show_default="the run's"
+        ),
+    ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions beside the report.")
@@ -397,7 +410,7 @@ def eval_xsession(
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import with_transfer
     from spiketok.training.predictions import write_predictions
-    from spiketok.training.runs import device_of, find_run, open_shards, open_transfer_shards
+    from spiketok.training.runs import device_of, find_run, open_shards, open_transfer_shards, with_vectors
 
     lengths = _lengths(calibration_s)
     check_draws(calibration, repeats)
@@ -411,6 +424,8 @@ def eval_xsession(
     folder = out or run_dir / "xsession"
     with hold(folder, "the report"):
         loaded = load_run(run_dir)
+        if vectors is not None:
+            loaded = with_vectors(workspace, loaded, vectors)
         opened, remarks, within = open_transfer_shards(
             workspace, loaded, sessions, within=within, told=say if tokenize else None
         )

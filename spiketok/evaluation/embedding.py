@@ -27,13 +27,16 @@ import numpy as np
 import torch
 
 from spiketok.errors import DataError, UsageError, require
+from spiketok.evaluation.calibration import calibration_of
 from spiketok.models.batch import Head
-from spiketok.recording.nouns import Session, SessionInfo
+from spiketok.recording.nouns import Intervals, Session, SessionInfo
+from spiketok.recording.splits import SplitRule
 from spiketok.storage.files import atomic_file
 from spiketok.training.checkpoints import Run, seed_of
 from spiketok.training.config import model_class
 from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens, SessionWindows, listing
+from spiketok.training.sessions import divide
 from spiketok.training.tasks.base import MISSING
 
 ISI_EDGES_S = np.logspace(-3, 1, 21)
@@ -45,13 +48,14 @@ class UnitVectors:
 
     Args:
         vector: float32 ``[N, D]``, NaN where no window held the unit. n_windows: int64 ``[N]``, how many did.
-        trained: the run was trained on the session.
+        trained: the run was trained on the session. time: what they were computed from.
     """
 
     info: SessionInfo
     vector: np.ndarray
     n_windows: np.ndarray
     trained: bool
+    time: Intervals
 
 
 def head_of_vectors(run: Run) -> Head:
@@ -74,14 +78,31 @@ def untrained(run: Run) -> Run:
     return replace(run, model=model)
 
 
-def unit_vectors(run: Run, tokens: SessionTokens, device: torch.device | str = "cpu") -> UnitVectors:
-    """The mean vector of each unit over the windows of a session's observed time.
+def first_training_time(run: Run, tokens: SessionTokens, length_s: float) -> Intervals:
+    """The calibration of a session as ``eval-xsession`` takes it: so many seconds, the first of its training time.
+
+    Raises:
+        DataError: the training time is shorter.
+    """
+    rule = run.config.split  # days divide sessions; inside one, calibration comes first
+    divided = divide(tokens, run.tasks, SplitRule("block") if rule.kind == "day" else rule)
+    return calibration_of(divided.splits["train"], tokens.id, length_s)
+
+
+def unit_vectors(
+    run: Run, tokens: SessionTokens, device: torch.device | str = "cpu", time: Intervals | None = None
+) -> UnitVectors:
+    """The mean vector of each unit over the windows of some time of a session.
+
+    Args:
+        time: all that was observed, by default.
 
     Raises:
         UsageError: the run's model puts out no vectors. DataError: no window fits.
     """
     head = head_of_vectors(run)
-    windows = SessionWindows(tokens, tokens.observed)
+    time = tokens.observed if time is None else time
+    windows = SessionWindows(tokens, time)
     model, info = run.model.to(device).eval(), tokens.info
     model.add_sessions([info])
     data = run.config.data
@@ -98,12 +119,13 @@ def unit_vectors(run: Run, tokens: SessionTokens, device: torch.device | str = "
     seen = n_windows > 0
     mean = np.full(total.shape, np.nan, np.float32)
     mean[seen] = total[seen] / n_windows[seen, None]
-    return UnitVectors(info, mean, n_windows, info.id in {s.id for s in run.trained_on})
+    return UnitVectors(info, mean, n_windows, info.id in {s.id for s in run.trained_on}, time)
 
 
 def write_vectors(path: Path, found: Sequence[UnitVectors], run: Run) -> None:
     """One npz file: ``vector`` and ``n_windows`` of all units, ``unit`` (their full names), ``session``, ``trained``,
-    ``unit.<column>`` for each column that a session has (text, empty where a session lacks it), and ``run_digest``.
+    ``unit.<column>`` for each column that a session has (text, empty where a session lacks it), ``run_digest``, and
+    ``time.session``, ``time.start_ns`` and ``time.stop_ns``: what time the vectors of each session are of.
     """
     columns = sorted({name for of in found for name in of.info.unit_columns})
     arrays = {
@@ -113,6 +135,9 @@ def write_vectors(path: Path, found: Sequence[UnitVectors], run: Run) -> None:
         "vector": np.concatenate([of.vector for of in found]),
         "n_windows": np.concatenate([of.n_windows for of in found]),
         "run_digest": np.array(run.digest),
+        "time.session": np.array([of.info.id for of in found for _ in range(len(of.time))]),
+        "time.start_ns": np.concatenate([of.time.start_ns for of in found]),
+        "time.stop_ns": np.concatenate([of.time.stop_ns for of in found]),
     }
     for name in columns:
         arrays[f"unit.{name}"] = np.concatenate([labels_of(of.info, name) for of in found])

@@ -148,7 +148,7 @@ class LiveDecoder:
         self._walk = Walk(self.step_ns, True, self.model.causal)
         self._carry: object = None
         self._batch = self._empty_batch(calibration)
-        if tokens.once and "zero_gradient" in self.model.protocols:
+        if tokens.once_names and "zero_gradient" in self.model.protocols:
             self.model = copy.deepcopy(self.model)  # what it keeps of this calibration is this stream's alone
             self.model.calibrate([self._batch])
         self._posed = {task.name: self._pose(task) for task in self.tasks}
@@ -344,7 +344,7 @@ class LiveDecoder:
         """The one batch, of which tokens and questions are exchanged from window to window."""
         return Batch(
             inputs={},
-            session_inputs={name: [_once(self._tokens, name, calibration)] for name in self._tokens.once},
+            session_inputs={name: [_once(self._tokens, name, calibration)] for name in self._tokens.once_names},
             window_ns=self.window_ns,
             session_B=torch.tensor([self.model.session_row(self._plan.id)]),
             sessions=[self._plan.id],
@@ -428,7 +428,7 @@ def _question(ns: np.ndarray, since_ns: np.ndarray, n_components: int) -> Asked:
 
 
 def _once(tokens: SessionTokens, name: str, calibration: Intervals) -> Tokens:
-    columns, most = tokens.cut_once(name, calibration), tokens.once[name].most
+    columns, most = tokens.cut_once(name, calibration), tokens.once[name].most if name in tokens.once else None
     n = len(next(iter(columns.values()), ()))
     n = n if most is None else min(n, most)
     return _tensors({key: column[:n] for key, column in columns.items()}, np.array([0, n]))

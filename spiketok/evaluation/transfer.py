@@ -306,6 +306,11 @@ def _evaluate(unseen: Unseen, protocol: str) -> list[Cell]:
     """A cell a task; of ``adapted`` one more each."""
     if protocol == FLOOR:
         return [floor_cell(unseen.run.config, unseen.session, task, unseen.stored) for task in unseen.session.tasks]
+    if protocol == ADAPTED and unseen.session.tokens.vectors is not None:
+        why = "its unit vectors are of the whole calibration, and blocks of it must not know of each other"
+        return [
+            Cell(unseen.session.id, row, t.name, None, why) for row in (ADAPTED, MIXED) for t in unseen.session.tasks
+        ]
     if protocol in OF_MAPS:
         return evaluate_mapped(unseen, protocol)
     if protocol in (ALIGNED_PCA, ALIGNED_CCA):

@@ -17,6 +17,7 @@ from spiketok.models.nuclr import Nuclr
 from spiketok.models.onset import Onset
 from spiketok.models.possm import Possm
 from spiketok.models.poyo import Poyo
+from spiketok.models.poyo_id import PoyoId
 from spiketok.models.poyo_plus import PoyoPlus
 from spiketok.models.spint import Spint
 from spiketok.models.stndt import Stndt
@@ -26,5 +27,6 @@ MODELS = {
     for model in (
         *(Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads),
         *(PoyoPlus, Capoyo, Ldns, Possm, Neuroformer, Nuclr, Apst, Onset),
+        PoyoId,
     )
 }

@@ -16,7 +16,7 @@ a head, X experts.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -205,7 +205,7 @@ class ExpertFeedForward(nn.Module):
         return self.to_out(hidden.flatten(-2))
 
 
-class Perceiver(WithRows, ABC):
+class Trunk(Model, ABC):
     """POYO's trunk: tokens into latents, among latents, and out of them at the queries' times.
 
     Its parts are made by :meth:`make_trunk`, under the names that they have in checkpoints.
@@ -244,15 +244,6 @@ class Perceiver(WithRows, ABC):
         self.dropout = Dropout(config.dropout_lin)
         if experts > 1:
             self.gate = nn.Linear(dim, experts)
-
-    def expert_weights(self, session_B: Tensor) -> Tensor:
-        """float32 ``[B, X]``: what each expert counts in each window, by the row of its session, which is normalised.
-
-        So the weights of a new session are those of the mean of the trained rows, where its row begins, and move with
-        that row as the session is adapted to.
-        """
-        row = self.session_table(session_B)
-        return self.gate(F.layer_norm(row, row.shape[-1:])).float().softmax(-1)
 
     def encode(
         self,
@@ -312,13 +303,34 @@ class Perceiver(WithRows, ABC):
         time_s = torch.arange(n_steps, device=self.latents.weight.device, dtype=torch.float32) * step_s + step_s / 2
         return self.rotary(time_s).repeat_interleave(self.config.latents_per_step, 0), n_steps
 
-    def spike_projections(self, unit: Tensor, kind: Tensor) -> Tensor:
-        """Keys and values of spikes, ``[L, 2, H, E]``, not yet turned; computed once for each (unit, type)."""
+    def projections(self, units: Callable[[Tensor], Tensor], unit: Tensor, kind: Tensor) -> Tensor:
+        """Keys and values of spikes, ``[L, 2, H, E]``, not yet turned; computed once for each (unit, type).
+
+        Args:
+            units: ``[k, D]`` for rows ``[k]`` of units.
+        """
         pair = unit.long() * N_TYPES + kind.long()
         distinct, index = torch.unique(pair, return_inverse=True)
-        token = self.units(distinct // N_TYPES) + self.types(distinct % N_TYPES)
+        token = units(distinct // N_TYPES) + self.types(distinct % N_TYPES)
         key_value = self.encoder.key_value(token)
         return F.embedding(index, key_value.flatten(1)).unflatten(-1, key_value.shape[1:])
+
+
+class Perceiver(WithRows, Trunk, ABC):
+    """The trunk of a model with rows of units and sessions."""
+
+    def expert_weights(self, session_B: Tensor) -> Tensor:
+        """float32 ``[B, X]``: what each expert counts in each window, by the row of its session, which is normalised.
+
+        So the weights of a new session are those of the mean of the trained rows, where its row begins, and move with
+        that row as the session is adapted to.
+        """
+        row = self.session_table(session_B)
+        return self.gate(F.layer_norm(row, row.shape[-1:])).float().softmax(-1)
+
+    def spike_projections(self, unit: Tensor, kind: Tensor) -> Tensor:
+        """:meth:`projections` of units by their rows."""
+        return self.projections(self.units, unit, kind)
 
 
 def window_of(asked: Asked) -> Tensor:

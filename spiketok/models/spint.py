@@ -37,7 +37,7 @@ trials, P points of a calibration trial, C components, Q query times, D width, H
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import ClassVar
@@ -47,12 +47,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_range, check_same_units
+from spiketok.models.base import check_range
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing, Tokens, query_bin
 from spiketok.models.fine import FINE, N_FEATURES, fine_features
+from spiketok.models.inferred import (
+    VECTORS,
+    Inferred,
+    ReadVectors,
+    check_trials,
+    check_vectors,
+    mean_over_trials,
+    stack,
+)
 from spiketok.models.losses import weighted_mse
 from spiketok.models.nn import attention
-from spiketok.recording.nouns import SessionInfo
 
 _DATA = {"window_ms": 20.0, "eval_step_ms": 20.0, "bin_ms": 20.0, "batch_size": 32}
 
@@ -86,6 +94,8 @@ class SpintConfig:
         scale: what predictions are divided by.
         fine_time: a linear map of each bin's first and last spike and of the intervals between (the scheme
             ``fine-time``) is added to what the first layer of the read-in makes of counts and identity.
+        vectors: sha256 of the file of unit vectors that are added to the identities, behind a linear layer; set by
+            ``train --vectors``. vector_dim: their width, 0 for none.
     """
 
     dim: int = 1024
@@ -103,6 +113,8 @@ class SpintConfig:
     learned_query: bool = True
     scale: float = 1.0
     fine_time: bool = False
+    vectors: str = ""
+    vector_dim: int = 0
 
     def __post_init__(self) -> None:
         counted = ("dim", "heads", "layers", "hidden", "identity_layers", "history_bins", "calibration_trials")
@@ -110,6 +122,7 @@ class SpintConfig:
         check_range(self, "[2, inf)", "calibration_length")
         check_range(self, "[0, 1)", "dropout")
         check_range(self, "(0, inf)", "scale")
+        check_vectors(self)
         if self.dim % self.heads:
             message = f"model.dim is {self.dim}, which {self.heads} heads (model.heads) do not divide"
             raise UsageError(message)
@@ -121,15 +134,6 @@ class SpintConfig:
             bounds = f"model.unit_dropout_low is {low} and model.unit_dropout_high {high}"
             message = f"{bounds}: need 0 <= low <= high <= 1 and low below 1"
             raise UsageError(message)
-
-
-def _stack(first: int, hidden: int, last: int, layers: int) -> nn.Sequential:
-    """So many linear layers with ReLU between them, none behind the last."""
-    width = [first, *[hidden] * (layers - 1), last]
-    parts: list[nn.Module] = []
-    for i in range(layers):
-        parts += [nn.Linear(width[i], width[i + 1]), nn.ReLU()]
-    return nn.Sequential(*parts[:-1])
 
 
 class _ReadUnits(nn.Module):
@@ -168,7 +172,7 @@ class _ReadUnits(nn.Module):
         return query_LD + self.dropout(self.from_hidden(hidden))
 
 
-class Spint(Model):
+class Spint(Inferred):
     """Reads each unit's history of counts and its session's calibration trials; decodes behaviour at the queries' bins.
 
     A window is one bin or several (``data.window_ms`` is a multiple of ``data.bin_ms``). Several decoded behaviours may
@@ -248,9 +252,9 @@ class Spint(Model):
         self.components = {head.task: slice(*ends) for head, ends in zip(heads, pairwise(first), strict=True)}
         n_components, n_bins, dim = first[-1], config.history_bins, config.dim
 
-        self.encode_trial = _stack(config.calibration_length, dim, dim, config.identity_layers)
-        self.to_identity = _stack(dim, dim, n_bins, config.identity_layers)
-        self.read_in = _stack(n_bins, dim, dim, 2)
+        self.encode_trial = stack(config.calibration_length, dim, dim, config.identity_layers)
+        self.to_identity = stack(dim, dim, n_bins, config.identity_layers)
+        self.read_in = stack(n_bins, dim, dim, 2)
         self.one_session_batches = config.fine_time
         if config.fine_time:
             self.read_fine = nn.Linear(n_bins * N_FEATURES, dim, bias=False)
@@ -264,28 +268,9 @@ class Spint(Model):
         )
         self.read_out = nn.Linear(dim, n_bins)
 
-        self.units: dict[str, list[str]] = {}
-        self._calibrated: dict[str, Tensor] = {}
-        self.register_load_state_dict_post_hook(_forget)
-
-    # ---- sessions ---------------------------------------------------------------------------------------------------
-
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """Remember the names of the sessions' units; there is nothing to be drawn."""
-        for info in infos:
-            keys = info.unit_keys()
-            check_same_units(info.id, self.units.get(info.id, keys), keys)
-            self.units[info.id] = keys
-
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
-    def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units = {session: list(keys) for session, keys in state["units"]}
-        self._calibrated.clear()
+        self.make_inferred(("calibration", VECTORS) if config.vector_dim else ("calibration",))
+        if config.vector_dim:  # drawn last: a model without vectors starts from the same numbers as ever
+            self.read_vectors = ReadVectors(config.vector_dim, n_bins)
 
     # ---- identities -------------------------------------------------------------------------------------------------
 
@@ -296,71 +281,18 @@ class Spint(Model):
             calibration: a session's trials each, ``matrix`` ``[M, P, N]``; M may be 0.
             n_units: the number of its units each.
         """
-        matrices = [tokens.columns["matrix"] for tokens in calibration]
-        encoded = self.encode_trial(torch.cat([m.transpose(1, 2).flatten(0, 1) for m in matrices]))  # [sum M * N, D]
-        means = []
-        rows = encoded.split([len(m) * n for m, n in zip(matrices, n_units, strict=True)])
-        for tokens, own, n in zip(calibration, rows, n_units, strict=True):
-            own = own.unflatten(0, (-1, n))  # [M, N, D]
-            if "unit_observed" in tokens.columns:
-                recorded = tokens.columns["unit_observed"].to(own)[..., None]
-                means.append((own * recorded).sum(0) / recorded.sum(0).clamp_min(1))
-            else:
-                means.append(own.sum(0) / max(len(own), 1))
-        return list(self.to_identity(torch.cat(means)).split(list(n_units)))
+        return list(self.to_identity(mean_over_trials(self.encode_trial, calibration, n_units)).split(list(n_units)))
 
-    def _given(self, batch: Batch) -> dict[str, Tokens]:
-        """The calibration trials of each session of a batch.
+    def identify(self, given: Sequence[Mapping[str, Tokens]], n_units: Sequence[int]) -> list[Tensor]:
+        """:meth:`identities`, and what the file of vectors says of the units added to them."""
+        found = self.identities([tokens["calibration"] for tokens in given], n_units)
+        if not self.config.vector_dim:
+            return found
+        of_vectors = self.read_vectors([tokens[VECTORS] for tokens in given], n_units)
+        return [own + other for own, other in zip(found, of_vectors, strict=True)]
 
-        Raises:
-            DataError: there are none for a session, or they are of other units or of another length.
-        """
-        if len(batch.session_inputs.get("calibration", ())) != len(batch.present):
-            message = f"the batch has no calibration of {', '.join(batch.present)}: spint reads it beside the windows"
-            raise DataError(message)
-        given = dict(zip(batch.present, batch.session_inputs["calibration"], strict=True))
-        for session, tokens in given.items():
-            if session not in self.units:
-                raise self.unknown(session)
-            expected = (self.config.calibration_length, len(self.units[session]))
-            found = tuple(tokens.columns["matrix"].shape[1:])
-            if found != expected:
-                message = f"{session}: calibration trials of {found} points and units, the model reads {expected}"
-                raise DataError(message)
-        return given
-
-    def _session_identities(self, batch: Batch) -> list[Tensor]:
-        """``[N, W]`` for each session of ``batch.present``: kept by :meth:`calibrate`, else from the batch."""
-        kept = {} if self.training else self._calibrated
-        found = {session: kept[session] for session in batch.present if session in kept}
-        if len(found) < len(batch.present):
-            given = {session: tokens for session, tokens in self._given(batch).items() if session not in found}
-            n_units = [len(self.units[session]) for session in given]
-            found |= dict(zip(given, self.identities(list(given.values()), n_units), strict=True))
-        return [found[session] for session in batch.present]
-
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Compute and keep the identities of the sessions of these batches, for evaluation.
-
-        They are no part of the state. They are forgotten when training begins or other weights are loaded.
-
-        Args:
-            batches: with the sessions' calibration trials; their windows are not read.
-        """
-        fresh: dict[str, Tensor] = {}
-        for batch in batches:
-            given = {session: tokens for session, tokens in self._given(batch).items() if session not in fresh}
-            if given:
-                n_units = [len(self.units[session]) for session in given]
-                fresh |= dict(zip(given, self.identities(list(given.values()), n_units), strict=True))
-        self._calibrated |= fresh
-
-    def train(self, mode: bool = True) -> Spint:
-        """As torch's; identities that were kept belong to the weights as they are, and training changes those."""
-        if mode:
-            self._calibrated.clear()
-        return super().train(mode)
+    def check_given(self, session: str, given: Mapping[str, Tokens]) -> None:
+        check_trials(session, given["calibration"], self.config.calibration_length, len(self.units[session]))
 
     # ---- the computation --------------------------------------------------------------------------------------------
 
@@ -385,7 +317,7 @@ class Spint(Model):
 
     def _read(self, batch: Batch) -> tuple[Tensor, int, int]:
         """``[G * C, D]``, what each component's query found in each of G samples; bins of a window; G."""
-        identities = self._session_identities(batch)
+        identities = self.session_identities(batch)
         series, fine, row, n_bins, length = self._samples(batch, [len(identity) for identity in identities])
         x = series.float() + F.embedding(row, torch.cat(identities))  # [L, W]
         if self.training:
@@ -472,8 +404,3 @@ class Spint(Model):
             series, row = series[recorded], row[recorded]
             fine = None if fine is None else fine[recorded]
         return series, fine, row, n_bins, length
-
-
-def _forget(model: Spint, _incompatible: object) -> None:
-    """Other weights give other identities."""
-    model._calibrated.clear()

@@ -42,8 +42,8 @@ class Link:
     """One artefact of a chain, judged.
 
     Args:
-        kind: ``"report"``, ``"result"``, ``"predictions"``, ``"checkpoint"``, ``"shard"``, ``"context"``, ``"store"``
-            or ``"source"``.
+        kind: ``"report"``, ``"result"``, ``"predictions"``, ``"checkpoint"``, ``"vectors"``, ``"shard"``,
+            ``"context"``, ``"store"`` or ``"source"``.
         name: which one.
         depth: how many links lie between it and where the walk began.
         state: see the module.
@@ -135,6 +135,8 @@ class _Walk:
         yield from self._predictions(file.with_name("predictions"), body.get("checkpoint_digest", ""), 1)
         run, expected = self._run_of(file, body), _Expected(body.get("checkpoint_digest", ""), "the report")
         yield from self._checkpoint(run, body.get("run", "of the report"), expected, 1)
+        if vectors := body["config"]["model_overrides"].get("vectors"):
+            yield self._vectors(vectors, 2)
         sessions = [(s, "the checkpoint") for s in body.get("trained_on", [])]
         sessions += [(s, "the report") for s in body.get("sessions", []) if not s.get("trained_on")]
         yield from self._sessions(sessions, 2)
@@ -153,6 +155,8 @@ class _Walk:
         yield from self._checkpoint(path, path.name, expected, depth)
         if facts is not None and facts.get("version") != EARLIER:
             yield from self._origins(facts, depth + 1)
+            if vectors := facts["config"]["model_overrides"].get("vectors"):
+                yield self._vectors(vectors, depth + 1)
             yield from self._sessions([(s, "the checkpoint") for s in facts["sessions"]], depth + 1)
 
     def _origins(self, facts: Mapping, depth: int) -> Iterator[Link]:
@@ -167,6 +171,16 @@ class _Walk:
             earlier = found and _facts_or_none(found / "checkpoint" / "checkpoint.json")
             if earlier is not None and earlier.get("version") != EARLIER:
                 yield from self._origins(earlier, depth + 1)
+
+    def _vectors(self, digest: str, depth: int) -> Link:
+        """The file of unit vectors that a run or a report reads; whose run made it stands in the file."""
+        path = self.workspace.vectors_path(digest)
+        found = sha256_file(path) if path.is_file() else ""
+        remark = ""
+        if found != digest:
+            fact = _differs(found, digest) if found else f"is gone from {path.parent}"
+            remark = f"{fact}: spiketok eval-xsession RUN --vectors FILE, with the file that it was trained on"
+        return Link("vectors", path.name, depth, "broken" if remark else "holds", found, remark)
 
     def _predictions(self, folder: Path, checkpoint: str, depth: int) -> Iterator[Link]:
         """The predictions that were saved beside a result or a report; no link where none were."""

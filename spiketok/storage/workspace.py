@@ -5,6 +5,7 @@
     <root>/shards/   <scheme>/<dataset>/<session>/<fingerprint>/, and context/... for what these share of a session
     <root>/runs/     <model>-<fingerprint>/          checkpoints, metrics, transfer reports
     <root>/choices/  <name>-<fingerprint>.json       which sessions to train on
+    <root>/vectors/  <sha256>.npz                    vectors of units that runs read
 
 The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``. The store may be elsewhere, also
 behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``.
@@ -101,6 +102,10 @@ class Workspace:
     @property
     def choices(self) -> Path:
         return self.root / "choices"
+
+    def vectors_path(self, digest: str) -> Path:
+        """Where a file of unit vectors lies, by its sha256."""
+        return below(self.root / "vectors", f"{digest}.npz", "a digest of unit vectors")
 
     def store_path(self, session_id: str) -> Path | RemotePath:
         """Where a session lies; ArtefactError for an id, as an artefact may name it, that would lie elsewhere."""

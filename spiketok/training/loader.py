@@ -36,11 +36,11 @@ from spiketok.training.sampling import (
     SessionTokens,
     SessionWindows,
     Stream,
-    UnitDropout,
     WindowPlan,
     generator,
 )
 from spiketok.training.tasks.base import Group, Task, Truth
+from spiketok.training.unit_dropout import UnitDropout
 
 PAD_TO = 8  # padded batches are a multiple of this long, as POYO's
 RING_SPARE = 2  # batches that stay valid: the one in hand and the one before
@@ -200,14 +200,16 @@ class Loader:
         session_row = k if session_rows is None else int(session_rows[info.id])
         unit_row = np.ascontiguousarray(unit_row, np.int32)
         truth = {task.name: None if task.why_not(tokens) else task.truth(tokens) for task in self.tasks}
-        return _Source(tokens, unit_row, session_row, truth, {n: _once(tokens, n, calibration) for n in tokens.once})
+        return _Source(
+            tokens, unit_row, session_row, truth, {n: _once(tokens, n, calibration) for n in tokens.once_names}
+        )
 
     def _check_items(self) -> None:
         first = self._sources[0].tokens
         length_ns = self.sampler.window_ns
         for source in self._sources[1:]:
             other = source.tokens
-            if list(other.windowed) != list(first.windowed) or list(other.once) != list(first.once):
+            if list(other.windowed) != list(first.windowed) or other.once_names != first.once_names:
                 message = f"{first.id} has inputs {', '.join(first.windowed)}, {other.id} {', '.join(other.windowed)}"
                 raise UsageError(message)
             for name, reader in first.windowed.items():
@@ -456,9 +458,9 @@ class Loader:
 
     def _once(self, source: _Source, name: str, random: np.random.Generator | None) -> Tokens:
         """The tokens of an input of the session that a batch holds: views of those that were cut."""
-        held, once = source.once[name], source.tokens.once[name]
+        held, once = source.once[name], source.tokens.once.get(name)
         n = len(next(iter(held.columns.values()), ()))
-        if once.most is None or n <= once.most:
+        if once is None or once.most is None or n <= once.most:
             return held
         drawn = once.choose == "block" and self.sampler.shuffled
         first = int(random.integers(n - once.most + 1)) if drawn else 0

@@ -58,7 +58,7 @@ from spiketok.training.loader import Loader
 from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.predict import Answers, score_split
 from spiketok.training.runs import require_inputs
-from spiketok.training.sampling import SessionTokens, UnitDropout, listing
+from spiketok.training.sampling import SessionTokens, listing
 from spiketok.training.sessions import (
     DividedSession,
     Stretches,
@@ -74,6 +74,7 @@ from spiketok.training.step_log import Event, StepLog
 from spiketok.training.tables import average_rows, clip_, keep_from_ddp, tables_of
 from spiketok.training.tasks import TASKS
 from spiketok.training.tasks.base import Score, Task
+from spiketok.training.unit_dropout import UnitDropout
 
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 
@@ -338,7 +339,7 @@ def train_loader(
         sampler,
         batch_size=config.data.batch_size,
         tasks=tasks,
-        calibration={s.id: s.calibration for s in sessions if s.tokens.once},
+        calibration={s.id: s.calibration for s in sessions if s.tokens.once_names},
         unit_rows={s.id: model.unit_row(s.tokens.info) for s in sessions},
         session_rows=model.session_rows([s.id for s in sessions]),
         unit_dropout=UnitDropout(dropout.min, dropout.mode, dropout.max, dropout.peak) if dropout is not None else None,

@@ -28,6 +28,7 @@ from spiketok.training.checkpoints import Run, require_model
 from spiketok.training.config import LATENTS, RunConfig, load_config, model_class
 from spiketok.training.sampling import Once, SessionTokens, listing
 from spiketok.training.tasks import TASKS
+from spiketok.training.vectors import keep_vectors, kept_vectors, require_same_embedding
 
 
 def run_inputs(config: RunConfig) -> dict[str, Input]:
@@ -99,6 +100,29 @@ def require_inputs(config: RunConfig, sessions: Sequence[SessionTokens]) -> None
                 f"{tokenize_command(config, scheme)}"
             )
             raise UsageError(message)
+        digest = vectors_of(config)
+        if bool(digest) != (tokens.vectors is not None):
+            shown = f"reads unit vectors, {digest[:12]}" if digest else "reads no unit vectors"
+            held = "none came with it" if digest else "some came with it"
+            message = f"{tokens.id}: model '{config.model}' {shown}, {held}: name their file by --vectors"
+            raise UsageError(message)
+
+
+def vectors_of(config: RunConfig) -> str:
+    """The sha256 of the file of unit vectors that a run reads; empty for none."""
+    return getattr(config.model_config(), "vectors", "")
+
+
+def with_vectors(workspace: Workspace, run: Run, path: Path) -> Run:
+    """The run with other unit vectors than those that it was trained on, of the same embedding run.
+
+    Raises:
+        UsageError: it reads none, or another run made these.
+    """
+    found = keep_vectors(workspace, path)
+    require_same_embedding(workspace, vectors_of(run.config), found)
+    overrides = run.config.model_overrides | {"vectors": found.digest}
+    return replace(run, config=replace(run.config, model_overrides=overrides))
 
 
 def missing_shards(
@@ -189,7 +213,8 @@ def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunCon
     """The shards of these sessions that fit the run's inputs and segments, made from the store as it is now.
 
     Raises:
-        DataError: some are not there; the message holds the commands that make them.
+        DataError: some are not there; the message holds the commands that make them. Or the run reads unit vectors, and
+            a session has none.
     """
     lacking = missing_shards(workspace, session_ids, config)
     if lacking:
@@ -201,7 +226,11 @@ def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunCon
         message = f"no {scheme.name} shard of {listing(absent, 3)} for this run: {commands} (or add --tokenize)"
         raise DataError(message)
     inputs = run_inputs(config)  # once: there may be thousands of sessions
-    return [_open_session(workspace, session, inputs, config.data.segments) for session in session_ids]
+    found = [_open_session(workspace, session, inputs, config.data.segments) for session in session_ids]
+    if digest := vectors_of(config):
+        vectors = kept_vectors(workspace, digest).of([tokens.info for tokens in found])
+        found = [replace(tokens, vectors=own) for tokens, own in zip(found, vectors, strict=True)]
+    return found
 
 
 def _open_session(

@@ -42,6 +42,7 @@ EACH = {  # what a model is set to beside its toy size, once or several times
         *("data.window_ms=20 data.eval_step_ms=20", "data.window_ms=200 data.eval_step_ms=80"),
         "data.window_ms=60 data.eval_step_ms=60 model.fine_time=true",
     ],
+    "poyo_id": ["model.identity=spikes"],
 }
 REFUSED = {  # by model: why its default run is not decoded live
     "capoyo": "reads the behaviour fluorescence",

@@ -95,6 +95,10 @@ QUICK = {
         **{"unit_dropout": 0.0, "output_ema": 0.0},
     },
     "onset": {"hidden": 12},
+    "poyo_id": {
+        **{"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
+        **{"calibration_length": 8, "calibration_trials": 3},
+    },
 }
 
 # ---- toy sessions and batches ---------------------------------------------------------------------------------------
@@ -291,7 +295,12 @@ def in_chunks(unit: np.ndarray, time_ns: np.ndarray, chunk_ns: int) -> dict[str,
 
 
 def session_tokens(wanted: Input, session: Toy) -> Tokens:
-    """Calibration trials, one behind the other from the session's start."""
+    """Calibration trials, one behind the other from the session's start; or all its spikes."""
+    if wanted.scheme == "per-spike":
+        columns = {"time": session.time_ns / 1e9, "unit": session.unit, "type": np.zeros(len(session.unit))}
+        dtypes = (np.float32, np.int32, np.uint8)
+        columns = {key: torch.from_numpy(c.astype(t)) for (key, c), t in zip(columns.items(), dtypes, strict=True)}
+        return Tokens(columns, torch.tensor([0, len(session.unit)]))
     length, trials = wanted.fields["length"], wanted.most
     matrix = counts_of(session)[: length * trials].reshape(trials, length, -1).astype(np.float32)
     return Tokens({"matrix": torch.from_numpy(matrix)}, torch.tensor([0, trials]))

@@ -25,9 +25,9 @@ from spiketok.training.sampling import (
     SessionTokens,
     SessionWindows,
     TrialWindows,
-    UnitDropout,
 )
 from spiketok.training.tasks.decode import Decode, DecodeConfig, TargetSpec
+from spiketok.training.unit_dropout import UnitDropout
 from tests import reference
 from tests.made import MS, SECOND, random_session, shard, whole
 from tests.strategies import SOURCE

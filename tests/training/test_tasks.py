@@ -25,11 +25,12 @@ from spiketok.training.loop import prepare, train, train_loader
 from spiketok.training.predict import predict, score_split
 from spiketok.training.predictions import read_predictions, write_predictions
 from spiketok.training.runs import choose_training
-from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows, UnitDropout
+from spiketok.training.sampling import RandomWindows, SequentialWindows, SessionTokens, SessionWindows
 from spiketok.training.tasks.base import MISSING
 from spiketok.training.tasks.classify import Classified, Classify, ClassifyConfig
 from spiketok.training.tasks.decode import Decode, DecodeConfig, Prediction
 from spiketok.training.tasks.population import Population, PopulationConfig, deviance_explained
+from spiketok.training.unit_dropout import UnitDropout
 from tests.decodable import BIN_NS, SECOND, SMALL_POYO, bake_tokens, decodable_session
 from tests.toys import Toy
 
