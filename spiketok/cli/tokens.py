@@ -374,23 +374,64 @@ def compare(
     sessions: Annotated[
         list[str] | None, typer.Argument(metavar="[SESSION]...", help="Sessions; all without any.")
     ] = None,
-    scheme: Annotated[str, typer.Option("--scheme", help="Several with commas, or all.")] = "all",
+    scheme: Annotated[
+        str | None, typer.Option("--scheme", help="Several with commas, or all.", show_default="all")
+    ] = None,
     bin_ms: Annotated[
         float | None, typer.Option("--bin-ms", help="Bin width of schemes with bins.", show_default="20")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SCHEME.FIELD=VALUE", help="A field of a scheme.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME.FIELD=VALUE", help="A field of a scheme; of models KEY=VALUE or MODEL.KEY=VALUE."
+        ),
     ] = None,
-    window_ms: Annotated[float, typer.Option("--window-ms", help="Length of what is cut.")] = 1000.0,
-    windows: Annotated[int, typer.Option("--windows", min=1, help="Windows of each session.")] = 256,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of windows.")] = 0,
+    window_ms: Annotated[
+        float | None, typer.Option("--window-ms", help="Length of what is cut.", show_default="1000")
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option("--windows", min=1, help="Windows of each session.", show_default="256")
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option("--models", metavar="NAME[,NAME...]", help="Measure models, or runs, in place of schemes."),
+    ] = None,
+    hold_out: Annotated[
+        str | None, typer.Option("--hold-out", metavar="GLOB", help="Sessions that models transfer to, as of train.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="decode:NAME", help="The behaviour that models decode.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="A training has no more steps.", show_default="its recipe's")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="A training takes about no more CPU seconds.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Trainings of each model.", show_default="1")
+    ] = None,
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            "--measures", help="Of models: decode, latency, jitter, generation, data, transfer.", show_default="all"
+        ),
+    ] = None,
+    protocols: Annotated[str | None, typer.Option("--protocols", help="Rows of transfer, as of eval-xsession.")] = None,
+    calibration_s: Annotated[
+        float | None, typer.Option("--calibration-s", help="Of an unseen session.", show_default="30")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of windows; of models of jitter and draws.")] = 0,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it to this .png, .pdf or .svg.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write everything to this .json.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write everything to this .json; of models into this folder (ROOT/star)."),
+    ] = None,
     root: Root = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the schemes against each other on the same sessions: tokens, bytes, what is lost, speed, cost."""
+    """Measure schemes against each other on the same sessions, or models: one table of tokens, or of ten measures."""
     from spiketok.pipeline.inspect import check_ending
     from spiketok.storage.store import read_session
     from spiketok.tokens.compare import compare as measure
@@ -398,9 +439,41 @@ def compare(
 
     if plot is not None:
         check_ending(plot)
+    of_schemes = {"--scheme": scheme, "--bin-ms": bin_ms, "--window-ms": window_ms, "--windows": windows}
+    of_models = {"--hold-out": hold_out, "--task": task, "--steps": steps, "--seconds": seconds, "--seeds": seeds}
+    of_models |= {"--measures": measures, "--protocols": protocols, "--calibration-s": calibration_s}
+    given = [name for name, value in (of_schemes if models is not None else of_models).items() if value is not None]
+    if given:
+        message = f"{given[0]} goes {'with schemes, not with' if models is not None else 'with'} --models"
+        raise UsageError(message)
+    named = ",".join(sessions) if sessions else None
+    if models is not None:
+        from spiketok.cli.star import compare_models
+
+        compare_models(
+            root,
+            store,
+            models,
+            sessions=named,
+            hold_out=hold_out,
+            task=task,
+            sets=settings or [],
+            steps=steps,
+            seconds=seconds,
+            seeds=1 if seeds is None else seeds,
+            measures=measures,
+            protocols=protocols,
+            calibration_s=30.0 if calibration_s is None else calibration_s,
+            seed=seed,
+            plot=plot,
+            out=out,
+            as_json=as_json,
+        )
+        return
+    window_ms = 1000.0 if window_ms is None else window_ms
     workspace = Workspace.locate(root, store)
-    schemes = _schemes(scheme, bin_ms, settings or [])
-    chosen = workspace.select(",".join(sessions) if sessions else None)
+    schemes = _schemes(scheme or "all", bin_ms, settings or [])
+    chosen = workspace.select(named)
     with progress("compare", len(chosen), "sessions") as advance:
 
         def read():
@@ -415,7 +488,9 @@ def compare(
                 else:
                     yield session
 
-        result = measure(read(), schemes, window_ns=whole_ns(window_ms, "--window-ms"), n_windows=windows, seed=seed)
+        result = measure(
+            read(), schemes, window_ns=whole_ns(window_ms, "--window-ms"), n_windows=windows or 256, seed=seed
+        )
     if out is not None:
         result.write_json(out)
     if plot is not None:

@@ -336,7 +336,7 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _table(head: Sequence[tuple[str, bool]], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+def html_table(head: Sequence[tuple[str, bool]], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
     """``head``: (text, is a number); ``rows``: (class of the row, cells as HTML)."""
     kind = ["n" if number else "" for _, number in head]
     top = "".join(f'<th class="{k}">{_escape(text)}</th>' for k, (text, _) in zip(kind, head, strict=True))
@@ -394,7 +394,7 @@ def _page(result: TransferResult, body: dict[str, object]) -> str:
         "<h2>Provenance</h2>",
         _provenance(result, body),
     ]
-    return _whole_page(title, sections)
+    return whole_page(title, sections)
 
 
 def page_of(
@@ -405,8 +405,8 @@ def page_of(
     for (name, columns, rows), drawn in zip(tables, pictures, strict=True):
         head = [(column.replace("_", " "), column != "protocol") for column in columns]
         cells = [("", [_cell(column, row[column]) for column in columns]) for row in rows]
-        sections += [f"<h2>{_escape(name)}</h2>", drawn, _table(head, cells)]
-    return _whole_page(title, sections)
+        sections += [f"<h2>{_escape(name)}</h2>", drawn, html_table(head, cells)]
+    return whole_page(title, sections)
 
 
 def _cell(column: str, value: object) -> str:
@@ -419,7 +419,7 @@ def _cell(column: str, value: object) -> str:
     )
 
 
-def _whole_page(title: str, sections: Sequence[str]) -> str:
+def whole_page(title: str, sections: Sequence[str]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -486,7 +486,7 @@ def _summary_table(result: TransferResult, task: Task) -> str:
                 f"{ci[0]:.3f} … {ci[1]:.3f}" if ci else "",
             ]
         rows.append(("", cells))
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
 def _session_table(result: TransferResult, task: Task) -> str:
@@ -512,7 +512,7 @@ def _session_table(result: TransferResult, task: Task) -> str:
             numbers = [f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"]
             times = [f"{cell.score[key]:.1f} s" for key in TIMES]
             rows.append(("", [*name, *scores, each, *numbers, *times]))
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
 def _traces(result: TransferResult, task: Task) -> str:
@@ -532,14 +532,14 @@ def _traces(result: TransferResult, task: Task) -> str:
 
 
 def _used(result: TransferResult) -> str:
-    trained = _table(
+    trained = html_table(
         [("trained on", False), ("subject", False), ("units", True), ("spikes", True), ("shard", False)],
         [
             ("", [_escape(s.id), _escape(s.subject), f"{s.n_units:,}", f"{s.n_spikes:,}", _shards(s)])
             for s in result.run.trained_on
         ],
     )
-    scored = _table(
+    scored = html_table(
         [
             ("scored", False),
             ("subject", False),
@@ -585,7 +585,7 @@ def _provenance(result: TransferResult, body: dict[str, object]) -> str:
         for s in sessions:
             rows.append(("", [f"{kind}: {_escape(s.id)}", _shards(s), _short(s.store_digest)]))
             rows[-1][1].append(_short(s.source_sha256))
-    chain = _table([("artefact", False), ("digest", False), ("store", False), ("source", False)], rows)
+    chain = html_table([("artefact", False), ("digest", False), ("store", False), ("source", False)], rows)
     settings = {key: body[key] for key in ("config", "adapt", "seed")}
     told = _escape(json.dumps(settings, indent=2, sort_keys=True))
     return (
