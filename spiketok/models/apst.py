@@ -28,8 +28,8 @@ Differs from the reference:
   what lies above the mean;
 - every bin of a window is learned from, but for ``last_bin``; in the first bins of a window less of the past is seen;
 - bins and units that were not recorded are seen by no one; the reference knows left-padded bins and padded units;
-- the basis of ``signed`` profiles has fixed signs; the scaled half-lives of two of its heads, whose code was not read,
-  are 2 and 16 times the longest; its identity is as wide as the encoder of trials.
+- the basis of ``signed`` profiles has fixed signs; of the half-lives of its eight heads six are the reference's and two
+  are flat, since the code that scales them was not read; its identity is as wide as the encoder of trials.
 
 Shape letters: B windows, T bins, N units, C components, M calibration trials, P points of a trial, p numbers of a
 profile, E width of an identity, D width, H heads, S slots, Q query times.
