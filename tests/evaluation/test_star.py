@@ -91,6 +91,7 @@ def test_jitter_stays_within_observed_test_time_and_loses_no_spike():
     assert np.array_equal(outside(found), outside(at))
 
 
+@pytest.mark.long  # it trains and decodes five times
 def test_a_run_decodes_unmoved_spikes_as_ever_and_spikes_moved_by_half_a_second_worse(tmp_path):
     session = decodable_session("day0", 0, n_units=24, seconds=24.0)
     config = load_config("linear", None, ["data.window_ms=600", "model.lags=10"])

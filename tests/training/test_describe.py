@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from spiketok.cli import app
+from spiketok.evaluation.results import OF_MAPS
 from spiketok.models import MODELS
 from spiketok.models.base import PROTOCOLS
 from spiketok.training.config import default_size, load_config
@@ -56,7 +57,8 @@ def test_on_the_command_line():
     told = CliRunner().invoke(app, ["models", "stndt", "--json"])
     about = json.loads(told.stdout)
     assert "trungle93/STNDT" in about["source"]
-    assert {row["protocol"]: row["has it"] for row in about["protocols"]} == dict.fromkeys(PROTOCOLS, "no")
+    rows = (*PROTOCOLS, *OF_MAPS)
+    assert {row["protocol"]: row["has it"] for row in about["protocols"]} == dict.fromkeys(rows, "no")
     assert [row["size"] for row in about["parameters"]] == list(MODELS["stndt"].sizes)
     lines = CliRunner().invoke(app, ["models", "ndt2"]).stdout
     for part in ("joel99/context_general_bci", "identity_unlabelled", "of the session", "no value stands for padding"):

@@ -87,12 +87,12 @@ def session(tmp_path_factory) -> SessionTokens:
     whole = Intervals([0], [made.stop_ns])
     write_shard(target, EventPair(pad=False), made, whole, segments_rule="continuous", store_digest="d" * 64)
     tokens = SessionTokens({"spikes": ShardReader(target)})
-    tokens.__dict__["made"] = made
+    tokens.__dict__["recorded"] = made
     return tokens
 
 
 def test_what_is_asked_is_every_spike_in_order_and_each_end(session):
-    made, starts = session.__dict__["made"], np.array([1000, 1050, 3210]) * MS
+    made, starts = session.__dict__["recorded"], np.array([1000, 1050, 3210]) * MS
     windows = Windows(np.zeros(3, np.int64), starts, 50 * MS)
     batch = Batch({}, 50 * MS, torch.zeros(3, dtype=torch.int64), [session.id] * 3, starts)
     task = Events.resolve("", [session], EventsConfig())
@@ -108,7 +108,7 @@ def test_what_is_asked_is_every_spike_in_order_and_each_end(session):
 
 
 def test_rates_are_of_training_time_alone(session):
-    made, time = session.__dict__["made"], Intervals([1_003 * MS, 5_000 * MS], [2_000 * MS, 5_500 * MS])
+    made, time = session.__dict__["recorded"], Intervals([1_003 * MS, 5_000 * MS], [2_000 * MS, 5_500 * MS])
     found = count_spikes(session.windowed["spikes"], time)
     at, unit = made.spikes.time_ns, made.spikes.unit
     inside = ((at >= 1_010 * MS) & (at < 2_000 * MS)) | ((at >= 5_000 * MS) & (at < 5_500 * MS))

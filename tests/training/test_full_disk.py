@@ -9,11 +9,11 @@ import resource
 import pytest
 
 from spiketok.storage.files import atomic_file
-from spiketok.training.loop import _lines, _Metrics
+from spiketok.training.step_log import StepLog, _lines
 
 
 def test_a_line_of_the_log_is_whole_or_not_there(tmp_path):
-    metrics, before = _Metrics(tmp_path / "metrics.jsonl", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    metrics, before = StepLog(tmp_path / "metrics.jsonl", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
     row = {"event": "step", "step": 1, "text": "x" * 100}
     resource.setrlimit(resource.RLIMIT_FSIZE, (450, before[1]))
     try:
