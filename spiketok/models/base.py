@@ -359,6 +359,28 @@ class Model(nn.Module, ABC):
         """Rebuild tables and read-ins for a state from :meth:`extra_state`, before the weights are loaded."""
 
 
+class NamesUnits(Model, ABC):
+    """A model that keeps of a session the names of its units, ``units`` by session, and no parameter."""
+
+    units: dict[str, list[str]]
+
+    def add_sessions(self, infos: list[SessionInfo]) -> None:
+        """Remember the names of the sessions' units; there is nothing to be drawn."""
+        for info in infos:
+            keys = info.unit_keys()
+            check_same_units(info.id, self.units.get(info.id, keys), keys)
+            self.units[info.id] = keys
+
+    def sessions(self) -> list[str]:
+        return list(self.units)
+
+    def extra_state(self) -> dict[str, object]:
+        return {"units": [[session, keys] for session, keys in self.units.items()]}
+
+    def load_extra_state(self, state: dict[str, object]) -> None:
+        self.units = {session: list(keys) for session, keys in state["units"]}
+
+
 def session_of(model: Model, batch: Batch, units: Mapping[str, Sequence[str]], n_units: int) -> str:
     """The one session of a batch, which a model knows with as many units.
 

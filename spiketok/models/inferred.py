@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_range, check_same_units
+from spiketok.models.base import NamesUnits, check_range
 from spiketok.models.batch import Batch, Tokens
-from spiketok.recording.nouns import SessionInfo
 
 VECTORS = "vectors"  # the input of a session that comes from a file
 SPIKE = 0  # the type of a token that is a spike
@@ -32,7 +31,7 @@ LEAST_S, MOST_S = 1e-3, 10.0  # intervals between spikes are told apart between 
 OWN, OTHERS = (1, 2, 4, 8), (16, 64, 256)  # to which of the next spikes: of the unit, of the population
 
 
-class Inferred(Model, ABC):
+class Inferred(NamesUnits, ABC):
     """A model that infers who its units are from inputs of their session.
 
     What :meth:`calibrate` inferred is kept for evaluation. It is no part of the state, and is forgotten when training
@@ -61,23 +60,8 @@ class Inferred(Model, ABC):
     def check_given(self, session: str, given: Mapping[str, Tokens]) -> None:
         """Raise DataError where inputs of a session are not of its units, or have another shape than is read."""
 
-    # ---- sessions -------------------------------------------------------------------------------------------------
-
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """Remember the names of the sessions' units; there is nothing to be drawn."""
-        for info in infos:
-            keys = info.unit_keys()
-            check_same_units(info.id, self.units.get(info.id, keys), keys)
-            self.units[info.id] = keys
-
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
     def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units = {session: list(keys) for session, keys in state["units"]}
+        super().load_extra_state(state)
         self._calibrated.clear()
 
     # ---- identities -----------------------------------------------------------------------------------------------

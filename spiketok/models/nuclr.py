@@ -33,10 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import Model, check_range, check_same_units
+from spiketok.models.base import NamesUnits, check_range
 from spiketok.models.batch import Batch, Head, Input, Progress, Timing, bins_of, observed_counts
 from spiketok.models.nuclr_layers import FORMS, Trunk, Views, contrast, matched, vicreg
-from spiketok.recording.nouns import SessionInfo
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class NuclrConfig:
                 raise UsageError(message)
 
 
-class Nuclr(Model):
+class Nuclr(NamesUnits):
     """Reads what units do in pairs of windows, puts out a vector for each."""
 
     name: ClassVar[str] = "nuclr"
@@ -174,24 +173,6 @@ class Nuclr(Model):
             else nn.Identity()
         )
         self.units: dict[str, list[str]] = {}
-
-    # ---- sessions ---------------------------------------------------------------------------------------------------
-
-    def add_sessions(self, infos: list[SessionInfo]) -> None:
-        """Remember the names of the sessions' units; there is nothing to be drawn."""
-        for info in infos:
-            keys = info.unit_keys()
-            check_same_units(info.id, self.units.get(info.id, keys), keys)
-            self.units[info.id] = keys
-
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
-    def extra_state(self) -> dict[str, object]:
-        return {"units": [[session, keys] for session, keys in self.units.items()]}
-
-    def load_extra_state(self, state: dict[str, object]) -> None:
-        self.units = {session: list(keys) for session, keys in state["units"]}
 
     # ---- views ------------------------------------------------------------------------------------------------------
 

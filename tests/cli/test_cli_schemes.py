@@ -42,6 +42,7 @@ def shards(root: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+@pytest.mark.long  # every scheme
 def test_tokenize_all_serves_what_it_can_and_says_why_not(root):
     done = spiketok(root, "tokenize", "--scheme", "all", "--json")
     rows = {(row["session"].split("/")[0], row["scheme"]): row for row in json.loads(done.stdout)}
@@ -158,6 +159,7 @@ def test_stream_counts_what_it_replayed(root):
     assert "names 2 sessions" in refused
 
 
+@pytest.mark.long  # every scheme, measured
 def test_compare_writes_table_json_and_figure(root, tmp_path):
     words = ["compare", "--windows", 8, "--plot", tmp_path / "c.png", "--out", tmp_path / "c.json"]
     shown = spiketok(root, *words).stdout

@@ -414,6 +414,7 @@ def test_constraints_and_returns_stand_in_the_stream():
     assert model.loss(gone, d, HALF)["returns"] == 0
 
 
+@pytest.mark.long  # it compiles a scheme anew
 def test_the_stream_is_the_schemes_with_behaviour_as_tokens():
     """What is cut for the model, with behaviour put in by it, against the scheme that puts it in itself."""
     rng = np.random.default_rng(0)

@@ -227,6 +227,7 @@ def test_a_worker_that_is_killed_changes_no_byte(dask_cluster, in_peace, tmp_pat
     assert not list(workspace.root.rglob(f"{WIP}*"))
 
 
+@pytest.mark.long  # processes of their own
 def test_processes_give_the_same_bytes(in_peace, tmp_path):
     _, peace = in_peace
     workspace = Workspace(tmp_path, store_place=peace.store)

@@ -410,6 +410,7 @@ KILLED = textwrap.dedent("""
 """)
 
 
+@pytest.mark.long  # processes of their own
 def test_a_killed_process_goes_on_to_the_same_bytes(spikes, whole_run, tmp_path):
     code = KILLED.format(
         tests=str(Path(__file__).parents[2]),
