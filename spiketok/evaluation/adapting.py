@@ -14,7 +14,8 @@ What is unusual:
   few steps before many, few directions before free rows before everything. The least of many noisy errors looks
   better than it is;
 - the candidates start at one rate each. The best gets another rate, and after that only the best goes on (successive
-  halving); one that has stopped to gain is not followed.
+  halving); one that has stopped to gain is not followed. Beside it everything is trained for some hundred steps, since
+  a model that was trained little gains late.
 
 Of the numbers that belong to the session, those along its units move as ``z`` from their start, in full or along
 directions; what is no unit's moves at half their rate.
@@ -44,6 +45,7 @@ GRID = (25, 50, 100, 200, 400, 700, 1000)  # steps at which blocks are predicted
 FIRST_LOOK = 25  # the best candidate goes on, and gets its other rate beside it
 SECOND_LOOK = 50  # one goes on; from the next point of the grid only what is below the start
 SHARES = (0.5, 1.0)  # of the way from the start to where a candidate stands
+EXPLORE = 200  # steps that everything is trained for in any case: a model that was trained little gains late
 PATIENCE, GAIN = 2, 0.02  # points of the grid that gain less than this share, after which a candidate is not followed
 MARGIN = 0.1  # so much less error, in share, lets the choice leave what is simpler
 NARROW = 0.2  # of a component's variance in training time: with less of it in the calibration blocks cannot judge
@@ -158,12 +160,20 @@ def search(
         errors = [p.errors.shape for p in curve[candidate]]
         return len(errors) <= PATIENCE or _less(min(errors[-PATIENCE:]), min(errors[:-PATIENCE]), GAIN)
 
+    def least(candidate: Candidate) -> float:
+        return min(p.errors.shape for p in curve[candidate])
+
+    def below(candidate: Candidate) -> bool:
+        return least(candidate) < start.errors.shape
+
     def leader(candidates: Sequence[Candidate]) -> Candidate:
-        return min(candidates, key=lambda c: min(p.errors.shape for p in curve[c]))
+        return min(candidates, key=least)
 
     alive, looked = list(first), False
+    explorers = [c for c in first if c.moves == "full"]
     for k, steps in enumerate(grid):
-        alive = [c for c in alive if go(c, steps)]
+        alive = [c for c in alive if go(c, steps) or (c in explorers and steps < EXPLORE)]
+        exploring = [c for c in alive if c in explorers and (steps < EXPLORE or below(c))]
         if not looked and (steps >= FIRST_LOOK or not alive or k == len(grid) - 1):
             looked, leading = True, leader(first)
             alive = [c for c in alive if c == leading]
@@ -171,8 +181,8 @@ def search(
                 alive += [rate] if all(go(rate, g) for g in grid[: k + 1]) else []
         elif steps >= SECOND_LOOK and alive:
             best_of = leader(alive)
-            below = steps == SECOND_LOOK or min(p.errors.shape for p in curve[best_of]) < start.errors.shape
-            alive = [best_of] if below else []
+            alive = [best_of] if steps == SECOND_LOOK or below(best_of) else []
+        alive += [c for c in exploring if c not in alive]
         for c in [c for c in tried if c not in alive]:
             del tried[c]  # it holds a copy of the model for each block
         if not alive:

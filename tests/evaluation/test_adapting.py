@@ -12,6 +12,7 @@ import torch
 
 from spiketok.evaluation import adapted, transfer
 from spiketok.evaluation.adapting import (
+    EXPLORE,
     FIRST,
     GRID,
     MARGIN,
@@ -75,7 +76,8 @@ def test_where_every_step_loses_the_start_stands():
     candidate, choice, answers, far = searched({})
     assert (candidate, choice.steps, choice.error, choice.start_error) == (FIRST[0], 0, 1.0, 1.0)
     assert answers == (str(FIRST[0]), 0, 1.0)
-    assert max(far.values()) <= 100
+    assert max(far.values()) == far[str(FIRST[2])] == EXPLORE
+    assert max(steps for name, steps in far.items() if name != str(FIRST[2])) <= 100
     assert all(points[0] == (0, 1.0, 1.0) for points in choice.errors.values())
 
 
@@ -98,6 +100,15 @@ def test_another_rate_is_chosen_where_it_is_better_and_what_rises_again_is_not_f
     assert (candidate, choice.steps) == (OTHER[1], 100)
     assert choice.error == pytest.approx(0.6)
     assert far[other] == 400  # two points of the grid without gain
+
+
+def test_what_gains_late_is_seen_where_everything_is_trained():
+    """Less than a fiftieth of the error in a hundred steps, and most of it after that: a model trained little."""
+    late = {25: 0.99, 50: 0.985, 100: 0.98, 200: 0.85, 400: 0.6, 700: 0.5, 1000: 0.5}
+    falls = lambda n, share: late.get(n, 1.0)  # noqa: E731
+    candidate, choice, *_ = searched({str(FIRST[2]): falls})
+    assert (candidate, choice.steps, choice.error) == (FIRST[2], 700, 0.5)
+    assert searched({str(FIRST[1]): falls})[1].steps == 0  # rows alone are not followed so far
 
 
 def test_what_is_simpler_stands_unless_the_other_is_better_by_a_margin():
