@@ -26,7 +26,7 @@ from spiketok.storage.causes import root_of
 from spiketok.storage.files import human_bytes
 
 # What reading files may take: several times what their values take, and far more time than any needs.
-MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 40, 1e-6
+MEMORY_FACTOR, CPU_S, CPU_S_PER_BYTE = 4, 30, 5e-7
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 CAN_FORK = sys.platform == "linux"
 RAISE = "set SPIKETOK_READ_MEMORY=8GB, say, if you trust it"
