@@ -35,7 +35,7 @@ def remarks(result: TransferResult) -> list[str]:
         f"calibration: {calibration_words(result)} of each session's training time"
         f"{f', {seen}' if seen else ''}; sd: over sessions, of the first metric"
     )
-    return lines
+    return list(dict.fromkeys(lines))  # draws of one session say some alike
 
 
 def calibration_words(result: TransferResult) -> str:
