@@ -136,6 +136,9 @@ class Alignments:
         rule = SplitRule("all") if config.split.kind == "day" else config.split  # whole days are trained on
         found = []
         for tokens in self.trained(chosen):
+            if run.tokenized_anew(tokens):
+                message = f"{tokens.id} was tokenized anew since the run was trained on it: nothing to align to"
+                raise DataError(message)
             divided = run.divide(tokens, rule, config.data.train_share)
             asked = tuple(one for one in divided.tasks if one.name == task)
             if asked:

@@ -115,6 +115,9 @@ class Maps:
             if any(n != info.n_units for n in rows):
                 message = f"{info.id} was trained on with {rows[0]} units and now has {info.n_units}: no map of it"
                 raise DataError(message)
+            if self.run.tokenized_anew(tokens):
+                message = f"{info.id} was tokenized anew since the run was trained on it: no map of it"
+                raise DataError(message)
             found.append(self.run.divide(tokens, rule, config.data.train_share))
         return found
 

@@ -145,6 +145,11 @@ class Run:
     def finished(self) -> bool:
         return self.step >= self.total_steps
 
+    def tokenized_anew(self, tokens: SessionTokens) -> bool:
+        """Whether a session that it was trained on has other tokens now."""
+        known = next(s for s in self.trained_on if s.id == tokens.id).shards
+        return any(known.get(name, {}).get("digest") != reader.digest for name, reader in tokens.windowed.items())
+
     def divide(self, tokens: SessionTokens, rule: SplitRule | None = None, train_share: float = 1.0) -> DividedSession:
         """How this run divides a session: a kept one, to whose calibration it adapted, as it was then.
 

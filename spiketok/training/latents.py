@@ -66,9 +66,8 @@ def with_latents(sessions: Sequence[SessionTokens], of: Run, read: Sequence[Sess
     if taken:
         message = f"{taken[0]} has a signal '{LATENTS}' of its own: rename it before --latents"
         raise UsageError(message)
-    trained = {s.id: {name: shard["digest"] for name, shard in s.shards.items()} for s in of.trained_on}
     for tokens in read:
-        if trained[tokens.id] != {name: reader.digest for name, reader in tokens.windowed.items()}:
+        if of.tokenized_anew(tokens):
             message = f"{tokens.id} was tokenized anew since {of.path.name} was trained on it: train that run again"
             raise ArtefactError(message)
     reach_ns = of.config.data.window_ns, of.config.data.window_ns

@@ -248,6 +248,20 @@ def test_without_trained_sessions_the_rows_say_why(poyo, tokens, made):
     assert "is not in the store" in gone.cell(IDS[2], "mapped", TASK).reason
 
 
+def test_no_map_is_learned_of_a_session_that_has_other_tokens_now(poyo, tokens, made, tmp_path):
+    """The same units and the same id, other spikes: what was trained is not what would be read."""
+    other = decodable_session("day0", 77, n_units=9)
+    assert other.id == IDS[0]
+    now = {**tokens, IDS[0]: bake_tokens(tmp_path, other)}
+    found = evaluate_transfer(
+        poyo, [tokens[IDS[2]]], protocols=["mapped", "aligned_cca"], calibration_s=6,
+        stored={**made, IDS[0]: other}.get, trained=lambda ids: [now[i] for i in ids],
+    )  # fmt: skip
+    for row in ("mapped", "aligned_cca"):
+        cell = found.cell(IDS[2], row, TASK)
+        assert cell.score is None and f"{IDS[0]} was tokenized anew since the run was trained on it" in cell.reason
+
+
 def test_blocks_are_apart_and_a_calibration_of_few_windows_has_fewer(poyo, tokens):
     session = unseen(poyo, tokens).session
     window_ns = poyo.config.data.window_ns

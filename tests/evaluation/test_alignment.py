@@ -14,7 +14,7 @@ from spiketok.evaluation.transfer import _transfer_session
 from spiketok.models.linear import Linear
 from spiketok.models.nn import module_key
 from spiketok.recording.nouns import Spikes
-from spiketok.training.checkpoints import Run
+from spiketok.training.checkpoints import Run, TrainedSession
 from spiketok.training.config import load_config
 from spiketok.training.loop import build_model, prepare
 from tests.decodable import bake_tokens, decodable_session
@@ -86,7 +86,7 @@ def run(made, tmp_path_factory):
     config = load_config("ndt1", None, ["model.dim=16", "model.heads=2", "data.window_ms=500"], tasks=["decode"])
     divided, tasks = prepare(config, [tokens["made/day0"]])
     model = build_model(config, tasks, divided)
-    trained = (type("Trained", (), {"id": "made/day0", "earlier": False}),)
+    trained = (TrainedSession.of(tokens["made/day0"]),)
     return Run(None, config, model, tuple(tasks), trained, 0, 0, "", {}), tokens
 
 
@@ -149,6 +149,7 @@ def test_neither_labels_without_leave_nor_test_time_of_anybody_is_read(run, made
     same = [np.array_equal(other[p].answer.predicted, plain[p].answer.predicted) for p in ROWS]
     assert same == [True, False]
     late = {**tokens, "made/day0": bake_tokens(tmp_path, spoiled(old, old.stop_ns * 81 // 100, old.stop_ns), "binned")}
+    run = replace(run, trained_on=(TrainedSession.of(late["made/day0"]),))  # as if it had been trained on these
     other, _, _ = cells(run, late, bake_tokens(tmp_path / "b", spoiled(new, new.stop_ns // 2, new.stop_ns), "binned"))
     assert all(np.array_equal(other[p].answer.predicted, plain[p].answer.predicted) for p in ROWS)
 
