@@ -204,7 +204,7 @@ def _add_units(nwb: NWBFile, session: Session, remarks: list[str]) -> None:
     nwb.units = Units(
         name="units",
         description=f"units of {session.id}",
-        id=ids.tolist(),
+        id=ids.astype(np.int64),
         columns=parts,
         colnames=_names(parts),
         **({"resolution": 1 / clock_hz} if clock_hz is not None and clock_hz > 1 else {}),
@@ -269,7 +269,7 @@ def _add_table(nwb: NWBFile, name: str, legal: str, table: Intervals, remarks: l
     made = TimeIntervals(
         name=legal,
         description="which time belongs to which split" if name == SPLITS else f"table {name}",
-        id=ids.tolist() if whole else list(range(len(table))),
+        id=ids.astype(np.int64) if whole else np.arange(len(table)),
         columns=parts,
         colnames=_names(parts),
     )

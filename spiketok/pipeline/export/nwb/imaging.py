@@ -62,7 +62,7 @@ def add_imaging(
         name="rois",
         description="one ROI a component of the series; where they lie is not known",
         imaging_plane=plane,
-        id=ids.tolist(),
+        id=ids.astype(np.int64),
         columns=[*columns, index, masks],
         colnames=[*colnames, masks.name],
     )
