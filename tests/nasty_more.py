@@ -379,7 +379,7 @@ FOLDERS: dict[str, NastyFolder] = {
         lambda f: write_suite2p(f, (3, 0)), "suite2p", "F.npy is float32 of shape (0, 600)"
     ),
     "npz: spikes of 8 TB": NastyFolder(
-        lambda f: _npz(f, "(1000000000000,)"), "npz", "cannot be read"
+        lambda f: _npz(f, "(1000000000000,)"), "npz", "spike_indexes_seg0.npy claims int64 of shape (1000000000000,)"
     ),
 }  # fmt: skip
 

@@ -70,8 +70,8 @@ def cause_of(error: BaseException, path: object = None) -> Cause | None:
         error: what was raised.
         path: what was being read or written, for errors that do not say so.
     """
-    if _is_of_memory(error):
-        return Cause(str(path or ""), *memory_words(_asked_for(error)))
+    if is_of_memory(error):
+        return Cause(str(path or ""), *memory_words(asked_for(error)))
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return Cause(str(path or ""), *process_words())
     number = number_of(error)
@@ -152,7 +152,7 @@ def content_fault(error: BaseException) -> str:
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
-def _is_of_memory(error: BaseException) -> bool:
+def is_of_memory(error: BaseException) -> bool:
     """Of Python, of numpy, or of torch on any device."""
     if isinstance(error, MemoryError):
         return True
@@ -160,7 +160,7 @@ def _is_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
 
 
-def _asked_for(error: BaseException) -> str:
+def asked_for(error: BaseException) -> str:
     """What was asked for, as the library says it."""
     said = " ".join(str(error).split())
     found = re.search(

@@ -26,10 +26,11 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from spiketok.errors import DataError, UnfitError, UsageError
+from spiketok.errors import DataError, TooLargeError, UnfitError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
+from spiketok.storage.causes import asked_for, is_of_memory
 from spiketok.storage.files import clean_leftovers, write_signed
 from spiketok.storage.locks import inside, locked
 from spiketok.storage.records import checkpoint_digest
@@ -311,13 +312,27 @@ def build_model(
 ) -> Model:
     """A model with rows for the sessions; the same weights for the same seed, sessions and run that it starts from."""
     torch.manual_seed(seed_of(config.seed))
-    model = model_class(config.model)(config.model_config(), [task.head() for task in tasks], config.timing)
-    if base is not None:
-        start_from(model, base)
-    model.add_sessions([s.tokens.info for s in sessions])
+    try:
+        model = model_class(config.model)(config.model_config(), [task.head() for task in tasks], config.timing)
+        if base is not None:
+            start_from(model, base)
+        model.add_sessions([s.tokens.info for s in sessions])
+    except (MemoryError, RuntimeError) as error:
+        if not is_of_memory(error):
+            raise
+        raise _too_large(config, error) from error
     if base is not None:
         require_trained_read_ins(model, [s.id for s in sessions], base)
     return model
+
+
+def _too_large(config: RunConfig, error: BaseException) -> TooLargeError:
+    given = ", ".join(f"model.{key}={value}" for key, value in config.model_overrides.items())
+    message = (
+        f"{config.model} of size '{config.size}'{f' with {given}' if given else ''} does not fit into memory"
+        f" ({asked_for(error) or error}): choose smaller values or a smaller --size"
+    )
+    return TooLargeError(message)
 
 
 @_all_of_it_stays()

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spiketok.errors import ArtefactError, BusyError, DataError, UsageError
+from spiketok.errors import ArtefactError, BusyError, DataError, TooLargeError, UsageError
 from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.nouns import Intervals, Session, Signal
 from spiketok.recording.splits import SplitRule
@@ -250,6 +250,13 @@ def test_data_that_cannot_serve_is_one_clear_line(spikes, tmp_path, sets, error,
     with pytest.raises(error, match=message):
         train(small(*sets), spikes, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_model_beyond_memory_names_the_setting(spikes):
+    config = small("model.dim=1000000000000")
+    sessions, tasks = prepare(config, spikes)
+    with pytest.raises(TooLargeError, match=r"model\.dim=1000000000000.*does not fit into memory"):
+        build_model(config, tasks, sessions)
 
 
 def test_the_wrong_shards_are_refused(spikes, bins, tmp_path):

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import csv
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -37,19 +40,37 @@ def npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """
     try:
         with open(path, "rb") as stream:
-            start = stream.read(len(MAGIC))
-            if start != MAGIC:
-                message = f"{name} is no npy file (it begins with {start!r}): {COPY}"
-                raise SourceError(message)
-            stream.seek(0)
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(stream)
-            there = os.fstat(stream.fileno()).st_size - stream.tell()
+            return _header(stream, os.fstat(stream.fileno()).st_size, name)
     except (OSError, ValueError, EOFError) as error:
         raise_cause(error, path, SourceError)
         message = f"{name} cannot be read ({_short(error)}): {COPY}"
         raise SourceError(message) from error
+
+
+def require_whole_npz(path: Path) -> None:
+    """Raise SourceError where a member of an npz file claims more than it has, or is no npy file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    _header(stream, member.file_size, f"{path.name}: {member.filename}")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise_cause(error, path, SourceError)
+        message = f"{path.name} cannot be read ({_short(error)}): {COPY}"
+        raise SourceError(message) from error
+
+
+def _header(stream: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and dtype that an npy file of so many bytes begins with; see :func:`npy_header`."""
+    start = stream.read(len(MAGIC))
+    if start != MAGIC:
+        message = f"{name} is no npy file (it begins with {start!r}): {COPY}"
+        raise SourceError(message)
+    stream.seek(0)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    there = size - stream.tell()
     if dtype.hasobject:
         message = f"{name} holds pickled Python objects, which could run code and are never loaded: save it as numbers"
         raise SourceError(message)

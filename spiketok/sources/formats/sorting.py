@@ -28,6 +28,7 @@ from spiketok.recording.nouns import NS_PER_S, Finding, Session, Source, Spikes,
 from spiketok.sources.formats.alf import SUFFIXES as ALF_SUFFIXES
 from spiketok.sources.formats.alf import parts_of, read_alf
 from spiketok.sources.formats.phy import read_clusters
+from spiketok.sources.formats.plain import require_whole_npz
 from spiketok.sources.formats.suite2p import READ as SUITE2P_FILES
 from spiketok.sources.formats.suite2p import read_suite2p
 from spiketok.storage.causes import content_fault, raise_cause
@@ -192,6 +193,8 @@ def _read_phy(path: Path) -> _Sorted:
 def _read_extracted(path: Path, sorter: str) -> _Sorted:
     """By spikeinterface's extractor."""
     extractors = require("spikeinterface.extractors", "sorting", f"reading the output of {sorter}")
+    if sorter == "npz":
+        require_whole_npz(path)
     with _broken_as_one_line(path, sorter), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what spikeinterface says of missing tables
         sorting = _extract(extractors.sorting_extractor_full_dict[sorter], path)
