@@ -156,7 +156,7 @@ def make_shards(
             if outcome.error is not None:
                 raise outcome.error
             for done in outcome.result:
-                why = f"{done.session_id}: {'; '.join(done.notes).removeprefix(f'{done.session_id}: ')}"
+                why = _said_of(done.session_id, "; ".join(done.notes))
                 if done.state == "failed":
                     raise DataError(why)
                 if done.state == "not served":
@@ -205,8 +205,13 @@ def _not_served(workspace: Workspace, session_ids: Sequence[str], config: RunCon
             except (DataError, UnknownNameError) as error:
                 unfit[session_id] = str(error)
             else:
-                unfit |= {p.session_id: f"{p.session_id}: {p.reason}" for p in plans if p.state == "not served"}
+                unfit |= {p.session_id: _said_of(p.session_id, p.reason) for p in plans if p.state == "not served"}
     return unfit
+
+
+def _said_of(session_id: str, said: str) -> str:
+    """A reason that names its session, once."""
+    return said if said.startswith(session_id) else f"{session_id}: {said}"
 
 
 def open_shards(workspace: Workspace, session_ids: Sequence[str], config: RunConfig) -> list[SessionTokens]:

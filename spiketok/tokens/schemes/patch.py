@@ -260,7 +260,10 @@ class Patch(Scheme):
         if column is None or isinstance(column, Ragged):
             plain = sorted(name for name, c in units.columns.items() if not isinstance(c, Ragged))
             has = f"it has {', '.join(plain)}" if plain else "it has none"
-            message = f"{session_id} has no plain unit column '{self.group_by}' to group by: {has}"
+            message = (
+                f"{session_id} has no plain unit column '{self.group_by}' to group by: {has}; --set group_by= takes"
+                " all units as one group (of a model: --set model.group_by=)"
+            )
             raise NotServedError(message)
         rows: dict[str, list[int]] = {}
         for n, value in enumerate(np.asarray(column).tolist()):
