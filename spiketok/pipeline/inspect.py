@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -419,8 +420,8 @@ def _run_facts(path: Path, config: dict, state: dict | None, changed: list[Chang
     result = path / RESULT
     at_end = state is not None and state.get("step") == state.get("total_steps")
     unfinished = f"trained, and its {RESULT} is gone" if at_end else "not finished"
-    facts["state"] = "finished" if result.exists() else f"{unfinished}: run the same 'spiketok train' again"
-    if result.exists():
+    facts["state"] = "finished" if os.path.lexists(result) else f"{unfinished}: run the same 'spiketok train' again"
+    if os.path.lexists(result):  # a link to nothing is a result that is gone
         scores = _as_it_is(lambda: run_result(path), changed)["test"]
         rows = [
             {"session": name, "task": task, **_numbers(score)}
