@@ -174,6 +174,8 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         narrow = narrow_components(begun, session.tasks)
         candidate, choice, answers = search(first, other, trial, 0 if narrow else unseen.adapt.adapt_steps)
         weights = _weights(unseen, folds, answers)
+        if narrow and not (found and found.ridges):  # a start that nobody foretold, and blocks that cannot judge it
+            weights = dict.fromkeys(weights, 0.0)
         choice = replace(choice, blocks=len(folds)).written()
     else:
         candidate, choice = first[0], Choice(str(first[0]), 0)

@@ -413,6 +413,23 @@ def test_a_component_that_hardly_varies_in_all_blocks_is_named(poyo):
     assert narrow_components([{}], [task]) == ()
 
 
+def test_a_start_that_nobody_foretold_takes_no_part_where_blocks_cannot_judge(poyo, tokens, made, monkeypatch):
+    """A model without a map, in a calibration in which the behaviour hardly varies: the linear decoder alone."""
+    monkeypatch.setattr(type(poyo.model), "unit_parts", lambda model, session: [])
+
+    def how():
+        found = evaluate_transfer(
+            poyo, [tokens[IDS[2]]], protocols=["adapted"], calibration_s=6, stored=made.get, trained=lambda ids: []
+        )
+        return found.cell(IDS[2], "adapted+linear", TASK).how
+
+    monkeypatch.setattr(adapted, "mixing_weight", lambda models, linears, task: 0.4)
+    assert how()["weight"] == 0.4
+    monkeypatch.setattr(adapted, "narrow_components", lambda answers, tasks: ("hand_vel x",))
+    narrow = how()
+    assert (narrow["weight"], narrow["steps"], narrow["narrow"]) == (0.0, 0, ["hand_vel x"])
+
+
 # ---- what the map is worth ------------------------------------------------------------------------------------------
 
 
