@@ -382,6 +382,19 @@ def test_the_weight_is_that_of_the_least_error_among_many(poyo):
     np.testing.assert_allclose(mixed(models[0], linears[0], 0.0).predicted[:1], linears[0].predicted[:1])
 
 
+def test_a_gain_within_the_margin_leaves_the_linear_decoder_alone(poyo):
+    task = replace_std(poyo.tasks[0], (2.0, 60.0))
+    models, linears = zip(*(answers_of(seed) for seed in range(3)), strict=True)
+    for times, share in ((6.0, 0.138), (10.0, 0.078)):  # models that err more and more
+        worse = [replace(m, predicted=m.true + times * (m.predicted - m.true)) for m in models]
+        alone, *errors = [
+            block_errors([{task.name: mixed(m, x, w)} for m, x in zip(worse, linears, strict=True)], [task]).plain
+            for w in np.linspace(0, 1, 101)
+        ]
+        assert 1 - min(errors) / alone == pytest.approx(share, abs=0.015)
+        assert (mixing_weight(worse, linears, task) > 0) == (share > MARGIN)
+
+
 def replace_std(task, std):
     task = copy.copy(task)
     task.target = replace(task.target, std=std)
