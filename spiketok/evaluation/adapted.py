@@ -24,6 +24,7 @@ import torch
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.evaluation import adapting
 from spiketok.evaluation.adapting import (
+    MARGIN,
     SHARES,
     Candidate,
     Choice,
@@ -173,8 +174,9 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         ]
         narrow = narrow_components(begun, session.tasks)
         candidate, choice, answers = search(first, other, trial, 0 if narrow else unseen.adapt.adapt_steps)
-        weights = _weights(unseen, folds, answers)
-        if narrow and not (found and found.ridges):  # a start that nobody foretold, and blocks that cannot judge it
+        foretold = found is not None and bool(found.ridges)
+        weights = _weights(unseen, folds, answers, 0.0 if foretold else MARGIN)
+        if narrow and not foretold:  # nothing speaks for the start, and the blocks cannot judge it
             weights = dict.fromkeys(weights, 0.0)
         choice = replace(choice, blocks=len(folds)).written()
     else:
@@ -213,7 +215,9 @@ def _mixed(unseen: Unseen, task: Task, answers: Answers, weights: dict[str, floa
     return Cell(session.id, MIXED, task.name, score, "", trained, answer, how | {"weight": weight})
 
 
-def _weights(unseen: Unseen, folds: Sequence[DividedSession], answers: Sequence[dict[str, Answer]]) -> dict[str, float]:
+def _weights(
+    unseen: Unseen, folds: Sequence[DividedSession], answers: Sequence[dict[str, Answer]], margin: float
+) -> dict[str, float]:
     """By task that a ridge can answer in each block, the model's weight."""
     found = {}
     for task in unseen.session.tasks:
@@ -226,7 +230,7 @@ def _weights(unseen: Unseen, folds: Sequence[DividedSession], answers: Sequence[
         except SpiketokError:  # the row of the floor says why
             continue
         if all(len(linear.time_ns) for linear in linears):
-            found[task.name] = mixing_weight([a[task.name] for a in answers], linears, task)
+            found[task.name] = mixing_weight([a[task.name] for a in answers], linears, task, margin)
     return found
 
 

@@ -11,8 +11,8 @@ What is unusual:
 - beside each candidate stands the model half-way between its start and it (weights averaged as in WiSE-FT, Wortsman et
   al. 2022, CVPR, sec. 3): under a shift of the behaviour the mean of two that err differently errs less;
 - what is simpler stands unless the other is better by a margin: the start before half-way, half-way before all of it,
-  few steps before many, few directions before free rows before everything, the linear decoder before a mean with it.
-  The least of many noisy errors looks better than it is;
+  few steps before many, few directions before free rows before everything, and the linear decoder before a mean with a
+  model whose start no map foretold. The least of many noisy errors looks better than it is;
 - the candidates start at one rate each. The best gets another rate, and after that only the best goes on (successive
   halving); one that has stopped to gain is not followed. Beside it everything is trained for some hundred steps, since
   a model that was trained little gains late.
@@ -304,10 +304,12 @@ def mixed(model: Prediction, linear: Prediction, weight: float) -> Prediction:
     return replace(model, predicted=there + weight * (model.predicted - there))
 
 
-def mixing_weight(models: Sequence[Prediction], linears: Sequence[Prediction], task: Task) -> float:
+def mixing_weight(
+    models: Sequence[Prediction], linears: Sequence[Prediction], task: Task, margin: float = 0.0
+) -> float:
     """The weight in [0, 1] of the least squared error in the blocks, in the measure of the normalisation.
 
-    0, the linear decoder alone, where even that error is no margin below the linear decoder's.
+    0, the linear decoder alone, where even that error does not lie a margin, in share, below the linear decoder's.
     """
     product, square, alone = 0.0, 0.0, 0.0
     for model, linear in zip(models, linears, strict=True):
@@ -320,7 +322,7 @@ def mixing_weight(models: Sequence[Prediction], linears: Sequence[Prediction], t
         return 1.0
     weight = float(np.clip(product / square, 0.0, 1.0))
     together = alone - 2 * weight * product + weight**2 * square
-    return weight if _less(together, alone, MARGIN) else 0.0
+    return weight if _less(together, alone, margin) else 0.0
 
 
 def _at(answer: Prediction, time_ns: np.ndarray) -> np.ndarray:

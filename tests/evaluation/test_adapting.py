@@ -392,7 +392,8 @@ def test_a_gain_within_the_margin_leaves_the_linear_decoder_alone(poyo):
             for w in np.linspace(0, 1, 101)
         ]
         assert 1 - min(errors) / alone == pytest.approx(share, abs=0.015)
-        assert (mixing_weight(worse, linears, task) > 0) == (share > MARGIN)
+        assert (mixing_weight(worse, linears, task, MARGIN) > 0) == (share > MARGIN)
+        assert mixing_weight(worse, linears, task) > 0
 
 
 def replace_std(task, std):
@@ -436,7 +437,9 @@ def test_a_start_that_nobody_foretold_takes_no_part_where_blocks_cannot_judge(po
         )
         return found.cell(IDS[2], "adapted+linear", TASK).how
 
-    monkeypatch.setattr(adapted, "mixing_weight", lambda models, linears, task: 0.4)
+    monkeypatch.setattr(
+        adapted, "mixing_weight", lambda models, linears, task, margin: 0.4 if margin == MARGIN else 1.0
+    )
     assert how()["weight"] == 0.4
     monkeypatch.setattr(adapted, "narrow_components", lambda answers, tasks: ("hand_vel x",))
     narrow = how()
