@@ -25,6 +25,7 @@ from spiketok.cli import (
     fetch,
     generate,
     provenance,
+    score,
     splits,
     tokens,
     train,
@@ -138,6 +139,7 @@ app.command(cls=Command)(demo.demo)
 app.command(cls=Command)(generate.generate)
 app.command(cls=Command)(coupling.coupling)
 app.command(cls=Command)(choose.choose)
+app.command(cls=Command)(score.score)
 
 
 # ---- look and check -------------------------------------------------------------------------------------------------
