@@ -32,7 +32,8 @@ oracle: $(ORACLE)/ready
 
 # The Neural Latents Benchmark's own code, which needs pandas 1.3.4: built from source (a C compiler, half an hour).
 oracle-nlb: $(VENV)/ready $(NLB)/ready
-	SPIKETOK_NLB_PYTHON=$(CURDIR)/$(NLB)/bin/python $(VENV)/bin/python -m pytest -m oracle tests/sources/test_oracle_nlb.py
+	SPIKETOK_NLB_PYTHON=$(CURDIR)/$(NLB)/bin/python $(VENV)/bin/python -m pytest -m oracle \
+		tests/sources/test_oracle_nlb.py tests/evaluation/scoring/test_oracle_nlb_scorer.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spiketok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

@@ -156,7 +156,8 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="nwb, torch_brain, nlb (_20, _test, _test_20), falcon, ndt_h5 or lfads_h5; a run: nlb, nlb_test.",
+            help="nwb, torch_brain, nlb (_20, _test, _test_20), falcon, ndt_h5 or lfads_h5; a run: nlb, nlb_test, "
+            "falcon_container.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder; a session goes to DATASET/SESSION in it.")],
@@ -168,7 +169,7 @@ def export(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Write stored sessions in another format; what the format cannot hold is told. Of a run: its rates, for NLB."""
+    """Write stored sessions in another format; what it cannot hold is told. Of a run: NLB rates, FALCON's container."""
     from spiketok.pipeline.export import export_session, exporter_of, find_exported
     from spiketok.pipeline.jobs import describe
     from spiketok.settings import merge, parse_assignment
@@ -181,8 +182,12 @@ def export(
         if len(sessions) > 1:
             message = f"{runs[0].name} is a run: export it alone"
             raise UsageError(message)
-        _export_rates(workspace, runs[0], to, out, overwrite, as_json)
+        write = _export_container if to == "falcon_container" else _export_rates
+        write(workspace, runs[0], to, out, overwrite, as_json)
         return
+    if to == "falcon_container":
+        message = "--to falcon_container packs a run, not sessions: name a run's folder"
+        raise UsageError(message)
     settings: dict[str, object] = {}
     for text in assignments or ():
         settings = merge(settings, parse_assignment(text, "--set"))
@@ -215,6 +220,18 @@ def export(
         raise typer.Exit(1)
 
 
+def _export_container(workspace: Workspace, folder: Path, to: str, out: Path, overwrite: bool, as_json: bool) -> None:
+    """A folder from which docker builds a submission to FALCON's server."""
+    require("torch", "train", "a decoder of a run")
+    from spiketok.evaluation.falcon_container import write_container
+
+    done = write_container(folder, out, overwrite=overwrite, root=workspace.root)
+    for line in done.remarks:
+        say(f"{folder.name}: {line}")
+    row = {"run": folder.name, "task": done.task, "state": done.state, "folder": done.path, "bytes": done.nbytes}
+    print_rows("packed for FALCON", [row], as_json)
+
+
 def _export_rates(workspace: Workspace, folder: Path, to: str, out: Path, overwrite: bool, as_json: bool) -> None:
     """The rates of a population run as the benchmark's evaluation reads them; of the valid split its scores too."""
     require("torch", "train", "the rates of a run")
@@ -224,7 +241,10 @@ def _export_rates(workspace: Workspace, folder: Path, to: str, out: Path, overwr
 
     splits = {"nlb": "valid", "nlb_test": "test"}
     if to not in splits:
-        message = f"a run is exported --to {' or '.join(splits)} (its bins are those of the run), not --to {to}"
+        message = (
+            f"a run is exported --to {' or '.join(splits)} (its bins are those of the run), or falcon_container; not "
+            f"--to {to}"
+        )
         raise UsageError(message)
     run = load_run(folder)
     rows = []

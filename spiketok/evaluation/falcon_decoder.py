@@ -234,12 +234,7 @@ def falcon_decoder(
             raise DataError(message) from error
 
     sessions: dict[str, SessionTokens] = {}
-    for session in loaded.trained_on:
-        if not run_inputs(loaded.config).keys() <= session.shards.keys():
-            continue  # of the run that this one started from, which had other tasks
-        tokens = _open(loaded, session, workspace)
-        if TARGETS[task] not in tokens.info.signals:
-            continue  # of another set
+    for session, tokens in trained_sessions(loaded, task, workspace):
         tag = tag_of(PurePosixPath(session.source["file"]).name)
         if tag in sessions:
             message = f"{sessions[tag].id} and {session.id} have one tag, '{tag}': train on one of the two"
@@ -248,6 +243,22 @@ def falcon_decoder(
     decoder = FalconDecoder(loaded, sessions, task, batch_size=batch_size, tag_of=tag_of)
     decoder.require(files)
     return decoder
+
+
+def trained_sessions(run: Run, task: str, workspace: Workspace) -> list[tuple[TrainedSession, SessionTokens]]:
+    """The sessions with a task's target that a run was trained on, and their shards in a workspace.
+
+    Raises:
+        ArtefactError: a shard is not there, or not the one that the run was trained on.
+    """
+    found = []
+    for session in run.trained_on:
+        if not run_inputs(run.config).keys() <= session.shards.keys():
+            continue  # of the run that this one started from, which had other tasks
+        tokens = _open(run, session, workspace)
+        if TARGETS[task] in tokens.info.signals:  # else of another set
+            found.append((session, tokens))
+    return found
 
 
 # ---- a run, bin by bin ----------------------------------------------------------------------------------------------

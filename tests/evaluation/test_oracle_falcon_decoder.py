@@ -6,8 +6,11 @@ so that an answer that comes a bin late or to another session's rows costs score
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,9 @@ import numpy as np
 import pytest
 
 from spiketok.errors import DataError
+from spiketok.evaluation.falcon_container import write_container
 from spiketok.evaluation.falcon_decoder import falcon_decoder
+from spiketok.evaluation.scoring.falcon import FalconScorer
 from spiketok.pipeline.export.falcon_tensors import TARGETS, falcon_tensors, smooth_causal
 from spiketok.pipeline.ingest import ingest
 from spiketok.recording.metrics import r2_variance_weighted
@@ -107,6 +112,11 @@ def test_m1_is_scored_as_we_score_it(model, m1, tmp_path, monkeypatch):
     together = falcon_decoder(run.path, "m1", batch_size=4, files=files)
     scores, said, true = evaluated(evaluator, together, tmp_path, monkeypatch)
     assert set(said) == set(M1_DAYS)
+    (row,) = FalconScorer().table(tmp_path / "said.pkl", tmp_path / "true.pkl").rows
+    assert {f"Held In {name}": row[name] for name in ("R2 Mean", "R2 Std.")} == pytest.approx(
+        {name: value for name, value in scores.items() if name != "Normalized Latency"}, abs=1e-9
+    ), "our scorer's table is the evaluator's"
+    assert FalconScorer().check(tmp_path / "said.pkl", tmp_path / "true.pkl") == []
     r2 = []
     for day in M1_DAYS:
         mask = true[day]["mask"]
@@ -145,6 +155,33 @@ def test_other_tasks_are_predicted_as_offline(task, model, tmp_path):
         (tag,) = decoder.require([file])
         expected = offline_of(run, decoder.sessions[tag].id, file, task, tmp_path / "counted" / tag)
         assert distance(run, said[tag], expected) <= 1e-5
+
+
+def test_the_container_s_entry_script_writes_the_same_files(m1, tmp_path, monkeypatch):
+    """As a process of its own, from the folder that the image is made of, moved, and from nothing else."""
+    from falcon_challenge.evaluator import FalconEvaluator
+
+    workspace, data = m1
+    monkeypatch.setenv("EVAL_DATA_PATH", str(data))
+    run = trained(workspace, "falcon_m1", "linear", "m1")
+    evaluator = FalconEvaluator(split="m1", dataloader_workers=0)
+    evaluated(evaluator, falcon_decoder(run.path, "m1", batch_size=2), tmp_path, monkeypatch)
+    packed = write_container(run.path, tmp_path / "packed")
+    assert "it knows no session of 20121004, 20121017, 20121024" in packed.remarks[1]
+    folder = Path(shutil.move(packed.path, tmp_path / "moved"))
+    wanted = {"EVALUATION_LOC": "local", "PHASE": "minival", "BATCH_SIZE": "2", "EVAL_DATA_PATH": str(data)}
+    wanted |= {"PREDICTION_PATH_LOCAL": str(tmp_path / "own.pkl"), "GT_PATH": str(tmp_path / "own_gt.pkl")}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | wanted
+    said = subprocess.run(
+        [sys.executable, str(folder / "evaluate.py")], cwd="/", env=environment, capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr[-2000:]
+    pairs = [(tmp_path / f"{a}.pkl", tmp_path / f"{b}.pkl") for a, b in (("said", "true"), ("own", "own_gt"))]
+    first, second = (FalconScorer().table(*pair).rows[0] for pair in pairs)
+    assert {k: v for k, v in first.items() if k not in ("file", "Normalized Latency")} == {
+        k: v for k, v in second.items() if k not in ("file", "Normalized Latency")
+    }
+    assert 0 < second["R2 Mean"] < 1
 
 
 def test_a_file_without_a_session_is_told_before_anything_is_decoded(m1, tmp_path):

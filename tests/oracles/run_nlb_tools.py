@@ -3,6 +3,7 @@
     OLD_PYTHON tests/oracles/run_nlb_tools.py FOLDER OUT.npz TWIST         write the fourteen files, then their tensors
     OLD_PYTHON tests/oracles/run_nlb_tools.py --file FILE NAME OUT.npz     the test split's input of one file
     OLD_PYTHON tests/oracles/run_nlb_tools.py --metrics OUT.npz            its scores of made-up rates and spikes
+    OLD_PYTHON tests/oracles/run_nlb_tools.py --evaluate TRUTH.h5 RATES.h5 OUT.json     its server's table
     OLD_PYTHON tests/oracles/run_nlb_tools.py --golden OUT.npz FOLDER      the part that tests/golden/nlb keeps
 
 Keys of the output: ``<set>/<bin>/<which>/<nlb_tools' own key>``; lists of rows as one array a condition, ``.../<k>``.
@@ -10,6 +11,7 @@ Keys of the output: ``<set>/<bin>/<which>/<nlb_tools' own key>``; lists of rows 
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -99,6 +101,14 @@ def metrics(out: str) -> None:
     np.savez_compressed(out, **found)
 
 
+def table(truth: str, rates: str, out: str) -> None:
+    from nlb_tools.evaluation import evaluate
+
+    found = {split: numbers for one in evaluate(truth, rates) for split, numbers in one.items()}
+    plain = {split: {name: float(value) for name, value in numbers.items()} for split, numbers in found.items()}
+    Path(out).write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
+
+
 def golden_part(found: dict) -> dict[str, dict]:
     """What the repository keeps of the tensors, by set: all spikes (uint8, 255 for nan), less of what is real."""
     out: dict[str, dict] = {}
@@ -128,6 +138,8 @@ def main(arguments: list[str]) -> None:
         one_file(*arguments[1:])
     elif arguments[0] == "--metrics":
         metrics(*arguments[1:])
+    elif arguments[0] == "--evaluate":
+        table(*arguments[1:])
     elif arguments[0] == "--golden":
         keep_golden(*arguments[1:])
     else:
