@@ -71,9 +71,7 @@ def score(
     else:
         say("no rule is broken")
     if table is not None:
-        show_rows(f"{suite}: {predictions.name}", table.columns, table.rows)
-        for note in table.notes:
-            show(note)
+        _show_table(f"{suite}: {predictions.name}", table)
 
 
 def _versions(text: str) -> tuple[str, str]:
@@ -99,6 +97,18 @@ def _show_broken(broken: list[Broken]) -> None:
             show(f"      {place}")
         if len(where) > MOST_PLACES:
             show(f"      and {len(where) - MOST_PLACES} more, all of which --json FILE names")
+
+
+def _show_table(title: str, table: ScoreTable) -> None:
+    """On a terminal a table a label, which leaves room for the names; else one, with all columns."""
+    if "label" in table.columns and sys.stdout.isatty():
+        columns = [name for name in table.columns if name != "label"]
+        for label in dict.fromkeys(row["label"] for row in table.rows):
+            show_rows(f"{title}: {label}", columns, [row for row in table.rows if row["label"] == label])
+    else:
+        show_rows(title, table.columns, table.rows)
+    for note in table.notes:
+        show(note)
 
 
 def _row(one: Broken) -> dict[str, str]:

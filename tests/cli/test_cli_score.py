@@ -34,11 +34,11 @@ def test_a_submission_that_is_taken_has_its_table(whole, tmp_path):
     words = (whole / "predictions", "--suite", "bwb", "--truth", whole / "truth")
     done = spiketok(tmp_path, "score", *words, "--json", tmp_path / "told.json")
     header, row = (line.split("\t") for line in done.stdout.splitlines())
-    assert header == ["task", "metric", "mean", "SEM", "seeds", "sessions"]
+    assert header == ["task", "metric", "mean", "SEM", "seeds"]
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["suite"] == "bwb" and told["broken"] == []
     (kept,) = told["table"]["rows"]
-    assert row == [FORECAST, "poisson_d2", f"{kept['mean']:.3f}", f"{kept['SEM']:.3f}", "3", "2"]
+    assert row == [FORECAST, "poisson_d2", f"{kept['mean']:.3f}", f"{kept['SEM']:.3f}", "3"]
     assert "no rule is broken" in done.stderr
 
 

@@ -16,7 +16,15 @@ import numpy as np
 
 from spiketok.errors import DataError, UsageError
 from spiketok.evaluation.scoring.base import Broken, ScoreTable
-from spiketok.evaluation.scoring.bwb_files import ALL_RECORDINGS, TASKS, BwbTask, read_header, task_of, truth_path
+from spiketok.evaluation.scoring.bwb_files import (
+    ALL_RECORDINGS,
+    TASKS,
+    BwbTask,
+    read_header,
+    task_of,
+    truth_path,
+    truth_recordings,
+)
 from spiketok.evaluation.scoring.bwb_metrics import score_file
 from spiketok.evaluation.scoring.bwb_rules import check_submission
 from spiketok.evaluation.scoring.ranks import Summary, step_down_ranks
@@ -83,9 +91,10 @@ class BwbScorer:
             raise DataError(message)
         places, incomplete = ranked(aggregate(scores)) if self.compare else ({}, [])
         rows = _rows(scores, places, self.all_metrics)
-        columns = ("task", "metric", "mean", "SEM", "seeds", "sessions")
+        columns = ("task", "metric", "mean", "SEM", "seeds")
         columns = ("label", *columns, "rank") if self.compare else columns
-        return ScoreTable(columns, [{name: row.get(name) for name in columns} for row in rows], (*notes, *incomplete))
+        notes = (*notes, *_few(scores, truth), *incomplete)
+        return ScoreTable(columns, [{name: row.get(name) for name in columns} for row in rows], notes)
 
 
 def submission(predictions: Path) -> tuple[Path, list[Path]]:
@@ -220,9 +229,6 @@ def _rows(scores: Scores, places: Mapping[str, Mapping[str, float]], all_metrics
     """The table's lines, by label and then by task in the benchmark's order; with ranks, their mean at last."""
     rows = []
     summaries = over_seeds(scores)
-    recordings = defaultdict(set)
-    for key in scores:
-        recordings[key.label, key.task].add(key.recording)
     for label in sorted({key.label for key in scores}):
         tasks = [task for task in TASKS if (label, task) in summaries]
         for task in tasks:
@@ -230,12 +236,24 @@ def _rows(scores: Scores, places: Mapping[str, Mapping[str, float]], all_metrics
             for name in _in_order(summaries[label, task], primary, all_metrics):
                 own = summaries[label, task][name]
                 row = {"label": label, "task": task, "metric": name, "mean": own.mean, "SEM": own.sem, "seeds": own.n}
-                row["sessions"] = len(recordings[label, task]) if TASKS[task].has_recording else None
                 rows.append(row | ({"rank": places[task][label]} if places and name == primary else {}))
         if places:
             rows.append({"label": label, "task": "all", "metric": "mean rank"})
             rows[-1]["rank"] = float(np.mean([places[task][label] for task in tasks]))
     return rows
+
+
+def _few(scores: Scores, truth: Path) -> list[str]:
+    """A line for each label and task that is not scored on every recording that has a truth."""
+    recordings = defaultdict(set)
+    for key in scores:
+        recordings[key.label, key.task].add(key.recording)
+    lines = []
+    for (label, task), own in recordings.items():
+        known = len(truth_recordings(truth, task))
+        if TASKS[task].has_recording and len(own) < known:
+            lines.append(f"{label}: {task} is scored on {len(own)} of {known} recordings that have a truth")
+    return lines
 
 
 def _in_order(names: Iterable[str], primary: str, all_metrics: bool) -> list[str]:

@@ -257,6 +257,11 @@ def truth_path(root: Path, task: str, recording: str = "") -> Path:
     return Path(root) / task / recording / TRUTH
 
 
+def truth_recordings(root: Path, task: str) -> set[str]:
+    """The recordings that have a truth of a task."""
+    return {path.parent.name for path in (Path(root) / task).glob(f"*/{TRUTH}")}
+
+
 def pack_ids(ids: Iterable[str]) -> np.ndarray:
     """Ids as uint8 ``[n, width]``, filled up with NUL; width is the longest id's.
 

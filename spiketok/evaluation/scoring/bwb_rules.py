@@ -42,12 +42,12 @@ from spiketok.evaluation.scoring.base import Broken
 from spiketok.evaluation.scoring.bwb_files import (
     REGIONS,
     TASKS,
-    TRUTH,
     UNIT_FILTERING,
     BwbTask,
     read_header,
     read_tensors,
     truth_path,
+    truth_recordings,
     unpack_ids,
 )
 
@@ -175,7 +175,7 @@ def _of_the_whole(submitted: Sequence[Submitted], truth: Path | None, determinis
             broken += [Broken(rule, WHOLE, session, message) for rule, session, message in _seed_faults(task, of)]
         if truth is None or not TASKS[task].has_recording:
             continue
-        known = {path.parent.name for path in (Path(truth) / task).glob(f"*/{TRUTH}")}
+        known = truth_recordings(truth, task)
         for session in sorted(known - set(of)):
             message = f"{task} has no prediction of it: {len(of)} of {len(known)} recordings with a truth are there"
             broken.append(Broken("E104", WHOLE, session, message))

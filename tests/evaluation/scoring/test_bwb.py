@@ -86,9 +86,9 @@ def own(whole, tmp_path):
 
 def test_the_table_has_a_line_a_task(own):
     table = BwbScorer().table(own / "predictions", own / "truth")
-    assert table.columns == ("task", "metric", "mean", "SEM", "seeds", "sessions")
+    assert table.columns == ("task", "metric", "mean", "SEM", "seeds")
     (row,) = table.rows
-    assert (row["task"], row["metric"], row["seeds"], row["sessions"]) == (FORECAST, "poisson_d2", 3, 2)
+    assert (row["task"], row["metric"], row["seeds"]) == (FORECAST, "poisson_d2", 3)
     assert 0 < row["mean"] < 1 and 0 < row["SEM"] < 0.1 and table.notes == ()
     every = BwbScorer(all_metrics=True).table(own / "predictions", own / "truth")
     assert [row["metric"] for row in every.rows] == ["poisson_d2", "bps"]
@@ -97,13 +97,13 @@ def test_the_table_has_a_line_a_task(own):
 
 def test_a_file_that_cannot_be_scored_is_left_out_and_named(own):
     change(file_of(own / "predictions", FORECAST), lambda held: held.update(predictions=held["predictions"][..., :5]))
-    file_of(own / "predictions", FORECAST, session=SESSIONS[1]).unlink()
-    shutil.move(own / "truth" / FORECAST / SESSIONS[1], own / "elsewhere")
+    shutil.move(own / "truth" / FORECAST / SESSIONS[1], own / "truth" / FORECAST / "another")
     table = BwbScorer().table(own / "predictions", own / "truth")
-    assert table.rows[0]["seeds"] == 2 and table.rows[0]["sessions"] == 1
-    assert len(table.notes) == 3
+    assert table.rows[0]["seeds"] == 2
+    assert len(table.notes) == 5
     assert "seed_43.safetensors: left out: predictions of the common windows have shape [8, 5, 5]" in table.notes[0]
-    assert "left out: there is no truth ts2-forecasting" in table.notes[1]
+    assert all("left out: there is no truth ts2-forecasting" in note for note in table.notes[1:4])
+    assert table.notes[4] == "model: ts2-forecasting is scored on 1 of 2 recordings that have a truth"
 
 
 def test_scores_below_zero_are_clipped_before_the_mean():
