@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,8 +64,9 @@ def score(
         _write(json_file, suite, broken, table)
     if broken:
         _show_broken(broken)
-        rules = sorted({one.rule for one in broken})
-        say(f"{len(broken)} times a rule is broken ({', '.join(rules)}): {suite} would not take this")
+        rules = Counter(one.rule for one in broken)
+        told = ", ".join(f"{rule} ({n})" for rule, n in sorted(rules.items()))
+        say(f"rules are broken: {told}: {suite} would not take this")
         raise typer.Exit(1)
     if truth is None:
         say("no rule is broken of those that need no targets: --truth asks the others and gives the table")

@@ -50,7 +50,7 @@ def test_a_broken_rule_is_told_with_file_session_and_fact_and_ends_with_1(whole,
     assert header == ["rule", "file", "session", "fact"]
     assert row[:3] == ["E109", f"model/{FORECAST}/{SESSIONS[0]}/seed_43.safetensors", SESSIONS[0]]
     assert row[3] == "unit_filtering is 'all_units', ts2-forecasting takes selected_units alone"
-    assert "1 times a rule is broken (E109): bwb would not take this" in done.stderr
+    assert "rules are broken: E109 (1): bwb would not take this" in done.stderr
     told = json.loads((root / "told.json").read_text())
     assert told["table"] is None and told["broken"] == [dict(zip(header, row, strict=True))]
 
@@ -65,6 +65,7 @@ def test_rules_alone_need_no_truth_and_a_table_does(whole, tmp_path):
         assert done.stdout == "" and told in done.stderr
 
 
+@pytest.mark.long
 def test_a_zip_is_taken_as_its_folder_is(whole, tmp_path):
     archive = Path(shutil.make_archive(str(tmp_path / "mine"), "zip", whole / "predictions"))
     words = ("--suite", "bwb", "--truth", whole / "truth")
@@ -75,6 +76,7 @@ def test_a_zip_is_taken_as_its_folder_is(whole, tmp_path):
     assert "'notes.txt' is no prediction" in spiketok(tmp_path, "score", archive, *words, code=1).stdout
 
 
+@pytest.mark.long
 def test_zips_that_lead_elsewhere_or_are_cut_are_refused(whole, tmp_path):
     bad, cut = tmp_path / "bad.zip", tmp_path / "cut.zip"
     with zipfile.ZipFile(bad, "w") as members:
@@ -87,6 +89,7 @@ def test_zips_that_lead_elsewhere_or_are_cut_are_refused(whole, tmp_path):
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
+@pytest.mark.long
 def test_labels_are_compared_on_request(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     write_submission(tmp_path, "worse", skill=0.2, tasks=(FORECAST,))
@@ -102,6 +105,7 @@ def test_labels_are_compared_on_request(whole, tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_scores_that_are_no_number_are_words_in_the_json(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "truth").rglob("*.safetensors"):
