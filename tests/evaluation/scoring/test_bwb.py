@@ -9,10 +9,10 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok.errors import DataError, UsageError
-from spiketok.evaluation.scoring.bwb import BwbScorer, aggregate, over_seeds, ranked, score_folder
+from spiketok.evaluation.scoring.bwb import BwbScorer, Key, aggregate, over_seeds, ranked, score_folder
 from spiketok.evaluation.scoring.bwb_files import ALL_RECORDINGS, TASKS
 from spiketok.evaluation.scoring.ranks import Summary
-from tests.evaluation.scoring.golden import GOLDEN, answers, far, needs_golden
+from tests.evaluation.scoring.golden import GOLDEN, answers, cases, far, needs_golden, number
 from tests.evaluation.scoring.submissions import CHOICE, FORECAST, SESSIONS, change, file_of, write_submission
 
 EXACT = 1e-6
@@ -27,7 +27,8 @@ def summaries_apart(own: dict[str, Summary], recorded: dict[str, list]) -> float
     assert set(own) == set(recorded)
     pairs = [(own[name], recorded[name]) for name in own]
     assert all(one.n == other[2] and (one.sem is None) == (other[1] is None) for one, other in pairs)
-    return max(max(far(one.mean, other[0]), far(one.sem, other[1])) for one, other in pairs)
+    means = [far(one.mean, other[0]) for one, other in pairs]
+    return max(means + [far(one.sem, other[1]) for one, other in pairs if one.sem is not None])
 
 
 @needs_golden
@@ -52,6 +53,21 @@ def test_aggregates_of_a_tree_are_the_references(tree):
     places, remarks = ranked(aggregate(tree[0]))
     assert places == golden["rank_step_down"]
     assert remarks == []
+
+
+@needs_golden
+@pytest.mark.parametrize("name", cases("ranks.json"))
+def test_aggregates_and_ranks_of_recorded_scores_are_the_references(name):
+    case = cases("ranks.json")[name]
+    raw = {
+        Key(*key) if len(key) == 4 else Key(*key[:2], ALL_RECORDINGS, key[2]): {m: number(v) for m, v in value.items()}
+        for key, value in case["raw"]
+    }
+    for own, recorded in ((aggregate(raw), case["aggregate"]), (over_seeds(raw), case["over_seeds"])):
+        assert max(summaries_apart(of, recorded["|".join(key)]) for key, of in own.items()) <= EXACT
+        assert len(own) == len(recorded)
+    places, remarks = ranked(aggregate(raw))
+    assert places == case["step_down"] and len(remarks) == len(case["warnings"])
 
 
 @needs_golden
@@ -107,8 +123,6 @@ def test_a_file_that_cannot_be_scored_is_left_out_and_named(own):
 
 
 def test_scores_below_zero_are_clipped_before_the_mean():
-    from spiketok.evaluation.scoring.bwb import Key
-
     scores = {Key("m", FORECAST, "a", k): {"poisson_d2": value, "bps": value} for k, value in enumerate((-3.0, 0.5))}
     (summary,) = over_seeds(scores).values()
     assert summary["poisson_d2"].mean == 0.25
