@@ -307,7 +307,7 @@ def test_cut_off_or_changed_anywhere_it_is_told_or_read(tmp_path):
     """No byte of a file makes it do anything else than give plain values or a fault."""
     whole = pickle.dumps({"m1": {"a": np.arange(5.0), "b": [["x"]], LATENCY: np.float64(1)}})
     path, rng = tmp_path / "x.pkl", np.random.default_rng(0)
-    for k in range(0, len(whole), 3):
+    for k in range(0, len(whole), 5):
         changed = bytearray(whole)
         changed[k] = int(rng.integers(256))
         for content in (whole[:k], bytes(changed)):
