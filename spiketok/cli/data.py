@@ -141,7 +141,8 @@ def wanted_settings(
 
 def ingest(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="NWB files, and folders of them, here or at URLs (s3://...).")
+        list[str],
+        typer.Argument(metavar="PATH...", help="NWB or torch_brain files, folders of NWB, here or at URLs (s3://...)."),
     ],
     dataset: Annotated[
         str,
@@ -189,7 +190,7 @@ def ingest(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Normalize NWB files, or the output of a spike sorter, into the store."""
+    """Normalize NWB or torch_brain files, or the output of a spike sorter, into the store."""
     for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
         if name is not None:
             require_name(name, option)

@@ -20,6 +20,7 @@ from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameEr
 from spiketok.pipeline.admission import Ingested, admitted, gate, ingested
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
+from spiketok.pipeline.readers import READER, SORTED, as_found, digest_of, files_read, reader_of
 from spiketok.recording.joining_time import join_files
 from spiketok.recording.masking import mask_time
 from spiketok.recording.nouns import Finding, Session, Source
@@ -28,15 +29,13 @@ from spiketok.recording.quality import apply_unit_settings
 from spiketok.recording.splits import with_stored_sets
 from spiketok.recording.steps import apply_steps
 from spiketok.storage.causes import content_fault, raise_cause
-from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_file, sha256_source, source_bytes, write_json
+from spiketok.storage.files import WIP, clean_leftovers, read_json, sha256_file, source_bytes, write_json
 from spiketok.storage.locks import beside, locked, session_lock
 from spiketok.storage.names import folded, safe_name, twin_of
 from spiketok.storage.remote import RemotePath, local_copy, place
 from spiketok.storage.store import holds_session, read_attributes, session_place, write_session
 from spiketok.storage.workspace import Workspace
 
-READER = {"reader": "nwb", "reader_version": 2}
-SORTED = "sorter"  # the reader of sorter output, see spiketok.sources.formats.sorting
 NO_RULES = "none"
 FOLDERS = (".nwb", ".nwb.zarr")  # a folder with such a name is one source: zarr arrays
 
@@ -107,6 +106,8 @@ def _other_reader(path: Path | RemotePath) -> str:
     from spiketok.sources.formats.sorting import looks_like
 
     sorter = looks_like(path) if isinstance(path, Path) else ""
+    if not sorter and any(True for suffix in (".h5", ".hdf5") for _ in path.rglob(f"*{suffix}")):
+        return f", but HDF5 files: name them (spiketok ingest {path}/*.h5), or their dataset by --dataset NAME"
     return f", but what looks like {sorter}: add --sorter {sorter}" if sorter else ""
 
 
@@ -220,7 +221,7 @@ def normalize(
     from spiketok.sources.catalogue.base import read_nwb_file
 
     rules = RULES[settings.get("rules", "")]
-    read = _read_sorted(settings) if settings.get("reader") == SORTED else rules.read
+    read = reader_of(settings) or rules.read
     if read is read_nwb_file:
         stated = {"time_unit": settings.get("time_unit"), "restarts": settings.get("restarts", ())}
         stated |= {"units_path": settings.get("units", ""), "is_part": bool(settings.get("merge"))}
@@ -274,31 +275,6 @@ def _require_stated(parts: Sequence[Session], settings: Mapping[str, object], se
         if not any(what.split("/")[-1] in (name, name.split(".")[-1]) for name in held):
             message = f"{session_id}: a time unit is stated of '{what}', which none of its files has"
             raise UsageError(message)
-
-
-def _read_sorted(settings: Mapping[str, object]) -> Callable[[Path, str, Source], Session]:
-    from spiketok.sources.formats.sorting import read_sorting
-
-    return partial(
-        read_sorting,
-        sorter=str(settings["sorter"]),
-        start_s=float(settings["start_s"]),
-        frame_rate_hz=settings.get("frame_rate_hz"),
-        time_unit=settings.get("time_unit"),
-    )
-
-
-def digest_of(file: Path, settings: Mapping[str, object]) -> str:
-    """The sha256 of a source: of a folder, over the files that a session with these settings is made of."""
-    return sha256_source(file, _files_read(settings))
-
-
-def _files_read(settings: Mapping[str, object]) -> Callable[[str], bool] | None:
-    if settings.get("reader") != SORTED:
-        return None
-    from spiketok.sources.formats.sorting import files_read
-
-    return files_read(settings)
 
 
 def ingest(
@@ -375,6 +351,7 @@ def ingest_group(
     with ExitStack() as stack:
         files = [stack.enter_context(local_copy(path, workspace.root)) for path in group.files]
         before = [_state_of(file) for file in files]
+        settings = settings if group.rules else as_found(group.files, files, settings)
         digests = [digest_of(file, settings) if file.is_file() or file.is_dir() else "" for file in files]
         done = stored_from(target, group, digests, with_stored_splits(target, settings))
         if done is not None:
@@ -385,7 +362,7 @@ def ingest_group(
         if done is not None:
             return done
         state = "replaced" if holds_session(target) else "new"
-        read = _files_read(settings)
+        read = files_read(settings)
         sources = [_source(path, file, d, read) for path, file, d in zip(group.files, files, digests, strict=True)]
         with session_place(into or target) as folder:
             _make_isolated(group, files, before, sources, settings, folder)

@@ -188,9 +188,17 @@ def _load(path: Path, kind: str) -> Session:
     if kind == "session":
         return read_session(path)
     from spiketok.sources.formats.nwb import read_nwb
+    from spiketok.sources.formats.torch_brain import read_torch_brain
 
     digest = sha256_source(path) if path.is_file() or path.is_dir() else ""
-    return read_nwb(path, f"file/{path.stem}", Source(path.name, digest, source_bytes(path) if digest else 0))
+    read = read_torch_brain if _is_torch_brain(path) else read_nwb
+    return read(path, f"file/{path.stem}", Source(path.name, digest, source_bytes(path) if digest else 0))
+
+
+def _is_torch_brain(path: Path) -> bool:
+    from spiketok.sources.formats.torch_brain import SUFFIXES, is_torch_brain
+
+    return path.suffix.lower() in SUFFIXES and is_torch_brain(path)
 
 
 def _describe_session(path: Path) -> Description:
@@ -198,7 +206,7 @@ def _describe_session(path: Path) -> Description:
 
 
 def _describe_nwb(path: Path) -> Description:
-    return _session_facts(_load(path, "nwb"), "nwb", None)
+    return _session_facts(_load(path, "nwb"), "torch_brain" if _is_torch_brain(path) else "nwb", None)
 
 
 def _session_facts(session: Session, kind: str, attributes: dict | None) -> Description:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 from spiketok.errors import ArtefactError, ChangedError, FetchError, SourceError, SpiketokError, UsageError
-from spiketok.pipeline.ingest import digest_of, linked_differences, recorded_paths
+from spiketok.pipeline.ingest import linked_differences, recorded_paths
 from spiketok.pipeline.inspect import kind_of, report_file
 from spiketok.pipeline.jobs import describe
+from spiketok.pipeline.readers import digest_of
 from spiketok.pipeline.verify import compare_made
 from spiketok.recording.nouns import Session, Source
 from spiketok.storage.files import below, read_json, read_signed, sha256_file

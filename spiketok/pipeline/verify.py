@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from spiketok.errors import ArtefactError
-from spiketok.pipeline.ingest import READER, digest_of, linked_differences, normalize, recorded_paths, source_paths
+from spiketok.pipeline.ingest import linked_differences, normalize, recorded_paths, source_paths
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
+from spiketok.pipeline.readers import READER, digest_of
 from spiketok.recording.nouns import Session
 from spiketok.storage.files import read_signed, source_bytes
 from spiketok.storage.remote import local_copy

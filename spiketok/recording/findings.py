@@ -78,6 +78,7 @@ TABLE: dict[str, Rating] = {
     "units-elsewhere": Rating(INFO),
     "units-unmatched": Rating(WARNING),
     "clusters-undescribed": Rating(WARNING),
+    "units-undescribed": Rating(WARNING),
     "sortings-other": Rating(WARNING),
     "sorter-tables-differ": Rating(WARNING),
     "sorter-table-rows": Rating(WARNING),
@@ -108,6 +109,7 @@ TABLE: dict[str, Rating] = {
     "signal-transposed": _of_signal(WARNING, "it was read with components first"),
     "signal-conversion": _of_signal(WARNING, "its conversion was no number and is taken as 1"),
     "signal-not-finite": _of_signal(INFO, "samples that are not finite are not scored"),
+    "signal-gaps": _of_signal(INFO, "samples in gaps of its domain are not scored"),
     "signal-beyond": _of_signal(WARNING, "samples lie over a day from all spikes and trials"),
     "samples-outside-dropped": _of_signal(WARNING, "samples outside of the observed time are gone"),
     "events-outside-trials": Rating(WARNING),
@@ -177,6 +179,8 @@ TABLE: dict[str, Rating] = {
     "steinmetz-rate": Rating(INFO),
     "steinmetz-region": Rating(INFO),
     "steinmetz-waveform-duration": Rating(WARNING),
+    "bwb-build": Rating(WARNING),
+    "bwb-behaviours": Rating(INFO),
 }
 UNKNOWN = Rating(WARNING)
 

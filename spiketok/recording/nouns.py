@@ -395,7 +395,7 @@ class Source:
         record = re.search(r"10\.5281/zenodo\.(\d+)", self.citation)
         if record:
             return f"zenodo:{record[1]}"
-        return self.citation if re.fullmatch(r"https?://\S+", self.citation) else ""
+        return self.citation if re.fullmatch(r"(https?|s3)://\S+", self.citation) else ""
 
 
 @dataclass(frozen=True, eq=False)

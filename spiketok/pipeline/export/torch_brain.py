@@ -6,6 +6,7 @@
     <signal>                      IrregularTimeSeries: timestamps, value [T, C] (NaN where not valid)
     trials, <table>               Interval: start, end, and every plain column
     domain, observed, train_domain, valid_domain, test_domain ...    Interval
+    spiketok                      Data: the rest of the session, see ``sources.formats.torch_brain_own``
 
 The layout is torch_brain's own: each group says its class in the attribute ``object``, texts are fixed-length ASCII and
 are named in ``_unicode_keys``, times are float64 seconds and are named in ``timekeys``, and a time series has the row
@@ -18,6 +19,7 @@ whose name ends in ``_time``: they move with a slice, as start and end do.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -30,6 +32,8 @@ from spiketok import __version__
 from spiketok.errors import DataError
 from spiketok.pipeline.export.base import Exporter, origin_text
 from spiketok.recording.nouns import NS_PER_S, Intervals, Ragged, Session, Signal
+from spiketok.sources.formats.torch_brain_own import OWN as OWN_GROUP
+from spiketok.sources.formats.torch_brain_own import facts_of
 from spiketok.storage.hdf5 import writing_hdf5
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 TIME_SUFFIX = "_time"
 DAY_NS = 24 * 3600 * NS_PER_S
 MOST_SECONDS = 10**7  # 115 days: the layout has a row for each second
-OWN = frozenset({"brainset", "subject", "session", "units", "spikes", "domain", "observed", "file"})
+OWN = frozenset({"brainset", "subject", "session", "units", "spikes", "domain", "observed", "file", OWN_GROUP})
 
 
 def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
@@ -72,19 +76,27 @@ def write_torch_brain(session: Session, digest: str, path: Path) -> list[str]:
         spikes = session.spikes
         whole = Intervals([session.start_ns], [session.stop_ns])
         columns = {"unit_index": spikes.unit.astype(np.int64)}
-        _write_series(file.create_group("spikes"), spikes.time_ns, columns, whole)
+        _write_series(file.create_group("spikes"), spikes.time_ns, columns, whole, remarks)
         observed = session.observed if len(session.observed) else whole
         _write_interval(file.create_group("domain"), observed.union(), "domain", remarks)
         _write_interval(file.create_group("observed"), session.observed.union(), "observed", remarks)
         taken = set(OWN)
+        keys: dict[str, dict[str, str]] = {"domains": {}, "tables": {}, "signals": {}}
+
+        def new_key(kind: str, name: str) -> str:
+            key = _key(name, taken, remarks)
+            keys[kind][key] = name
+            return key
+
         for name, split in _domains(session.splits).items():
-            _write_interval(file.create_group(_key(name, taken, remarks)), split, name, remarks)
+            _write_interval(file.create_group(new_key("domains", name)), split, name, remarks)
         for name, table in session.intervals.items():
-            _write_interval(file.create_group(_key(name, taken, remarks)), table, f"table '{name}'", remarks)
-        for name, signal in session.signals.items():
-            near = _near(session, name, signal, remarks)
-            _write_signal(file, _key(name, taken, remarks), name, near, remarks)
-    return remarks
+            _write_interval(file.create_group(new_key("tables", name)), table, f"table '{name}'", remarks)
+        near = {name: _near(session, name, signal, remarks) for name, signal in session.signals.items()}
+        for name, signal in near.items():
+            _write_signal(file, new_key("signals", name), name, signal, remarks)
+        _write_own(_new_data(file, OWN_GROUP), replace(session, signals=near), keys)
+    return list(dict.fromkeys(remarks))
 
 
 def _origin(file: h5py.File) -> str:
@@ -96,8 +108,14 @@ EXPORTER = Exporter(
 )
 
 
-def _seconds(time_ns: np.ndarray) -> np.ndarray:
-    return np.asarray(time_ns, np.int64) / NS_PER_S
+def _seconds(time_ns: np.ndarray, place: str, remarks: list[str]) -> np.ndarray:
+    """Nanoseconds as float64 seconds, with a remark where they do not come back from them."""
+    time_ns = np.asarray(time_ns, np.int64)
+    seconds = time_ns / NS_PER_S
+    lost = int((np.rint(seconds * NS_PER_S).astype(np.int64) != time_ns).sum())
+    if lost:
+        remarks.append(f"{place}: {lost} times are too far from zero to be float64 seconds to the nanosecond")
+    return seconds
 
 
 def _key(name: str, taken: set[str], remarks: list[str]) -> str:
@@ -132,12 +150,17 @@ def _write_descriptions(file: h5py.File, session: Session, digest: str) -> None:
         "session": {"id": session.name, "recording_date": _recording_date(started)},
     }
     for name, own in facts.items():
-        group = file.create_group(name)
-        group.attrs["object"] = "Data"
-        group.attrs["absolute_start"] = 0.0
+        group = _new_data(file, name)
         for key, value in own.items():
             if value:
                 group.attrs[key] = value
+
+
+def _new_data(place: h5py.Group, name: str) -> h5py.Group:
+    group = place.create_group(name)
+    group.attrs["object"] = "Data"
+    group.attrs["absolute_start"] = 0.0
+    return group
 
 
 def _recording_date(text: str) -> str:
@@ -166,7 +189,7 @@ def _write_columns(
             lost = sum(not text.isascii() for text in values.reshape(-1).tolist())
             if lost:
                 remarks.append(f"{place}: {lost} texts of column '{name}' are not ASCII: other letters are escaped")
-            values = plain if plain.dtype.itemsize else plain.astype("S1")
+            values = plain.astype(f"S{max(1, plain.dtype.itemsize, values.dtype.itemsize // 4)}")
             texts.append(key)
         group.create_dataset(key, data=values)
         written.append((name, key))
@@ -189,8 +212,8 @@ def _write_interval(group: h5py.Group, table: Intervals, place: str, remarks: li
         start, stop = start[order], stop[order]
     if (np.diff(stop) < 0).any():
         remarks.append(f"{place}: some rows lie inside others, and torch_brain's slices may miss them")
-    group.create_dataset("start", data=_seconds(start))
-    group.create_dataset("end", data=_seconds(stop))
+    group.create_dataset("start", data=_seconds(start, place, remarks))
+    group.create_dataset("end", data=_seconds(stop, place, remarks))
     written = _write_columns(group, columns, place, remarks)
     times = [
         key
@@ -200,10 +223,12 @@ def _write_interval(group: h5py.Group, table: Intervals, place: str, remarks: li
     group.attrs["timekeys"] = np.array(["start", "end", *times], dtype="S")
 
 
-def _write_series(group: h5py.Group, time_ns: np.ndarray, columns: Mapping[str, np.ndarray], domain: Intervals) -> None:
+def _write_series(
+    group: h5py.Group, time_ns: np.ndarray, columns: Mapping[str, np.ndarray], domain: Intervals, remarks: list[str]
+) -> None:
     """An IrregularTimeSeries; its times rise, as torch_brain finds windows by bisection."""
     group.attrs["object"] = "IrregularTimeSeries"
-    seconds = _seconds(time_ns)
+    seconds = _seconds(time_ns, f"series '{(group.name or '').strip('/')}'", remarks)
     group.create_dataset("timestamps", data=seconds)
     for name, values in columns.items():
         group.create_dataset(name, data=values)
@@ -233,9 +258,33 @@ def _write_signal(file: h5py.File, key: str, name: str, signal: Signal, remarks:
     group = file.create_group(key)
     value = np.where(signal.valid[:, None], signal.value, np.float32(np.nan))
     domain = Intervals(signal.time_ns[:1], signal.time_ns[-1:] + 1)
-    _write_series(group, signal.time_ns, {"value": value}, domain)
+    _write_series(group, signal.time_ns, {"value": value}, domain, remarks)
     group.attrs["measure"] = signal.measure
     group.attrs["components"] = ",".join(signal.components)
+
+
+# ---- the rest of the session ----------------------------------------------------------------------------------------
+
+
+def _write_own(group: h5py.Group, session: Session, keys: Mapping[str, Mapping[str, str]]) -> None:
+    """What torch_brain's own groups do not hold, so that ``spiketok ingest`` makes the same session of the file."""
+    text = json.dumps(facts_of(session, keys), sort_keys=True).encode()
+    group.create_dataset("session", data=np.frombuffer(text, np.uint8))
+    plain = {name: column for name, column in session.splits.columns.items() if not isinstance(column, Ragged)}
+    edges = {"start_ns": session.splits.start_ns, "stop_ns": session.splits.stop_ns}
+    _write_array_dict(group.create_group("splits"), {**edges, **plain}, "splits", [])
+    if session.unit_observed is not None:
+        offset, span = session.unit_observed.offset, np.asarray(session.unit_observed.value).reshape(-1, 2)
+        unit = np.repeat(np.arange(len(offset) - 1), np.diff(offset))
+        columns = {"unit": unit, "start_ns": span[:, 0], "stop_ns": span[:, 1]}
+        _write_array_dict(group.create_group("unit_observed"), columns, "unit_observed", [])
+    below = _new_data(group, "unmeasured")
+    for key, name in keys["signals"].items():
+        signal = session.signals[name]
+        row = np.flatnonzero(~signal.valid)
+        value = signal.value[row]
+        if ((value != 0) | np.signbit(value)).any():  # zero is what stands there without
+            _write_array_dict(below.create_group(key), {"row": row, "value": value}, key, [])
 
 
 # ---- splits ---------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from spiketok.sources.archives.urls import UrlRequest
 from spiketok.sources.archives.zenodo import ZenodoRequest
 from spiketok.sources.catalogue import (
     allen,
+    bwb,
     churchland,
     falcon,
     ibl,
@@ -72,7 +73,7 @@ __all__ = [
     "session_of",
 ]
 
-_SOURCES = (nlb, falcon, perich_miller, churchland, odoherty_sabes, link, steinmetz, ibl, allen)
+_SOURCES = (nlb, falcon, perich_miller, churchland, odoherty_sabes, link, steinmetz, ibl, allen, bwb)
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for source in _SOURCES for dataset in source.ENTRIES}
 RULES: dict[str, Rules] = {  # the first: no rules, a session a file
     rules.name: rules for rules in (Rules("", 0), *(source.RULES for source in _SOURCES))
@@ -98,7 +99,8 @@ def resolve(name: str, version: str | None = None) -> Request | LocalRequest:
             ``000140/0.220113.0408``, ``000140/draft``, ``DANDI:000140/...``,
             ``dandi://dandi/000140@0.220113.0408/sub-Jenkins/``, the dandiset's page or DOI;
             ``000128:sub-Jenkins/file.nwb`` (one asset, a folder, a glob); ``zenodo:3854034``, the record's page or DOI,
-            ``zenodo:3854034:file.mat``; the http(s) address of an NWB file; a text file of such addresses, one a line,
+            ``zenodo:3854034:file.mat``; ``s3://bucket/folder/``;
+            the http(s) address of an NWB file; a text file of such addresses, one a line,
             ``#`` begins a comment; an NWB file or a folder on this machine.
         version: ``latest``, ``draft`` or a version, in place of the one that the name means.
 
@@ -197,6 +199,9 @@ def load_source(file: Path | RemotePath) -> Source | None:
             f"{shlex.join(['spiketok', 'fetch', archive.word(what), '-e', 'overwrite-different'])}"
         )
         raise ArtefactError(message)
+    if not source.license:  # a bucket has none: the catalogue knows it
+        held = [d for d in DATASETS.values() if d.holds(archive.host, archive.number(what), what.path)]
+        return replace(source, license=held[0].license or "") if held else source
     return source
 
 

@@ -149,7 +149,7 @@ def as_read(session: Session, path: Path) -> Session:
 
 def stem_of(file_name: str) -> str:
     """A file's name without its ending."""
-    return re.sub(r"\.(nwb|nwb\.zarr|mat)$", "", file_name, flags=re.IGNORECASE)
+    return re.sub(r"\.(nwb|nwb\.zarr|mat|h5|hdf5)$", "", file_name, flags=re.IGNORECASE)
 
 
 def name_of_file(file_name: str) -> str:
