@@ -123,6 +123,16 @@ def print_rows(title: str, rows: list[dict], as_json: bool, hidden: tuple[str, .
 class Command(TyperCommand):
     """A command whose numbers are numbers: NaN, infinity and seeds below 0 are refused before it runs."""
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """``--stress`` without a kind means all of them; typer has no options whose value may be left out."""
+        if any("--stress" in option.opts for option in self.params):
+            after = [*args[1:], "-"]
+            args = [
+                "--stress=all" if word == "--stress" and following.startswith("-") else word
+                for word, following in zip(args, after, strict=True)
+            ]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> object:
         for option in self.params:
             value = ctx.params.get(option.name)

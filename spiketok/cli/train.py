@@ -393,6 +393,18 @@ def eval_xsession(
         str | None,
         typer.Option("--keep", metavar="PROTOCOL", help="Write each session's adapted model of this row as a run."),
     ] = None,
+    stress: Annotated[
+        str | None,
+        typer.Option(
+            "--stress",
+            metavar="[KIND[,KIND...]]",
+            help="Score all rows under perturbed spikes too, beside what a cheat would get: units_lost, permuted, "
+            "gain, rate_drift, time_shift; all without a kind.",
+        ),
+    ] = None,
+    stress_calibration: Annotated[
+        bool, typer.Option("--stress-calibration", help="Perturb the calibration too, and make each row again of it.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the report.", show_default="RUN/xsession")
     ] = None,
@@ -405,6 +417,7 @@ def eval_xsession(
     from spiketok.evaluation.curve import write_curve
     from spiketok.evaluation.kept import write_kept
     from spiketok.evaluation.report import write_report
+    from spiketok.evaluation.stress import stress_settings
     from spiketok.evaluation.transfer import evaluate_transfer
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
@@ -417,6 +430,10 @@ def eval_xsession(
     if keep is not None and len(lengths) > 1:
         message = f"--keep {keep} with {len(lengths)} lengths of calibration gives as many models a session: name one"
         raise UsageError(message)
+    if stress_calibration and stress is None:
+        message = "--stress-calibration says how --stress perturbs: add --stress"
+        raise UsageError(message)
+    asked = None if stress is None else stress_settings(stress, calibration=stress_calibration)
     workspace, kept = indexed(root), {}
     run_dir = find_run(workspace, run)
     if run is None:
@@ -452,6 +469,7 @@ def eval_xsession(
                         on_event=lambda event: advance(1, str(event.get("cell", ""))),
                         keep=keep,
                         on_kept=lambda one: kept.update({one.session.id: write_kept(one, workspace.runs)}),
+                        stress=asked,
                     )
 
             result = _without_unfit(evaluate, opened, {}, named=sessions is not None)

@@ -125,6 +125,7 @@ def _mapped(unseen: Unseen, model: Model, protocol: str) -> list[Cell]:
     set_, found = begin(unseen, model, unseen.session, protocol == MAPPED)
     how = {"start": "map", "explained": [round(r.explained, 4) for r in found.ridges], "map_sessions": found.sessions}
     unseen.keep(protocol, model)
+    unseen.answered(protocol, model, unseen.session.calibration)
     answers = predict(
         model, unseen.session, "test", unseen.run.config, unseen.device, calibration=unseen.session.calibration
     )
@@ -188,6 +189,7 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         if choice.steps:
             walk.walker.settle(choice.share)
     unseen.keep(ADAPTED, model)
+    unseen.answered(ADAPTED, model, session.calibration)
     answers = walk.answers()
     how = {"start": "as it is" if found is None else "map" if found.ridges else "mean of the trained sessions"}
     how |= asdict(choice) | {"narrow": list(narrow)}

@@ -27,6 +27,7 @@ def remarks(result: TransferResult) -> list[str]:
     stand_in = stand_in_line([f.session.id for f in result.sessions if f.valid_is_test], named_tasks(result))
     lines += [stand_in] if stand_in else []
     lines += [told.line for told in result.findings]
+    lines += result.stress.lines() if result.stress is not None else []
     lines += [line for cell in result.cells for line in chosen_lines(cell)]
     lines += [line for test in result.paired for line in paired_lines(test)]
     shows = {kind: [p for p in result.protocols if CALIBRATION_OF[p] == kind] for kind in CALIBRATION_KINDS}

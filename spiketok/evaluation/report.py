@@ -151,6 +151,8 @@ def write_report(result: TransferResult, folder: Path) -> Report:
     """
     matplotlib = require("matplotlib", "plots", "drawing the report")
     matplotlib.rcParams["text.parse_math"] = False  # a name with "$" is no formula
+    from spiketok.evaluation.stress_report import stress_tables  # it draws as this file does, and so imports it
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     body = {"format": FORMAT, "version": VERSION} | to_dict(result)
@@ -160,7 +162,7 @@ def write_report(result: TransferResult, folder: Path) -> Report:
         body = signed(body | {"page_sha256": sha256_file(html)})
         path.write_text(json_text(body))
     tables = [(task_title(result, task), columns_of(task), table_rows(result, task)) for task in result.tasks]
-    return Report(tables, remarks(result), body)
+    return Report(tables + stress_tables(result), remarks(result), body)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
@@ -374,6 +376,8 @@ def _shards(session: TrainedSession) -> str:
 
 
 def _page(result: TransferResult, body: dict[str, object]) -> str:
+    from spiketok.evaluation.stress_report import stress_sections
+
     title = title_of(result)
     sections = [_head(result, title)]
     for task in result.tasks:
@@ -388,12 +392,8 @@ def _page(result: TransferResult, body: dict[str, object]) -> str:
             _session_table(result, task),
             _traces(result, task),
         ]
-    sections += [
-        "<h2>What was used</h2>",
-        _used(result),
-        "<h2>Provenance</h2>",
-        _provenance(result, body),
-    ]
+    sections += stress_sections(result)
+    sections += ["<h2>What was used</h2>", _used(result), "<h2>Provenance</h2>", _provenance(result, body)]
     return whole_page(title, sections)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from spiketok.models.base import PROTOCOLS
 from spiketok.recording.findings import Told
@@ -11,6 +12,9 @@ from spiketok.recording.nouns import Intervals
 from spiketok.training.checkpoints import Run, TrainedSession
 from spiketok.training.sections import TransferConfig
 from spiketok.training.tasks.base import Answer, Score, Task
+
+if TYPE_CHECKING:
+    from spiketok.evaluation.stress import Stress
 
 FLOOR = "linear"  # the row of the ridge that saw the same calibration
 WITHIN = "within"  # the row of a session that the model was trained on
@@ -95,6 +99,7 @@ class TransferResult:
         summary: by task, protocol and metric, as :func:`spiketok.evaluation.spread.summarize`.
         paired: tests between rows, as :func:`spiketok.evaluation.spread.paired_tests`.
         findings: what ingesting found in these sessions that matters to a score.
+        stress: the rows under perturbed spikes, and beside what a cheat would get; None where it was not asked for.
     """
 
     run: Run
@@ -110,6 +115,7 @@ class TransferResult:
     calibration: str = "first"
     repeats: int = 1
     paired: tuple[dict[str, object], ...] = ()
+    stress: Stress | None = None
 
     @property
     def session_ids(self) -> list[str]:
@@ -182,4 +188,5 @@ def to_dict(result: TransferResult) -> dict[str, object]:
         "summary": result.summary,
         "paired": list(result.paired),
         "findings": [told._asdict() for told in result.findings],
+        **({} if result.stress is None else result.stress.to_dict()),
     }

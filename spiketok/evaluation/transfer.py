@@ -61,6 +61,7 @@ from spiketok.evaluation.results import (
     TransferResult,
 )
 from spiketok.evaluation.spread import paired_tests, summarize
+from spiketok.evaluation.stress import Held, Stress, StressSettings, stress_session
 from spiketok.evaluation.unseen import Unseen, still
 from spiketok.models.base import PROTOCOLS, Model, Part
 from spiketok.models.batch import Progress
@@ -105,6 +106,7 @@ def evaluate_transfer(
     on_event: Callable[[Event], None] | None = None,
     keep: str | None = None,
     on_kept: Callable[[Kept], None] | None = None,
+    stress: StressSettings | None = None,
 ) -> TransferResult:
     """Score a checkpoint on sessions that it never saw, by each protocol and by the floor.
 
@@ -124,6 +126,7 @@ def evaluate_transfer(
             at hand.
         on_event: called with a dict for each logged step (``"adapt"``) and each score (``"score"``).
         keep: the row whose adapted models ``on_kept`` is called with, one a session that has one; of one draw.
+        stress: score all rows again under perturbed spikes too, beside controls (:mod:`.stress`); of the first draw.
 
     Raises:
         UsageError: a trained session without ``within``, a trained recording under another name, an unknown protocol,
@@ -146,7 +149,7 @@ def evaluate_transfer(
     device = torch.device(device)
     maps = Maps(run, trained, stored, calibration_s, calibration, adapt, seed)
     alignments = Alignments(run, trained, stored, adapt, seed)
-    facts, cells = [], []
+    facts, cells, stressed = [], [], []
     for tokens, session, repeat in _transfer_sessions(run, sessions, calibration_s, calibration, repeats, seed):
         known = session.id in seen
         facts.append(
@@ -165,6 +168,10 @@ def evaluate_transfer(
         adapted: dict[str, Model] = {}
         hold = adapted.__setitem__ if keep is not None else lambda protocol, model: None
         unseen = Unseen(run, session, adapt, seed_of(seed, *words), device, emit, maps, stored, hold, alignments)
+        held = Held()
+        if stress is not None and not repeat:
+            unseen = replace(unseen, answered=held)
+        first = len(cells)
         for protocol in (*([WITHIN] if known else protocols), FLOOR):
             with deterministic(device):
                 found = _evaluate(unseen, protocol)
@@ -174,6 +181,9 @@ def evaluate_transfer(
             if model is not None and protocol == keep:
                 own = [cell for cell in found if cell.protocol == keep]
                 on_kept(Kept(run, session, model, keep, adapt, own, calibration_s, calibration, seed))
+        if stress is not None and not repeat:
+            with deterministic(device):
+                stressed.append(stress_session(unseen, held, cells[first:], stress, _evaluate))
     shown = (*([WITHIN] if any(f.trained_on for f in facts) else []), FLOOR)
     if not all(f.trained_on for f in facts):
         shown += (*protocols, *([MIXED] if ADAPTED in protocols else []))
@@ -183,7 +193,7 @@ def evaluate_transfer(
     told = tuple(findings_told(sessions, run.tasks))
     return TransferResult(
         run, run.tasks, shown, float(calibration_s), adapt, seed, tuple(facts), tuple(cells), summary, told,
-        calibration, repeats, tuple(paired),
+        calibration, repeats, tuple(paired), None if stress is None else Stress.joined(stress, stressed),
     )  # fmt: skip
 
 
@@ -345,6 +355,7 @@ def _evaluate(unseen: Unseen, protocol: str) -> list[Cell]:
         how = _begin(unseen, model, protocol)
         trained = _adapt(unseen, model, protocol, tasks)
         unseen.keep(protocol, model)
+    unseen.answered(protocol, model, known)
     answers = predict(model, session, "test", unseen.run.config, unseen.device, calibration=known)
     return [Cell(session.id, protocol, name, answers.score(name), "", trained, a, how) for name, a in answers.items()]
 

@@ -14,7 +14,7 @@ from spiketok.evaluation.alignment import Alignments
 from spiketok.evaluation.maps import Maps
 from spiketok.evaluation.results import Event
 from spiketok.models.base import Model, Part
-from spiketok.recording.nouns import Session
+from spiketok.recording.nouns import Intervals, Session
 from spiketok.training.checkpoints import Run
 from spiketok.training.loader import Loader
 from spiketok.training.predict import session_loader
@@ -32,6 +32,7 @@ class Unseen:
         seed: of new rows and calibration windows. device: where. emit: takes events.
         maps: of the run, for rows that begin at a map. stored: gives a session from the store.
         keep: called with the row and the model that has adapted to the whole calibration. alignments: of the run.
+        answered: called with the row, the model that answers for it, and the time that its inputs were cut of.
     """
 
     run: Run
@@ -44,6 +45,7 @@ class Unseen:
     stored: Callable[[str], Session | None] | None = None
     keep: Callable[[str, Model], None] = lambda protocol, model: None
     alignments: Alignments | None = None
+    answered: Callable[[str, Model, Intervals], None] = lambda protocol, model, known: None
 
     def model(self) -> Model:
         """A copy of the trained model that knows the session; its new rows are the same in every protocol."""
