@@ -40,6 +40,7 @@ LEAVES = {
         "vocabulary",
         "fine",
         "inferred",
+        "stitched",
     },
     "sources.catalogue": {"base"},
     "pipeline.export": {"base"},

@@ -8,9 +8,11 @@ from spiketok.models.ldns import Ldns
 from spiketok.models.lfads import Lfads
 from spiketok.models.linear import Linear
 from spiketok.models.mtm import Mtm
+from spiketok.models.mtm_bwb import MtmBwb
 from spiketok.models.ndt1 import Ndt1
 from spiketok.models.ndt2 import Ndt2
 from spiketok.models.ndt3 import Ndt3
+from spiketok.models.ndt_stitch import NdtStitch
 from spiketok.models.neds import Neds
 from spiketok.models.neuroformer import Neuroformer
 from spiketok.models.nuclr import Nuclr
@@ -27,6 +29,6 @@ MODELS = {
     for model in (
         *(Poyo, Ndt1, Linear, Spint, Stndt, Ndt2, Ndt3, Mtm, Neds, Lfads),
         *(PoyoPlus, Capoyo, Ldns, Possm, Neuroformer, Nuclr, Apst, Onset),
-        PoyoId,
+        *(PoyoId, NdtStitch, MtmBwb),
     )
 }

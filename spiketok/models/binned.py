@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -176,3 +177,15 @@ def window_generator(*words: object) -> torch.Generator:
     """Draws that follow from words, as the session and start of a window, whatever else is drawn."""
     digest = hashlib.sha256(" ".join(map(str, words)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def region_index(info: SessionInfo, column: str) -> Tensor:
+    """int64 ``[N]``: the region of each unit, counted from 0; all 0 where the session says nothing of them.
+
+    Args:
+        column: the unit column of regions.
+    """
+    words = info.unit_columns.get(column)
+    if words is None:
+        return torch.zeros(info.n_units, dtype=torch.int64)
+    return torch.from_numpy(np.unique(np.asarray(words).astype(str), return_inverse=True)[1].reshape(-1))

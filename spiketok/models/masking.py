@@ -143,6 +143,15 @@ def draw_mask(
     return hidden, hidden
 
 
+def hide_last(n_bins: int, ratio: float, *, device: torch.device | str = "cpu") -> Tensor:
+    """The last bins of every window, at least one: bool ``[1, T, 1]`` (BrainWideBench's causal mask of MtM).
+
+    >>> hide_last(5, 0.5).flatten()
+    tensor([False, False, False,  True,  True])
+    """
+    return (torch.arange(n_bins, device=device) >= n_bins - max(1, int(ratio * n_bins)))[None, :, None]
+
+
 def keep_tokens(
     n_tokens: int, ratio: float, *, device: torch.device | str = "cpu", generator: torch.Generator | None = None
 ) -> Tensor:

@@ -40,7 +40,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,10 +47,10 @@ from torch import Tensor, nn
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Part, check_range, session_of
 from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, whole_counts
-from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
+from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours, region_index
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import Mask, draw_mask
-from spiketok.models.nn import FIRST, NEVER, EncoderBlock, ScaleNorm, Visible, module_key, rotary_steps
+from spiketok.models.nn import FIRST, NEVER, EncoderBlock, ScaleNorm, Visible, module_key, rotary_steps, scale_by_depth
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
@@ -197,12 +196,7 @@ class Mtm(BinnedModel):
             for _ in range(config.layers)
         )
         if config.fixup_init:
-            scale = 0.67 * config.layers**-0.25
-            with torch.no_grad():
-                for layer in self.layers:
-                    for part in (layer.to_hidden, layer.from_hidden, layer.to_out):
-                        part.weight.mul_(scale)
-                    layer.to_qkv.weight[2 * dim :].mul_(scale * 2**0.5)
+            scale_by_depth(self.layers)
         self.norm = make_norm(dim)
         self.decoders = nn.ModuleDict({module_key(head.task): nn.Linear(dim, head.size) for head in self.behaviours})
 
@@ -225,7 +219,7 @@ class Mtm(BinnedModel):
         """
         fresh = {}
         for info in self.fresh(infos):
-            n_regions = len(_regions(info, self.config.region_column).unique())
+            n_regions = len(region_index(info, self.config.region_column).unique())
             if self.population and self.config.masks == ("inter_region",) and n_regions < 2:
                 message = (
                     f"{info.id} has one region by its unit column '{self.config.region_column}', and model.masks is "
@@ -402,17 +396,9 @@ class Mtm(BinnedModel):
 
     def _draw(self, batch: Batch, session: str, counts_BTN: Tensor) -> tuple[Mask, Tensor, Tensor]:
         """The mask of a training batch, what it hides, and what of that is to be predicted."""
-        region = _regions(batch.facts[session], self.config.region_column)
+        region = region_index(batch.facts[session], self.config.region_column)
         several = bool((region > 0).any())
         able = [mask for mask in self.config.masks if several or mask != "inter_region"]
         mask = able[int(torch.randint(len(able), ()))]
         ratio = self.config.causal_ratio if mask == "causal" else self.config.mask_ratio
         return mask, *draw_mask(mask, counts_BTN.shape, region, ratio, device=counts_BTN.device)
-
-
-def _regions(info: SessionInfo, column: str) -> Tensor:
-    """int64 ``[N]``: the region of each unit, counted from 0; all 0 where the session says nothing of them."""
-    words = info.unit_columns.get(column)
-    if words is None:
-        return torch.zeros(info.n_units, dtype=torch.int64)
-    return torch.from_numpy(np.unique(np.asarray(words).astype(str), return_inverse=True)[1].reshape(-1))

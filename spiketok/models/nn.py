@@ -548,6 +548,19 @@ class EncoderBlock(nn.Module):
         return self.dropout(self.from_hidden(self.dropout(self.activation(self.to_hidden(x_LD)))))
 
 
+def scale_by_depth(layers: Sequence[EncoderBlock]) -> None:
+    """Scale the weights of layers by 0.67 / n ** 0.25, those of values by the root of 2 more (T-Fixup, as MtM has it).
+
+    Biases and normalisations stay.
+    """
+    scale = 0.67 * len(layers) ** -0.25
+    with torch.no_grad():
+        for layer in layers:
+            for part in (layer.to_hidden, layer.from_hidden, layer.to_out):
+                part.weight.mul_(scale)
+            layer.to_qkv.weight[2 * layer.to_out.in_features :].mul_(scale * 2**0.5)
+
+
 def band_mask(n_bins: int, forward: int, backward: int, device: torch.device | str = "cpu") -> Tensor | None:
     """bool ``[T, T]``: bin i attends to bins ``i - backward .. i + forward``, both included.
 

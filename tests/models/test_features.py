@@ -9,7 +9,21 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 from spiketok.errors import UsageError  # noqa: E402
 from tests.models.test_models import TASK, build, make_batch, windows_of  # noqa: E402
 
-WITH = ("poyo", "poyo_plus", "capoyo", "possm", "ndt1", "ndt2", "stndt", "mtm", "lfads", "ldns", "spint")
+WITH = (
+    "poyo",
+    "poyo_plus",
+    "capoyo",
+    "possm",
+    "ndt1",
+    "ndt2",
+    "stndt",
+    "mtm",
+    "lfads",
+    "ldns",
+    "spint",
+    "ndt_stitch",
+    "mtm_bwb",
+)
 
 
 def features_of(name: str):

@@ -95,6 +95,8 @@ QUICK = {
         **{"unit_dropout": 0.0, "output_ema": 0.0},
     },
     "onset": {"hidden": 12},
+    "ndt_stitch": {"dim": 16, "heads": 2, "hidden": 24, "decode_weight": 2.0},
+    "mtm_bwb": {"channels": 12, "dim": 16, "heads": 2, "hidden": 24, "decode_weight": 2.0},
     "poyo_id": {
         **{"dim": 16, "dim_head": 8, "self_heads": 2, "latents_per_step": 2, "dropout_lin": 0.0},
         **{"calibration_length": 8, "calibration_trials": 3},

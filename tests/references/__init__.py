@@ -35,4 +35,6 @@ REPLAYS = {
     "neuroformer": "tests.references.neuroformer",
     "nuclr": "tests.references.nuclr",
     "apst": "tests.references.apst",
+    "bwb_mtm": "tests.references.stitched",
+    "bwb_ndt_stitch": "tests.references.stitched",
 }

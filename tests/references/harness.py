@@ -90,7 +90,7 @@ def compare(name: str, golden: Golden, found: Mapping[str, np.ndarray], left_out
         left_out: reasons by key, or by pattern of keys. What is given all the same is compared.
     """
     result = Result(name)
-    needed = [key for key in golden if key.startswith(("out/", "loss/", "grad/", "mid/grad_norm/"))]
+    needed = [key for key in golden if key.startswith(("out/", "loss/", "grad/", "mid/grad_norm/")) or key in found]
     result.n_all = len(needed)
     ratio = 0.0
     for key in needed:
