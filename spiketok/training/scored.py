@@ -37,7 +37,7 @@ class WindowTime:
             scored = np.ones(len(start), np.bool_)
         else:
             weight = asked.weight.cpu().numpy() > 0
-            weight = weight.reshape(len(weight), -1).any(axis=1)
+            weight = weight.any(axis=tuple(range(1, weight.ndim)))
             counts = np.ones(len(weight), np.bool_) if used is None else used
             window = np.repeat(np.arange(len(start)), np.diff(asked.offset.cpu().numpy()))
             answered = np.bincount(window[counts], minlength=len(start)) > 0

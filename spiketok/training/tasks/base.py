@@ -313,7 +313,7 @@ class Answer(ABC):
     def scored(self) -> np.ndarray:
         """bool ``[T]``: the rows that have a truth."""
         weight = self.arrays()["weight"] > 0
-        return weight.reshape(len(weight), -1).any(axis=1)
+        return weight.any(axis=tuple(range(1, weight.ndim)))
 
     @abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
