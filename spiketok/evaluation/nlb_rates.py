@@ -15,7 +15,6 @@ itself: nothing is averaged over windows that overlap, as the run's own score do
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import torch
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
 from spiketok.evaluation.nlb_scores import scores
+from spiketok.evaluation.own_windows import batches_at, require_no_calibration
 from spiketok.pipeline.export.nlb_tensors import BIN_MS, eval_target, window_starts
 from spiketok.recording.nouns import Intervals, Session
 from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS, Benchmark
@@ -31,11 +31,8 @@ from spiketok.storage.files import atomic_file
 from spiketok.storage.hdf5 import writing_hdf5
 from spiketok.storage.locks import beside, locked
 from spiketok.storage.store import read_attributes, read_session
-from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.checkpoints import Run
-from spiketok.training.predict import session_loader
-from spiketok.training.runs import run_inputs, scheme_of
-from spiketok.training.sampling import SessionTokens, SessionWindows, TrialWindows, WindowPlan
+from spiketok.training.sampling import SessionTokens
 from spiketok.training.tasks.population import HELD_OUT, Population
 
 BINS_MS = (5, 20)
@@ -215,45 +212,23 @@ def _fitting(run: Run, session: Session, bench: Benchmark) -> tuple[Population, 
             f"has {n_ms} ms: train with --set data.window_ms={n_ms}, or with forward bins: --set {ahead}"
         )
         raise UsageError(message)
-    if any(wanted.per == "session" for wanted in run_inputs(run.config).values()):
-        message = f"{run.config.model} reads calibration once a session, which the benchmark's windows have not"
-        raise UsageError(message)
+    require_no_calibration(run, "the benchmark's windows")
     return population, round(n_ms / data.bin_ms)
-
-
-class _EachSegment(TrialWindows):
-    """One window a segment, observed or not: forward bins behind a trial are predicted without having been seen."""
-
-    def plan(self, epoch: int = 0) -> WindowPlan:
-        segments = self.sessions[0].segments
-        n = len(segments)
-        return WindowPlan(np.zeros(n, np.int64), np.arange(n), segments.start_ns)
 
 
 def _rates(run: Run, population: Population, session: Session, digest: str, start_ns: np.ndarray, device) -> np.ndarray:
     """Expected spikes a bin in the windows from ``start_ns`` on, float64 ``[R, T, N]``."""
-    config, model = run.config, run.model.to(device).eval()
-    window_ns = config.data.window_ns
     once, row = np.unique(start_ns, return_inverse=True)
-    segments = Intervals(once, once + window_ns)
-    with tempfile.TemporaryDirectory(prefix="spiketok-nlb-") as folder:
-        readers = {}
-        for name, wanted in run_inputs(config).items():
-            shard, scheme = Path(folder) / name / session.id, scheme_of(wanted)
-            write_shard(shard, scheme, session, segments, segments_rule="nlb", store_digest=digest)
-            readers[name] = ShardReader(shard)
-        tokens = SessionTokens(readers)
-        windows = SessionWindows(tokens, segments.union())
-        batch_size = 1 if model.carries else config.data.batch_size
-        loader = session_loader(model, _EachSegment([windows], window_ns), batch_size, tasks=[population])
-        said = []
-        with torch.inference_mode():
-            for batch in loader:
-                output, _ = model.predict(batch.to(device))
-                log_rate = output[population.name].double().unflatten(0, (len(batch), -1))
-                said.append(log_rate.exp().cpu().numpy())
+    said = []
+    with torch.inference_mode():
+        for batch in batches_at(run, session, digest, once, [population], rule="nlb", device=device):
+            output, _ = run.model.predict(batch)
+            log_rate = output[population.name].double().unflatten(0, (len(batch), -1))
+            said.append(log_rate.exp().cpu().numpy())
     rate = np.concatenate(said)
     if not np.isfinite(rate).all():
-        message = f"{session.id}: {config.model} gives no rate in {int((~np.isfinite(rate)).any((1, 2)).sum())} windows"
+        message = (
+            f"{session.id}: {run.config.model} gives no rate in {int((~np.isfinite(rate)).any((1, 2)).sum())} windows"
+        )
         raise DataError(message)
     return rate[row]
