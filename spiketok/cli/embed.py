@@ -36,16 +36,38 @@ def embed(
             show_default="of all observed time",
         ),
     ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            "--test",
+            metavar="GLOB",
+            help="Sessions whose units are tested, fitted on those of the others.",
+            show_default="not trained on",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="bwb: read regions as BrainWideBench does (its suite TS3).")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="With --suite: the folder to write its files of regions in.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Of these files, the model's name.", show_default="the run's name")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The npz file.", show_default="RUN/vectors.npz")] = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Write the mean vector of each unit by a run of the task embed; with --probe or --match, what they tell."""
+    """Write a vector for each unit, by a run of the task embed or as a model keeps it; with --probe, what they tell."""
     require("torch", "train", "embedding")
+    import numpy as np
+
+    from spiketok.evaluation.bwb_export import build_of
     from spiketok.evaluation.embedding import (
         Compared,
         first_training_time,
-        head_of_vectors,
+        keeps_units,
+        kept_vectors,
         matches,
         probes,
         require_column,
@@ -53,13 +75,32 @@ def embed(
         untrained,
         write_vectors,
     )
+    from spiketok.evaluation.region_probe import (
+        REGION_COLUMN,
+        probe_regions,
+        rows_of,
+        with_isi,
+        write_region_files,
+    )
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
     from spiketok.training.runs import device_of, find_run, opened_shards
 
     workspace = indexed(root)
+    if suite not in (None, "bwb"):
+        message = f"--suite {suite}: the regions of units are read as bwb reads them"
+        raise UsageError(message)
+    if suite is None and (predictions is not None or label is not None):
+        message = "--predictions and --label are of --suite bwb: name it"
+        raise UsageError(message)
     loaded = load_run(find_run(workspace, run))
-    head_of_vectors(loaded)
+    kept = keeps_units(loaded)
+    if kept and calibration_s is not None:
+        message = (
+            f"--calibration-s {calibration_s:g}: {loaded.path.name} is of {loaded.model.name}, which keeps its vectors "
+            "of units, they are of all its training: leave it out"
+        )
+        raise UsageError(message)
     path = out or loaded.path / "vectors.npz"
     if path.suffix != ".npz":
         message = f"--out {path.name}: vectors are written as npz, give a name that ends in .npz"
@@ -69,7 +110,9 @@ def embed(
     tokens, unfit = opened_shards(workspace, chosen, loaded.config, named=sessions is not None, made=making)
     for why in unfit.values():
         say(f"left out: {why}")
-    columns = [*(probe or []), *([match] if match else [])]
+    regions = None if suite is None else (probe or [REGION_COLUMN])[0]
+    columns = [*(probe or []), *([match] if match else []), *([regions] if regions else [])]
+    tested = None if test is None else workspace.select(test)
     for column in columns:
         require_column([of.info for of in tokens], column)
     device = device_of(loaded.config)
@@ -77,6 +120,9 @@ def embed(
         found, unfit = [], {}
         for of in tokens:
             try:
+                if kept:
+                    found.append(kept_vectors(loaded, of.info, of.observed))
+                    continue
                 time = None if calibration_s is None else first_training_time(loaded, of, calibration_s)
                 found.append(unit_vectors(loaded, of, device, time))
             except DataError as error:
@@ -87,23 +133,41 @@ def embed(
             say(f"left out: {why}")
         tokens = [of for of in tokens if of.info.id not in unfit]
         write_vectors(path, found, loaded)
-    probed, matched = [], []
+    probed, matched, read = [], [], []
     if columns:
         drawn = untrained(loaded)
-        compared = [
-            Compared.of(own, unit_vectors(drawn, of, device, own.time), read_session(workspace.store_path(of.info.id)))
-            for own, of in zip(found, tokens, strict=True)
-        ]
-        probed = [row for column in probe or [] for row in probes(compared, column)]
+        if kept:
+            drawn.model.add_sessions([of.info for of in tokens])
+        stored = [read_session(workspace.store_path(of.info.id)) for of in tokens]
+        compared = []
+        for own, of, session in zip(found, tokens, stored, strict=True):
+            other = kept_vectors(drawn, of.info, own.time) if kept else unit_vectors(drawn, of, device, own.time)
+            compared.append(Compared.of(own, other, session))
+        probed = [row for column in probe or [] for row in probes(compared, column, tested)]
         matched = matches(compared, match) if match else []
-    n_seen = sum(int((of.n_windows > 0).sum()) for of in found)
+    if regions:
+        judged = [of.info.id for of in compared if (not of.trained if tested is None else of.info.id in tested)]
+        told = probe_regions(with_isi(compared, stored), stored, judged, regions)
+        read = rows_of(told)
+        for region in told["vector"].lacking:
+            say(f"no unit of the sessions that are fitted on lies in {region}: its probability is 0")
+        if predictions is not None:
+            about = build_of([of for of in stored if of.id in set(judged)])
+            written = write_region_files(
+                predictions, label or loaded.path.name, loaded.config.seed, about, told["vector"]
+            )
+            for file in written:
+                say(f"predictions {file}")
+    n_seen = sum(int(np.isfinite(of.vector).all(1).sum()) for of in found)
     n_units = sum(of.info.n_units for of in found)
     if as_json:
         counted = {"file": str(path), "sessions": len(found), "units": n_units, "with_vector": n_seen}
-        show_json(counted | {"probes": probed, "matches": matched})
+        show_json(counted | {"probes": probed, "matches": matched} | ({"regions": read} if regions else {}))
         return
     if probed:
         show_rows("macro-F1 of units, from vectors and from what is beside them", list(probed[0]), probed)
+    if read:
+        show_rows("macro-F1 of the ten regions, as BrainWideBench scores them", list(read[0]), read)
     if matched:
         show_rows("units found again among those of another day", list(matched[0]), matched)
     met = {of.info.subject for of in found if of.trained}

@@ -10,7 +10,7 @@ import typer
 
 from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
 from spiketok.cli.options import Json, Root, Sessions, Store, Workers, collect, counted, print_rows
-from spiketok.errors import FetchError, SourceError, SpiketokError, UsageError, require
+from spiketok.errors import DataError, FetchError, SourceError, SpiketokError, UsageError, require
 from spiketok.storage.workspace import Workspace
 
 
@@ -156,12 +156,16 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="nwb, torch_brain, nlb (_20, _test, _test_20), falcon, ndt_h5 or lfads_h5; a run: nlb, nlb_test, "
+            help="nwb, torch_brain, nlb (_20, _test, _test_20), falcon, ndt_h5 or lfads_h5; a run: nlb, nlb_test, bwb, "
             "falcon_container.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder; a session goes to DATASET/SESSION in it.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand there.")] = False,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="Of a run, --to bwb: the model's name.", show_default="the run's name"),
+    ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of ndt_h5 and lfads_h5: bin_ms=10 ...")
     ] = None,
@@ -169,7 +173,7 @@ def export(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Write stored sessions in another format; what it cannot hold is told. Of a run: NLB rates, FALCON's container."""
+    """Write stored sessions in another format; what it cannot hold is told. Of a run: what benchmarks' servers take."""
     from spiketok.pipeline.export import export_session, exporter_of, find_exported
     from spiketok.pipeline.jobs import describe
     from spiketok.settings import merge, parse_assignment
@@ -182,11 +186,20 @@ def export(
         if len(sessions) > 1:
             message = f"{runs[0].name} is a run: export it alone"
             raise UsageError(message)
-        write = _export_container if to == "falcon_container" else _export_rates
-        write(workspace, runs[0], to, out, overwrite, as_json)
+        if label is not None and to != "bwb":
+            message = f"--label is of a run that is exported --to bwb, not --to {to}: leave it out"
+            raise UsageError(message)
+        if to == "bwb":
+            _export_bwb(workspace, runs[0], out, label, overwrite, as_json)
+        else:
+            write = _export_container if to == "falcon_container" else _export_rates
+            write(workspace, runs[0], to, out, overwrite, as_json)
         return
     if to == "falcon_container":
         message = "--to falcon_container packs a run, not sessions: name a run's folder"
+        raise UsageError(message)
+    if label is not None:
+        message = "--label is of a run that is exported --to bwb: leave it out"
         raise UsageError(message)
     settings: dict[str, object] = {}
     for text in assignments or ():
@@ -241,10 +254,8 @@ def _export_rates(workspace: Workspace, folder: Path, to: str, out: Path, overwr
 
     splits = {"nlb": "valid", "nlb_test": "test"}
     if to not in splits:
-        message = (
-            f"a run is exported --to {' or '.join(splits)} (its bins are those of the run), or falcon_container; not "
-            f"--to {to}"
-        )
+        given = f"{' or '.join(splits)} (its bins are those of the run), bwb or falcon_container"
+        message = f"a run is exported --to {given}; not --to {to}"
         raise UsageError(message)
     run = load_run(folder)
     rows = []
@@ -256,3 +267,40 @@ def _export_rates(workspace: Workspace, folder: Path, to: str, out: Path, overwr
         rows.append({"session": tokens.id, "state": done.state, "file": done.path, "bytes": done.nbytes, **done.scores})
     print_rows(f"rates of {run.path.name}, scored as the benchmark does" if to == "nlb" else "rates", rows, as_json)
     say(counted("sessions", [row["state"] for row in rows]))
+
+
+def _export_bwb(
+    workspace: Workspace, folder: Path, out: Path, label: str | None, overwrite: bool, as_json: bool
+) -> None:
+    """The predictions of a run in the test windows of BrainWideBench, of each task that it answers."""
+    require("torch", "train", "the predictions of a run")
+    from spiketok.evaluation.bwb_export import export_session
+    from spiketok.training.checkpoints import load_run
+    from spiketok.training.runs import device_of, open_shards
+
+    run = load_run(folder)
+    rows, told = [], []
+    for tokens in open_shards(workspace, run.own, run.config):
+        before = len(told)
+        for done in export_session(
+            run,
+            tokens,
+            workspace.store_path(tokens.id),
+            out,
+            label or run.path.name,
+            device_of(run.config),
+            overwrite=overwrite,
+            left_out=told.append,
+        ):
+            if done.seen:
+                fact = f"{done.seen} of {done.n} windows of {done.task} lie in the run's training time"
+                say(f"{tokens.id}: {fact}, so its score is no test: train with --set split.kind=stored")
+            rows.append({"session": tokens.id, "task": done.task, "state": done.state, "windows": done.n,
+                         "file": str(done.path)})  # fmt: skip
+        for line in told[before:]:
+            say(f"{tokens.id}: left out: {line}")
+    print_rows(f"predictions of {run.path.name} for BrainWideBench", rows, as_json)
+    say(counted("files", [row["state"] for row in rows]))
+    if not rows:
+        message = f"no session of {run.path.name} has test windows of a task that it answers: the lines above say why"
+        raise DataError(message)

@@ -9,6 +9,8 @@ What is unusual:
   of the unit's name;
 - a unit is looked for on another day of its subject: its nearest neighbour among all units of the earlier day, by the
   cosine of features that are standardised within each day; a unit column says who is who;
+- of a model that keeps rows or read-ins of units, and puts out no vectors, a unit's vector is what it keeps of it:
+  sessions that the run was trained on have such alone;
 - beside the vectors stand, for the same units, those of the same model without training, the log of the rate and the
   histogram of the intervals between spikes, and chance.
 
@@ -71,6 +73,19 @@ def head_of_vectors(run: Run) -> Head:
     return head
 
 
+def keeps_units(run: Run) -> bool:
+    """Whether a unit's vector is what the model keeps of it.
+
+    Raises:
+        UsageError: the model neither puts out a vector a unit nor keeps anything of single units.
+    """
+    puts_out = any(head.output == "vectors" for head in run.model.heads.values())
+    if not puts_out and any(run.model.unit_parts(session) for session in run.model.sessions()[:1]):
+        return True
+    head_of_vectors(run)
+    return False
+
+
 def untrained(run: Run) -> Run:
     """The run with its model as it is drawn by the run's seed, without a step of training."""
     torch.manual_seed(seed_of(run.config.seed))
@@ -87,6 +102,28 @@ def first_training_time(run: Run, tokens: SessionTokens, length_s: float) -> Int
     rule = run.config.split  # days divide sessions; inside one, calibration comes first
     divided = divide(tokens, run.tasks, SplitRule("block") if rule.kind == "day" else rule)
     return calibration_of(divided.splits["train"], tokens.id, length_s)
+
+
+def kept_vectors(run: Run, info: SessionInfo, time: Intervals) -> UnitVectors:
+    """What a run's model keeps of each unit of a session: rows, columns of a read-in and rows of a read-out.
+
+    Biases are left out. No window is read: ``n_windows`` is 0.
+
+    Args:
+        time: that the run may have seen of the session.
+
+    Raises:
+        DataError: the run was not trained on the session.
+    """
+    if info.id not in run.model.sessions():
+        message = (
+            f"{info.id}: {run.model.name} keeps nothing of its units, the run was not trained on it: "
+            "spiketok train --from RUN --sessions GLOB, or eval-xsession --keep PROTOCOL"
+        )
+        raise DataError(message)
+    parts = [part.value.movedim(axis, 0) for part, axis in run.model.unit_parts(info.id) if part.value.ndim > 1]
+    vector = torch.cat([value.flatten(1) for value in parts], 1).float().cpu().numpy()
+    return UnitVectors(info, vector, np.zeros(info.n_units, np.int64), True, time)
 
 
 def unit_vectors(
@@ -232,11 +269,12 @@ def probe(x: np.ndarray, word: np.ndarray, train: np.ndarray, test: np.ndarray) 
     return float(f1_score(word[test], fitted.predict(scaled[test]), average="macro", zero_division=0))
 
 
-def probes(compared: Sequence[Compared], column: str) -> list[dict[str, object]]:
+def probes(compared: Sequence[Compared], column: str, tested: Sequence[str] | None = None) -> list[dict[str, object]]:
     """A row for each way: macro-F1 from each of the features and by chance, and numbers of units.
 
     Args:
-        column: of the units.
+        column: of the units. tested: ids of the sessions whose units the inductive probe is tested on, fitted on those
+            of the others; by default the sessions that the run was not trained on.
 
     Raises:
         DataError: a session's units have no such column, or no unit has a word in it.
@@ -244,7 +282,8 @@ def probes(compared: Sequence[Compared], column: str) -> list[dict[str, object]]
     require_column([of.info for of in compared], column)
     word = np.concatenate([labels_of(of.info, column) for of in compared])
     usable = (word != "") & np.concatenate([of.seen for of in compared])
-    trained = np.concatenate([np.full(of.info.n_units, of.trained) for of in compared])
+    fitted = [of.trained if tested is None else of.info.id not in tested for of in compared]
+    trained = np.concatenate([np.full(of.info.n_units, fits) for of, fits in zip(compared, fitted, strict=True)])
     keys = [key for of in compared for key in of.info.unit_keys()]
     half = np.array([hashlib.sha256(key.encode()).digest()[0] % 2 == 0 for key in keys])
     features = {name: np.concatenate([of.features[name] for of in compared]) for name in compared[0].features}

@@ -88,7 +88,7 @@ TINY: dict[str, object] = {
 }
 TINY_RECIPE: dict[str, dict[str, object]] = {
     "data": {"window_ms": 1000.0, "batch_size": 32},
-    "optim": {"name": "adamw", "lr": 4e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 3000},
+    "optim": {"name": "adamw", "lr": 4e-3, "weight_decay": 1e-4, "schedule": "cosine", "steps": 2000},
 }
 
 
