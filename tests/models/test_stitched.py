@@ -113,8 +113,8 @@ def test_initial_values_are_those_of_the_original():
     assert float(model.session_table.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
     assert float(model.prompt.weight.detach().std()) == pytest.approx(1.0, rel=0.1)
     read_in, read_out = (next(iter(table.values())) for table in (model.read_in, model.read_out))
-    assert float(read_in.weight.abs().max()) == pytest.approx(30**-0.5, rel=0.01)
-    assert float(read_out.weight.abs().max()) == pytest.approx(256**-0.5, rel=0.01)
+    assert float(read_in.weight.detach().abs().max()) == pytest.approx(30**-0.5, rel=0.01)
+    assert float(read_out.weight.detach().abs().max()) == pytest.approx(256**-0.5, rel=0.01)
 
 
 # ---- masks ----------------------------------------------------------------------------------------------------------
