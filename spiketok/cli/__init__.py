@@ -16,6 +16,7 @@ import typer
 
 from spiketok import __version__
 from spiketok.cli import (
+    bench,
     choose,
     coupling,
     data,
@@ -140,6 +141,7 @@ app.command(cls=Command)(generate.generate)
 app.command(cls=Command)(coupling.coupling)
 app.command(cls=Command)(choose.choose)
 app.command(cls=Command)(score.score)
+app.command(cls=Command)(bench.bench)
 
 
 # ---- look and check -------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, UnknownNameError, UsageError
-from spiketok.pipeline.inspect import kind_of, locate, report_file
+from spiketok.pipeline.inspect import kind_of, leaderboard_file, locate, report_file
 from spiketok.recording.nouns import Source
 from spiketok.storage.files import read_signed
-from spiketok.storage.records import report_body, run_checkpoint
+from spiketok.storage.records import leaderboard_body, report_body, run_checkpoint
 from spiketok.storage.store import read_attributes
 from spiketok.storage.workspace import MANIFEST, Workspace
 
@@ -121,6 +121,12 @@ def _of_kind(kind: str, path: Path, workspace: Workspace) -> list[Citation]:
     if kind in ("shard", "context"):
         manifest = read_signed(path / MANIFEST, kind, f"spiketok verify {path}")
         return _of_entry(manifest["session"]["id"], manifest["source"], workspace)
+    if kind == "leaderboard":
+        board = leaderboard_body(leaderboard_file(path))
+        found = [c for session_id in board["sessions"] for c in _of_session(session_id, workspace)]
+        models = dict.fromkeys(entry["model"] for entry in board["suite"]["models"] if entry["name"] in board["models"])
+        used = (path.name,)
+        return found + [Citation("method", m, text, used_by=used) for m in models for text in method_references(m)]
     if kind == "report":
         report = report_body(report_file(path))
         entries, model = [*report["trained_on"], *report["sessions"]], report["model"]
@@ -128,7 +134,9 @@ def _of_kind(kind: str, path: Path, workspace: Workspace) -> list[Citation]:
         checkpoint = run_checkpoint(path)
         entries, model = checkpoint["sessions"], checkpoint["config"]["model"]
     else:
-        message = f"{path} is a {kind}: what to cite is known of sessions, runs, reports, shards and datasets"
+        message = (
+            f"{path} is a {kind}: what to cite is known of sessions, runs, reports, leaderboards, shards and datasets"
+        )
         raise UsageError(message)
     found = [c for entry in entries for c in _of_entry(entry["id"], entry.get("source"), workspace)]
     return found + [Citation("method", model, text, used_by=(path.name,)) for text in method_references(model)]

@@ -27,7 +27,9 @@ from spiketok.storage.records import (
     checkpoint_digest,
     choice_body,
     choice_rows,
+    is_leaderboard,
     is_run,
+    leaderboard_body,
     report_body,
     run_checkpoint,
     run_config,
@@ -76,8 +78,8 @@ def locate(name: str | None, workspace: Workspace) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """``"nwb"``, ``"session"``, ``"shard"``, ``"context"``, ``"run"``, ``"report"``, ``"truth"``, ``"choice"`` or
-    ``"workspace"``.
+    """``"nwb"``, ``"session"``, ``"shard"``, ``"context"``, ``"run"``, ``"report"``, ``"truth"``, ``"choice"``,
+    ``"leaderboard"`` or ``"workspace"``.
     """
     if path.is_file() and path.suffix == ".npz":
         return "truth"
@@ -85,6 +87,8 @@ def kind_of(path: Path) -> str:
         return "report"
     if path.is_file() and path.suffix == ".json" and path.parent.name == "choices":
         return "choice"
+    if (path.is_file() and is_leaderboard(path)) or (path / "leaderboard.json").exists():
+        return "leaderboard"
     if path.is_file() or path.name.lower().endswith((".nwb", ".nwb.zarr")):
         return "nwb"
     if holds_session(path):
@@ -120,6 +124,11 @@ def _kind_of_manifest(file: Path) -> str:
 def report_file(path: Path) -> Path:
     """The ``report.json`` of a report, which is named by its folder, by that file, or by its page."""
     return path / "report.json" if path.is_dir() else path.with_name("report.json")
+
+
+def leaderboard_file(path: Path) -> Path:
+    """The file of a leaderboard's scores, which is named by its folder, by that file, or by its page."""
+    return path / "leaderboard.json" if path.is_dir() else path.with_suffix(".json")
 
 
 def check_ending(out: Path) -> None:
@@ -520,6 +529,27 @@ def _describe_choice(path: Path) -> Description:
     return Description("choice", told, {"sessions, the best first": choice_rows(facts)})
 
 
+def _describe_leaderboard(path: Path) -> Description:
+    facts = leaderboard_body(leaderboard_file(path))
+    told = {
+        "suite": f"{facts['suite']['name']} {facts['suite']['version']} ({facts['suite_digest'][:8]})",
+        "partial": "; ".join(facts["partial"]) or "no",
+        "models": ", ".join(facts["models"]),
+        "seeds": ", ".join(map(str, facts["seeds"])),
+        "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        "digest": facts["digest"][:12],
+    }
+    tables = {
+        f"ranking of {track['name']}": [
+            {"rank": row["rank"], "model": row["model"], "row": row["protocol"]}
+            | {name: own["mean"] for name, own in row["metrics"].items()}
+            for row in track["ranking"]
+        ]
+        for track in facts["tracks"]
+    }
+    return Description("leaderboard", told, tables)
+
+
 _DESCRIBE = {
     "nwb": _describe_nwb,
     "session": _describe_session,
@@ -530,4 +560,5 @@ _DESCRIBE = {
     "truth": _describe_truth,
     "workspace": _describe_workspace,
     "choice": _describe_choice,
+    "leaderboard": _describe_leaderboard,
 }

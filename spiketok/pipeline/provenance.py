@@ -22,7 +22,7 @@ from typing import Literal
 
 from spiketok.errors import ArtefactError, ChangedError, FetchError, SourceError, SpiketokError, UsageError
 from spiketok.pipeline.ingest import linked_differences, recorded_paths
-from spiketok.pipeline.inspect import kind_of, report_file
+from spiketok.pipeline.inspect import kind_of, leaderboard_file, report_file
 from spiketok.pipeline.jobs import describe
 from spiketok.pipeline.readers import digest_of
 from spiketok.pipeline.verify import compare_made
@@ -44,7 +44,7 @@ class Link:
 
     Args:
         kind: ``"report"``, ``"result"``, ``"predictions"``, ``"checkpoint"``, ``"vectors"``, ``"shard"``,
-            ``"context"``, ``"store"`` or ``"source"``.
+            ``"context"``, ``"store"``, ``"source"`` or ``"leaderboard"``.
         name: which one.
         depth: how many links lie between it and where the walk began.
         state: see the module.
@@ -72,7 +72,7 @@ def walk(path: Path, workspace: Workspace, *, quick: bool = False) -> Iterator[L
     """Every link from an artefact back to the source files, in the order of the walk.
 
     Args:
-        path: of a report (its folder, ``report.json`` or page), a run, a shard, a context or a stored session.
+        path: of a leaderboard or report (its folder, its JSON or page), a run, a shard, a context or a stored session.
         workspace: where shards, store and the list of source files are looked for.
         quick: digests only; else each stored session is also compared with its source files, through pynwb, and made
             from them again.
@@ -141,6 +141,25 @@ class _Walk:
         sessions = [(s, "the checkpoint") for s in body.get("trained_on", [])]
         sessions += [(s, "the report") for s in body.get("sessions", []) if not s.get("trained_on")]
         yield from self._sessions(sessions, 2)
+
+    def from_leaderboard(self, path: Path) -> Iterator[Link]:
+        """The checkpoint of each run, and each session once; of sessions that no run knows the store and its source."""
+        body, link = _read_facts("leaderboard", leaderboard_file(path), "spiketok bench SUITE")
+        yield link
+        if body is None:
+            return
+        entries: list[tuple[Mapping, str]] = []
+        for one in body["runs"]:
+            run = below(self.workspace.runs, one["run"], "the leaderboard")
+            expected = _Expected(one["checkpoint_digest"], "the leaderboard")
+            yield from self._checkpoint(run, one["run"], expected, 1)
+            facts = _facts_or_none(run / "checkpoint" / "checkpoint.json") or {"sessions": []}
+            entries += [(session, "the checkpoint") for session in facts["sessions"]]
+        yield from self._sessions(entries, 2)
+        trained = {entry["id"] for entry, _ in entries}
+        for session_id, digest in body["sessions"].items():
+            if session_id not in trained:
+                yield from self._store(session_id, _Expected(digest, "the leaderboard"), 1)
 
     def from_run(self, path: Path) -> Iterator[Link]:
         path = path.resolve()
@@ -391,6 +410,7 @@ _WALKS: dict[str, Callable[[_Walk, Path], Iterator[Link]]] = {
     "shard": _Walk.from_shard,
     "context": _Walk.from_context,
     "session": _Walk.from_session,
+    "leaderboard": _Walk.from_leaderboard,
 }
 
 

@@ -5,6 +5,7 @@
     <run>/result.json                     its scores
     <report>/report.json                  the scores of a transfer
     <root>/choices/<name>.json            which sessions are to be trained on, and why
+    <bench>/leaderboard.json              the scores of a suite
     <folder>/predictions.json             of which checkpoint the predictions below it are, and the digest of each file
 
 Whoever reads one reads it here, so that no command believes a file that was changed.
@@ -20,6 +21,7 @@ from spiketok.storage.files import below, read_signed, sha256_file, write_signed
 
 CONFIG, RESULT, PREDICTIONS = "config.json", "result.json", "predictions.json"
 CHOICE = "spiketok-choice"  # the format of a choice of sessions
+LEADERBOARDS = ("leaderboard", "leaderboard-partial")  # of all of a suite, and of some of its models, seeds or tracks
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
 SIGNED_VERSION = 3  # of the checkpoint: from it on the configuration beside it is signed
 AGAIN = "run the same 'spiketok train' again"
@@ -94,6 +96,16 @@ def choice_body(file: Path) -> dict:
         message = f"{file} has format '{facts.get('format')}', expected '{CHOICE}': spiketok choose"
         raise ArtefactError(message)
     return facts
+
+
+def is_leaderboard(file: Path) -> bool:
+    """Whether a file is named as a leaderboard or its page, a partial one too."""
+    return file.stem in LEADERBOARDS and file.suffix in (".json", ".html")
+
+
+def leaderboard_body(file: Path) -> dict:
+    """The scores of a suite, by the file of them or of their page."""
+    return read_signed(file.with_suffix(".json"), "leaderboard", "spiketok bench SUITE")
 
 
 def choice_rows(facts: Mapping) -> list[dict[str, object]]:

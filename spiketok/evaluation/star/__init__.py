@@ -27,7 +27,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from spiketok.errors import ArtefactError, DataError, UnknownNameError, UsageError
+from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.evaluation.measured import put_measured, read_measured
 from spiketok.evaluation.star.apart import apart, step_cpu_s
 from spiketok.evaluation.star.entrants import (
     Entrant,
@@ -41,7 +42,7 @@ from spiketok.evaluation.star.entrants import (
 from spiketok.evaluation.star.measuring import CHUNKS_MS, GENERATED_S, JITTERS_MS, LIVE_S, MEASURES, SHARES, How
 from spiketok.evaluation.star.results import Measured, StarTable
 from spiketok.models import MODELS
-from spiketok.storage.files import fingerprint, read_signed, write_signed
+from spiketok.storage.files import fingerprint
 from spiketok.storage.records import checkpoint_digest
 from spiketok.storage.workspace import Workspace
 from spiketok.training.config import RunConfig
@@ -172,10 +173,11 @@ def _steps_within(kept: _Kept, config: RunConfig, session_ids: Sequence[str], to
         return total
     key = fingerprint([VERSION, config.fingerprint(), list(digests(kept.how.workspace, session_ids).items())])
     path = kept.folder / f"step-{config.model}-{config.seed}.json"
-    facts = kept.read(path, key)
+    facts = read_measured(path, key)
     if facts is None:
-        facts = apart(step_cpu_s, kept.how.workspace.absolute(), config, list(session_ids), total)
-        write_signed(path, {"key": key, "facts": facts})
+        facts = put_measured(
+            path, key, apart(step_cpu_s, kept.how.workspace.absolute(), config, list(session_ids), total)
+        )
     return max(int(seconds / facts["cpu_s_per_step"]), 1)
 
 
@@ -197,16 +199,8 @@ class _Kept:
     def _path(self, one: Entrant, measure: str) -> Path:
         return self.folder / f"{one.run_dir.name}-{measure}.json"
 
-    def read(self, path: Path, key: str) -> dict | None:
-        """The facts of a record of this key; None where there is none, or one of something else."""
-        try:
-            record = read_signed(path, "measure", "it is measured again")
-        except (FileNotFoundError, ArtefactError):
-            return None
-        return record["facts"] if record["key"] == key else None
-
     def get(self, one: Entrant, measure: str) -> dict | None:
-        return self.read(self._path(one, measure), self._key(one, measure))
+        return read_measured(self._path(one, measure), self._key(one, measure))
 
     def put(self, one: Entrant, measure: str) -> dict:
         """Measure it and write it down; what a model cannot is a fact too, and has a reason."""
@@ -214,6 +208,4 @@ class _Kept:
             facts = MEASURES[measure](self.how, one)
         except (DataError, UsageError) as error:
             facts = {"reason": str(error)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_signed(self._path(one, measure), {"key": self._key(one, measure), "facts": facts})
-        return self.read(self._path(one, measure), self._key(one, measure))
+        return put_measured(self._path(one, measure), self._key(one, measure), facts)
