@@ -2,6 +2,7 @@
 
     <folder>/cells/<track>/<model>-<seed>/train.json                         the run, its checkpoint, its test scores
     <folder>/cells/<track>/<model>-<seed>/<session>/<seconds>s-<row>.json    one protocol with one calibration
+    <folder>/cells/<track>/<model>-<seed>/<session>/<seconds>s-cheats.json   what a decoder without spikes gets
     <folder>/cells/<track>/<model>-<seed>/<session>/nlb.json                 the benchmark's scores
     <folder>/costs/<track>/<model>-<seed>.json                               seconds, and the machine
 
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,10 +28,12 @@ import torch
 from spiketok.errors import ArtefactError, UnfitError, UnknownNameError
 from spiketok.evaluation.bench.data import Sessions, Told
 from spiketok.evaluation.bench.suite import NLB, TRANSFER, Entry, Part, Suite, Track
+from spiketok.evaluation.controls import predictors, without_spikes
 from spiketok.evaluation.measured import put_measured, read_measured
 from spiketok.evaluation.nlb_rates import score_rates, write_rates
-from spiketok.evaluation.results import FLOOR, ROWS
+from spiketok.evaluation.results import FLOOR, ROWS, TransferResult
 from spiketok.evaluation.transfer import evaluate_transfer
+from spiketok.recording.splits import SplitRule
 from spiketok.settings import plain
 from spiketok.storage.files import fingerprint
 from spiketok.storage.records import checkpoint_digest, run_result
@@ -40,8 +43,12 @@ from spiketok.training.checkpoints import Run, load_run
 from spiketok.training.config import RunConfig, load_config
 from spiketok.training.loop import train
 from spiketok.training.runs import device_of, make_shards, open_shards, run_path
+from spiketok.training.sampling import SessionTokens
+from spiketok.training.sessions import CALIBRATION
+from spiketok.training.tasks.decode import Prediction
 
 VERSION = 1  # of what cells mean: those of another one are made again
+CHEATS = "cheats"  # the cell of what decoders without spikes get
 EVAL_SEED = 0  # of eval-xsession: new rows, calibration windows
 
 
@@ -63,9 +70,9 @@ class Job:
         return f"{self.track.name}, {self.entry.name}, seed {self.seed}"
 
     def rows(self) -> list[str]:
-        """The rows of the transfer table that are scored, the floor last."""
+        """The rows of the transfer table that are scored, then the floor, then what cheats get."""
         wanted = {*self.track.protocols, self.entry.protocol}
-        return [*(row for row in ROWS if row in wanted), FLOOR]
+        return [*(row for row in ROWS if row in wanted), FLOOR, CHEATS]
 
 
 def jobs_of(suite: Suite, part: Part) -> list[Job]:
@@ -274,11 +281,12 @@ class _Transfer:
                 self._put(session, length_s, row, own)
 
         # the floor alone is no request: the cheapest row is scored again beside it
-        protocols = [row for row in lacking if row != FLOOR] or [self.job.rows()[0]]
+        protocols = [row for row in lacking if row in ROWS] or [self.job.rows()[0]]
+        (tokens,) = open_shards(workspace, [session], config)
         try:
-            evaluate_transfer(
+            result = evaluate_transfer(
                 run,
-                open_shards(workspace, [session], config),
+                [tokens],
                 protocols=protocols,
                 calibration_s=length_s,
                 seed=EVAL_SEED,
@@ -292,6 +300,9 @@ class _Transfer:
             for row in lacking:
                 reasons = {task.name: {"score": None, "reason": str(error)} for task in run.tasks}
                 self._put(session, length_s, row, reasons)
+        else:
+            if CHEATS in lacking:
+                self._put(session, length_s, CHEATS, _cheats(result, tokens))
 
     def _put(self, session: str, length_s: float, row: str, of: dict[str, dict]) -> None:
         facts = {
@@ -299,6 +310,22 @@ class _Transfer:
             "reason": next((event["reason"] for event in of.values() if event["reason"]), ""),
         }
         self.cells.put(self.job, session, f"{length_s:g}s-{row}", self._key(session, length_s, row), facts)
+
+
+def _cheats(result: TransferResult, tokens: SessionTokens) -> dict[str, dict]:
+    """By decoded task, what controls without spikes get on the floor's samples, by their names."""
+    run, (facts,) = result.run, result.sessions
+    rule = run.config.split
+    session = run.divide(tokens, SplitRule("block") if rule.kind == "day" else rule)
+    session = replace(session, splits={CALIBRATION: facts.calibration, "test": facts.test})
+    tasks, window_ns = {task.name: task for task in session.tasks}, run.config.data.window_ns
+    floors = [c for c in result.cells if c.protocol == FLOOR and isinstance(c.answer, Prediction)]
+    found: dict[str, dict] = {}
+    for cell in floors:
+        by = predictors(session, tasks[cell.task], window_ns)
+        own = {name: without_spikes(cell.answer, one) for name, one in by.items()}
+        found[cell.task] = {"score": own, "reason": ""}
+    return found
 
 
 def share(jobs: Sequence[Job], k: int, n: int) -> list[Job]:

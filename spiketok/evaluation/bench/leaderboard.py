@@ -19,8 +19,9 @@ from pathlib import Path
 from spiketok import __version__
 from spiketok.errors import UsageError
 from spiketok.evaluation.bench.data import Sessions, Told, make_data, require_data, sessions_of
-from spiketok.evaluation.bench.jobs import Cells, Job, Scored, jobs_of, run_job, share
+from spiketok.evaluation.bench.jobs import CHEATS, Cells, Job, Scored, jobs_of, run_job, share
 from spiketok.evaluation.bench.suite import NLB, TEST, TRANSFER, Part, Suite, Track
+from spiketok.evaluation.controls import METRIC, WITHOUT_SPIKES
 from spiketok.evaluation.results import FLOOR
 from spiketok.evaluation.scoring.ranks import Summary, step_down_ranks
 from spiketok.settings import plain
@@ -110,6 +111,12 @@ class Leaderboard:
         if row.track.score != TRANSFER or row.protocol in (FLOOR, TEST):
             return None
         return self.of(row.track, model=row.model, protocol=FLOOR, calibration_s=row.calibration_s)[0]
+
+    def cheat(self, row: Row, control: str) -> float | None:
+        """What a decoder without spikes gets where the row was scored, mean over seeds; None where it was not made."""
+        found = self.of(row.track, model=row.model, protocol=control, calibration_s=row.calibration_s)
+        scored = found[0].summary(METRIC) if found and row.track.metrics[0] == METRIC else None
+        return None if scored is None else scored.mean
 
     def seconds(self, kind: str) -> float:
         """Wall seconds of all that was done and written, of a kind (``"train"``, ``"evaluate"``)."""
@@ -247,9 +254,30 @@ def _rows(part: Part, suite: Suite, jobs: Sequence[Job], scored: Sequence[Scored
                     job.seed: {s: cell for (s, *key), cell in found.cells.items() if key == [length_s, protocol]}
                     for job, found in of
                 }
+                if protocol == CHEATS:
+                    rows += _cheat_rows(track, entry.name, length_s, cells)
+                    continue
                 scores = {seed: {s: cell["score"] for s, cell in own.items()} for seed, own in cells.items()}
                 reason = next((c["reason"] for own in cells.values() for c in own.values() if c["reason"]), "")
                 rows.append(_row(track, entry.name, protocol, length_s, scores, reason))
+    return rows
+
+
+def _cheat_rows(track: Track, model: str, length_s: float, cells: Mapping[int, Mapping[str, dict]]) -> list[Row]:
+    """A row a control without spikes, where the track has its metric."""
+    rows = []
+    for control in WITHOUT_SPIKES if METRIC in track.metrics else ():
+        values: dict[int, dict[str, float | None]] = {}
+        reason = ""
+        for seed, own in cells.items():
+            values[seed] = {}
+            for session, cell in own.items():
+                by_control = next(iter(cell["score"].values()), None) or {}
+                said = by_control.get(control, {"reason": cell["reason"]})
+                values[seed][session], reason = said.get("score"), said.get("reason") or reason
+        empty = {seed: dict.fromkeys(own) for seed, own in values.items()}
+        by_metric = {metric: values if metric == METRIC else empty for metric in track.metrics}
+        rows.append(Row(track, model, control, length_s, by_metric, reason))
     return rows
 
 

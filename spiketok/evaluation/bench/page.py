@@ -15,6 +15,7 @@ from spiketok.errors import require
 from spiketok.evaluation.bench.leaderboard import Leaderboard, Row, versions
 from spiketok.evaluation.bench.pictures import colour_of, curve_plot, ranking_plot
 from spiketok.evaluation.bench.suite import NLB, TEST, TRANSFER, Track
+from spiketok.evaluation.controls import CONSTANT, OWN_PAST, SESSION_TIME, TRIAL_TIME, WITHOUT_SPIKES
 from spiketok.evaluation.report import html_table, picture, whole_page
 from spiketok.evaluation.results import CALIBRATION_OF, FLOOR
 from spiketok.evaluation.star.page import escaped
@@ -32,6 +33,12 @@ HOW = (
 )
 
 
+CHEATS_WORDS = (
+    "Without spikes, on the same calibration and test time: the calibration's mean (constant); the better of two that "
+    "read the time in the session or in the trial (clock); the behaviour itself one to two windows ago (own past)."
+)
+
+
 def number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
@@ -42,6 +49,8 @@ def protocol_words(row: Row) -> str:
         return "test split of trained sessions"
     if row.protocol == NLB:
         return "valid trials"
+    if row.protocol in WITHOUT_SPIKES:
+        return f"no spikes: {row.protocol}"
     kind = CALIBRATION_OF[row.protocol]
     return row.protocol if kind == "none" else f"{row.protocol} ({kind})"
 
@@ -63,6 +72,10 @@ def ranking_rows(board: Leaderboard, track: Track) -> list[dict[str, str]]:
         if track.score == TRANSFER:
             cells["floor"] = "" if level is None else number(level.mean)
             cells["over the floor"] = "" if level is None or head is None else f"{head.mean - level.mean:+.3f}"
+            clocks = [value for name in (SESSION_TIME, TRIAL_TIME) if (value := board.cheat(row, name)) is not None]
+            cells["constant"] = number(board.cheat(row, CONSTANT))
+            cells["clock"] = number(max(clocks, default=None))
+            cells["own past"] = number(board.cheat(row, OWN_PAST))
         rows.append(cells)
     return rows
 
@@ -180,7 +193,9 @@ def _duration(seconds: float) -> str:
 def _track(board: Leaderboard, track: Track) -> list[str]:
     title = f": {escaped(track.name)}" if len(board.part.tracks) > 1 else ""
     length = f" Ranked: {track.metrics[0]} with {track.headline_s:g} s of calibration." if track.headline_s else ""
-    sections = [f"<h2>Ranking{title}</h2>", f'<p class="soft small">{escaped(WHAT[track.score] + length)} {HOW}</p>']
+    cheats = f" {CHEATS_WORDS}" if track.score == TRANSFER else ""
+    said = escaped(f"{WHAT[track.score]}{length} {HOW}{cheats}")
+    sections = [f"<h2>Ranking{title}</h2>", f'<p class="soft small">{said}</p>']
     sections.append(_table(board, ranking_rows(board, track)))
     if (figure := ranking_plot(board, track)) is not None:
         bar = " Grey bar: the floor, a linear decoder on the same calibration." if track.score == TRANSFER else ""
@@ -261,7 +276,8 @@ def markdown(board: Leaderboard) -> str:
     lines += [f"Suite `{suite.name}`, version {suite.version} (`{suite.digest[:8]}`), seeds {seeds}. {HOW}", ""]
     for track in board.part.tracks:
         length = f", {track.headline_s:g} s of calibration" if track.headline_s else ""
-        lines += [f"## {track.name}: {track.metrics[0]}{length}", "", WHAT[track.score], ""]
+        cheats = f" {CHEATS_WORDS}" if track.score == TRANSFER else ""
+        lines += [f"## {track.name}: {track.metrics[0]}{length}", "", f"{WHAT[track.score]}{cheats}", ""]
         lines += _markdown_table(ranking_rows(board, track))
         lines += ["### Each session", "", *_markdown_table(session_rows(board, track))]
         lines += ["### All rows", "", *_markdown_table(all_rows(board, track))]

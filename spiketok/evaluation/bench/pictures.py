@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from spiketok.evaluation.bench.leaderboard import Leaderboard, Row
 from spiketok.evaluation.bench.suite import Track
+from spiketok.evaluation.controls import WITHOUT_SPIKES
 from spiketok.evaluation.report import plain_axes
 from spiketok.evaluation.results import FLOOR
 
@@ -65,6 +66,7 @@ def curve_plot(board: Leaderboard, track: Track):
     """A figure: each model's rows over seconds of calibration, floors in grey; None with fewer than two lengths."""
     lengths, metric = track.calibration_s, track.metrics[0]
     rows = [row for row in board.of(track) if row.calibration_s and row.summary(metric) is not None]
+    rows = [row for row in rows if row.protocol not in WITHOUT_SPIKES]
     if len(lengths) < 2 or not rows:
         return None
     figure, axes = _figure(4.4)

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 from spiketok.evaluation.bench import jobs as running  # noqa: E402
 from spiketok.evaluation.bench.jobs import Cells  # noqa: E402
 from spiketok.evaluation.bench.leaderboard import Leaderboard, run_suite, write_leaderboard  # noqa: E402
-from spiketok.evaluation.bench.page import markdown, write_page  # noqa: E402
+from spiketok.evaluation.bench.page import markdown, number, ranking_rows, write_page  # noqa: E402
 from spiketok.evaluation.bench.suite import Suite, part_of  # noqa: E402
 from spiketok.evaluation.scoring.ranks import Summary, step_down_ranks  # noqa: E402
 from spiketok.evaluation.transfer import evaluate_transfer  # noqa: E402
@@ -61,7 +61,7 @@ def test_a_suite_that_is_stopped_anywhere_goes_on_to_the_same_bytes(done, tmp_pa
     assert len(contents(tmp_path)) == 12
     monkeypatch.setattr(Cells, "put", put)
     after = run(workspace, of, tmp_path)
-    assert contents(tmp_path) == contents(whole) and len(contents(whole)) == 4 * (1 + 2 * 2)
+    assert contents(tmp_path) == contents(whole) and len(contents(whole)) == 4 * (1 + 2 * 3)
     assert after.to_json() == board.to_json()
 
 
@@ -124,7 +124,24 @@ def test_numbers_are_means_over_sessions_and_standard_errors_over_seeds(done):
     floor = board.floor(places["small"][1])
     assert floor.summary("r2_mean").mean == pytest.approx(values("small", "linear").mean())
     assert board.floor(places["ridge"][1]) is None  # it is the floor
-    assert [line.split(":")[0] for line in board.reasons()] == ["made, ridge, identity_only"]
+    assert [line.split(":")[0] for line in board.reasons()][:2] == [
+        "made, ridge, identity_only",
+        "made, ridge, trial_time",
+    ]
+
+
+def test_what_a_cheat_gets_stands_beside_every_score(done):
+    """A constant cannot have an R2 above 0; here nobody has trials, and time says little of a behaviour."""
+    _, of, whole, board = done
+    row = next(row for _, row in board.ranked(of.tracks[0]) if row.model == "small")
+    cell = json.loads((whole / "cells" / "made" / "small-3" / "day2" / "8s-cheats.json").read_text())["facts"]
+    said = cell["score"]["decode:hand_vel"]
+    assert board.cheat(row, "constant") == said["constant"]["score"] <= 0
+    assert board.cheat(row, "trial_time") is None and said["trial_time"]["reason"] == "the session has no trials"
+    (shown,) = (r for r in ranking_rows(board, of.tracks[0]) if r["model"] == "small")
+    assert shown["constant"] == f"{said['constant']['score']:.3f}" and shown["clock"] == number(
+        board.cheat(row, "session_time")
+    )
 
 
 def test_a_seed_without_a_score_in_a_session_leaves_the_row_without_a_mean(done):
