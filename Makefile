@@ -5,6 +5,9 @@ ORACLE := .venv-oracle
 NLB := .venv-nlb
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
+# Without its bytecode each worker of pytest rewrites and compiles all tests anew: 20 s of each core, at every run.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long lint bench oracle oracle-nlb clean
 
 demo: $(VENV)/ready
