@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,11 @@ settings.register_profile(
     "default", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("default")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of garbage collection: each walks through all objects of torch, pynwb and the tests."""
+    gc.freeze()
 
 
 def real_data() -> Path | None:

@@ -71,6 +71,11 @@ def in_a_process(root: Path, *words: str | Path, first: str = "", **environment:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+# few tokens, few windows: enough for what the command line says of a run
+FEW = ("model.dim=16", "model.depth=1", "model.latents_per_step=2", "data.window_ms=200", "data.eval_step_ms=2000")
+SMALL = [word for text in FEW for word in ("--set", text)]
+
+
 def write_config(folder: Path) -> Path:
     """A run that is over in seconds."""
     config = folder / "run.toml"
@@ -95,7 +100,7 @@ def workspace(tmp_path_factory, nwb) -> Path:
     spiketok(root, "ingest", *nwb)
     spiketok(root, "tokenize", "--scheme", "per-spike")
     spiketok(root, "tokenize", "--scheme", "binned")
-    spiketok(root, "train", "--model", "poyo", "--config", write_config(root), "--hold-out", "*day02*")
+    spiketok(root, "train", "--model", "poyo", "--config", write_config(root), "--hold-out", "*day02*", *SMALL)
     return root
 
 
@@ -173,8 +178,8 @@ def test_a_terminal_gets_tables_and_a_live_training(workspace, monkeypatch):
     assert "verify" in told.stderr  # the bar
     assert "2/2" in told.stderr
     assert "sessions/s" in told.stderr
-    again = ["train", "--config", write_config(workspace), "--model", "poyo", "--hold-out", "*day02*", "--restart"]
-    done = spiketok(workspace, *again, stream=Terminal)
+    again = ["train", "--config", write_config(workspace), "--model", "poyo", "--hold-out", "*day02*", *SMALL]
+    done = spiketok(workspace, *again, "--restart", stream=Terminal)
     assert "scores on the test split" in done.stdout
     assert "parameters, 1 sessions, 12 units" in done.stderr
     assert "5 of 5" in done.stderr
@@ -279,11 +284,6 @@ def test_a_missing_extra_is_one_line(workspace, tmp_path):
     done = in_a_process(workspace, "train", "--model", "poyo", PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.strip() == "error: training needs 'torch', which is not installed: pip install 'spiketok[train]'"
-
-
-# without the compiler every loop is Python's: few tokens, few windows
-FEW = ("model.dim=16", "model.depth=1", "model.latents_per_step=2", "data.window_ms=200", "data.eval_step_ms=2000")
-SMALL = [word for text in FEW for word in ("--set", text)]
 
 
 @pytest.mark.parametrize(

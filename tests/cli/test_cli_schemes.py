@@ -37,6 +37,9 @@ def root(tmp_path_factory) -> Path:
     return folder / "root"
 
 
+SHOWN = ("binned", "per-spike", "frames")  # counts, tokens and images
+
+
 def shards(root: Path) -> dict[str, str]:
     files = (p for p in (root / "shards").rglob("*") if p.is_file() and not p.name.startswith(STAMP))
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
@@ -60,6 +63,7 @@ def test_tokenize_all_serves_what_it_can_and_says_why_not(root):
     assert {row["state"] for row in again} == {"already"}
 
 
+@pytest.mark.long  # every scheme, in processes of their own
 def test_workers_and_a_memory_cap_change_no_byte(root, tmp_path):
     spiketok(root, "tokenize", "--scheme", "all")
     wanted = shards(root)
@@ -169,7 +173,7 @@ def test_compare_writes_table_json_and_figure(root, tmp_path):
     assert "ending" in spiketok(root, "compare", "--plot", tmp_path / "c.bmp", code=2).stderr
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [s if s in SHOWN else pytest.param(s, marks=pytest.mark.long) for s in SCHEMES])
 def test_every_scheme_has_a_picture(root, tmp_path, scheme):
     made = json.loads(spiketok(root, "tokenize", "--scheme", scheme, "--sessions", "imaged/*", "--json").stdout)
     spiketok(root, "inspect", made[0]["path"], "--plot", tmp_path / "p.png")

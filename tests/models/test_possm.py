@@ -140,7 +140,7 @@ def test_mamba_starts_with_the_steps_that_are_asked():
 
 
 @EACH
-@pytest.mark.parametrize("n_chunks", [1, 2, 20])
+@pytest.mark.parametrize("n_chunks", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 20))])
 def test_windows_one_after_another_give_what_one_long_window_gives(backbone, n_chunks):
     model, total, first = possm(backbone=backbone), 40, 100 * CHUNK_NS
     with torch.no_grad():

@@ -245,6 +245,7 @@ def test_no_scheduler_is_said_in_one_line(monkeypatch):
         list(run_jobs([Job("a", abs, (-1,))], f"dask:{address}"))
 
 
+@pytest.mark.long  # it waits for timeouts
 def test_a_scheduler_that_is_lost_fails_its_jobs_by_name():
     distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install 'spiketok[dask]'")
     cluster = distributed.LocalCluster(

@@ -309,6 +309,7 @@ def test_source_that_pynwb_cannot_read(plain, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.long  # ten recordings
 @pytest.mark.skipif(real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)")
 def test_all_real_recordings_are_equal():
     paths = sorted(real_data().glob("*.nwb"))

@@ -77,7 +77,7 @@ def test_models_say_how_many_files_they_were_checked_against():
 
 
 WEIGHTED = {path: sum(key.startswith("w/") for key in np.load(path).files) for path in CHOSEN}
-MANY = 60  # weights: a replay each
+MANY = 30  # weights: a replay each
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,8 @@ def test_frames_that_are_not_finite(tmp_path):
     "make",
     [
         imaged_file,
-        lambda path: imaged_file(path, dff=False),
-        lambda path: imaged_file(path, stamps=np.arange(N_FRAMES) * 0.1 + 3),
+        pytest.param(lambda path: imaged_file(path, dff=False), marks=pytest.mark.long),
+        pytest.param(lambda path: imaged_file(path, stamps=np.arange(N_FRAMES) * 0.1 + 3), marks=pytest.mark.long),
         lambda path: turned(imaged_file(path.with_stem("before"), dff=False, stamps=np.arange(N_FRAMES) * 0.1), path),
         neuron_file,
     ],

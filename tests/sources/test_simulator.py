@@ -509,7 +509,7 @@ def r2(true, predicted):
     return 1 - ((true - predicted) ** 2).sum() / ((true - true.mean(0)) ** 2).sum()
 
 
-@pytest.mark.parametrize("task", REACHING)
+@pytest.mark.parametrize("task", [REACHING[0], *(pytest.param(t, marks=pytest.mark.long) for t in REACHING[1:])])
 def test_velocity_decodes_within_a_day_and_not_across(tmp_path, task):
     linear_model = pytest.importorskip("sklearn.linear_model", reason="needs the extra 'train'")
     config = SimulationConfig(task=task, n_subjects=1, sessions_per_subject=2, duration_s=240, missed_fraction=0)

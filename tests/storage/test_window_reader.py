@@ -44,9 +44,12 @@ def small_chunks(monkeypatch):
 
 
 PERIODS_NS = {1: None, 1_000_000: 1_000.0, 100_000: 10_000.0, 33_333: 30_000.0, 40_960: 24_414.0625}
+WHOLE_US = (1_000_000, 100_000)  # clocks whose ticks are exact in any measure
 
 
-@pytest.mark.parametrize("step_ns", PERIODS_NS)
+@pytest.mark.parametrize(
+    "step_ns", [pytest.param(p, marks=pytest.mark.long) if p in WHOLE_US else p for p in PERIODS_NS]
+)
 @given(data=st.data())
 def test_any_window_is_that_of_the_whole(tmp_path_factory, step_ns, data):
     seed, n_spikes, n_units = data.draw(st.tuples(st.integers(0, 99), st.integers(0, 300), st.integers(1, 5)))

@@ -346,6 +346,7 @@ print(len(os.listdir("/proc/self/fd")) - before, total)
 """
 
 
+@pytest.mark.long  # two thousand readers, as of new shards in test_shards.py
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
 def test_two_thousand_readers_leave_no_descriptor(tmp_path):
     reader = shard(tmp_path, golden_session(), PerSpike(), golden_segments())

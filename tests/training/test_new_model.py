@@ -253,6 +253,10 @@ CHOSEN = {
         },
     ),
 }
+# the one with inputs of two schemes
+ONE_OF_TOYS = pytest.mark.parametrize(
+    "name", [n if n == "toy-both" else pytest.param(n, marks=pytest.mark.long) for n in TOYS]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -322,7 +326,7 @@ def assert_read(root: Path, sessions: list[dict], expected: dict[str, tuple[str,
 # ---- the whole way --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n if n == "toy-both" else pytest.param(n, marks=pytest.mark.long) for n in TOYS])
+@ONE_OF_TOYS
 def test_a_new_model_goes_from_the_store_to_a_verified_report(root, name):
     sets, expected = CHOSEN[name]
     done = train(root, name, sets, "--tokenize")
@@ -362,7 +366,7 @@ def test_a_new_model_goes_from_the_store_to_a_verified_report(root, name):
     assert kinds == ["report", "checkpoint", *[*["shard"] * len(expected), "store", "source"] * 3]
 
 
-@pytest.mark.parametrize("name", TOYS)
+@ONE_OF_TOYS
 def test_a_new_model_that_was_stopped_goes_on_to_the_same_bytes(root, tmp_path, name, monkeypatch):
     sets, _ = CHOSEN[name]
     train(root, name, sets, "--tokenize")
@@ -419,9 +423,10 @@ FIELDS = {
     ),
     "both": ("toy-both", "data.bin_ms=12.5", "counts", {"bin_ns": 12_500_000}, "--bin-ms 12.5"),
 }
+ODD = ("odd bins", "groups", "chunks", "both")  # a fraction, a word, a setting of two fields, two schemes
 
 
-@pytest.mark.parametrize("case", FIELDS)
+@pytest.mark.parametrize("case", [c if c in ODD else pytest.param(c, marks=pytest.mark.long) for c in FIELDS])
 def test_the_command_that_is_named_makes_the_shard_that_is_found(root, case):
     name, setting, key, fields, words = FIELDS[case]
     sets = [setting, "optim.steps=1"]

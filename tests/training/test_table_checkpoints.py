@@ -49,7 +49,7 @@ def stop_at(step: int):
     return listen
 
 
-@pytest.fixture(scope="module", params=["adamw", "lamb"])
+@pytest.fixture(scope="module", params=["adamw", pytest.param("lamb", marks=pytest.mark.long)])
 def runs(request, shards, tmp_path_factory):
     """A whole run of 24 steps, and one that was stopped after the checkpoint of step 8."""
     folder, config = tmp_path_factory.mktemp(request.param), config_of(request.param)

@@ -64,7 +64,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("read", [False, True])
+@pytest.mark.parametrize("read", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_lazy_rows_are_torchs_dense_adamw(schedule, read):
     """400 steps of a changing rate; rows at random gaps, gradients from far below AdamW's eps to far above.
 

@@ -750,6 +750,7 @@ LFADS = [
 ]
 
 
+@pytest.mark.long  # test_model_laws.py stops and continues each model
 def test_lfads_trains_on_sessions_of_other_units_and_resumes_to_the_same_bytes(tmp_path):
     """Read-ins that are aligned by a trial column; its draws and dropped counts follow the step."""
     days = [decodable_session(f"day{k}", k, n_units=6 + 2 * k) for k in range(2)]

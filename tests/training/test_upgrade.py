@@ -146,7 +146,7 @@ def test_tokens_weights_and_scores_are_those_of_before(workspace, release_before
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        (LINEAR, ["--within", "--sessions", "*day02*"]),
+        pytest.param(LINEAR, ["--within", "--sessions", "*day02*"], marks=pytest.mark.long),
         (POYO, ["--protocols", "zero_shot,identity_only,full"]),  # the rows of that release
     ],
 )
