@@ -11,8 +11,8 @@ import pytest
 @contextmanager
 def s3_server() -> Iterator[tuple]:
     """A file system of an empty S3, and the requests that it has answered, as ``"GET /bucket/key?query"``."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'spiketok[remote]'")
-    moto_server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+    pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'spiketok[remote]')")
+    moto_server = pytest.importorskip("moto.server", reason="moto is not installed (pip install 'moto[server]')")
     import s3fs
 
     server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)

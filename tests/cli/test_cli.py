@@ -402,7 +402,7 @@ def test_help_names_what_exists():
 
 
 def test_the_four_commands_from_an_archive_to_a_report(nwb, tmp_path):
-    pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
+    pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
     path = "sub-Jenkins/sub-Jenkins_ses-small_desc-train_behavior+ecephys.nwb"
     with DandiServer({path: nwb[0].read_bytes()}) as server:
         there = ["--api-url", server.api_url]

@@ -177,7 +177,9 @@ def test_where_they_cannot_be_had_they_say_why(run, made):
 
 def test_the_decoder_of_a_trained_session_is_the_floor_on_its_latents(run):
     """Slow twin: scikit-learn's ridge on the lagged latents of the training time."""
-    linear_model = pytest.importorskip("sklearn.linear_model")
+    linear_model = pytest.importorskip(
+        "sklearn.linear_model", reason="scikit-learn is not installed (pip install 'spiketok[train]')"
+    )
     run, tokens = run
     _, alignments, _ = cells(run, tokens)
     (reference,) = alignments.of(run.tasks[0])

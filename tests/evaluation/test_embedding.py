@@ -23,8 +23,10 @@ def compared(
 
 
 def test_chance_is_what_a_dummy_guesses():
-    dummy = pytest.importorskip("sklearn.dummy")
-    f1_score = pytest.importorskip("sklearn.metrics").f1_score
+    dummy = pytest.importorskip("sklearn.dummy", reason="scikit-learn is not installed (pip install 'spiketok[train]')")
+    f1_score = pytest.importorskip(
+        "sklearn.metrics", reason="scikit-learn is not installed (pip install 'spiketok[train]')"
+    ).f1_score
     rng = np.random.default_rng(0)
     train, test = rng.choice(list("abc"), 20_000, p=[0.2, 0.3, 0.5]), rng.choice(list("abc"), 20_000, p=[0.5, 0.4, 0.1])
     guess = dummy.DummyClassifier(strategy="stratified", random_state=1).fit(np.zeros((20_000, 1)), train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok.models.dropout import Dropout, dropped_attention, margin, share_kept, words  # noqa: E402
 from spiketok.models.nn import CrossAttention, RotaryTime, SelfAttention, attention  # noqa: E402

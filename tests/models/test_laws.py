@@ -391,7 +391,7 @@ def test_unit_parts_are_what_of_the_identity_lies_along_the_units(name):
 @ALL
 def test_sessions_have_the_same_kinds_of_unit_parts(name):
     if MODELS[name].one_session or len(sessions_of(name)) < 2:
-        pytest.skip("it holds one session")
+        pytest.skip(f"{name} holds one session: there is no second one whose parts could differ")
     model = build(name)
     kinds = [
         [(axis, tuple(np.delete(part.value.shape, axis))) for part, axis in model.unit_parts(session)]

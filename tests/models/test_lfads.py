@@ -482,7 +482,7 @@ def test_smoothing_components_and_regression():
     counts = np.random.default_rng(0).poisson(2.0, (50, 4))
     ones = smoothed(np.ones((50, 4)), 3.0)
     np.testing.assert_allclose(ones, 1)
-    ndimage = pytest.importorskip("scipy.ndimage")
+    ndimage = pytest.importorskip("scipy.ndimage", reason="scipy is not installed (pip install spiketok)")
     inner = ndimage.gaussian_filter1d(counts.astype(float), 3.0, axis=0, truncate=3.0)[12:-12]
     np.testing.assert_allclose(smoothed(counts, 3.0)[12:-12], inner, rtol=2e-2)
     assert principal(counts.astype(float), 9).shape == (4, 4)

@@ -796,7 +796,7 @@ def test_in_half_precision(name):
     torch.testing.assert_close(said.float(), exact, rtol=0.1, atol=0.05)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is here: run it on a machine that has one")
 @OF_BEHAVIOUR
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
 def test_on_a_gpu_as_on_the_cpu(name, dtype, tolerance):
@@ -874,7 +874,9 @@ def lagged(counts: np.ndarray, lags: int) -> np.ndarray:
 
 
 def test_linear_is_scikit_learns_ridge():
-    sklearn = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    sklearn = pytest.importorskip(
+        "sklearn.linear_model", reason="scikit-learn is not installed (pip install 'spiketok[train]')"
+    )
     rng = np.random.default_rng(0)
     data = [(c, y, rng.uniform(0, 2, len(w)) * (rng.random(len(w)) > 0.2)) for c, y, w in stretches(A)]
     model = Linear(LinearConfig(lags=4, alphas=(3.0,)), [VELOCITY], TIMING)
@@ -904,7 +906,9 @@ def test_linear_predicts_what_its_weights_say():
 
 def test_linear_chooses_the_penalty_by_blocks_of_time():
     """The choice is that of scikit-learn fitted on the other blocks, where no block's rows see another's bins."""
-    sklearn = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    sklearn = pytest.importorskip(
+        "sklearn.linear_model", reason="scikit-learn is not installed (pip install 'spiketok[train]')"
+    )
     alphas, rng = (1e-2, 1.0, 30.0, 1e3, 1e5), np.random.default_rng(1)
     counts = rng.poisson(1.0, (120, 6)).astype(float)
     target = np.stack([counts[:, 0] + 3 * rng.normal(size=120), 3 * rng.normal(size=120)], 1)

@@ -104,7 +104,10 @@ def test_attention_backends_are_the_slow_twin(backend, name):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen and nested kernels need a CUDA GPU")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="no CUDA GPU is here, which varlen and nested kernels need: run it on a machine that has one",
+)
 @pytest.mark.parametrize("name", LENGTHS)
 @pytest.mark.parametrize(
     ("backend", "dtype"), [("varlen", "bfloat16"), ("auto", "bfloat16"), ("auto", "float32"), ("padded", "float32")]
@@ -744,7 +747,7 @@ def test_spans_ramp_up():
 
 
 def test_softened_counts_are_poissons():
-    poisson = pytest.importorskip("scipy.stats", reason="scipy is not installed").poisson
+    poisson = pytest.importorskip("scipy.stats", reason="scipy is not installed (pip install spiketok)").poisson
     expected = poisson.pmf(np.arange(7)[None], np.arange(7)[:, None])
     expected /= expected.sum(1, keepdims=True)
     np.testing.assert_allclose(softened_counts(6).numpy(), expected, atol=1e-7)

@@ -116,7 +116,7 @@ def test_a_job_that_kills_processes_fails_alone(tmp_path):
 
 @pytest.mark.long
 def test_a_job_that_kills_dask_workers_fails_alone(tmp_path):
-    pytest.importorskip("distributed", reason="dask is not installed: pip install 'spiketok[dask]'")
+    pytest.importorskip("distributed", reason="dask is not installed (pip install 'spiketok[dask]')")
     check_deadly(list(run_jobs(deadly(tmp_path), "dask:local:2")))
 
 
@@ -154,7 +154,7 @@ def test_a_job_beyond_the_memory_is_refused_with_both_numbers(executor):
 @pytest.fixture(scope="module")
 def dask_cluster():
     """A scheduler with two worker processes; their nannies start another one for each that dies."""
-    distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install 'spiketok[dask]'")
+    distributed = pytest.importorskip("distributed", reason="dask is not installed (pip install 'spiketok[dask]')")
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
@@ -236,7 +236,7 @@ def test_processes_give_the_same_bytes(in_peace, tmp_path):
 
 
 def test_no_scheduler_is_said_in_one_line(monkeypatch):
-    pytest.importorskip("distributed", reason="dask is not installed: pip install 'spiketok[dask]'")
+    pytest.importorskip("distributed", reason="dask is not installed (pip install 'spiketok[dask]')")
     monkeypatch.setattr(jobs, "CONNECT_S", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -247,7 +247,7 @@ def test_no_scheduler_is_said_in_one_line(monkeypatch):
 
 @pytest.mark.long  # it waits for timeouts
 def test_a_scheduler_that_is_lost_fails_its_jobs_by_name():
-    distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install 'spiketok[dask]'")
+    distributed = pytest.importorskip("distributed", reason="dask is not installed (pip install 'spiketok[dask]')")
     cluster = distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
     )

@@ -252,13 +252,15 @@ def test_pynwb_finds_nothing_wrong(rich, tmp_path, of):
 
 @pytest.mark.slow
 def test_nwbinspector_finds_nothing_critical(tmp_path):
-    inspector = pytest.importorskip("nwbinspector", reason="nwbinspector is not installed")
+    inspector = pytest.importorskip("nwbinspector", reason="nwbinspector is not installed (pip install nwbinspector)")
     write_nwb(clean(), DIGEST, tmp_path / "one.nwb")
     worst = inspector.Importance.CRITICAL
     assert list(inspector.inspect_nwbfile(nwbfile_path=tmp_path / "one.nwb", importance_threshold=worst)) == []
 
 
-@pytest.mark.skipif(real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)")
+@pytest.mark.skipif(
+    real_data() is None, reason="the real recordings are not here (set SPIKETOK_REAL_DATA to their folder)"
+)
 def test_a_real_recording_comes_back(tmp_path):
     path = real_data() / "sub-Jenkins_ses-small_desc-test_ecephys.nwb"
     session = read_nwb(path, "mc_maze_small/test", Source(path.name, "0" * 64, 1))

@@ -310,7 +310,9 @@ def test_source_that_pynwb_cannot_read(plain, tmp_path):
 
 
 @pytest.mark.long  # ten recordings
-@pytest.mark.skipif(real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)")
+@pytest.mark.skipif(
+    real_data() is None, reason="the real recordings are not here (set SPIKETOK_REAL_DATA to their folder)"
+)
 def test_all_real_recordings_are_equal():
     paths = sorted(real_data().glob("*.nwb"))
     assert len(paths) == 10

@@ -191,7 +191,7 @@ def test_a_rule_that_cannot_be_is_one_line(four, rule, error, line):
 
 def test_metrics_are_the_formulas():
     """Against direct formulas, with gaps in the observed time and units that were observed at different times."""
-    pytest.importorskip("spikeinterface")
+    pytest.importorskip("spikeinterface", reason="spikeinterface is not installed (pip install 'spiketok[sorting]')")
     rng = np.random.default_rng(0)
     stop = 400 * SECOND
     times = [np.sort(rng.integers(0, stop, n)) for n in (4000, 900, 0)] + [np.sort(rng.integers(0, stop // 3, 500))]

@@ -215,7 +215,7 @@ def test_the_names_are_the_functions():
 
 def test_co_bps_is_nlb_tools_formula():
     """The published formula with its own gammaln and its own null, written out with arrays (nlb_tools 0.0.3)."""
-    special = pytest.importorskip("scipy.special", reason="scipy is not installed (pip install 'spiketok[train]')")
+    special = pytest.importorskip("scipy.special", reason="scipy is not installed (pip install spiketok)")
     rng = np.random.default_rng(5)
     rate = rng.gamma(2.0, 0.2, (7, 11, 3))
     count = rng.poisson(rate)

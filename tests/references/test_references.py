@@ -66,7 +66,9 @@ NAMES_OF = {"bwb_mtm": "mtm_bwb", "bwb_ndt_stitch": "ndt_stitch"}  # of BrainWid
 NAMED = re.compile(f"^({'|'.join(NAMES_OF)})(?=_)")
 
 
-@pytest.mark.skipif(not BESIDE.is_dir(), reason="the recorded files of the originals are not here (SPIKETOK_GOLDEN)")
+@pytest.mark.skipif(
+    not BESIDE.is_dir(), reason="the recorded files of the originals are not here (set SPIKETOK_GOLDEN to their folder)"
+)
 def test_models_say_how_many_files_they_were_checked_against():
     named = [NAMED.sub(lambda found: NAMES_OF[found[1]], path.stem) for path in files(BESIDE)]
     models = [max((m for m in MODELS if name.startswith(f"{m}_")), key=len, default="") for name in named]

@@ -124,8 +124,8 @@ def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
 
 
 def test_parquet(tmp_path):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (pip install 'spiketok[alf]')")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (pip install 'spiketok[alf]')")
     folder = write_alf(tmp_path)
     for file in (folder / "alf").glob("_ibl_trials.*"):
         file.unlink()

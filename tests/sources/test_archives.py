@@ -30,7 +30,7 @@ from spiketok.storage.locks import beside
 from tests.dandi_server import DandiServer
 from tests.zenodo_server import ZenodoServer
 
-pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
+pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
 
 PIECE = 65536
 VALIDATORS = [("ETag", '"one"'), ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")]

@@ -35,7 +35,7 @@ from tests.layouts import allen, churchland, ibl, link, odoherty_sabes, perich_m
 from tests.nwb_files import write_plain, write_rich
 from tests.zenodo_server import ZenodoServer
 
-pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
+pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
 
 # (dataset, asset, what writes it); what is None is served and must not be fetched
 FILES = [

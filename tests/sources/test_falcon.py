@@ -135,7 +135,7 @@ def test_tokens_hold_every_spike_of_observed_time(workspace, name):
 
 def test_minival_neither_trains_nor_scores_beside_what_it_is_part_of(workspace):
     """Its trials lie in the held-in file of its run: a decoder would be scored on what it was trained on."""
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
     from types import SimpleNamespace
 
     from spiketok.training.config import load_config
@@ -171,7 +171,7 @@ def test_minival_neither_trains_nor_scores_beside_what_it_is_part_of(workspace):
 @pytest.mark.parametrize("name", ["falcon_m2", "falcon_h1"])
 def test_streams_what_the_whole_file_gives(workspace, made, tmp_path, name):
     """M2's files have full-band voltage by now; the session needs none of it."""
-    pytest.importorskip("remfile", reason="the extra 'dandi' is not installed")
+    pytest.importorskip("remfile", reason="remfile is not installed (pip install 'spiketok[remote]')")
     from spiketok.pipeline.ingest_remote import stream
 
     one, dataset = made[name][-1], DATASETS[name]

@@ -43,7 +43,7 @@ from spiketok.sources.catalogue import (
 )
 from tests.dandi_server import DandiServer
 
-pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
+pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
 
 TRAIN, TEST = "sub-A/sub-A_desc-train_behavior+ecephys.nwb", "sub-A/sub-A_desc-test_ecephys.nwb"
 BYTES = {TRAIN: random.Random(1).randbytes(700_000), TEST: random.Random(2).randbytes(150_000)}

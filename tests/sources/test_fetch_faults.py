@@ -31,7 +31,7 @@ from spiketok.sources.archives.dandi import api
 from spiketok.sources.catalogue import download, plan_fetch, resolve
 from tests.dandi_server import DandiServer
 
-pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
+pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
 
 SMALL, BIG = "sub-A/sub-A_desc-test_ecephys.nwb", "sub-A/sub-A_desc-train_behavior+ecephys.nwb"
 BYTES = {SMALL: random.Random(2).randbytes(150_000), BIG: random.Random(1).randbytes(700_000)}

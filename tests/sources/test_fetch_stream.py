@@ -23,8 +23,8 @@ from spiketok.storage.workspace import Workspace
 from tests.dandi_server import DandiServer
 from tests.nwb_files import new_file, save
 
-pytest.importorskip("remfile", reason="the extra 'dandi' is not installed")
-pytest.importorskip("dandi", reason="the extra 'dandi' is not installed")
+pytest.importorskip("remfile", reason="remfile is not installed (pip install 'spiketok[remote]')")
+pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
 
 PATH = "sub-A/sub-A_ses-1.nwb"
 ID = "000777/sub-A_ses-1"

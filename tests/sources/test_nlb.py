@@ -469,10 +469,10 @@ def test_fetch_ingest_and_tokenize(name, paths, tmp_path):
 def test_real_test_file(tmp_path):
     folder = real_data()
     if folder is None:
-        pytest.skip("no folder of real recordings (SPIKETOK_REAL_DATA)")
+        pytest.skip("the real recordings are not here (set SPIKETOK_REAL_DATA to their folder)")
     file = folder / "sub-Jenkins_ses-small_desc-test_ecephys.nwb"
     if not file.exists():
-        pytest.skip(f"{file.name} is not in the folder of real recordings")
+        pytest.skip(f"{file.name} is not in the folder that SPIKETOK_REAL_DATA names")
     session = made("mc_maze_small", [file])
     assert (len(session.units), len(session.spikes), len(session.trials)) == (107, 32_897, 100)
     mended = next(f for f in session.repairs if f.id == "mc_maze-electrodes")

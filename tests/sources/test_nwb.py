@@ -156,7 +156,7 @@ def test_events_are_intervals_of_no_length(rich):
 
 def test_events_table(rich):
     if "rewards" not in rich.intervals:
-        pytest.skip("this pynwb writes no events table")
+        pytest.skip("this pynwb writes no events table (pip install --upgrade pynwb)")
     assert rich.intervals["rewards"].stop_ns.tolist() == seconds(1.25, 2)
 
 
@@ -751,7 +751,7 @@ REAL = {
     "sub_anm00239123_ses_20170627T093549_ecephys_and_ogen.nwb": (4, 34_057),
 }
 needs_real_data = pytest.mark.skipif(
-    real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)"
+    real_data() is None, reason="the real recordings are not here (set SPIKETOK_REAL_DATA to their folder)"
 )
 
 

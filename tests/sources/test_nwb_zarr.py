@@ -29,7 +29,9 @@ SOURCE = Source("one.nwb", "0" * 64, 1)
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> tuple[Path, Path]:
     """An HDF5 file and a zarr folder of it, written by hdmf-zarr."""
-    backend = pytest.importorskip("hdmf_zarr.nwb")
+    backend = pytest.importorskip(
+        "hdmf_zarr.nwb", reason="hdmf-zarr is not installed (pip install 'spiketok[zarr-nwb]')"
+    )
     folder = tmp_path_factory.mktemp("zarr")
     nwb = new_file()
     group = nwb.create_electrode_group("shank", description="g", location="CA1", device=nwb.create_device("probe"))

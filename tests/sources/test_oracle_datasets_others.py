@@ -32,7 +32,7 @@ US_NS = 1000
 
 def run_pipeline(name: str, file: Path, folder: Path) -> h5py.File:
     """What torch_brain makes of a file."""
-    package = pytest.importorskip("torch_brain")
+    package = pytest.importorskip("torch_brain", reason="torch_brain is not installed (make oracle)")
     script = Path(package.__file__).parent / "pipeline/brainsets-pipelines" / PIPELINES[name] / "pipeline.py"
     spec = importlib.util.spec_from_file_location(f"pipeline_{name}", script)
     module = importlib.util.module_from_spec(spec)
@@ -74,8 +74,10 @@ def phase(session, name: str) -> Intervals:
 
 @pytest.mark.parametrize("n", [4, 5, 7, 8, 16, 33, 100, 193, 1588])
 def test_draws_equal_the_libraries(n):
-    selection = pytest.importorskip("sklearn.model_selection")
-    data = pytest.importorskip("torch_brain.data")
+    selection = pytest.importorskip(
+        "sklearn.model_selection", reason="scikit-learn is not installed (pip install 'spiketok[train]')"
+    )
+    data = pytest.importorskip("torch_brain.data", reason="torch_brain is not installed (make oracle)")
     rest, test = selection.train_test_split(np.arange(n), test_size=0.2, random_state=42)
     share = 0.1 / (1.0 - 0.2 - 0.1 + 0.1)
     _, valid = selection.train_test_split(rest, test_size=share, random_state=42)

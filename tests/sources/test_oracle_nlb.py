@@ -63,7 +63,9 @@ def test_real_test_file(old_python, tmp_path):
     folder = real_data()
     file = folder / "sub-Jenkins_ses-small_desc-test_ecephys.nwb" if folder else None
     if file is None or not file.exists():
-        pytest.skip("the real test file of mc_maze_small is not in the folder of real recordings (SPIKETOK_REAL_DATA)")
+        pytest.skip(
+            "the real test file of mc_maze_small is not in the folder of real recordings (SPIKETOK_REAL_DATA names it)"
+        )
     run(old_python, SCRIPT, "--file", file, "mc_maze_small", tmp_path / "out.npz")
     expected = dict(np.load(tmp_path / "out.npz"))
     session = made("mc_maze_small", [file])

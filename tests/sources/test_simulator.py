@@ -511,7 +511,9 @@ def r2(true, predicted):
 
 @pytest.mark.parametrize("task", [REACHING[0], *(pytest.param(t, marks=pytest.mark.long) for t in REACHING[1:])])
 def test_velocity_decodes_within_a_day_and_not_across(tmp_path, task):
-    linear_model = pytest.importorskip("sklearn.linear_model", reason="needs the extra 'train'")
+    linear_model = pytest.importorskip(
+        "sklearn.linear_model", reason="scikit-learn is not installed (pip install 'spiketok[train]')"
+    )
     config = SimulationConfig(task=task, n_subjects=1, sessions_per_subject=2, duration_s=240, missed_fraction=0)
     (counts, velocity), (other_counts, other_velocity) = (
         lagged_counts(read(path), config.duration_s) for path in simulate(config, tmp_path)

@@ -19,7 +19,7 @@ from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import Workspace
 from tests.cli.test_cli import spiketok
 
-pytest.importorskip("spikeinterface")
+pytest.importorskip("spikeinterface", reason="spikeinterface is not installed (pip install 'spiketok[sorting]')")
 
 FRAMES = np.array([10, 40, 40, 41, 3_000_000, 3_000_007, 108_000_000])
 CLUSTERS = np.array([7, 3, 7, 3, 12, 3, 7])

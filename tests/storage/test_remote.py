@@ -27,7 +27,7 @@ from tests.made import as_folder, random_session
 from tests.s3_server import s3_server
 from tests.storage.test_store import assert_equal
 
-pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'spiketok[remote]'")
+pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'spiketok[remote]')")
 
 
 @pytest.fixture(scope="module")

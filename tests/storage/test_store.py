@@ -405,7 +405,7 @@ def test_repacking_that_fails_leaves_the_folder(tmp_path, monkeypatch):
 
 
 def test_repacking_behind_a_url(tmp_path):
-    fsspec = pytest.importorskip("fsspec")
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (pip install 'spiketok[remote]')")
     shutil.copytree(GOLDEN / "store-v1", tmp_path / "s")
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "s"), "/repacked/s", recursive=True)

@@ -162,7 +162,7 @@ def test_no_session(tmp_path):
 
 
 def test_behind_a_url(tmp_path, monkeypatch):
-    fsspec = pytest.importorskip("fsspec")
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (pip install 'spiketok[remote]')")
     write_session(session_of(np.arange(50) * 10, np.arange(50) % 3, 3), tmp_path / "s")
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "s"), "/store/s", recursive=True)

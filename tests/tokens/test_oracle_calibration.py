@@ -14,7 +14,9 @@ from tests.conftest import real_data
 
 pytestmark = [
     pytest.mark.oracle,
-    pytest.mark.skipif(real_data() is None, reason="the folder of real recordings is not here (SPIKETOK_REAL_DATA)"),
+    pytest.mark.skipif(
+        real_data() is None, reason="the real recordings are not here (set SPIKETOK_REAL_DATA to their folder)"
+    ),
 ]
 
 

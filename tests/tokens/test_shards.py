@@ -468,7 +468,9 @@ def test_the_context_of_another_session_is_not_taken(tmp_path):
 # ---- a real recording -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(real_data() is None, reason="the folder of real recordings is not here (SPIKETOK_REAL_DATA)")
+@pytest.mark.skipif(
+    real_data() is None, reason="the real recordings are not here (set SPIKETOK_REAL_DATA to their folder)"
+)
 @pytest.mark.parametrize("bin_ns", [20 * MS, 5 * MS])
 def test_a_real_recording_with_gaps(tmp_path, bin_ns):
     """NLB MC_Maze_Small, test half: all spikes are in the counts, and 70.0 of 79.9 s are marked observed."""

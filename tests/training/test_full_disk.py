@@ -30,7 +30,9 @@ def test_a_line_of_the_log_is_whole_or_not_there(tmp_path):
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot = pytest.importorskip(
+        "matplotlib.pyplot", reason="matplotlib is not installed (pip install 'spiketok[plots]')"
+    )
     from spiketok.tokens.session_plots import _save
 
     out = tmp_path / "a.svg"

@@ -184,7 +184,7 @@ def test_mixed_precision_trains_as_full_precision_does(name, tokens, whole, tmp_
         assert found == pytest.approx(expected, rel=0.05, abs=0.02)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is here: run it on a machine that has one")
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 0.2), ("bf16-mixed", 0.25)])
 @TRAINED
 def test_a_gpu_trains_as_the_cpu_does(name, precision, tolerance, tokens, whole, tmp_path):

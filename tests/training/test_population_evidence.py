@@ -287,7 +287,9 @@ def told(values: list[float]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(real_data() is None, reason="the real recordings are not here (SPIKETOK_REAL_DATA)")
+@pytest.mark.skipif(
+    real_data() is None, reason="the real recordings are not here (set SPIKETOK_REAL_DATA to their folder)"
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_models_are_better_than_simpler_ones_on_a_minute_of_real_recording(model, simple, tmp_path):
     """In the mean over folds."""
