@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
-pytest.importorskip("spiketok.cli.score", reason="this version has no command score")
 
 from spiketok.cli import app
 from spiketok.evaluation.scoring.falcon import FalconScorer

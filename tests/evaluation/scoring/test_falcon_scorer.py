@@ -229,6 +229,9 @@ class Hostile:
     def __reduce__(self):
         return self.call, self.args
 
+    def __repr__(self) -> str:
+        return f"{self.call.__name__}{self.args}"
+
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_arrays_text_and_numbers_come_back_as_they_were(protocol, tmp_path):
