@@ -84,15 +84,16 @@ def splits(
     workspace = indexed(root, store)
     chosen = sessions_named(workspace, names or [])
     days = assigned_days(workspace, chosen, rule) if rule is not None else {}
-    examined = []
+    examined, failed = [], 0
     for one in examine(workspace, chosen, rule, days, reach_of=reach_of, segments=segments):
-        if one.error and not names:
-            say(f"left out: {one.error}")
-        elif one.error:
-            complain(one.error)
-        else:
+        if not one.error:
             examined.append(one)
-    failed = len(chosen) - len(examined) if names or not examined else 0  # what nobody named may be left out
+        elif one.unfit and not names:  # what nobody named may be left out; what is damaged is an error in any case
+            say(f"left out: {one.error}")
+        else:
+            complain(one.error)
+            failed += 1
+    failed = failed if examined else len(chosen)
     divisions = [division for one in examined for division in one.divisions]
     stored = []
     if store_as is not None and not failed:

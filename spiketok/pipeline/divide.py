@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import SpiketokError, require
+from spiketok.errors import ArtefactError, SpiketokError, require
 from spiketok.recording.intervals import without
 from spiketok.recording.leakage import FAR_NS, Reach, check_leakage, outside_ns, territories
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session
@@ -95,6 +95,7 @@ class Examined:
         reach: how far its windows reach, where leaks were asked for.
         windows: rows of :func:`trial_window_rows`, where windows are cut around trials.
         error: one line that begins with the session; empty where all is well.
+        unfit: whether it is the session that cannot be divided so; else its files cannot be read.
     """
 
     session_id: str
@@ -102,6 +103,7 @@ class Examined:
     reach: Reach | None = None
     windows: tuple[dict, ...] = ()
     error: str = ""
+    unfit: bool = True
 
 
 def sessions_named(workspace: Workspace, names: Sequence[str]) -> list[str]:
@@ -138,7 +140,8 @@ def examine(
             windows = [row for d in divisions for row in _trial_windows(session, d, segments, reach)]
         except SpiketokError as error:
             text = str(error)
-            yield Examined(session_id, error=text if text.startswith(session_id) else f"{session_id}: {text}")
+            said = text if text.startswith(session_id) else f"{session_id}: {text}"
+            yield Examined(session_id, error=said, unfit=not isinstance(error, ArtefactError))
         else:
             yield Examined(session_id, tuple(divisions), reach, tuple(windows))
 

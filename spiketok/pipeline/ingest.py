@@ -558,6 +558,6 @@ def source_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePat
         raise SourceError(message)
     for path in paths:
         if not path.exists():
-            message = f"{session_id}: its source file {path} is gone"
+            message = f"{session_id}: its source file {path} is gone, which {_source_index(workspace)} names"
             raise SourceError(message)
     return paths

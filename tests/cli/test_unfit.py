@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_splits_leave_out_what_nobody_named(root):
     assert "made/good: set 'mine' stored" in done.stderr
     told = spiketok(root, *rule, "other", "made/good", "made/held", code=1).stderr
     assert "nothing was stored: 1 of 2 sessions cannot be divided so" in told
+
+
+def test_splits_of_a_damaged_session_are_an_error_though_nobody_named_it(root, tmp_path):
+    copied = tmp_path / "damaged"
+    shutil.copytree(root / "store", copied / "store")
+    (copied / "store" / "made" / "held" / "session.json").write_text("{}")
+    done = spiketok(copied, "splits", "--json", code=1)
+    assert "made/held" in done.stderr and "left out" not in done.stderr
+    assert "made/good" in done.stdout
 
 
 def test_a_summary_counts_each_state_once():
