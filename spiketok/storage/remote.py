@@ -142,7 +142,7 @@ class RemotePath:
 
     @property
     def parent(self) -> RemotePath:
-        return self.parents[0]
+        return self.parents[0] if self.parents else self
 
     def relative_to(self, folder: RemotePath) -> PurePosixPath:
         return PurePosixPath(self.url).relative_to(folder.url)

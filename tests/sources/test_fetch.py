@@ -107,7 +107,8 @@ WHOLE = {f"{FOLDER}/{path}": body for path, body in BYTES.items()}
 def test_catalogue_is_consistent():
     for name, dataset in DATASETS.items():
         assert dataset.name == name
-        places = {"dandi": (r"[0-9]{6}", ""), "zenodo": ("", r"[0-9]+")}[dataset.host]
+        forms = {"dandi": (r"[0-9]{6}", ""), "zenodo": ("", r"[0-9]+"), "s3": ("", r"[a-z0-9.-]{3,63}")}
+        places = forms[dataset.host]
         for number, form in zip((dataset.dandiset, dataset.record), places, strict=True):
             assert re.fullmatch(form, number)
         assert dataset.version is None or re.fullmatch(r"draft|[0-9]+\.[0-9]+\.[0-9]+", dataset.version)

@@ -163,6 +163,7 @@ def test_a_raw_tree_that_was_copied_to_a_bucket_keeps_its_record(s3):
     assert (source.file, source.dandiset, source.sha256) == (path, "000140", "ab" * 32)
     assert dataset_of(file) == "mc_maze_small"
     assert load_source(place("s3://bucket/copy/000140/other/a.nwb")) is None
+    assert load_source(place("s3://bucket/a.nwb")) is None
     s3.pipe_file(file.url.removeprefix("s3://"), b"other")
     with pytest.raises(ArtefactError, match=r"has 5 bytes, 3 were fetched"):
         load_source(file)

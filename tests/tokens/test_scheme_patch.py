@@ -189,7 +189,11 @@ def test_wrong_fields_are_refused(values, words):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"group_by": "group"}, "a/b has no plain unit column 'group' to group by: it has none"),
+        (
+            {"group_by": "group"},
+            "a/b has no plain unit column 'group' to group by: it has none; --set group_by= "
+            "takes all units as one group (of a model: --set model.group_by=)",
+        ),
         ({"order": "ndt3", "covariates": ("v",)}, "a/b has no behaviour 'v': it has assist, reward, vel"),
         ({"order": "ndt3", "returns": "vel"}, "a/b has no return in 'vel': 2 components, must be 1"),
         ({"order": "ndt3", "constraints": "vel"}, "a/b has no constraints in 'vel': 2 components, must be 3 each"),
