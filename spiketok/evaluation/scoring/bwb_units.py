@@ -1,36 +1,16 @@
-"""Which units BrainWideBench holds out, and the mean over neighbours that its region task also takes.
+"""The mean over neighbours that BrainWideBench's region task also takes.
 
-Sources: the benchmark's data pipeline (held-out units), ibl-bwb-eval 0.1.0 ``multi_unit.py`` (method of NEMO).
+Source: ibl-bwb-eval 0.1.0 ``multi_unit.py`` (method of NEMO).
 """
 
 from __future__ import annotations
-
-import hashlib
-from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from spiketok.errors import DataError
 
-HELD_OUT_SHARE = 0.1
 RADIUS_UM = 60.0
 NEIGHBOURS = 5
-
-
-def held_out_units(unit_ids: Sequence[str], split: Literal["test", "val"]) -> np.ndarray:
-    """Which units co-smoothing holds out: a tenth, by the sha256 of their ids, so that no order matters.
-
-    Args:
-        unit_ids: raw UUIDs, without the session before them.
-
-    Returns:
-        bool ``[U]``; at least one is held out.
-    """
-    keys = [hashlib.sha256(f"ts2_co_smoothing_{split}:{unit}".encode()).hexdigest() for unit in unit_ids]
-    held_out = np.zeros(len(keys), bool)
-    held_out[np.argsort(np.array(keys, str), kind="stable")[: max(1, round(HELD_OUT_SHARE * len(keys)))]] = True
-    return held_out
 
 
 def mean_of_neighbours(probability: np.ndarray, depth_um: np.ndarray, probe_id: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ import torch
 
 from spiketok.errors import SpiketokError
 from spiketok.evaluation.scoring import bwb_metrics as metrics
-from spiketok.evaluation.scoring.bwb_units import held_out_units, mean_of_neighbours
+from spiketok.evaluation.scoring.bwb_units import mean_of_neighbours
+from spiketok.sources.catalogue.bwb.windows import held_out_of
 from tests.evaluation.scoring.golden import GOLDEN, answers, cases, far, needs_golden
 
 EXACT = 1e-6
@@ -100,9 +101,9 @@ def test_neighbours_are_averaged_as_by_the_reference():
 def test_the_units_held_out_are_the_pipelines():
     golden = answers("heldout_units.json")
     for split in ("test", "val"):
-        assert held_out_units(golden["unit_ids"], split).tolist() == golden[split]
+        assert held_out_of(golden["unit_ids"], split).tolist() == golden[split]
     for n, count in golden["counts"].items():
-        assert held_out_units([f"unit {k}" for k in range(int(n))], "test").sum() == count
+        assert held_out_of([f"unit {k}" for k in range(int(n))], "test").sum() == count
 
 
 def test_d2_and_bits_per_spike_are_their_formulas():

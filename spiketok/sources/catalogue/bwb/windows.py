@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -42,6 +43,7 @@ WINDOW_S, RATE_HZ, N_SAMPLES = 1.0, 50.0, 50
 BIN_S, N_BINS = 0.02, 50
 STRIDE = {"val": 3, "test": 1}  # bins between the starts of TS2
 N_FORECAST = 5  # bins
+HELD_OUT_SHARE = 0.1  # of the units, in co-smoothing
 GRID_SLACK = 1e-9  # of a sample: torch_brain's
 REGIONS = ("CB", "CNU", "CTXsp", "HB", "HPF", "HY", "Isocortex", "MB", "OLF", "TH")  # the order of TS3's labels
 NO_REGION = ("void", "root")
@@ -196,15 +198,20 @@ def held_out_units(session: Session, split: str = "test") -> np.ndarray:
         DataError: the file says otherwise.
     """
     _require("split", split, STRIDE)
-    ids = session.units.id.tolist()
-    digests = [hashlib.sha256(f"ts2_co_smoothing_{split}:{unit}".encode()).hexdigest() for unit in ids]
-    held_out = np.zeros(len(ids), np.bool_)
-    held_out[np.argsort(np.array(digests))[: max(1, round(0.1 * len(ids)))]] = True
+    held_out = held_out_of(session.units.id.tolist(), split)
     stated = session.units.columns.get(f"ts2_co_smoothing_is_held_out_{split}")
     if stated is not None and (np.asarray(stated, np.bool_) != held_out).any():
         fact = f"its file holds out {int(np.sum(stated))} units for {split}, the rule {held_out.sum()} others"
         message = f"{session.id}: {fact}: {AGAIN}"
         raise DataError(message)
+    return held_out
+
+
+def held_out_of(unit_ids: Sequence[str], split: str) -> np.ndarray:
+    """The same of ids alone (raw UUIDs, without the session before them), in any order; at least one is held out."""
+    digests = [hashlib.sha256(f"ts2_co_smoothing_{split}:{unit}".encode()).hexdigest() for unit in unit_ids]
+    held_out = np.zeros(len(digests), np.bool_)
+    held_out[np.argsort(np.array(digests, str))[: max(1, round(HELD_OUT_SHARE * len(digests)))]] = True
     return held_out
 
 
