@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,10 +127,9 @@ class Command(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """``--stress`` without a kind means all of them; typer has no options whose value may be left out."""
         if any("--stress" in option.opts for option in self.params):
-            after = [*args[1:], "-"]
             args = [
                 "--stress=all" if word == "--stress" and following.startswith("-") else word
-                for word, following in zip(args, after, strict=True)
+                for word, following in pairwise([*args, "-"])
             ]
         return super().parse_args(ctx, args)
 

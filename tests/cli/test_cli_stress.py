@@ -29,6 +29,11 @@ def test_what_cannot_be_asked_is_one_line(words, message, tmp_path):
     assert message in str(done.exception)
 
 
+def test_the_command_alone_takes_the_newest_run(tmp_path):
+    done = CliRunner().invoke(app, ["eval-xsession"], env={"SPIKETOK_ROOT": str(tmp_path)})
+    assert "run" in str(done.exception) and str(tmp_path) in str(done.exception)
+
+
 @pytest.mark.long
 def test_from_a_run_to_a_report_that_verify_believes(tmp_path):
     size = ("--subjects", 1, "--sessions-per-subject", 2, "--units", 12, "--duration-s", 60)
