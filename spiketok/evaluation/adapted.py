@@ -24,7 +24,7 @@ import torch
 from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.evaluation import adapting
 from spiketok.evaluation.adapting import (
-    MARGIN,
+    LEAST_WEIGHT,
     SHARES,
     Candidate,
     Choice,
@@ -176,7 +176,7 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         narrow = narrow_components(begun, session.tasks)
         candidate, choice, answers = search(first, other, trial, 0 if narrow else unseen.adapt.adapt_steps)
         foretold = found is not None and bool(found.ridges)
-        weights = _weights(unseen, folds, answers, 0.0 if foretold else MARGIN)
+        weights = _weights(unseen, folds, answers, 0.0 if foretold else LEAST_WEIGHT)
         if narrow and not foretold:  # nothing speaks for the start, and the blocks cannot judge it
             weights = dict.fromkeys(weights, 0.0)
         choice = replace(choice, blocks=len(folds)).written()
@@ -218,7 +218,7 @@ def _mixed(unseen: Unseen, task: Task, answers: Answers, weights: dict[str, floa
 
 
 def _weights(
-    unseen: Unseen, folds: Sequence[DividedSession], answers: Sequence[dict[str, Answer]], margin: float
+    unseen: Unseen, folds: Sequence[DividedSession], answers: Sequence[dict[str, Answer]], least: float
 ) -> dict[str, float]:
     """By task that a ridge can answer in each block, the model's weight."""
     found = {}
@@ -232,7 +232,7 @@ def _weights(
         except SpiketokError:  # the row of the floor says why
             continue
         if all(len(linear.time_ns) for linear in linears):
-            found[task.name] = mixing_weight([a[task.name] for a in answers], linears, task, margin)
+            found[task.name] = mixing_weight([a[task.name] for a in answers], linears, task, least)
     return found
 
 

@@ -11,8 +11,10 @@ What is unusual:
 - beside each candidate stands the model half-way between its start and it (weights averaged as in WiSE-FT, Wortsman et
   al. 2022, CVPR, sec. 3): under a shift of the behaviour the mean of two that err differently errs less;
 - what is simpler stands unless the other is better by a margin: the start before half-way, half-way before all of it,
-  few steps before many, few directions before free rows before everything, and the linear decoder before a mean with a
-  model whose start no map foretold. The least of many noisy errors looks better than it is;
+  few steps before many, few directions before free rows before everything. The least of many noisy errors looks better
+  than it is;
+- beside the linear decoder a model whose start no map foretold counts from a fifth of the weight on: one of which the
+  blocks want less does not transfer, and only adds its errors;
 - the candidates start at one rate each. The best gets another rate, and after that only the best goes on (successive
   halving); one that has stopped to gain is not followed. Beside it everything is trained for some hundred steps, since
   a model that was trained little gains late.
@@ -49,6 +51,7 @@ EXPLORE = 200  # steps that everything is trained for in any case: a model that 
 PATIENCE, GAIN = 2, 0.02  # points of the grid that gain less than this share, after which a candidate is not followed
 MARGIN = 0.1  # so much less error, in share, lets the choice leave what is simpler
 NARROW = 0.2  # of a component's variance in training time: with less of it in the calibration blocks cannot judge
+LEAST_WEIGHT = 0.2  # beside the linear decoder, of a model whose start no map foretold
 CLIP = 1.0
 
 
@@ -304,25 +307,19 @@ def mixed(model: Prediction, linear: Prediction, weight: float) -> Prediction:
     return replace(model, predicted=there + weight * (model.predicted - there))
 
 
-def mixing_weight(
-    models: Sequence[Prediction], linears: Sequence[Prediction], task: Task, margin: float = 0.0
-) -> float:
+def mixing_weight(models: Sequence[Prediction], linears: Sequence[Prediction], task: Task, least: float = 0.0) -> float:
     """The weight in [0, 1] of the least squared error in the blocks, in the measure of the normalisation.
 
-    0, the linear decoder alone, where even that error does not lie a margin, in share, below the linear decoder's.
+    0, the linear decoder alone, where that is below ``least``.
     """
-    product, square, alone = 0.0, 0.0, 0.0
+    product, square = 0.0, 0.0
     for model, linear in zip(models, linears, strict=True):
         there = _at(linear, model.time_ns)
         step = _in_sd(model.predicted - there, task)[model.valid]
         wanted = _in_sd(model.true - there, task)[model.valid]
         product, square = product + float((step * wanted).sum()), square + float(np.square(step).sum())
-        alone += float(np.square(wanted).sum())
-    if not square:
-        return 1.0
-    weight = float(np.clip(product / square, 0.0, 1.0))
-    together = alone - 2 * weight * product + weight**2 * square
-    return weight if _less(together, alone, margin) else 0.0
+    weight = float(np.clip(product / square, 0.0, 1.0)) if square else 1.0
+    return weight if weight >= least else 0.0
 
 
 def _at(answer: Prediction, time_ns: np.ndarray) -> np.ndarray:
