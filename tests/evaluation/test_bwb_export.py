@@ -69,8 +69,8 @@ def file_of(root: Path, task: str, label: str = "mine") -> dict[str, np.ndarray]
     return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
 
 
-def test_the_server_takes_the_files_and_the_scorer_scores_them(root, opened):
-    """Every rule that is of one seed, with truths of both sessions."""
+def write_truths(root: Path) -> Path:
+    """The truths of both sessions, as the benchmark keeps them."""
     truth, workspace = root / "truth", Workspace.locate(root, None)
     for name in (SESSION, OTHER):
         session = read_session(workspace.store_path(name))
@@ -84,6 +84,12 @@ def test_the_server_takes_the_files_and_the_scorer_scores_them(root, opened):
         counts = bwb.counts(session, starts)
         write_rate_truth(truth, "ts2-co_smoothing", eid, starts, bwb.co_smoothing(counts, held)[1], ids[held].tolist())
         write_rate_truth(truth, "ts2-forecasting", eid, starts, bwb.forecasting(counts)[1], ids.tolist())
+    return truth
+
+
+def test_the_server_takes_the_files_and_the_scorer_scores_them(root):
+    """Every rule that is of one seed, with truths of both sessions."""
+    truth = write_truths(root)
     scorer = BwbScorer(deterministic=True)
     assert scorer.check(root / "said", truth) == []
     table = scorer.table(root / "said", truth)
