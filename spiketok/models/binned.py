@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError
 from spiketok.models.base import Model, Part, check_same_units
-from spiketok.models.batch import Asked, Batch, Head, Input, Timing, query_bin
+from spiketok.models.batch import Asked, Batch, Head, Input, Stretch, Timing, mean_counts, query_bin
 from spiketok.models.nn import module_key
 from spiketok.recording.nouns import SessionInfo
 
@@ -189,3 +189,10 @@ def region_index(info: SessionInfo, column: str) -> Tensor:
     if words is None:
         return torch.zeros(info.n_units, dtype=torch.int64)
     return torch.from_numpy(np.unique(np.asarray(words).astype(str), return_inverse=True)[1].reshape(-1))
+
+
+@torch.no_grad()
+def begin_at_mean_rates(bias: Tensor, stretches: Sequence[Stretch], *, log: bool = True) -> None:
+    """Let the bias of a read-out ``[N]`` be each unit's mean count in the observed bins of a session, or its log."""
+    rate = torch.from_numpy(mean_counts(stretches, COUNTS))
+    bias.copy_(rate.log() if log else rate)

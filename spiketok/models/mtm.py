@@ -46,8 +46,8 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Part, check_range, session_of
-from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, whole_counts
-from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours, region_index
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, whole_counts
+from spiketok.models.binned import COUNTS, BinnedModel, begin_at_mean_rates, read_behaviours, region_index
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import Mask, draw_mask
 from spiketok.models.nn import FIRST, NEVER, EncoderBlock, ScaleNorm, Visible, module_key, rotary_steps, scale_by_depth
@@ -256,10 +256,8 @@ class Mtm(BinnedModel):
     def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """With ``rate_init``, the mean rate of each unit in the observed time as the bias of its read-out."""
         if self.config.rate_init and self.population:
-            with torch.no_grad():
-                for session in sessions:
-                    rate = torch.from_numpy(mean_counts(sessions[session], COUNTS))
-                    self.read_out[module_key(session)].bias.copy_(rate.log())
+            for session in sessions:
+                begin_at_mean_rates(self.read_out[module_key(session)].bias, sessions[session])
 
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The read-in, the read-out and the token of each session, as far as there are such."""

@@ -45,8 +45,8 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import check_range, session_of
-from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, observed_counts
-from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, observed_counts
+from spiketok.models.binned import COUNTS, BinnedModel, begin_at_mean_rates, read_behaviours
 from spiketok.models.losses import behaviour_losses, poisson_log_rate, poisson_rate
 from spiketok.models.masking import HideMode, draw_span, hide, hide_counts, span_probability
 from spiketok.models.nn import EncoderBlock, ScaleNorm, band_mask, module_key, sinusoidal_position
@@ -344,11 +344,9 @@ class Ndt1(BinnedModel):
         if not (self.config.rate_init and self.population):
             return
         for session in sessions:
-            rate = torch.from_numpy(mean_counts(sessions[session], COUNTS))
             read_out = self.read_out[module_key(session)]
             last = read_out if isinstance(read_out, nn.Linear) else read_out[-1]
-            with torch.no_grad():
-                last.bias.copy_(rate.log() if self.config.log_rate else rate)
+            begin_at_mean_rates(last.bias, sessions[session], log=self.config.log_rate)
 
     def _check_one_session(self, session: str, n_units: int) -> None:
         config, remedy = self.config, "use --set model.embed=linear"

@@ -55,11 +55,10 @@ from spiketok.models.batch import (
     Stretch,
     Timing,
     bins_of,
-    mean_counts,
     query_bin,
     whole_counts,
 )
-from spiketok.models.binned import COUNTS, BinnedModel
+from spiketok.models.binned import COUNTS, BinnedModel, begin_at_mean_rates
 from spiketok.models.losses import behaviour_losses, poisson_log_rate
 from spiketok.models.masking import MODALITY_MASKS, draw_modality_masks, hide_modalities
 from spiketok.models.nn import EncoderBlock, module_key, rotary_steps
@@ -317,10 +316,8 @@ class Neds(BinnedModel):
     def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """With ``rate_init``, the mean rate of each unit in the observed time as the bias of its read-out."""
         if self.config.rate_init and self.population:
-            with torch.no_grad():
-                for session in sessions:
-                    bias = self.read_out[module_key(session)][SPIKES].bias
-                    bias.copy_(torch.from_numpy(mean_counts(sessions[session], COUNTS)).log())
+            for session in sessions:
+                begin_at_mean_rates(self.read_out[module_key(session)][SPIKES].bias, sessions[session])
 
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The read-ins and read-outs of each session, and its rows."""

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import Part, check_range, session_of
-from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, query_bin, whole_counts
-from spiketok.models.binned import COUNTS, BinnedModel
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, query_bin, whole_counts
+from spiketok.models.binned import COUNTS, BinnedModel, begin_at_mean_rates
 from spiketok.models.losses import behaviour_losses, poisson_log_rate, stirling
 from spiketok.models.nn import NEVER, EncoderBlock, Visible, module_key, scale_by_depth
 from spiketok.models.vocabulary import Vocabulary
@@ -180,10 +180,8 @@ class StitchedModel(BinnedModel, ABC):
     def fit_sessions(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """With ``rate_init``, the mean rate of each unit in the observed time as the bias of its stitcher out."""
         if self.config.rate_init and self.population:
-            with torch.no_grad():
-                for session in sessions:
-                    rate = torch.from_numpy(mean_counts(sessions[session], COUNTS))
-                    self.read_out[module_key(session)].bias.copy_(rate.log())
+            for session in sessions:
+                begin_at_mean_rates(self.read_out[module_key(session)].bias, sessions[session])
 
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The stitchers and the token of each session."""

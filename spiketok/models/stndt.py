@@ -40,8 +40,8 @@ from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.base import check_range, session_of
-from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, mean_counts, observed_counts
-from spiketok.models.binned import COUNTS, BinnedModel, read_behaviours
+from spiketok.models.batch import Batch, Head, Progress, Stretch, Timing, bins_of, observed_counts
+from spiketok.models.binned import COUNTS, BinnedModel, begin_at_mean_rates, read_behaviours
 from spiketok.models.losses import behaviour_losses, nt_xent, poisson_log_rate
 from spiketok.models.masking import HideMode, hide, hide_counts
 from spiketok.models.nn import ACTIVATIONS, EncoderBlock, band_mask, module_key, sinusoidal_position
@@ -290,9 +290,8 @@ class Stndt(BinnedModel):
     def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """With ``rate_init``, the mean rate of each unit in the observed training time as the bias of the read-out."""
         if self.config.rate_init and self.population:
-            with torch.no_grad():
-                for session in self.sessions():
-                    self.read_out.bias.copy_(torch.from_numpy(mean_counts(sessions[session], COUNTS)).log())
+            for session in self.sessions():
+                begin_at_mean_rates(self.read_out.bias, sessions[session])
 
     def why_not(self, protocol: str, session_id: str) -> str:
         return "its widths are the units and bins of the one session that it was trained on"
