@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -197,7 +198,9 @@ def _arm(mark: str) -> int:
     worker = os.getpid()
 
     def die(path: Path) -> None:
-        Path(mark).write_text(str(path))
+        note = Path(f"{mark}-{os.getpid()}-{threading.get_ident()}")
+        note.write_text(str(path))
+        note.replace(mark)  # whole, also where another child of this worker dies while it writes its own
         os.kill(worker, signal.SIGKILL)
         time.sleep(30)  # a child dies with the worker
 
