@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 ORACLE := .venv-oracle
 NLB := .venv-nlb
+DOCS := .venv-docs
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
 # Without its bytecode each worker of pytest rewrites and compiles all tests anew: 20 s of each core, at every run.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long lint bench oracle oracle-nlb clean
+.PHONY: demo test test-long lint bench oracle oracle-nlb docs wheel clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/spiketok demo $(DEMO_FLAGS)
@@ -38,6 +39,14 @@ oracle-nlb: $(VENV)/ready $(NLB)/ready
 	SPIKETOK_NLB_PYTHON=$(CURDIR)/$(NLB)/bin/python $(VENV)/bin/python -m pytest -m oracle \
 		tests/sources/test_oracle_nlb.py tests/evaluation/scoring/test_oracle_nlb_scorer.py
 
+# The pages and the reference of the Python API, as a site in site/: every link and anchor of it must lead somewhere.
+docs: $(DOCS)/ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
+# A wheel in dist/, installed in a clean environment outside of the checkout, which runs every block of the guides.
+wheel: $(VENV)/ready
+	sh tests/docs/wheel.sh $(PYTHON) $(VENV)/bin/python
+
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spiketok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -52,9 +61,15 @@ $(ORACLE)/ready: pyproject.toml constraints-oracle.txt
 		ibl-bwb-eval  # which asks for torch 2.10.0 and others of its year; its numbers are the same with these
 	touch $@
 
+$(DOCS)/ready: constraints-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-docs.txt \
+		mkdocs-material 'mkdocstrings[python]'
+	touch $@
+
 $(NLB)/ready: constraints-nlb.txt tests/oracles/nlb_environment.sh
 	sh tests/oracles/nlb_environment.sh $(NLB) $(PYTHON) constraints-nlb.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(NLB)
+	rm -rf $(VENV) $(ORACLE) $(NLB) $(DOCS) site dist build

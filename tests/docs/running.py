@@ -16,7 +16,7 @@ from pathlib import Path
 # What is added behind the words of a command, so that it takes seconds and not minutes; the last word counts.
 SHORTER = {
     "simulate": "--duration-s 60 --units 20 --sessions-per-subject 2",
-    "train": "--set optim.steps=4 --set optim.batch_size=8",
+    "train": "--set optim.steps=4 --set data.batch_size=8",
     "eval-xsession": "--set transfer.identity_steps=3 --set transfer.full_steps=3 --set transfer.unfreeze_after=1 "
     "--set transfer.adapt_steps=3",
     "compare --models": "--steps 4",

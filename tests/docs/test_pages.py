@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 
+from spiketok import __version__
 from spiketok.cli import app
-from tests.docs.markdown import ROOT, anchors, links, pages, slug
+from tests.docs.markdown import ROOT, anchors, blocks, links, pages, slug
 
 # Options of programs that are not ours, by where they are named.
 OTHERS = {
@@ -122,3 +124,33 @@ def test_every_page_is_in_the_site_once():
     # the front page is README.md, AGENTS.md and examples/ come in under their own paths, the reference is written
     elsewhere = {"index.md", "AGENTS.md", "examples/README.md"} | {s for s in shown if s.startswith("reference/")}
     assert set(shown) - ours == elsewhere, "what mkdocs.yml names and is no page"
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_one_version_is_said_everywhere():
+    assert PROJECT["project"]["version"] == __version__
+    newest = re.search(r"^## (\S+)", (ROOT / "docs/changelog.md").read_text(), flags=re.M)
+    assert newest and newest[1] == __version__
+
+
+def test_the_wheel_has_every_file_that_is_no_code():
+    package = ROOT / "spiketok"
+    listed = {
+        path
+        for name, patterns in PROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / name.replace(".", "/")).glob(pattern)
+    }
+    data = {p for p in package.rglob("*") if p.is_file() and p.suffix != ".py" and p.parent.name != "__pycache__"}
+    assert data - listed == set(), "files that pyproject.toml's package-data does not name"
+
+
+def test_a_block_that_is_not_run_says_why(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- not run: needs the network -->\n\n```\na\n```\n\nText.\n\n```python\nb\n```\n")
+    assert [(b.line, b.language, b.text, b.reason) for b in blocks(page)] == [
+        (4, "", "a\n", "needs the network"),
+        (10, "python", "b\n", None),
+    ]

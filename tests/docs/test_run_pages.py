@@ -7,16 +7,16 @@ A word in capitals (``SESSION``, ``RUN``) is what a reader puts in; :data:`GIVEN
 
 from __future__ import annotations
 
-import re
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.dandi_server import DandiServer
-from tests.docs.markdown import CODE, NOT_RUN, ROOT, blocks
-from tests.docs.questions import GIVEN, WORDS, questions
+from tests.docs.markdown import ROOT, blocks
+from tests.docs.questions import GIVEN, questions
 from tests.docs.running import Place
 
 pytestmark = pytest.mark.slow
@@ -26,24 +26,103 @@ GUIDES = [page for name in ("quickstart", "python") if (page := ROOT / "docs" / 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
     """Addresses of servers that hold made files of the dandisets which the pages name."""
-    from spiketok.sources.catalogue import resolve
+    from spiketok.sources.catalogue import DATASETS
     from tests.layouts import falcon, nlb, perich_miller
 
     made = tmp_path_factory.mktemp("archives")
-    small = nlb.write_nlb("mc_maze", made / "nlb")
-    falcon.write_set(made / "m1", "m1")
-    perich_miller.write_center_out(made / perich_miller.CENTER_OUT)
+    maze = nlb.write_nlb("mc_maze_small", made / "nlb")
+    falcon.write_set(made / "m1", "falcon_m1")
+    reach = made / "perich" / perich_miller.CENTER_OUT
+    reach.parent.mkdir(parents=True)
+    perich_miller.write_center_out(reach)
+    sets = {  # beginnings of names that are typed: the catalogue's entry, and where its files lie
+        ("mc_maze_small", "000140"): ("mc_maze_small", maze["train"].parents[1]),
+        ("falcon/m1",): ("falcon_m1", made / "m1"),
+        ("perich_miller",): ("perich_miller", made / "perich"),
+    }
+    addresses = {}
     with ExitStack() as stack:
-
-        def serve(names: str, request: str, files: dict[str, Path]) -> dict[str, str]:
-            entry = resolve(request).entry
-            server = DandiServer({k: p.read_bytes() for k, p in files.items()}, entry.dandiset, entry.version)
-            stack.enter_context(server)
-            return dict.fromkeys(names.split(), server.api_url)
-
-        yield {}
+        for names, (name, folder) in sets.items():
+            entry = DATASETS[name]
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.nwb")}
+            server = stack.enter_context(DandiServer(files, entry.dandiset, entry.version))
+            addresses |= dict.fromkeys(names, server.api_url)
+        yield addresses
 
 
-@pytest.fixture(scope="module", params=GUIDES, ids=lambda page: page.stem)
-def guide(request, tmp_path_factory, archives):
-    return request.param, Place(tmp_path_factory.mktemp(request.param.stem), archives)
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Two simulated NWB files, for the pages that ingest a reader's own."""
+    place = Place(tmp_path_factory.mktemp("recordings"))
+    place.shell("spiketok simulate --subjects 1 --files-only --out made")
+    return sorted((place.folder / "made").glob("*.nwb"))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_every_block_of_a_guide(page, tmp_path, archives, recordings):
+    place = Place(tmp_path, archives)
+    (tmp_path / "recordings").mkdir()
+    for path in recordings:
+        shutil.copy(path, tmp_path / "recordings")
+    ran = [place.python(block.text) if block.language == "python" else place.shell(block.text)
+           for block in blocks(page) if block.reason is None]  # fmt: skip
+    assert ran, "no block of the page is run"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, archives, recordings):
+    """What the questions are asked of: four simulated sessions with shards, and a run with its report."""
+    place = Place(tmp_path_factory.mktemp("questions"), archives)
+    place.shell("spiketok simulate\nspiketok tokenize --scheme binned,per-spike\nspiketok train --model poyo")
+    place.shell("spiketok eval-xsession")
+    for name in ("file.nwb", "a.nwb"):
+        shutil.copy(recordings[0], place.folder / name)
+    shutil.copy(recordings[1], place.folder / "b.nwb")
+    _foreign_files(place.folder)
+    return place
+
+
+def _foreign_files(folder: Path) -> None:
+    """What other programs leave: a sorting by phy, an ALF folder, one of suite2p, an archive's files, two blocks."""
+    from tests.folders import write_alf, write_suite2p
+    from tests.layouts import perich_miller
+    from tests.sources.test_sorting import write_phy
+
+    write_phy(folder / "phy")
+    write_alf(folder / "ones").rename(folder / "alf-session")
+    write_suite2p(folder)
+    reach = folder / "perich" / perich_miller.CENTER_OUT
+    reach.parent.mkdir(parents=True)
+    perich_miller.write_center_out(reach)
+
+
+QUESTIONS = questions(ROOT / "docs" / "how-do-i.md")
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.name)
+def test_every_command_of_how_do_i(question, workspace):
+    if question.reason:
+        pytest.skip(question.reason)
+    given = GIVEN.get(question.name, {})
+    place = replace(workspace, root=given.get("root", workspace.root))
+    if "before" in given:
+        place.shell(given["before"])
+    for command in question.commands:
+        place.shell(question.typed(command))
+
+
+def test_what_is_given_is_asked():
+    assert set(GIVEN) <= {question.name for question in QUESTIONS}
+    for question in QUESTIONS:
+        for word in GIVEN.get(question.name, {}).get("words", {}):
+            assert any(word in command for command in question.commands), f"{question.name}: {word}"
+
+
+def test_the_environment_has_every_file_of_the_package(workspace):
+    """Of a wheel: suites, marks of types and templates too, and the version of the checkout."""
+    where = workspace.python("import spiketok; print(spiketok.__file__); print(spiketok.__version__)").split()
+    installed, ours = Path(where[0]).parent, ROOT / "spiketok"
+    kept = {p.relative_to(ours) for p in ours.rglob("*") if p.is_file() and p.parent.name != "__pycache__"}
+    assert {p for p in kept if not (installed / p).is_file()} == set()
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'\nversion = "{where[1]}"\n' in text

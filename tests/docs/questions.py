@@ -1,0 +1,105 @@
+"""The questions of how-do-i.md with their commands, and what a reader would put in the place of words in capitals."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.docs.markdown import NOT_RUN
+
+SESSION = "sub-S01_ses-CO-day01_behavior+ecephys"
+RUN = '"$(ls -td "$SPIKETOK_ROOT"/runs/*/ | head -1)"'
+REPORT = '"$(ls -td "$SPIKETOK_ROOT"/runs/*/xsession/report.json | head -1)"'
+# Words of a page: what we put in, for every question.
+WORDS = {"SESSION": SESSION, "RUN": RUN, "REPORT": REPORT, "FILES": "file.nwb", "FILE": "file.nwb", "FOLDER": "out"}
+# By question: "root" a workspace of its own, "before" what a reader has done by then, "words" what stands for what.
+GIVEN: dict[str, dict] = {
+    "take-only-files-without-doubts": {"root": "strict"},
+    "train-on-some-sessions-and-test-on-others": {"words": {"sub-B*": "sub-S02*"}},
+    "choose-the-sessions-that-help-most-to-decode-another-one": {
+        "words": {"FILE": '"$(ls -t "$SPIKETOK_ROOT"/choices/*.json | head -1)"'}
+    },
+    "begin-with-the-easy-sessions": {"words": {"listed": "listed --hold-out none"}},
+    "average-the-rates-of-several-runs": {
+        "before": "for s in 1 2; do spiketok train --model ndt1 --task population --set seed=$s; done",
+        "words": {"RUN RUN ...": '$(ls -td "$SPIKETOK_ROOT"/runs/ndt1-*/ | head -2)'},
+    },
+    "decode-several-behaviours-or-a-choice": {
+        "words": {"decode:hand_vel": "decode:cursor_vel", "classify:choice": "classify:target_dir"}
+    },
+    "read-what-was-written-letter-by-letter": {
+        "root": "writing",
+        "before": "spiketok simulate --task handwriting --subjects 1",
+        "words": {"COLUMN": "symbols"},
+    },
+    "set-a-field-of-a-scheme": {"words": {"NAME": "patch"}},
+    "choose-a-model": {"words": {"linear,poyo,ndt1": "linear,ndt1"}},
+    "decode-live": {"before": "spiketok train --model poyo", "words": {"RUN": "poyo"}},
+    "decode-a-new-session-live": {
+        "before": "spiketok train --model poyo",
+        "words": {"RUN": "poyo", "SESSION": "sub-S02_ses-CO-day02_behavior+ecephys"},
+    },
+    "know-whether-a-score-is-real-and-how-it-holds-when-the-recording-changes": {"words": {"RUN": "poyo"}},
+    "give-a-longer-calibration": {"words": {"RUN": "poyo", "120": "20"}},
+    "classify-by-what-follows-an-onset": {"words": {"COLUMN": "target_dir", "TABLE": "trials", "FILE": "onset.nwb"}},
+    "fetch-only-a-part-of-a-dataset": {"root": "fetched"},
+    "know-that-what-i-downloaded-is-still-what-the-archive-has": {
+        "root": "fetched",
+        "before": "spiketok fetch mc_maze_small",
+        "words": {"NAME": "mc_maze_small"},
+    },
+    "use-files-of-a-catalogue-dataset-that-i-have-already": {"root": "perich", "words": {"FOLDER": "perich"}},
+    "leave-out-bad-units": {"root": "units", "words": {"isi_violations": "isi_violation_fraction"}},
+    "join-two-probes-of-one-recording-blocks-of-one-day-or-units-and-behaviour-in-two-files": {
+        "root": "joined",
+        "words": {"NAME": "both"},
+    },
+    "read-a-file-whose-clock-begins-again": {"root": "again", "words": {"FILE": "again.nwb"}},
+    "derive-a-velocity-at-100-hz": {"root": "derived", "words": {"hand_pos": "cursor_pos"}},
+    "bring-in-my-own-sorting": {"root": "sorted", "words": {"FOLDER": "phy"}},
+    "read-an-ibl-alf-one-session-s-folder": {"root": "alf", "words": {"SUBJECT/2023-05-06/001": "alf-session"}},
+    "read-what-suite2p-wrote": {"root": "imaged", "words": {"FOLDER": "suite2p"}},
+    "see-the-splits-of-a-benchmark": {"root": "fetched", "before": "spiketok fetch mc_maze_small"},
+    "divide-by-trials": {"words": {"NAME": SESSION, "COLUMN": "target_dir"}},
+    "be-sure-that-no-window-reaches-from-train-into-test": {"words": {"hand_vel": "cursor_vel"}},
+    "get-the-tensors-that-nlb-tools-or-falcon-challenge-would-give": {
+        "root": "fetched",
+        "before": "spiketok fetch mc_maze_small && spiketok tokenize --scheme binned --bin-ms 5 "
+        "--segments trials:move_onset_time,250,450 && spiketok train --model ndt1 --task population --tokenize",
+    },
+    "bake-a-benchmark-s-own-windows": {"words": {"NAME": "mc_maze_small"}},
+    "take-a-file-of-torch-brain": {"root": "taken", "words": {"FILE.h5": "out/*.h5"}},
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: what is asked, its commands as they stand, and why they are not run."""
+
+    name: str
+    commands: tuple[str, ...]
+    reason: str | None
+
+    def typed(self, command: str) -> str:
+        """A command with what a reader puts in."""
+        words = WORDS | GIVEN.get(self.name, {}).get("words", {})
+        for word in sorted(words, key=len, reverse=True):
+            whole = rf"(?<![\w/]){re.escape(word)}(?![\w])" if word.isupper() else re.escape(word)
+            command = re.sub(whole, lambda _, word=word: words[word], command)
+        return command
+
+
+def questions(page: Path) -> list[Question]:
+    """The paragraphs that name a command, in order."""
+    found, reason = [], None
+    for line in page.read_text().splitlines():
+        if match := NOT_RUN.fullmatch(line.strip()):
+            reason = match[1]
+        elif match := re.match(r"\*\*\.\.\. (.+?)\*\*", line):
+            commands = tuple(c for c in re.findall(r"`([^`]+)`", line) if re.match(r"spiketok |for \w+ in ", c))
+            if commands:
+                name = re.sub(r"[^a-z0-9]+", "-", match[1].lower()).strip("-")
+                found.append(Question(name, commands, reason))
+            reason = None
+    return found
