@@ -13,6 +13,8 @@
     +-- BusyError                 another process writes the same place
     +-- UsageError                the request itself is wrong; exit code 2
         +-- UnknownNameError      a name that is not in its list; offers the nearest
+        |   +-- NotFoundError     nor is it a path
+        +-- AmbiguousNameError    the beginning of several names, where one is meant
         +-- MissingExtraError     an optional dependency is not installed; says the pip command
 
 A message states the fact with both values, the place, and the next command.
@@ -26,6 +28,7 @@ from importlib import import_module
 from types import ModuleType
 
 LONGEST = 120  # letters of a name or value that a message repeats
+SHOWN = 12  # names that a message lists
 
 
 class SpiketokError(Exception):
@@ -117,18 +120,84 @@ class UnknownNameError(UsageError):
     def __init__(self, kind: str, name: str, known: Iterable[str], place: str = "") -> None:
         name = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
         where = f" in {place}" if place else ""
+        super().__init__(f"unknown {kind} '{name}'{where}: {self._hint()}")
+
+    def _hint(self) -> str:
+        """The nearest known name, else all."""
+        near = nearest(self.name, self.known)
         if near:
-            hint = f"did you mean '{near[0]}'?"
-        elif self.known:
-            hint = "known: " + ", ".join(self.known[:12]) + (", ..." if len(self.known) > 12 else "")
-        else:
-            hint = f"there is no {kind} yet"
-        super().__init__(f"unknown {kind} '{name}'{where}: {hint}")
+            return f"did you mean '{near}'?"
+        if self.known:
+            return "known: " + ", ".join(self.known[:SHOWN]) + (", ..." if len(self.known) > SHOWN else "")
+        return f"there is no {self.kind} yet"
 
     def __reduce__(self):
         return (type(self), (self.kind, self.name, self.known))
+
+
+class NotFoundError(UnknownNameError):
+    """A name that is neither a path nor anything of a workspace; ``known``: what there is, ``place``: the workspace."""
+
+    def __init__(self, name: str, known: Iterable[str], place: str) -> None:
+        super().__init__("session or run", name, known)
+        self.place = place
+        self.args = (f"'{self.name}' is neither a path nor a session or run in {place}: {self._hint()}",)
+
+    def __reduce__(self):
+        return (type(self), (self.name, self.known, self.place))
+
+
+class AmbiguousNameError(UsageError):
+    """A word that several names begin with, where one is meant.
+
+    Args:
+        kind: what each is, for example ``"session"``. name: the word. found: the names that begin so.
+        hint: what to type in its place, if that is more than one of the names.
+    """
+
+    def __init__(self, kind: str, name: str, found: Iterable[str], hint: str = "") -> None:
+        self.kind, self.name, self.found, self.hint = kind, name, sorted(found), hint
+        more = ", ..." if len(self.found) > SHOWN else ""
+        listed = ", ".join(self.found[:SHOWN]) + more
+        super().__init__(f"'{name}' names {len(self.found)} {kind}s: {listed}{f'; {hint}' if hint else ''}")
+
+    def __reduce__(self):
+        return (type(self), (self.kind, self.name, self.found, self.hint))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known name that is most like a word, as a whole, at its beginning, or because it holds the word; or none."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if near or len(word) < 3:
+        return near[0] if near else ""
+    begins = {form[: len(word) + 1]: one for one in reversed(known) for form in (one, one.rpartition("/")[2])}
+    near = difflib.get_close_matches(word, list(begins), n=1, cutoff=0.7)
+    return begins[near[0]] if near else next((one for one in known if word in one), "")
+
+
+def the_one(kind: str, name: str, known: Iterable[str], place: str = "") -> str:
+    """The known name that a word means: the word itself, or the only name that begins with it.
+
+    Args:
+        kind: what the name should name, for example ``"scheme"``. place: where it was looked up.
+
+    Raises:
+        AmbiguousNameError: several begin so. UnknownNameError: none does; offers the nearest.
+
+    >>> the_one("scheme", "per", ["binned", "per-spike"])
+    'per-spike'
+    """
+    known = list(known)
+    if name in known:
+        return name
+    found = [one for one in known if name and one.startswith(name)]
+    if len(found) > 1:
+        raise AmbiguousNameError(kind, name, found)
+    if not found:
+        raise UnknownNameError(kind, name, known, place)
+    return found[0]
 
 
 class MissingExtraError(UsageError):

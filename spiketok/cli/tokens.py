@@ -23,8 +23,8 @@ from spiketok.cli.options import (
     print_rows,
     whole_ns,
 )
-from spiketok.errors import DataError, SpiketokError, UnknownNameError, UsageError
-from spiketok.storage.workspace import Workspace
+from spiketok.errors import DataError, SpiketokError, UnknownNameError, UsageError, the_one
+from spiketok.storage.workspace import Workspace, one_session
 
 if TYPE_CHECKING:
     from spiketok.recording.findings import Told
@@ -170,10 +170,9 @@ def _schemes(names: str, bin_ms: float | None, settings: list[str]) -> list:
     from spiketok.settings import parse_assignment
     from spiketok.tokens.schemes import SCHEMES, make_scheme
 
-    chosen = list(SCHEMES) if names.strip() == "all" else [n.strip() for n in names.split(",") if n.strip()]
-    for name in chosen:
-        if name not in SCHEMES:
-            raise UnknownNameError("scheme", name, SCHEMES)
+    chosen = list(SCHEMES)
+    if names.strip() != "all":
+        chosen = [the_one("scheme", word.strip(), SCHEMES) for word in names.split(",") if word.strip()]
     given: dict[str, dict[str, object]] = {name: {} for name in chosen}
     for text in settings:
         values = parse_assignment(text, "--set")
@@ -232,8 +231,7 @@ def schemes(
 
     from spiketok.tokens.schemes import SCHEMES
 
-    if name is not None and name not in SCHEMES:
-        raise UnknownNameError("scheme", name, SCHEMES)
+    name = None if name is None else the_one("scheme", name, SCHEMES)
     told = [
         {
             "scheme": scheme.name,
@@ -305,10 +303,7 @@ def stream(
         message = f"{other[0]} does not go with --{'run' if run is not None else 'scheme'}"
         raise UsageError(message)
     workspace = Workspace.locate(root, store)
-    chosen = workspace.select(session)
-    if len(chosen) != 1:
-        message = f"'{session}' names {len(chosen)} sessions, a stream replays one: {', '.join(chosen[:3])}"
-        raise UsageError(message)
+    chosen = [one_session(workspace, session, "a stream replays one")]
     pace = _pace(speed)
     duration_ns = None if duration_s is None else round(duration_s * NS_PER_S)
     if run is not None:

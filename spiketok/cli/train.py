@@ -13,7 +13,7 @@ import typer
 from spiketok.cli.choose import chosen_in
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
 from spiketok.cli.options import Json, Root, Sessions, hold, indexed, print_rows
-from spiketok.errors import SpiketokError, UnfitError, UsageError, require
+from spiketok.errors import SpiketokError, UnfitError, UsageError, require, the_one
 from spiketok.storage.records import checkpoint_digest, seal_predictions
 from spiketok.storage.workspace import Workspace
 
@@ -239,7 +239,7 @@ def models(
     from spiketok.training.config import default_size, explain, load_config, model_class
     from spiketok.training.runs import run_inputs, scheme_of
 
-    told = []
+    told, name = [], None if name is None else the_one("model", name, MODELS)
     for each in MODELS if name is None else [name]:
         cls = model_class(each)
         chosen = load_config(each, None, [f"size={size}"] if size else [])

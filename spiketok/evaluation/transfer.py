@@ -36,7 +36,7 @@ from itertools import count
 import torch
 from lightning_fabric import Fabric
 
-from spiketok.errors import DataError, UnfitError, UnknownNameError, UsageError
+from spiketok.errors import DataError, UnfitError, UnknownNameError, UsageError, the_one
 from spiketok.evaluation.adapted import NoMap, begin, evaluate_mapped
 from spiketok.evaluation.alignment import Alignments, aligned_cell
 from spiketok.evaluation.calibration import How, calibration_of, check_draws
@@ -218,9 +218,7 @@ def _checked_protocols(run: Run, protocols: Sequence[str] | None, *, maps: bool)
     if protocols is None:
         own = run.model.protocols
         protocols = ("zero_shot", *own, *(OF_MAPS if maps and own else ()))
-    for name in protocols:
-        if name not in ROWS:
-            raise UnknownNameError("protocol", name, ROWS)
+    protocols = [the_one("protocol", name, ROWS) for name in protocols]
     if not protocols:
         message = f"no protocol is named: give some of {', '.join(ROWS)}"
         raise UsageError(message)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spiketok.errors import ArtefactError, UnknownNameError, UsageError
+from spiketok.errors import ArtefactError, NotFoundError, UnknownNameError, UsageError
 from spiketok.pipeline.inspect import kind_of, leaderboard_file, locate, report_file
 from spiketok.recording.nouns import Source
 from spiketok.storage.files import read_signed
@@ -98,8 +98,8 @@ def _of_name(name: str, workspace: Workspace) -> list[Citation]:
         return _of_dataset(dataset)
     try:
         path = locate(name, workspace)
-    except UsageError as error:
-        raise UnknownNameError("session, run or dataset", name, [*workspace.session_ids(), *DATASETS]) from error
+    except NotFoundError as error:
+        raise UnknownNameError("session, run or dataset", name, [*error.known, *DATASETS]) from error
     return _of_path(path, workspace)
 
 

@@ -20,6 +20,7 @@ from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
 from spiketok.storage.files import human_bytes, read_json, sha256_source, source_bytes
+from spiketok.storage.finding import locate as locate
 from spiketok.storage.index import findings_of
 from spiketok.storage.records import (
     CHECKPOINT,
@@ -52,29 +53,6 @@ class Description:
     facts: dict[str, object]
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
-
-
-def locate(name: str | None, workspace: Workspace) -> Path:
-    """A path as given, or a session id, run name or shard path of the workspace; the workspace itself without a name.
-
-    Raises:
-        UsageError: there is nothing of that name.
-    """
-    if name is None:
-        if not workspace.root.exists():
-            message = (
-                f"there is no workspace at {workspace.root} yet: 'spiketok simulate' or 'spiketok ingest PATH' make one"
-            )
-            raise UsageError(message)
-        return workspace.root
-    for path in (Path(name), workspace.store / name, workspace.runs / name, workspace.shards / name):
-        if path.exists():
-            return path
-    matches = [s for s in workspace.session_ids() if s.split("/", 1)[1] == name]
-    if len(matches) == 1:
-        return workspace.store_path(matches[0])
-    message = f"'{name}' is neither a path nor a session or run in {workspace.root}"
-    raise UsageError(message)
 
 
 def kind_of(path: Path) -> str:

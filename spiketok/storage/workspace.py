@@ -14,13 +14,13 @@ behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spiketok.errors import DataError, UnknownNameError
+from spiketok.errors import AmbiguousNameError, DataError, UnknownNameError
 from spiketok.storage.files import below
 from spiketok.storage.remote import RemotePath, place
 
@@ -159,7 +159,7 @@ class Workspace:
         """The sessions whose id or name matches any of the comma-separated glob patterns; all without a pattern.
 
         Raises:
-            DataError: the store is empty. UnknownNameError: a pattern matches nothing.
+            DataError: the store is empty. UnknownNameError: a pattern matches nothing. AmbiguousNameError: see there.
         """
         known = self.session_ids()
         if not known:
@@ -171,13 +171,43 @@ class Workspace:
 
 
 def match_sessions(known: list[str], patterns: str | None, place: str) -> list[str]:
-    """The ids that match any of the comma-separated globs, against the whole id or the part after the slash."""
+    """The ids that match any of the comma-separated globs, against the whole id or the part after the slash.
+
+    A word without a glob's signs also means the one session whose id or name begins with it.
+
+    Raises:
+        UnknownNameError: a pattern matches nothing. AmbiguousNameError: several sessions begin with a word.
+    """
     if not patterns:
         return list(known)
     chosen: set[str] = set()
     for pattern in filter(None, (p.strip() for p in patterns.split(","))):
         hits = [s for s in known if fnmatchcase(s, pattern) or fnmatchcase(s.split("/", 1)[1], pattern)]
+        if not hits and not set(pattern) & set("*?["):
+            hits = beginning_with(known, pattern)
+            if len(hits) > 1:
+                raise AmbiguousNameError("session", pattern, hits, f"write '{pattern}*' for all of them")
         if not hits:
             raise UnknownNameError("session", pattern, known, place)
         chosen.update(hits)
     return [s for s in known if s in chosen]
+
+
+def beginning_with(known: Iterable[str], word: str) -> list[str]:
+    """The ids that begin with a word, as a whole or behind their slash."""
+    return [s for s in known if s.startswith(word) or s.split("/", 1)[1].startswith(word)]
+
+
+def one_session(workspace: Workspace, word: str, does: str) -> str:
+    """The session of the store that a word means: its id, its name, the beginning of either, or a glob.
+
+    Args:
+        does: what is done with one, for the message, as ``"a stream replays one"``.
+
+    Raises:
+        AmbiguousNameError: it means several. UnknownNameError: none. DataError: the store is empty.
+    """
+    chosen = workspace.select(word)
+    if len(chosen) != 1:
+        raise AmbiguousNameError("session", word, chosen, does)
+    return chosen[0]

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from spiketok.errors import UnknownNameError, UsageError
+from spiketok.errors import UnknownNameError, UsageError, the_one
 from spiketok.models import MODELS
 from spiketok.models.batch import Timing
 from spiketok.recording.splits import SplitRule
@@ -175,6 +175,14 @@ def split_question(text: str) -> tuple[str, str]:
     return kind, name
 
 
+def _question(text: str) -> str:
+    """A question as it is typed, whose kind may be the beginning of one's name."""
+    from spiketok.training.tasks import TASKS
+
+    kind, colon, name = text.partition(":")
+    return f"{the_one('task', kind.strip(), TASKS)}{colon}{name}"
+
+
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +215,8 @@ def load_config(
     layers = [_read(path)] if path is not None else []
     layers += [parse_assignment(text, "--set") for text in sets or []]
     if tasks:
-        layers.append({"tasks": [word.strip() for text in tasks for word in text.split(",") if word.strip()]})
+        words = [word.strip() for text in tasks for word in text.split(",") if word.strip()]
+        layers.append({"tasks": [_question(word) for word in words]})
     given: dict[str, object] = {}
     for layer in layers:
         _refuse_rivals(layer)
@@ -215,8 +224,7 @@ def load_config(
     name = _model_name(model, given)
     chosen = model_class(name)
     size = given.pop("size", default_size(name))
-    if not isinstance(size, str) or size not in chosen.sizes:
-        raise UnknownNameError("size", str(size), chosen.sizes, f"model '{name}'")
+    size = the_one("size", str(size), chosen.sizes, f"model '{name}'")
     return _resolve(name, size, given)
 
 
@@ -250,6 +258,8 @@ def _model_name(model: str | None, given: dict[str, object]) -> str:
     if named is not None and not isinstance(named, str):
         message = f"model.name is {named!r}, expected str"
         raise UsageError(message)
+    model = None if model is None else the_one("model", model, MODELS)
+    named = None if named is None else the_one("model", named, MODELS)
     if model is not None and named is not None and named != model:
         message = f"the configuration is for model '{named}', asked for is '{model}'"
         raise UsageError(message)

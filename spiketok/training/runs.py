@@ -20,7 +20,7 @@ from spiketok.recording.segments import OBSERVED
 from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
-from spiketok.storage.records import RESULT, is_run, run_result
+from spiketok.storage.finding import find_run as find_run
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
@@ -517,34 +517,3 @@ def device_of(config: RunConfig):
     from lightning_fabric import Fabric
 
     return Fabric(accelerator=config.optim.accelerator, devices=1).device
-
-
-def find_run(workspace: Workspace, name: str | None) -> Path:
-    """A run's folder from its path, its name in the workspace, or a model's name (the newest finished run of it).
-
-    None is the newest finished run of all.
-
-    Raises:
-        UnknownNameError: there is no such run.
-    """
-    if name is not None:
-        for path in (Path(name), workspace.runs / name):
-            if is_run(path):
-                return path
-    known = {p.parent.name: p for p in workspace.runs.glob("*/result.json")}
-    found = {p: run_result(p.parent) for p in known.values()}
-    # a model that was kept after an adaptation is no training of its own: it is named
-    of_model = [p for p, facts in found.items() if name in (None, facts["model"]) and "kept" not in facts]
-    if of_model:
-        return max(of_model, key=lambda p: p.stat().st_mtime).parent
-    if name is None:
-        message = f"no finished run in {workspace.runs}: spiketok train makes one"
-        raise DataError(message)
-    unscored = [p.name for p in workspace.runs.glob(f"{name}-*") if p.name not in known and is_run(p)]
-    if unscored:
-        message = (
-            f"no run of {name} in {workspace.runs} is finished: {unscored[0]} has no {RESULT}: run the same "
-            "'spiketok train' again, or name the run"
-        )
-        raise DataError(message)
-    raise UnknownNameError("run", name, known, str(workspace.runs))

@@ -193,7 +193,7 @@ BAD_USAGE = [
     (["tokenize", "--scheme", "binned", "--bin-ms", "0"], "must be a positive whole number of ns"),
     (["tokenize", "--scheme", "binned", "--segments", "trial:x"], "cannot be read"),
     (["tokenize", "--scheme", "binned", "--sessions", "day99"], "unknown session 'day99'"),
-    (["train", "--model", "poyo", "--task", "decod"], "unknown task 'decod': did you mean 'decode'?"),
+    (["train", "--model", "poyo", "--task", "decoed"], "unknown task 'decoed': did you mean 'decode'?"),
     (["train", "--model", "poyo", "--set", "data.target=x"], "use --task decode:x"),
     (["simulate", "--set", "n_rotations=many"], "simulation.n_rotations is 'many', expected int"),
     (["train", "--model", "poyoo"], "unknown model 'poyoo': did you mean 'poyo'?"),

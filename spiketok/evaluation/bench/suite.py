@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from spiketok.errors import UnknownNameError, UsageError
+from spiketok.errors import UnknownNameError, UsageError, the_one
 from spiketok.settings import build, plain, read_toml
 from spiketok.storage.files import fingerprint
 from spiketok.storage.names import require_name
@@ -178,9 +178,7 @@ def read_suite(name: str) -> Suite:
             one's own has the name of a suite of the package.
     """
     own = name.endswith(".toml")
-    if not own and name not in suite_names():
-        raise UnknownNameError("suite", name, suite_names())
-    path = Path(name) if own else FOLDER / f"{name}.toml"
+    path = Path(name) if own else FOLDER / f"{the_one('suite', name, suite_names())}.toml"
     suite = build(Suite, read_toml(path), noun="key of a suite")
     if own and suite.name in suite_names() and path.resolve().parent != FOLDER.resolve():
         message = f"{path} has the name of a suite of the package, '{suite.name}': give it another"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from spiketok.errors import UnknownNameError
+from spiketok.errors import the_one
 
 if TYPE_CHECKING:
     from spiketok.evaluation.scoring.base import Scorer
@@ -23,7 +23,5 @@ def scorer_class(suite: str) -> type[Scorer]:
     Raises:
         UnknownNameError: there is none.
     """
-    if suite not in SCORERS:
-        raise UnknownNameError("suite", suite, SCORERS)
-    module, _, name = SCORERS[suite].partition(":")
+    module, _, name = SCORERS[the_one("suite", suite, SCORERS)].partition(":")
     return getattr(import_module(module), name)

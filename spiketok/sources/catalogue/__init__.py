@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from spiketok.errors import ArtefactError, FetchError, UnknownNameError, UsageError
+from spiketok.errors import AmbiguousNameError, ArtefactError, FetchError, UnknownNameError, UsageError
 from spiketok.recording.nouns import Source
 from spiketok.sources.archives import ARCHIVES
 from spiketok.sources.archives.base import Archive, Found
@@ -230,12 +230,17 @@ def dataset_of(file: Path | RemotePath) -> str | None:
 
 
 def catalogued(name: str) -> Dataset:
-    """The catalogue's entry for a name, an alias, or anything that :func:`resolve` takes for one of its dandisets.
+    """The catalogue's entry for a name, an alias, the beginning of one name, or what :func:`resolve` takes for one.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is none. AmbiguousNameError: several begin so.
     """
     dataset = _in_catalogue(name)
+    begin = [one for one in DATASETS if name and one.startswith(name)] if dataset is None else []
+    if len(begin) > 1:
+        raise AmbiguousNameError("dataset", name, begin)
+    if begin:
+        return DATASETS[begin[0]]
     if dataset is None:
         dataset = DATASETS.get(getattr(resolve(name), "dataset", ""))
     if dataset is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import Field, fields
 
-from spiketok.errors import ArtefactError, UnknownNameError
+from spiketok.errors import ArtefactError, the_one
 from spiketok.settings import build
 from spiketok.tokens.schemes.base import Scheme
 from spiketok.tokens.schemes.binned import Binned
@@ -62,8 +62,7 @@ def make_scheme(name: str, **values: object) -> Scheme:
     >>> make_scheme("binned", bin_ns=5_000_000)
     Binned(bin_ns=5000000, edges='left-closed', compat='')
     """
-    if name not in SCHEMES:
-        raise UnknownNameError("scheme", name, SCHEMES)
+    name = the_one("scheme", name, SCHEMES)
     return build(SCHEMES[name], values, name, "field")
 
 
