@@ -9,6 +9,26 @@ import pytest
 
 
 @contextmanager
+def open_bucket(name: str, objects: dict[str, bytes]) -> Iterator[str]:
+    """The address of an S3 with one bucket that anybody may read; it asks for no s3fs."""
+    moto_server = pytest.importorskip("moto.server", reason="moto is not installed (pip install 'moto[server]')")
+    import boto3
+
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        url = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+        keys = {"aws_access_key_id": "nobody", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+        client = boto3.client("s3", endpoint_url=url, **keys)
+        client.create_bucket(Bucket=name)
+        for key, body in objects.items():
+            client.put_object(Bucket=name, Key=key, Body=body, ACL="public-read")
+        yield url
+    finally:
+        server.stop()
+
+
+@contextmanager
 def s3_server() -> Iterator[tuple]:
     """A file system of an empty S3, and the requests that it has answered, as ``"GET /bucket/key?query"``."""
     pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'spiketok[remote]')")
