@@ -1,5 +1,15 @@
-"""``python -m spiketok``."""
+"""``python -m spiketok``, and the command ``spiketok``."""
 
-from spiketok.cli import main
+from spiketok.stopping import stoppable
 
-main()
+
+def main() -> None:
+    """The command line; a signal ends it in one line, also while it is imported."""
+    with stoppable():
+        from spiketok.cli import main as run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

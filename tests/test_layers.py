@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "spiketok"
 # A room imports rooms of rows above its own; rooms of one row do not know each other.
 ROWS = [
-    ["errors", "notes"],
+    ["errors", "notes", "stopping"],
     ["settings", "compiled"],
     ["recording"],
     ["storage", "models"],

@@ -35,6 +35,7 @@ from spiketok.cli import (
 from spiketok.cli.console import complain, progress, say, show, show_json, shown
 from spiketok.cli.options import Command, Json, Root, print_rows
 from spiketok.errors import SpiketokError
+from spiketok.stopping import stoppable
 from spiketok.storage.causes import machine_fault
 from spiketok.storage.files import writing
 from spiketok.storage.limits import raise_open_files
@@ -201,7 +202,12 @@ def _flush_output() -> None:
 
 
 def main() -> None:
-    """Run the command line; every error that is not a bug is one line."""
+    """Run the command line; every error that is not a bug is one line, and so is Ctrl-C."""
+    with stoppable():
+        _run()
+
+
+def _run() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # waiting threads that spin cost a shared machine its other work

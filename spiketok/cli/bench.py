@@ -16,8 +16,6 @@ from spiketok.storage.workspace import Workspace
 if TYPE_CHECKING:
     from spiketok.evaluation.bench.suite import Suite
 
-INTERRUPTED = 130  # as a shell has it for Ctrl-C
-
 
 def bench(
     name: Annotated[
@@ -64,18 +62,14 @@ def bench(
     workspace = Workspace.locate(root, store)
     folder = out or workspace.root / "bench" / f"{suite.name}-{suite.version}"
     held = folder if divided is None else folder / f"part-{divided[0]}-of-{divided[1]}"
-    try:
-        with hold(held, f"suite {suite.label}"):
-            board = run_suite(workspace, suite, part, folder, say, division=divided, refreshed=lambda w: w.indexed(say))
-            if board is None or divided is not None:
-                say(f"part {division} is done; when all are: spiketok bench {name}")
-                return
-            stem = "leaderboard-partial" if board.partial else "leaderboard"
-            write_leaderboard(board, folder / f"{stem}.json")
-            write_page(board, folder / f"{stem}.html")
-    except KeyboardInterrupt:
-        say("stopped: what was scored is kept, the same command goes on")
-        raise typer.Exit(INTERRUPTED) from None
+    with hold(held, f"suite {suite.label}"):
+        board = run_suite(workspace, suite, part, folder, say, division=divided, refreshed=lambda w: w.indexed(say))
+        if board is None or divided is not None:
+            say(f"part {division} is done; when all are: spiketok bench {name}")
+            return
+        stem = "leaderboard-partial" if board.partial else "leaderboard"
+        write_leaderboard(board, folder / f"{stem}.json")
+        write_page(board, folder / f"{stem}.html")
     if markdown_file is not None:
         with atomic_file(markdown_file) as path:
             path.write_text(markdown(board), encoding="utf-8")

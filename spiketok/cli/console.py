@@ -168,6 +168,10 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
             f"{event['units']} units, {event['train_s']:.0f} s of training time, asked: {', '.join(event['tasks'])}"
         )
 
+    def going_on_line(event: Mapping[str, object]) -> str:
+        """How far an earlier command had come, where there is something left."""
+        return f"going on from step {event['step']} of {event['total_steps']}" if event["going_on"] else ""
+
     def dropped_line(event: Mapping[str, object]) -> str:
         """What time of the training splits no window can use, and why."""
         from spiketok.training.sampling import dropped_words
@@ -187,7 +191,15 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
 
     def first_lines(event: Mapping[str, object]) -> list[str]:
         base = f"the weights of {event['base']}, which knows its sessions too" if event["base"] else ""
-        lines = (start_line(event), base, dropped_line(event), guard_line(event), days_line(event), event["stand_in"])
+        lines = (
+            going_on_line(event),
+            start_line(event),
+            base,
+            dropped_line(event),
+            guard_line(event),
+            days_line(event),
+            event["stand_in"],
+        )
         return [line for line in (*lines, *event["findings"]) if line]
 
     def losses(event: Mapping[str, object]) -> str:

@@ -46,6 +46,8 @@ def demo(
     for words in demo_commands(root, quick=quick):
         say("")
         say(f"$ spiketok {shlex.join(words)}")
-        app(words, standalone_mode=False)
+        code = app(words, standalone_mode=False)
+        if code:
+            raise typer.Exit(code)
     say("")
     say(f"demo done in {time.monotonic() - begun:.0f} s; open {root}/runs/*/xsession/report.html in a browser")

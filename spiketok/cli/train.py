@@ -131,9 +131,8 @@ def train(
     result = _without_unfit(run_on, opened, unfit, named=named)
     if result.rank != 0:
         return  # one of several devices: the first one speaks
-    if result.resumed_from:
-        done = result.resumed_from == result.total_steps
-        say("nothing was left to train" if done else f"went on from step {result.resumed_from}")
+    if result.resumed_from == result.total_steps:
+        say("nothing was left to train")
     if save_predictions:
         written = [write_predictions(run_dir / "predictions", s, answers) for s, answers in result.answers.items()]
         seal_predictions(run_dir / "predictions", checkpoint_digest(run_dir))

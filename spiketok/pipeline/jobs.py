@@ -22,7 +22,6 @@ from concurrent.futures import (
     Executor,
     Future,
     ProcessPoolExecutor,
-    ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
@@ -30,6 +29,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Literal
 
+from spiketok import stopping
 from spiketok.errors import DataError, SpiketokError, UsageError, require
 from spiketok.storage.causes import machine_fault
 from spiketok.storage.files import human_bytes
@@ -127,11 +127,37 @@ def parse_executor(text: str | int) -> Place:
 
 def _open(place: Place) -> contextlib.AbstractContextManager[Executor]:
     if place.kind == "here":
-        return ThreadPoolExecutor(1)  # one thread of this process: a future already carries any error
+        return _Here()
     if place.kind == "processes":
-        return ProcessPoolExecutor(place.workers, mp_context=get_context("spawn"))
+        return _Processes(place.workers, mp_context=get_context("spawn"), initializer=stopping.in_worker)
     require("distributed", "dask", "running jobs on dask")
     return _local_cluster(place.workers) if not place.address else _connected(place.address)
+
+
+class _Here(Executor):
+    """This thread, which runs a job when it is submitted: Ctrl-C ends it there, as a thread of its own would go on."""
+
+    def submit(self, function: Callable, /, *arguments: object) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is the outcome of the job
+            future.set_exception(error)
+        return future
+
+
+class _Processes(ProcessPoolExecutor):
+    """Processes whose jobs end where this one was asked to."""
+
+    def submit(self, function: Callable, /, *arguments: object) -> Future:
+        return super().submit(stopping.job, function, *arguments)
+
+    def __exit__(self, *error: object) -> bool | None:
+        if stopping.asked():
+            stopping.end_workers()
+        return super().__exit__(*error)
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ from spiketok.training.tasks.base import Task
 FORMAT = "spiketok-checkpoint"
 VERSION, VERSION_OF_BLOCKS = 3, 2  # in the one before, each block of a table was a parameter of its own
 FOLDER = "checkpoint"
+WAITING = "waiting"  # rows of tables at a step between two checkpoints
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "m", "v")  # what the optimizers keep of a parameter
 
 
@@ -229,14 +230,33 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
+def waiting_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What rows of tables still wait for, by ``<parameter name>/waiting/<part>``: of a training that stops in between.
+
+    Written beside :func:`optimizer_tensors` of rows that were brought up to date, which is what readers take.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{names[id(p)]}/{WAITING}/{part}": tensor
+        for p, held in optimizer.waiting().items()
+        for part, tensor in held.items()
+    }
+
+
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` gave; moments go where their parameter is."""
+    """Put back what :func:`optimizer_tensors` and :func:`waiting_tensors` gave; moments go where their parameter is."""
     parameters = dict(model.named_parameters())
+    waiting: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, moment = key.rpartition("/")
+        if name.endswith(f"/{WAITING}"):
+            waiting.setdefault(name.removesuffix(f"/{WAITING}"), {})[moment] = tensor
+            continue
         p = parameters[name]
         scalar_on_cpu = tensor.ndim == 0 and moment == "step"  # AdamW keeps its step count on the host
         optimizer.state[p][moment] = tensor.clone() if scalar_on_cpu else tensor.to(p.device, copy=True)
+    for name, held in waiting.items():
+        optimizer.put_back(parameters[name], held)
 
 
 def remove(run_dir: Path) -> None:

@@ -30,6 +30,7 @@ from spiketok.errors import DataError, TooLargeError, UnfitError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
+from spiketok.stopping import later, stop
 from spiketok.storage.causes import asked_for, is_of_memory
 from spiketok.storage.files import clean_leftovers, write_signed
 from spiketok.storage.locks import inside, locked
@@ -50,6 +51,7 @@ from spiketok.training.checkpoints import (
     seen_before,
     start_from,
     taken_over,
+    waiting_tensors,
     write_checkpoint,
 )
 from spiketok.training.config import RunConfig, model_class
@@ -179,11 +181,12 @@ def _train(config, sessions, run_dir, resume, on_event, base, latents, held: con
             resumed_from = total
         elif not by_steps:
             resumed_from = 0
-            checkpoint(model, None, 1, {})
+            checkpoint(model, None, 1, {}, {})
         else:
             resumed_from = int(start["step"]) if start is not None else 0
             held = taken_over(model, base) if base is not None and config.optim.hold_steps else []
-            _fit(fabric, config, model, loader, divided, run_dir, start, total, checkpoint, emit, held)
+            with later() as asked:
+                _fit(fabric, config, model, loader, divided, run_dir, start, total, checkpoint, emit, held, asked)
         fabric.barrier()
         model.to(fabric.device)
         scores, answers = score_split(model, divided, "test", config, fabric.device) if first else ({}, {})
@@ -398,6 +401,7 @@ def _start_event(config, sessions, tasks, model, loader, start, total) -> Event:
         "stand_in": stand_in_line([s.id for s in sessions if s.valid_is_test], listing([task.name for task in tasks])),
         "findings": [told.line for told in findings_told([s.tokens for s in sessions], tasks)],
         "step": int(start["step"]) if start is not None else 0,
+        "going_on": start is not None and start["step"] < total,
         "total_steps": total,
     }
 
@@ -405,8 +409,11 @@ def _start_event(config, sessions, tasks, model, loader, start, total) -> Event:
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
-def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpoint, emit, held) -> None:
-    """The steps of a training; ``held`` are the parameters that stand still in the first ``optim.hold_steps``."""
+def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpoint, emit, held, asked) -> None:
+    """The steps of a training; ``held`` are the parameters that stand still in the first ``optim.hold_steps``.
+
+    Once somebody ``asked`` for the end, it is written as it is after a step, and goes on from there to the same bytes.
+    """
     optim = config.optim
     optimizer = build_optimizer(model, optim)
     tables = [table.weight for table in tables_of(model)]
@@ -444,19 +451,33 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
             step += 1
             save = step == total or (optim.checkpoint_every and step % optim.checkpoint_every == 0)
             validate = optim.validate_every and step % optim.validate_every == 0
-            if save or validate:  # by the step alone, so that a resumed run does the same
+            stopped = step < total and _all_know(fabric, asked())
+            waiting = {}
+            if stopped and not (save or validate):  # no step of its own: the rows must go on as if nothing was
+                waiting = waiting_tensors(model, optimizer)
+            if save or validate or stopped:  # by the step alone, so that a resumed run does the same
                 optimizer.catch_up()
-            if metrics is not None and (save or step % LOG_EVERY == 0):
+            if metrics is not None and (save or stopped or step % LOG_EVERY == 0):
                 emit(metrics.line(step, total, loader.epoch, lr))
             if validate:
                 scores, _ = score_split(model, sessions, "valid", config, fabric.device, modes=False)
                 if metrics is not None and scores:
                     emit(metrics.validation(step, scores))
                 wrapped.train()
-            if save:
-                checkpoint(model, optimizer, step, loader.state_dict())
+            if save or stopped:
+                checkpoint(model, optimizer, step, loader.state_dict(), waiting)
+            if stopped:
+                fabric.barrier()  # the process that writes is the last to end
+                stop(f"{run_dir.name} is saved at step {step} of {total}")
             if step == total:
                 break
+
+
+def _all_know(fabric: Fabric, asked: bool) -> bool:
+    """Whether any of the devices' processes was asked to stop: all end after the same step."""
+    if fabric.world_size == 1:
+        return asked
+    return bool(fabric.all_reduce(torch.tensor(float(asked), device=fabric.device), reduce_op="sum"))
 
 
 def _added(loader: Loader, accumulate: int) -> Iterator[tuple[int, Iterator[Batch]]]:
@@ -493,10 +514,10 @@ class _Checkpointer:
         self.run_dir, self.emit = run_dir, emit
         self.facts = {"config": config, "tasks": tasks, "sessions": trained_on, "total_steps": total}
 
-    def __call__(self, model, optimizer, step: int, loader_state) -> None:
+    def __call__(self, model, optimizer, step: int, loader_state, waiting: Mapping[str, torch.Tensor]) -> None:
         if self.emit is None:
             return
-        state = optimizer_tensors(model, optimizer) if optimizer is not None else {}
+        state = (optimizer_tensors(model, optimizer) if optimizer is not None else {}) | waiting
         write_checkpoint(
             self.run_dir, model=model, train_state=state, step=step, loader_state=loader_state, **self.facts
         )

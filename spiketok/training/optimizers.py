@@ -87,6 +87,14 @@ class AdamW(torch.optim.AdamW):
         for rows in self._lazy.values():
             rows.catch_up()
 
+    def waiting(self) -> dict[nn.Parameter, dict[str, Tensor]]:
+        """Of each table whose rows wait, what :meth:`LazyRows.waiting` has."""
+        return {p: held for p, rows in self._lazy.items() if (held := rows.waiting())}
+
+    def put_back(self, p: nn.Parameter, held: dict[str, Tensor]) -> None:
+        """Of a table what :meth:`waiting` gave."""
+        self._lazy[p].put_back(held)
+
 
 class Lamb(torch.optim.Optimizer):
     """LAMB without bias correction.
@@ -129,6 +137,10 @@ class Lamb(torch.optim.Optimizer):
 
     def catch_up(self) -> None:
         """Nothing: a row that is absent stays as it is."""
+
+    def waiting(self) -> dict[nn.Parameter, dict[str, Tensor]]:
+        """Nothing: no row waits."""
+        return {}
 
     def _update(self, p: Tensor, group: dict) -> None:
         state = self.state[p]

@@ -207,6 +207,16 @@ class MissedSteps:
         """All rows are up to date."""
         self.__init__(len(self._last), self.eps)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it; :meth:`put_back` takes it."""
+        moment, decay = (a[:, : self.n + 1].copy() for a in (self._moment, self._decay))
+        return {"last": self._last.copy(), "moment": moment, "decay": decay, "first": np.array(self._first)}
+
+    def put_back(self, last: np.ndarray, moment: np.ndarray, decay: np.ndarray, first: np.ndarray) -> None:
+        """What :meth:`arrays` gave, of another process."""
+        self._last, self._moment, self._decay = last.copy(), moment.copy(), decay.copy()
+        self._first, self.n = int(first), moment.shape[1] - 1
+
     def of(self, rows: np.ndarray) -> np.ndarray | None:
         """What the steps that some rows have missed do to them; None where they missed none.
 
@@ -284,6 +294,26 @@ class LazyRows:
             row = torch.from_numpy(behind[first : first + CATCH_UP_ROWS]).to(self.weight.device)
             self._put(row, *self._now(row))
         self.missed.forget()
+
+    @torch.no_grad()
+    def waiting(self) -> dict[str, Tensor]:
+        """Copies of the rows, of their moments and of what they missed; empty where none missed a step.
+
+        A training that stops where rows wait, and writes what they are now, goes on from these to the same bytes.
+        """
+        if not len(self.missed.behind()):
+            return {}
+        held = {"weight": self.weight.detach(), **{name: self.state[name] for name in ("exp_avg", "exp_avg_sq")}}
+        missed = {name: torch.from_numpy(array) for name, array in self.missed.arrays().items()}
+        return {name: tensor.clone() for name, tensor in held.items()} | missed
+
+    @torch.no_grad()
+    def put_back(self, held: dict[str, Tensor]) -> None:
+        """What :meth:`waiting` gave, after the rest of the optimizer was put back."""
+        self.weight.copy_(held["weight"])
+        for name in ("exp_avg", "exp_avg_sq"):
+            self.state[name].copy_(held[name])
+        self.missed.put_back(**{name: held[name].numpy() for name in ("last", "moment", "decay", "first")})
 
     def _missed(self, row: Tensor) -> Tensor | None:
         found = self.missed.of(row.cpu().numpy()) if self.missed.n else None

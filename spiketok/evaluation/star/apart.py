@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from spiketok import stopping
 from spiketok.errors import DataError, SpiketokError
 from spiketok.recording.intervals import seconds
 from spiketok.storage.records import run_checkpoint
@@ -60,6 +61,8 @@ def apart(function: Callable, *arguments: object) -> dict[str, object]:
             process.terminate()
         process.join()
         receiving.close()
+    if kind == "stopped":
+        stopping.stop(found)
     if kind == "refused":
         raise DataError(found)
     if kind == "broken":
@@ -68,8 +71,11 @@ def apart(function: Callable, *arguments: object) -> dict[str, object]:
 
 
 def _work(sending, function: Callable, arguments: tuple) -> None:
+    stopping.in_worker()
     try:
-        answer = "done", function(*arguments)
+        answer = "done", stopping.job(function, *arguments)
+    except KeyboardInterrupt as asked:
+        answer = "stopped", str(asked)
     except SpiketokError as error:
         answer = "refused", str(error)
     except Exception:  # noqa: BLE001 - raised again in the parent
