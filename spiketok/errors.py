@@ -4,6 +4,7 @@
     +-- SourceError               a source file is not what it should be (not HDF5, truncated, no units)
     +-- ArtefactError             something that spiketok wrote cannot be read: other version, damaged, missing
     |   +-- UnreadableError       the machine did not give its bytes: nothing is known of what it holds
+    |   +-- AbsentPluginError     it was made with another package, which is not installed
     |   +-- ChangedError          it can be read and is not what was written: its digest does not hold
     +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
     |   +-- NotServedError        a scheme needs what this session does not have
@@ -11,6 +12,7 @@
     +-- TooLargeError             what is asked for takes more memory than is free
     +-- FetchError                a download failed, or what came is not what was announced
     +-- BusyError                 another process writes the same place
+    +-- PluginError               what another package gives cannot be used
     +-- UsageError                the request itself is wrong; exit code 2
         +-- UnknownNameError      a name that is not in its list; offers the nearest
         |   +-- NotFoundError     nor is it a path
@@ -48,6 +50,10 @@ class ArtefactError(SpiketokError):
 
 class UnreadableError(ArtefactError):
     """The machine did not give the bytes: permission, disk, memory, limits. Nothing is known of what is there."""
+
+
+class AbsentPluginError(ArtefactError):
+    """An artefact was made with a package or module that is not here."""
 
 
 class ChangedError(ArtefactError):
@@ -99,6 +105,10 @@ class FetchError(SpiketokError):
 
 class BusyError(SpiketokError):
     """Another process writes the same place."""
+
+
+class PluginError(SpiketokError):
+    """A model, scheme, dataset, task or metric of another package cannot be used."""
 
 
 class UsageError(SpiketokError):
@@ -189,8 +199,8 @@ def the_one(kind: str, name: str, known: Iterable[str], place: str = "") -> str:
     >>> the_one("scheme", "per", ["binned", "per-spike"])
     'per-spike'
     """
-    known = list(known)
-    if name in known:
+    known = known if isinstance(known, Collection) else list(known)
+    if name in known:  # a registry of plug-ins knows more than it lists, and imports none to say so
         return name
     found = [one for one in known if name and one.startswith(name)]
     if len(found) > 1:

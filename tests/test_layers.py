@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "spiketok"
 # A room imports rooms of rows above its own; rooms of one row do not know each other.
 ROWS = [
     ["errors", "notes", "stopping"],
-    ["settings", "compiled"],
+    ["settings", "compiled", "plugins"],
     ["recording"],
     ["storage", "models"],
     ["sources", "tokens"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok.cli.console import say, show_json, show_rows
+from spiketok.cli.console import say, show_json
 from spiketok.cli.options import (
     Executor,
     Json,
@@ -18,6 +18,8 @@ from spiketok.cli.options import (
     collect,
     counted,
     executor_of,
+    hidden_package,
+    package_of,
     print_rows,
     put_index,
 )
@@ -373,7 +375,7 @@ def datasets(
 
     chosen = list(DATASETS.values()) if name is None else [catalogued(name)]
     if as_json:
-        show_json([asdict(d) for d in chosen])
+        show_json([asdict(d) | {"package": package_of(DATASETS, d.name)} for d in chosen])
     elif name is not None:
         _show_dataset(chosen[0])
     else:
@@ -386,10 +388,11 @@ def datasets(
                 "licence": d.license,
                 "recording": d.recording,
                 "behaviours": ", ".join(d.behaviours) or None,
+                "package": package_of(DATASETS, d.name),
             }
             for d in chosen
         ]
-        show_rows("datasets", list(rows[0]), rows)
+        print_rows("datasets", rows, as_json=False, hidden=hidden_package(rows))
         say("any other dandiset: spiketok fetch 000123; all about one: spiketok datasets NAME")
 
 
@@ -401,6 +404,8 @@ def _where(dataset: Dataset) -> str:
 
 def _show_dataset(dataset: Dataset) -> None:
     """Everything that the catalogue knows of a dataset; what no source states is a dash."""
+    from spiketok.sources.catalogue import DATASETS
+
     size = None if dataset.bytes is None else human_bytes(dataset.bytes)
     facts = {
         "name": ", ".join((dataset.name, *dataset.aliases)),
@@ -420,6 +425,7 @@ def _show_dataset(dataset: Dataset) -> None:
         "splits": dataset.splits,
         "rules": dataset.rules,
         "reference": dataset.reference,
+        "package": package_of(DATASETS, dataset.name),
     }
     for key, value in facts.items():
         print(f"{key:<11}{value or '-'}")

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 
 import typer
 
@@ -51,6 +51,7 @@ def examine(workspace: Workspace) -> list[Check]:
     checks += [_package(name, "broken", "pip install spiketok") for name in REQUIRED]
     for extra, names in EXTRAS.items():
         checks += [_package(name, "missing", f"pip install 'spiketok[{extra}]'") for name in names]
+    checks += _plugins()
     checks += [_tried("kernels", _kernels), _tried("kernel cache", _kernel_cache), _tried("devices", _devices)]
     return [*checks, _tried("workspace", lambda: _space(workspace))]
 
@@ -72,6 +73,21 @@ def _package(name: str, state: str, remedy: str) -> Check:
         return Check(name, "ok", metadata.version(name))
     except metadata.PackageNotFoundError:
         return Check(name, state, f"not installed: {remedy}")
+
+
+def _plugins() -> list[Check]:
+    """What other packages give by entry points, and why one cannot be used."""
+    from contextlib import suppress
+
+    from spiketok.plugins import all_plugins
+
+    for room in ("recording.metrics", "sources.catalogue", "tokens.schemes", "models", "training.tasks"):
+        with suppress(ImportError):  # torch may be missing, which its own line says
+            import_module(f"spiketok.{room}")
+    return [
+        Check(f"{origin.kind} {origin.name}", "broken" if fault else "ok", fault or f"{origin.distribution}, a plug-in")
+        for origin, fault in all_plugins()
+    ]
 
 
 def _kernels() -> Check:

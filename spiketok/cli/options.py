@@ -19,6 +19,7 @@ from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from spiketok.pipeline.jobs import Outcome
+    from spiketok.plugins import Registry
 
 Root = Annotated[
     Path | None,
@@ -119,6 +120,17 @@ def print_rows(title: str, rows: list[dict], as_json: bool, hidden: tuple[str, .
     elif rows:
         shown = [k for k, v in rows[0].items() if not isinstance(v, list | dict) and k not in hidden]
         show_rows(title, shown, rows)
+
+
+def package_of(registry: Registry, name: str) -> str:
+    """Which package gives something, with its version; ``"spiketok"`` for what is built in."""
+    origin = registry.origin(name)
+    return "spiketok" if origin is None else origin.distribution
+
+
+def hidden_package(rows: list[dict]) -> tuple[str, ...]:
+    """That the packages need no column, where all is built in."""
+    return () if any(row["package"] != "spiketok" for row in rows) else ("package",)
 
 
 class Command(TyperCommand):

@@ -19,7 +19,9 @@ from spiketok.cli.options import (
     collect,
     counted,
     executor_of,
+    hidden_package,
     indexed,
+    package_of,
     print_rows,
     whole_ns,
 )
@@ -151,14 +153,14 @@ def _who_reads() -> str:
 
     chosen = "scheme per-spike (otherwise: --scheme NAME,... or all)"
     try:
-        from spiketok.models import MODELS
         from spiketok.training.config import load_config
+        from spiketok.training.plugged import usable_models
         from spiketok.training.runs import run_inputs
     except (MissingExtraError, ModuleNotFoundError):
         return chosen  # without torch there is no model to ask
     each = [
         f"{name} reads {', '.join(dict.fromkeys(i.scheme for i in run_inputs(load_config(name)).values()))}"
-        for name in MODELS
+        for name in usable_models()
     ]
     return f"{chosen}; {'; '.join(each)}"
 
@@ -239,15 +241,15 @@ def schemes(
             "who reads it": ", ".join(scheme.readers),
             "keeps": scheme.keeps,
             "loses": scheme.loses,
+            "package": package_of(SCHEMES, scheme.name),
             "fields": {f.name: f.default for f in fields(scheme)},
         }
-        for scheme in SCHEMES.values()
-        if name in (None, scheme.name)
+        for scheme in (SCHEMES.values() if name is None else [SCHEMES[name]])
     ]
     if as_json:
         show_json(told)
     elif name is None:
-        print_rows("schemes", told, as_json=False)
+        print_rows("schemes", told, as_json=False, hidden=hidden_package(told))
         say("fields and the whole description: spiketok schemes NAME")
     else:
         for label, value in told[0].items():

@@ -12,7 +12,7 @@ import typer
 
 from spiketok.cli.choose import chosen_in
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
-from spiketok.cli.options import Json, Root, Sessions, hold, indexed, print_rows
+from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, print_rows
 from spiketok.errors import SpiketokError, UnfitError, UsageError, require, the_one
 from spiketok.storage.records import checkpoint_digest, seal_predictions
 from spiketok.storage.workspace import Workspace
@@ -236,10 +236,11 @@ def models(
     from spiketok.models import MODELS
     from spiketok.settings import typed
     from spiketok.training.config import default_size, explain, load_config, model_class
+    from spiketok.training.plugged import kinds_served, usable_models
     from spiketok.training.runs import run_inputs, scheme_of
 
     told, name = [], None if name is None else the_one("model", name, MODELS)
-    for each in MODELS if name is None else [name]:
+    for each in usable_models() if name is None else [name]:
         cls = model_class(each)
         chosen = load_config(each, None, [f"size={size}"] if size else [])
         inputs = {key: str(scheme_of(wanted)) + (" once a session" if wanted.per == "session" else "")
@@ -248,10 +249,11 @@ def models(
             {
                 "model": each,
                 "reads": ", ".join(dict.fromkeys(wanted.scheme for wanted in run_inputs(chosen).values())),
-                "answers": ", ".join(cls.tasks),
+                "answers": ", ".join(kinds_served(cls)),
                 "asked by default": ", ".join(cls.default_tasks),
                 "transfer": ", ".join(cls.protocols) or f"none ({_why_none(cls)})",
                 "sizes": ", ".join(cls.sizes),
+                "package": package_of(MODELS, each),
                 "inputs": inputs,
                 "settings": [setting._asdict() for setting in explain(each, size or default_size(each))],
             }
@@ -260,14 +262,14 @@ def models(
         if as_json:
             show_json(told)
             return
-        print_rows("models", told, as_json=False)
+        print_rows("models", told, as_json=False, hidden=hidden_package(told))
         say("inputs, sizes, every setting and its default, origin: spiketok models NAME")
         return
     about = told[0] | _known_of(name, load_config(name, None, [f"size={size}"] if size else []))
     if as_json:
         show_json(about)
         return
-    for label in ("model", "reads", "answers", "asked by default", "transfer", "sizes"):
+    for label in ("model", "reads", "answers", "asked by default", "transfer", "sizes", "package"):
         print(f"{label:<18}{about[label]}")
     for key, scheme in about["inputs"].items():
         print(f"{'input ' + key:<18}{scheme}")

@@ -147,6 +147,7 @@ def to_dict(result: TransferResult) -> dict[str, object]:
         "run": run.path.resolve().name,
         "checkpoint_digest": run.digest,
         "checkpoint_step": run.step,
+        **({"plugins": run.facts["plugins"]} if "plugins" in run.facts else {}),
         "tasks": [
             {"name": t.name, "kind": t.kind, "metrics": list(t.metrics), "state": t.to_dict()} for t in result.tasks
         ],

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from spiketok.errors import ArtefactError, NotFoundError, UnknownNameError, UsageError
 from spiketok.pipeline.inspect import kind_of, leaderboard_file, locate, report_file
+from spiketok.plugins import find_module, origins_of, said_of
 from spiketok.recording.nouns import Source
 from spiketok.storage.files import read_signed
 from spiketok.storage.records import leaderboard_body, report_body, run_checkpoint
@@ -37,8 +38,8 @@ class Citation:
 
     Args:
         kind: ``"data"`` (a version of a dataset, or a file), ``"publication"`` (that a file or the catalogue names for
-            it) or ``"method"``.
-        name: as ``"DANDI:000140/0.220113.0408"``, a file's name, or a model's name.
+            it), ``"method"`` or ``"package"`` (that gave a model, a scheme, rules).
+        name: as ``"DANDI:000140/0.220113.0408"``, a file's name, a model's name, or a package and its version.
         text: the citation; empty where nobody states one.
         doi, version, license: empty where nobody states them.
         used_by: ids of sessions, or names of datasets, in order.
@@ -61,7 +62,7 @@ def cite(names: Sequence[str], workspace: Workspace) -> list[Citation]:
         workspace: where they are looked up.
 
     Returns:
-        each thing once, data before publications before methods, in order of name.
+        each thing once, data before publications before methods before packages, in order of name.
 
     Raises:
         UnknownNameError, UsageError: a name is none of these. DataError: there is no session at all.
@@ -83,7 +84,7 @@ def _merged(found: Iterable[Citation]) -> list[Citation]:
         before = merged.get(key)
         used_by = tuple(dict.fromkeys([*(before.used_by if before else ()), *one.used_by]))
         merged[key] = replace(one, used_by=tuple(sorted(used_by)))
-    order = ("data", "publication", "method")
+    order = ("data", "publication", "method", "package")
     return sorted(merged.values(), key=lambda c: (order.index(c.kind), c.name, c.text))
 
 
@@ -117,10 +118,11 @@ def _of_kind(kind: str, path: Path, workspace: Workspace) -> list[Citation]:
         return [c for session_id in workspace.session_ids() for c in _of_session(session_id, workspace)]
     if kind == "session":
         attributes = read_attributes(path)
-        return _of_source(Source.from_dict(attributes["source"]), attributes["id"], attributes["info"])
+        return _of_session(attributes["id"], workspace, attributes)
     if kind in ("shard", "context"):
         manifest = read_signed(path / MANIFEST, kind, f"spiketok verify {path}")
-        return _of_entry(manifest["session"]["id"], manifest["source"], workspace)
+        found = _of_entry(manifest["session"]["id"], manifest["source"], workspace)
+        return found + _of_plugins([manifest["plugin"]] if "plugin" in manifest else [], path.name)
     if kind == "leaderboard":
         board = leaderboard_body(leaderboard_file(path))
         found = [c for session_id in board["sessions"] for c in _of_session(session_id, workspace)]
@@ -130,16 +132,20 @@ def _of_kind(kind: str, path: Path, workspace: Workspace) -> list[Citation]:
     if kind == "report":
         report = report_body(report_file(path))
         entries, model = [*report["trained_on"], *report["sessions"]], report["model"]
+        plugins = report.get("plugins")
     elif kind == "run":
         checkpoint = run_checkpoint(path)
         entries, model = checkpoint["sessions"], checkpoint["config"]["model"]
+        plugins = checkpoint.get("plugins")
     else:
         message = (
             f"{path} is a {kind}: what to cite is known of sessions, runs, reports, leaderboards, shards and datasets"
         )
         raise UsageError(message)
     found = [c for entry in entries for c in _of_entry(entry["id"], entry.get("source"), workspace)]
-    return found + [Citation("method", model, text, used_by=(path.name,)) for text in method_references(model)]
+    papers = method_references(model, plugins)
+    found += [Citation("method", model, text, used_by=(path.name,)) for text in papers]
+    return found + _of_plugins(plugins, path.name)
 
 
 def _of_entry(session_id: str, recorded: Mapping | None, workspace: Workspace) -> list[Citation]:
@@ -149,9 +155,17 @@ def _of_entry(session_id: str, recorded: Mapping | None, workspace: Workspace) -
     return _of_session(session_id, workspace)
 
 
-def _of_session(session_id: str, workspace: Workspace) -> list[Citation]:
-    attributes = workspace.attributes(session_id)
-    return _of_source(Source.from_dict(attributes["source"]), session_id, attributes["info"])
+def _of_session(session_id: str, workspace: Workspace, attributes: Mapping | None = None) -> list[Citation]:
+    attributes = attributes or workspace.attributes(session_id)
+    found = _of_source(Source.from_dict(attributes["source"]), session_id, attributes["info"])
+    rules = attributes["settings"].get("rules_plugin")
+    return found + _of_plugins([rules] if rules else [], session_id)
+
+
+def _of_plugins(recorded: object, used_by: str) -> list[Citation]:
+    """The packages that gave a model, a scheme, rules: with what they say of themselves, where they are here."""
+    packages = dict.fromkeys(origin.distribution for origin in origins_of(recorded))
+    return [Citation("package", name, said_of(name.split(" ")[0]), used_by=(used_by,)) for name in packages]
 
 
 def _info_of(session_id: str, workspace: Workspace) -> Mapping[str, str]:
@@ -209,10 +223,17 @@ def _doi_in(text: str) -> str:
     return found[0] if found else ""
 
 
-def method_references(model: str) -> list[str]:
-    """The papers that a model's file names, as ``"arXiv 2310.16046"``; its source is read, not imported."""
+def method_references(model: str, plugins: object = None) -> list[str]:
+    """The papers that a model's file names, as ``"arXiv 2310.16046"``; its source is read, not imported.
+
+    Args:
+        plugins: what an artefact records of other packages, whose model it may be.
+    """
+    others = {origin.name: origin.entry for origin in origins_of(plugins) if origin.kind == "model"}
     file = Path(__file__).parents[1] / "models" / f"{model}.py"
-    if not file.is_file():
+    if model in others:
+        file = find_module(others[model].split(":")[0])
+    if file is None or not file.is_file():
         return []
     told = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return list(dict.fromkeys(f"{kind} {number}" for kind, number in _METHOD.findall(told)))
@@ -230,6 +251,8 @@ def to_lines(citations: Iterable[Citation]) -> Iterator[str]:
             yield f"  doi       {one.doi or NOT_STATED}"
             yield f"  version   {one.version or NOT_STATED}"
             yield f"  licence   {one.license or NOT_STATED}"
+        elif one.kind == "package":
+            yield f"  package   {one.text or NOT_STATED}"
         elif one.text != one.name:
             yield f"  paper     {one.text}"
         yield f"  used by   {', '.join(one.used_by)}"

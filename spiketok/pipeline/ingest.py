@@ -201,6 +201,8 @@ def settings_of(group: Group, wanted: Mapping[str, object] | None = None) -> dic
     from spiketok.sources.catalogue import RULES
 
     rules = {"rules": group.rules, "rules_version": RULES[group.rules].version} if group.rules else {}
+    if group.rules and (origin := RULES.origin(group.rules)):
+        rules["rules_plugin"] = origin.to_dict()
     return READER | rules | dict(wanted or {})
 
 
@@ -217,9 +219,10 @@ def normalize(
     Raises:
         SourceError: a file cannot be read. DataError: what it holds does not fit the settings.
     """
-    from spiketok.sources.catalogue import RULES
+    from spiketok.sources.catalogue import RULES, require_rules
     from spiketok.sources.catalogue.base import read_nwb_file
 
+    require_rules(settings, session_id)
     rules = RULES[settings.get("rules", "")]
     read = reader_of(settings) or rules.read
     if read is read_nwb_file:
@@ -451,13 +454,21 @@ def stored_from(
 ) -> Ingested | None:
     """What the store has of a session, if it was made of just these bytes by just these settings; else None."""
     before = _attributes_or_none(target)
-    if before is None or before["settings"] != dict(settings):
+    if before is None or _but_releases(before["settings"]) != _but_releases(settings):
         return None
     parts = Source.from_dict(before["source"]).files
     same = [part.sha256 for part in parts] == list(digests)
     if same and any(linked_differences(part, path) for part, path in zip(parts, group.files, strict=True)):
         return None
     return ingested("already", named(group), before) if same else None
+
+
+def _but_releases(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings without the release of the package whose rules they name: ``rules_version`` tells those apart."""
+    plugin = settings.get("rules_plugin")
+    if not isinstance(plugin, Mapping):
+        return dict(settings)
+    return dict(settings) | {"rules_plugin": {k: v for k, v in plugin.items() if k != "version"}}
 
 
 def linked_differences(source: Source, path: Path | RemotePath) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, ChangedError, UsageError
 from spiketok.pipeline.isolation import bounds, isolated
+from spiketok.plugins import origins_of
 from spiketok.recording.findings import ERROR, WARNING, Rated, rated
 from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
@@ -220,6 +221,8 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
         clock = "no common clock, kept in ns" if num == den else f"ticks of {den / num * NS_PER_S:g} Hz"
         facts |= {"spike times": clock, "digest": attributes["digest"][:12], "written by": attributes["written_by"]}
         facts["quirks handled"] = _quirks_met(session)
+        rules = attributes["settings"].get("rules_plugin")
+        facts |= _plugin_facts([rules] if rules else [])
         steps = {"process": "; ".join(map(step_text, attributes["settings"].get("process", ())))}
         told = attributes["settings"] | (steps if steps["process"] else {})
         facts["settings"] = ", ".join(f"{key} {value}" for key, value in told.items())
@@ -305,9 +308,16 @@ def _describe_shard(path: Path) -> Description:
         **_held(reader),
         "spikes not held": ", ".join(f"{n} {why}" for why, n in manifest["lost"].items() if n) or "none",
         **_artefact_facts(manifest),
+        **_plugin_facts([manifest["plugin"]] if "plugin" in manifest else []),
         "context": f"{manifest['context']['digest'][:12]} at {manifest['context']['path']}",
     }
     return Description("shard", facts, {"columns": _column_rows(manifest)})
+
+
+def _plugin_facts(recorded: object) -> dict[str, str]:
+    """What other packages gave for an artefact; no line where none did."""
+    origins = origins_of(recorded)
+    return {"plug-ins": "; ".join(map(str, origins))} if origins else {}
 
 
 def _describe_context(path: Path) -> Description:
@@ -393,6 +403,7 @@ def _run_facts(path: Path, config: dict, state: dict | None, changed: list[Chang
     facts: dict[str, object] = {"model": config["model"], "size": config.get("size"), "seed": config.get("seed")}
     tables = {}
     if state is not None:
+        facts |= _plugin_facts(state.get("plugins"))
         facts |= {
             "step": state.get("step"),
             "tasks": ", ".join(":".join(filter(None, (t["kind"], t["about"]))) for t in state["tasks"]),

@@ -20,12 +20,21 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
-from spiketok.errors import ArtefactError, ChangedError, FetchError, SourceError, SpiketokError, UsageError
+from spiketok.errors import (
+    AbsentPluginError,
+    ArtefactError,
+    ChangedError,
+    FetchError,
+    SourceError,
+    SpiketokError,
+    UsageError,
+)
 from spiketok.pipeline.ingest import linked_differences, recorded_paths
 from spiketok.pipeline.inspect import kind_of, leaderboard_file, report_file
 from spiketok.pipeline.jobs import describe
 from spiketok.pipeline.readers import digest_of
 from spiketok.pipeline.verify import compare_made
+from spiketok.plugins import origins_of, present
 from spiketok.recording.nouns import Session, Source
 from spiketok.storage.files import below, read_json, read_signed, sha256_file
 from spiketok.storage.records import checkpoint_digest, predictions_fault, run_config
@@ -44,7 +53,7 @@ class Link:
 
     Args:
         kind: ``"report"``, ``"result"``, ``"predictions"``, ``"checkpoint"``, ``"vectors"``, ``"shard"``,
-            ``"context"``, ``"store"``, ``"source"`` or ``"leaderboard"``.
+            ``"context"``, ``"store"``, ``"source"``, ``"leaderboard"`` or ``"plugin"``.
         name: which one.
         depth: how many links lie between it and where the walk began.
         state: see the module.
@@ -138,6 +147,7 @@ class _Walk:
         yield from self._checkpoint(run, body.get("run", "of the report"), expected, 1)
         if vectors := body["config"]["model_overrides"].get("vectors"):
             yield self._vectors(vectors, 2)
+        yield from _plugins(body.get("plugins"), 2)
         sessions = [(s, "the checkpoint") for s in body.get("trained_on", [])]
         sessions += [(s, "the report") for s in body.get("sessions", []) if not s.get("trained_on")]
         yield from self._sessions(sessions, 2)
@@ -149,12 +159,15 @@ class _Walk:
         if body is None:
             return
         entries: list[tuple[Mapping, str]] = []
+        plugins: list[Mapping] = []
         for one in body["runs"]:
             run = below(self.workspace.runs, one["run"], "the leaderboard")
             expected = _Expected(one["checkpoint_digest"], "the leaderboard")
             yield from self._checkpoint(run, one["run"], expected, 1)
             facts = _facts_or_none(run / "checkpoint" / "checkpoint.json") or {"sessions": []}
             entries += [(session, "the checkpoint") for session in facts["sessions"]]
+            plugins += [plugin for plugin in facts.get("plugins", ()) if plugin not in plugins]
+        yield from _plugins(plugins, 2)
         yield from self._sessions(entries, 2)
         trained = {entry["id"] for entry, _ in entries}
         for session_id, digest in body["sessions"].items():
@@ -177,6 +190,7 @@ class _Walk:
             yield from self._origins(facts, depth + 1)
             if vectors := facts["config"]["model_overrides"].get("vectors"):
                 yield self._vectors(vectors, depth + 1)
+            yield from _plugins(facts.get("plugins"), depth + 1)
             yield from self._sessions([(s, "the checkpoint") for s in facts["sessions"]], depth + 1)
 
     def _origins(self, facts: Mapping, depth: int) -> Iterator[Link]:
@@ -287,6 +301,8 @@ class _Walk:
         name = "/".join(path.parts[-4:])
         try:
             reader = ShardReader(path, anew=True)
+        except AbsentPluginError as error:
+            return Link("shard", name, depth, "not here", "", str(error))
         except ArtefactError as error:
             return Link("shard", name, depth, "broken", "", str(error))
         if expected.digest and reader.digest != expected.digest:
@@ -339,6 +355,7 @@ class _Walk:
             return
         sources = list(self._sources(session_id, session.source, depth + 1, attributes["settings"]))
         yield self._judged_store(session, attributes, expected, sources, depth)
+        yield from _plugins(_rules_plugin(attributes), depth + 1)
         yield from sources
 
     def _judged_store(
@@ -351,7 +368,8 @@ class _Walk:
         if attributes["settings"].get("streamed"):
             remark = "digest only: its source was read from afar and never verified as a whole"
             return Link("store", session.id, depth, "holds", digest, remark)
-        if self.quick or any(source.state != "holds" for source in sources):
+        absent = any(present(origin)[0] == "not here" for origin in origins_of(_rules_plugin(attributes)))
+        if self.quick or absent or any(source.state != "holds" for source in sources):
             return Link("store", session.id, depth, "holds", digest, "digest only")
         with ExitStack() as stack:
             paths = recorded_paths(self.workspace, session.id)
@@ -429,6 +447,18 @@ def _compared(settings: Mapping) -> str:
     from spiketok.sources.catalogue.base import read_nwb_file
 
     return "read by pynwb" if RULES[settings.get("rules", "")].read is read_nwb_file else "made again from it"
+
+
+def _plugins(recorded: object, depth: int) -> Iterator[Link]:
+    """What other packages gave: whether they are here, and the same."""
+    for origin in origins_of(recorded):
+        state, remark = present(origin)
+        yield Link("plugin", f"{origin.kind} {origin.name} of {origin.distribution}", depth, state, "", remark)
+
+
+def _rules_plugin(attributes: Mapping) -> list:
+    """The package whose rules made a stored session, if it is another's."""
+    return [one] if (one := attributes["settings"].get("rules_plugin")) else []
 
 
 def _differs(found: str, expected: str) -> str:

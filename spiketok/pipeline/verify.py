@@ -154,10 +154,11 @@ def _warm_up() -> None:
 
 def _compare_made(session: Session, attributes: dict, files: Sequence[Path]) -> list[str]:
     from spiketok.pipeline.source_check import verify_session
-    from spiketok.sources.catalogue import RULES
+    from spiketok.sources.catalogue import RULES, require_rules
     from spiketok.sources.catalogue.base import read_nwb_file
 
     settings, sources = attributes["settings"], session.source.files
+    require_rules(settings, session.id)
     rules = RULES.get(settings.get("rules", ""))
     if rules is None or rules.version != settings.get("rules_version", 0):
         ours = "none" if rules is None else rules.version

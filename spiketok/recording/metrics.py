@@ -15,9 +15,13 @@ Shape letters: T samples or bins, C components, N units.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from inspect import signature
+
 import numpy as np
 
-from spiketok.errors import DataError
+from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.plugins import Registry
 
 MIN_RATE = 1e-9  # expected spikes per bin; nlb_tools raises rates of zero to it
 
@@ -201,8 +205,7 @@ def bps_per_unit(rate, count, exposure=None) -> float:
     return float(np.mean(each[heard])) if heard.any() else float("nan")
 
 
-# Of behaviour: (target, prediction, weight, valid). Of spikes: (rate per bin, count).
-METRICS = {
+_BUILT_IN = {
     "r2_variance_weighted": r2_variance_weighted,
     "r2_mean": r2_mean,
     "co_bps": co_bps,
@@ -210,3 +213,44 @@ METRICS = {
     "bps_per_unit": bps_per_unit,
     "poisson_nll": poisson_nll,
 }
+
+# Of what, by the names of the first two arguments: the rest of both have defaults.
+OF = {("target", "prediction"): "behaviour", ("rate", "count"): "spikes"}
+
+
+def measures(metric: Callable) -> str:
+    """``"behaviour"`` or ``"spikes"``, what a metric compares; empty where its arguments are neither's."""
+    return OF.get(tuple(signature(metric).parameters)[:2], "")
+
+
+def why_no_metric(thing: object, module: object = None) -> str:
+    """Why something is no metric; empty where it is one."""
+    if not callable(thing):
+        return f"is a {type(thing).__name__}, expected a function"
+    words = " or ".join(f"({', '.join(names)})" for names in OF)
+    return "" if measures(thing) else f"has the arguments ({', '.join(signature(thing).parameters)}), expected {words}"
+
+
+# Of behaviour: (target, prediction, weight, valid). Of spikes: (rate per bin, count, exposure). Those of other packages
+# are entry points of the group ``spiketok.metrics``.
+METRICS = Registry("metric", _BUILT_IN, why_no_metric, name_of=lambda metric: metric.__name__)
+
+
+def require_metrics(names: Sequence[str], of: str, own: Sequence[str], key: str) -> None:
+    """Raise where a task cannot report a metric beside its own.
+
+    Args:
+        of: ``"behaviour"`` or ``"spikes"``. own: metrics that it reports anyway. key: the setting that named them.
+
+    Raises:
+        UnknownNameError: there is no such metric. UsageError: it is of something else, or named twice.
+    """
+    for k, name in enumerate(names):
+        if name not in METRICS:
+            raise UnknownNameError("metric", name, METRICS, key)
+        if measures(METRICS[name]) != of:
+            message = f"{key} names '{name}', which compares {measures(METRICS[name])}: this task has {of}"
+            raise UsageError(message)
+        if name in own or name in names[:k]:
+            message = f"{key} names '{name}', which is reported already: leave it out"
+            raise UsageError(message)

@@ -41,8 +41,9 @@ def find_run(workspace: Workspace, name: str | None) -> Path:
     if name is None:
         message = f"no finished run in {workspace.runs}: spiketok train makes one"
         raise DataError(message)
-    unscored = [run for run in run_names(workspace) if run.startswith(f"{name}-") and run not in known]
-    if unscored and not any(run.startswith(f"{name}-") for run in known):
+    stem = f"{name.replace(':', '.')}-"  # runs of PACKAGE.MODULE:CLASS have no colon in their names
+    unscored = [run for run in run_names(workspace) if run.startswith(stem) and run not in known]
+    if unscored and not any(run.startswith(stem) for run in known):
         message = (
             f"no run of {name} in {workspace.runs} is finished: {unscored[0]} has no {RESULT}: run the same "
             "'spiketok train' again, or name the run"

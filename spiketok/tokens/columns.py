@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, SpiketokError
+from spiketok.errors import AbsentPluginError, ArtefactError, SpiketokError
 from spiketok.storage.causes import NEWER, content_fault, raise_cause
 from spiketok.storage.files import atomic_folder, content_digest, parse_json
 from spiketok.storage.workspace import COLUMNS, MANIFEST
@@ -138,6 +138,8 @@ class Kind:
 def _fault(sound: Callable[[dict, Columns], None], manifest: dict, columns: Columns) -> str:
     try:
         sound(manifest, columns)
+    except AbsentPluginError:  # nothing is wrong with it
+        raise
     except SpiketokError as error:
         return str(error)
     return ""

@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import ArtefactError, NotServedError, UsageError
+from spiketok.plugins import Origin, require_origins
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Session, SessionInfo, Signal
 from spiketok.storage.files import fingerprint
 from spiketok.tokens.columns import ALIGNMENT, Columns, Kind, write_folder
 from spiketok.tokens.context import Context, context_beside, ensure_context
-from spiketok.tokens.schemes import Scheme, scheme_config, scheme_from_config
+from spiketok.tokens.schemes import SCHEMES, Scheme, scheme_config, scheme_from_config
 from spiketok.tokens.schemes.base import freeze, grid_rows
 from spiketok.tokens.schemes.behaviour import signal_on_bins
 
@@ -36,14 +37,20 @@ KIND = Kind("shard", FORMAT, FORMAT_VERSION)
 
 def shard_fingerprint(scheme: Scheme, segments_rule: str, store_digest: str) -> str:
     """The name of a shard's folder: other scheme, segments or store, other name."""
-    return fingerprint(
-        {
-            "format": FORMAT_VERSION,
-            "scheme": scheme_config(scheme),
-            "segments": segments_rule,
-            "store": store_digest,
-        }
-    )
+    named = {
+        "format": FORMAT_VERSION,
+        "scheme": scheme_config(scheme),
+        "segments": segments_rule,
+        "store": store_digest,
+    }
+    plugin = _plugin_of(scheme)
+    return fingerprint(named | {"package": plugin.package} if plugin else named)
+
+
+def _plugin_of(scheme: Scheme) -> Origin | None:
+    """Where a scheme of another package comes from."""
+    known = SCHEMES.builtin.get(scheme.name) is None and scheme.name in SCHEMES
+    return SCHEMES.origin(scheme.name) if known else None
 
 
 def plan_bytes(scheme: Scheme, info: SessionInfo, segments: Intervals) -> int:
@@ -98,6 +105,8 @@ def write_shard(
         "n_spikes": len(session.spikes),
         "lost": baked.lost,
     }
+    if plugin := _plugin_of(scheme):
+        facts["plugin"] = plugin.to_dict()
     return write_folder(target, facts, baked.columns)
 
 
@@ -137,7 +146,13 @@ def _scheme_from(text: str) -> Scheme:
 
 
 def _scheme_of(manifest: dict) -> Scheme:
-    """The scheme that a manifest names; made once for all shards that say the same of it."""
+    """The scheme that a manifest names; made once for all shards that say the same of it.
+
+    Raises:
+        AbsentPluginError: it is of a package that is not here.
+    """
+    if "plugin" in manifest:
+        require_origins([manifest["plugin"]], f"the {manifest['scheme']['name']} shard of {manifest['session']['id']}")
     return _scheme_from(json.dumps(manifest["scheme"]))
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spiketok import __version__
-from spiketok.errors import ArtefactError, SpiketokError, UnreadableError, UsageError
+from spiketok.errors import ArtefactError, PluginError, SpiketokError, UnreadableError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.nn import module_key
 from spiketok.models.vocabulary import Vocabulary
@@ -41,6 +41,7 @@ from spiketok.storage.files import (
 from spiketok.storage.locks import unless_replaced
 from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_config
 from spiketok.training.config import RunConfig, model_class
+from spiketok.training.plugged import plugins_of, require_plugins
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.sessions import DividedSession, divide
 from spiketok.training.tables import tables_of
@@ -188,6 +189,7 @@ def write_checkpoint(
 
     ``train_state``: the optimizer's tensors, from :func:`optimizer_tensors`; empty for closed-form models. ``kept``: of
     a model that adapted to a session, what it saw of it (``spiketok.evaluation.kept``); of others nothing is written.
+    The same holds of ``plugins``, what of the run other packages gave (``spiketok.training.plugged``).
 
     ``checkpoint.json`` holds: format and version; the resolved config; the model's vocabularies (``extra_state``); the
     tasks with what training time said of them; the sessions with their digests; step and loader state; the files'
@@ -211,6 +213,8 @@ def write_checkpoint(
         }
         if kept:
             facts["kept"] = [dict(one) for one in kept]
+        if plugins := plugins_of(config):
+            facts["plugins"] = [origin.to_dict() for origin in plugins]
         write_signed(wip / "checkpoint.json", facts)
 
 
@@ -347,6 +351,7 @@ def load_run(run_dir: Path) -> Run:
 
 def _load_run(run_dir: Path) -> Run:
     digest, facts = checkpoint_digest(run_dir), read_facts(run_dir)
+    require_plugins(facts.get("plugins"), f"run {run_dir.name}")
     try:
         later = run_config(run_dir, facts)["transfer"]  # shapes no checkpoint: as the last train on this folder said
         config = RunConfig.from_dict(facts["config"] | {"transfer": later})
@@ -361,7 +366,7 @@ def _load_run(run_dir: Path) -> Run:
         raise_cause(error, run_dir / FOLDER)
         message = f"{run_dir / FOLDER} does not fit this spiketok ({type(error).__name__}: {error}): train again"
         raise ArtefactError(message) from error
-    except UnreadableError:
+    except (UnreadableError, PluginError):
         raise
     except SpiketokError as error:
         message = f"{run_dir / FOLDER}: {error}"
@@ -487,6 +492,7 @@ def load_start(run_dir: Path, config: RunConfig, trained_on: list[TrainedSession
             "--restart to begin anew"
         )
         raise UsageError(message)
+    require_plugins(facts.get("plugins"), f"run {run_dir.name}")
     # a shard's digest is of the store's and the source's too
     ours = {s.id: {name: shard["digest"] for name, shard in s.shards.items()} for s in trained_on}
     theirs = {s["id"]: {name: shard["digest"] for name, shard in s["shards"].items()} for s in facts["sessions"]}

@@ -139,11 +139,23 @@ def task_class(kind: str) -> type:
     Raises:
         UnknownNameError: there is none.
     """
+    known = tasks_known()
+    if kind not in known:
+        raise UnknownNameError("task", kind, known)
+    return known[kind]
+
+
+def tasks_known() -> Mapping[str, type]:
+    """The kinds of question by name."""
     from spiketok.training.tasks import TASKS  # its modules may import this one
 
-    if kind not in TASKS:
-        raise UnknownNameError("task", kind, TASKS)
-    return TASKS[kind]
+    return TASKS
+
+
+def serves_kind(model: str, kind: str) -> bool:
+    """Whether a model answers a kind of question, or one of a package's that is answered like one of its own."""
+    serves = model_class(model).tasks
+    return kind in serves or task_class(kind).like in serves
 
 
 def recipe(model: str, size: str) -> dict[str, dict]:
@@ -296,7 +308,7 @@ def _check(config: RunConfig) -> None:
         message = f"tasks is {', '.join(config.tasks)}: each question once"
         raise UsageError(message)
     for kind, _ in config.questions():
-        if kind not in serves:
+        if not serves_kind(config.model, kind):
             shown = f"model '{config.model}' answers {', '.join(serves)}, not {kind}"
             message = f"{shown}: choose another --task or --model"
             raise UsageError(message)
@@ -389,6 +401,11 @@ def _holds(values: object, path: Sequence[str]) -> bool:
 def _refuse_unknown(model: str, given: Mapping[str, object], overrides: object) -> None:
     known = dict(_keys(model))
     tables = {"task", *(f"task.{kind}" for kind in model_class(model).tasks)}
+    own = given.get("task")
+    for kind in own if isinstance(own, Mapping) else ():
+        if f"task.{kind}" not in tables and kind in tasks_known() and serves_kind(model, kind):
+            known |= dict(keys_of(task_class(kind).Config, f"task.{kind}."))
+            tables.add(f"task.{kind}")
     data = given.get("data")
     if isinstance(data, Mapping) and "target" in data:
         word = "" if data["target"] == "auto" else f":{data['target']}"

@@ -26,6 +26,7 @@ from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
 from spiketok.training.checkpoints import Run, require_model
 from spiketok.training.config import LATENTS, RunConfig, load_config, model_class
+from spiketok.training.plugged import usable_models
 from spiketok.training.sampling import Once, SessionTokens, listing
 from spiketok.training.tasks import TASKS
 from spiketok.training.vectors import keep_vectors, kept_vectors, require_same_embedding
@@ -260,7 +261,7 @@ def default_model(workspace: Workspace, session_ids: Sequence[str]) -> str | Non
 
     Sessions that its schemes cannot serve do not count, as long as there are others.
     """
-    for name in MODELS:
+    for name in usable_models():
         config = load_config(name)
         lacking = {s for _, absent in missing_shards(workspace, session_ids, config) for s in absent}
         if len(lacking) < len(session_ids) and lacking <= _not_served(workspace, session_ids, config).keys():
@@ -491,7 +492,8 @@ def _with_behaviour(
 def run_path(workspace: Workspace, config: RunConfig, sessions: Sequence[SessionTokens]) -> Path:
     """The folder of the run of this configuration on these shards: same inputs, same name."""
     named = {s.id: sorted(r.digest for r in s.readers) for s in sessions}
-    return workspace.runs / f"{config.model}-{fingerprint([config.fingerprint(), named])[:10]}"
+    model = config.model.replace(":", ".")  # of one that a module names: no colon in the name of a folder
+    return workspace.runs / f"{model}-{fingerprint([config.fingerprint(), named])[:10]}"
 
 
 def sets_from(base: Run, model: str | None) -> list[str]:

@@ -222,6 +222,7 @@ class GuessConfig:
 
 
 class Guess:
+    like = ""
     kind = "guess"
     Config = GuessConfig
 

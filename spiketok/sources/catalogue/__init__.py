@@ -7,17 +7,22 @@
 A new dataset is one :class:`~spiketok.sources.catalogue.base.Dataset` in its own file and one name in ``DATASETS``;
 what its conventions make of its files is a :class:`~spiketok.sources.catalogue.base.Rules` beside it and one name in
 ``RULES``.
+
+Other packages have theirs by entry points of the group ``spiketok.datasets`` (:mod:`spiketok.plugins`): each names a
+:class:`~spiketok.sources.catalogue.base.Dataset`, in whose module the Rules stand as ``RULES``.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from spiketok.errors import AmbiguousNameError, ArtefactError, FetchError, UnknownNameError, UsageError
+from spiketok.errors import AmbiguousNameError, ArtefactError, FetchError, PluginError, UnknownNameError, UsageError
+from spiketok.plugins import Origin, Registry, require_origins
 from spiketok.recording.nouns import Source
 from spiketok.sources.archives import ARCHIVES
 from spiketok.sources.archives.base import Archive, Found
@@ -68,16 +73,89 @@ __all__ = [
     "download",
     "load_source",
     "plan_fetch",
+    "require_rules",
     "resolve",
     "rules_of",
     "session_of",
 ]
 
 _SOURCES = (nlb, falcon, perich_miller, churchland, odoherty_sabes, link, steinmetz, ibl, allen, bwb)
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for source in _SOURCES for dataset in source.ENTRIES}
-RULES: dict[str, Rules] = {  # the first: no rules, a session a file
-    rules.name: rules for rules in (Rules("", 0), *(source.RULES for source in _SOURCES))
-}
+_RULES = {rules.name: rules for rules in (Rules("", 0), *(source.RULES for source in _SOURCES))}
+
+
+def why_no_dataset(thing: object, module: object = None) -> str:
+    """Why something is no entry of the catalogue; empty where it is one, and its rules are there."""
+    if not isinstance(thing, Dataset):
+        return f"is of {type(thing).__name__}, expected a Dataset"
+    if thing.host not in ARCHIVES:
+        return f"is at '{thing.host}', expected one of {', '.join(ARCHIVES)}"
+    if not thing.number:
+        return "names neither a dandiset nor a record"
+    rules = getattr(module, "RULES", None)
+    if rules is None or not thing.rules:
+        return "" if thing.rules in _RULES else f"has the rules '{thing.rules}', of which its module has no RULES"
+    if not isinstance(rules, Rules):
+        return f"has RULES of {type(rules).__name__} in its module, expected Rules"
+    if rules.name in _RULES:
+        return f"has rules that are called '{rules.name}', which are built in"
+    return "" if rules.name == thing.rules else f"has the rules '{thing.rules}', its module has '{rules.name}'"
+
+
+_BUILT_IN = {dataset.name: dataset for source in _SOURCES for dataset in source.ENTRIES}
+DATASETS = Registry("dataset", _BUILT_IN, why_no_dataset, aliases=lambda dataset: dataset.aliases)
+
+
+class _AllRules(MutableMapping):
+    """Rules by name: the built-in ones (the first: no rules, a session a file), then those beside others' datasets."""
+
+    def __init__(self) -> None:
+        self.builtin = dict(_RULES)
+
+    def __getitem__(self, name: str) -> Rules:
+        if name in self.builtin:
+            return self.builtin[name]
+        origin = self.origin(name)
+        if origin is None:
+            raise KeyError(name)
+        return DATASETS.module_of(origin.name).RULES
+
+    def __setitem__(self, name: str, rules: Rules) -> None:
+        self.builtin[name] = rules
+
+    def __delitem__(self, name: str) -> None:
+        del self.builtin[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.builtin
+        yield from dict.fromkeys(d.rules for d in DATASETS.values() if d.rules not in self.builtin)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def origin(self, name: str) -> Origin | None:
+        """The dataset of another package that has these rules; None for built-in ones, and where nothing has them.
+
+        Raises:
+            PluginError: two packages have rules of this name.
+        """
+        if name in self.builtin:
+            return None
+        found = [DATASETS.origin(d.name) for d in DATASETS.values() if d.rules == name]
+        packages = list(dict.fromkeys(origin.distribution for origin in found))
+        if len(packages) > 1:
+            message = f"the rules '{name}' are of {' and of '.join(packages)}: uninstall one, neither is used"
+            raise PluginError(message)
+        return found[0] if found else None
+
+
+RULES = _AllRules()
+
+
+def require_rules(settings: Mapping[str, object], session_id: str) -> None:
+    """Raise AbsentPluginError where a session was made by the rules of a package that is not here."""
+    if "rules_plugin" in settings:
+        require_origins([settings["rules_plugin"]], session_id)
+
 
 MAX_LIST_BYTES = 16 * 2**20
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -1,10 +1,14 @@
-"""The token schemes by name: one file a scheme, one name here."""
+"""The token schemes by name: one file a scheme, one name here.
+
+Other packages have theirs by entry points of the group ``spiketok.schemes`` (:mod:`spiketok.plugins`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import Field, fields
+from dataclasses import Field, fields, is_dataclass
 
-from spiketok.errors import ArtefactError, the_one
+from spiketok.errors import ArtefactError, UnknownNameError, the_one
+from spiketok.plugins import Registry, why_no_class
 from spiketok.settings import build
 from spiketok.tokens.schemes.base import Scheme
 from spiketok.tokens.schemes.binned import Binned
@@ -36,7 +40,7 @@ __all__ = [
     "scheme_from_config",
 ]
 
-SCHEMES: dict[str, type[Scheme]] = {
+_BUILT_IN: dict[str, type[Scheme]] = {
     s.name: s
     for s in (
         Binned,
@@ -51,6 +55,19 @@ SCHEMES: dict[str, type[Scheme]] = {
         Frames,
     )
 }
+
+
+def why_no_scheme(thing: object, module: object = None) -> str:
+    """Why something is no scheme that can bake; empty where it is one."""
+    fault = why_no_class(thing, Scheme, ("name", "version", "readers", "token", "keeps", "loses"))
+    if not fault and not (is_dataclass(thing) and thing.__dataclass_params__.frozen):
+        return "is no frozen dataclass, whose fields are its settings"
+    if not fault:
+        _ = thing().grid_ns  # every field has a default
+    return fault
+
+
+SCHEMES = Registry("scheme", _BUILT_IN, why_no_scheme)
 
 
 def make_scheme(name: str, **values: object) -> Scheme:

@@ -105,6 +105,8 @@ class Task(ABC):
 
     Class attributes:
         kind: the word on the command line. Config: a frozen dataclass of its settings (``--set task.KIND.KEY=VALUE``).
+        like: a built-in kind that is answered in the same way: a model that serves that one serves this one too; empty
+            for none.
         labelled: whether its truth is a label, which unlabelled calibration does not show.
         metrics: names of the numbers of its score, the headline first; higher is better in all of them.
         titles: the metrics' names in a report.
@@ -115,6 +117,7 @@ class Task(ABC):
     """
 
     kind: ClassVar[str]
+    like: ClassVar[str] = ""
     Config: ClassVar[type]
     labelled: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]]
@@ -179,7 +182,11 @@ class Task(ABC):
 
     @abstractmethod
     def head(self) -> Head:
-        """What a model must put out; after :meth:`fit`."""
+        """What a model must put out; after :meth:`fit`.
+
+        A task of ``"values"`` has its normalisation as ``target`` (``decode.TargetSpec``), and its answers are
+        ``decode.Prediction``: the floor, adaptation and the report read both.
+        """
 
     # ---- in a batch -----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Batch, Head
 from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.leakage import Reach
-from spiketok.recording.metrics import r2_mean, r2_per_component, r2_variance_weighted
+from spiketok.recording.metrics import METRICS, r2_mean, r2_per_component, r2_variance_weighted, require_metrics
 from spiketok.recording.nouns import FLUORESCENCE, Intervals
 from spiketok.tokens.reach import signal_reach
 from spiketok.training.sampling import SessionTokens, listing
@@ -51,11 +51,14 @@ class DecodeConfig:
         weights: weight of the samples inside the intervals of a trial column's value, as ``"phase=reach"`` (the word
             before ``=`` is a column of the trial table);
             weights of several that hold a sample are multiplied, outside all of them a sample has weight 1.
+        metrics: further ones to report, of behaviour (``spiketok.recording.metrics``, or of another package).
     """
 
     weights: dict[str, float] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_metrics(self.metrics, "behaviour", Decode.metrics, "task.decode.metrics")
         for name, weight in self.weights.items():
             if not 0 <= weight < np.inf or "=" not in name:
                 message = f"task.decode.weights['{name}'] is {weight}: use COLUMN=VALUE and a number of at least 0"
@@ -114,6 +117,8 @@ class Decode(Task):
     def __init__(self, about: str, config: DecodeConfig, target: TargetSpec) -> None:
         super().__init__(about, config)
         self.target = target
+        self.metrics = (*Decode.metrics, *config.metrics)
+        self.titles = Decode.titles | {name: name for name in config.metrics}
 
     @classmethod
     def resolve(cls, about: str, sessions: Sequence[SessionTokens], config: DecodeConfig) -> Decode:
@@ -244,7 +249,7 @@ class Decode(Task):
 class _Stitch(Stitch):
     def __init__(self, task: Decode) -> None:
         super().__init__(task.name)
-        self.target = task.target
+        self.target, self.more = task.target, task.config.metrics
 
     def answer(self) -> Prediction:
         time_ns, said, true, weight, count = self.stitched()
@@ -258,6 +263,7 @@ class _Stitch(Stitch):
             measure=self.target.measure,
             windows=count,
             constant={name: value for _, name, value in self.target.constant},
+            more=self.more,
         )
 
 
@@ -271,6 +277,7 @@ class Prediction(Answer):
         components, measure: of the behaviour.
         windows: how many windows were averaged at each time, int64 ``[T]``.
         constant: the value of components of the behaviour that were constant in training time, and so left out.
+        more: metrics to score by beside both R2.
     """
 
     time_ns: np.ndarray
@@ -281,6 +288,7 @@ class Prediction(Answer):
     measure: str
     windows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     constant: Mapping[str, float] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
 
     @property
     def valid(self) -> np.ndarray:
@@ -297,6 +305,7 @@ class Prediction(Answer):
         score = {
             "r2_variance_weighted": number(r2_variance_weighted(self.true, self.predicted, valid=self.valid)),
             "r2_mean": number(r2_mean(self.true[:, has_one], self.predicted[:, has_one], valid=self.valid)),
+            **{name: number(METRICS[name](self.true, self.predicted, valid=self.valid)) for name in self.more},
             "r2_per_component": {name: number(r2) for name, r2 in zip(self.components, each, strict=True)},
             "n_samples": int(self.valid.sum()),
         }

@@ -36,7 +36,17 @@ import torch
 
 from spiketok.errors import DataError, UnknownNameError, UsageError, require
 from spiketok.models.batch import Asked, Batch, Head, Input, Timing, exposure_of
-from spiketok.recording.metrics import MIN_RATE, bps_of_units, bps_per_unit, co_bps, fp_bps, null_rate, r2_mean
+from spiketok.recording.metrics import (
+    METRICS,
+    MIN_RATE,
+    bps_of_units,
+    bps_per_unit,
+    co_bps,
+    fp_bps,
+    null_rate,
+    r2_mean,
+    require_metrics,
+)
 from spiketok.recording.nouns import Intervals
 from spiketok.training.sampling import SessionTokens
 from spiketok.training.tasks.base import Answer, Buffers, Collector, Group, Pass, Score, Task, bin_spans, number
@@ -61,6 +71,7 @@ class PopulationConfig:
             inter_region, encode.
         forward_share: share of the window that ``forward`` hides where ``forward_ms`` is 0.
         region_column: the unit column that holds the regions.
+        metrics: further ones to report, of spikes (``spiketok.recording.metrics``, or of another package).
     """
 
     held_out: float = 0.0
@@ -73,8 +84,10 @@ class PopulationConfig:
     modes: tuple[str, ...] = ()
     forward_share: float = 0.1
     region_column: str = "region"
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_metrics(self.metrics, "spikes", Population.titles, "task.population.metrics")
         for mode in self.modes:
             if mode not in MODES:
                 raise UnknownNameError("mode", mode, MODES, "task.population.modes")
@@ -116,6 +129,7 @@ class Population(Task):
             message = f"--task population:{about}: the population has no name, use --task population"
             raise UsageError(message)
         super().__init__(about, config)
+        self.titles = Population.titles | {name: name for name in config.metrics}
         self.holds_out = holds_out
         self._held: WeakKeyDictionary[SessionTokens, np.ndarray] = WeakKeyDictionary()  # asked for in every batch
 
@@ -124,7 +138,7 @@ class Population(Task):
         """The headline is co-bps with held-out units, fp-bps with forward bins alone, else the hidden bins' bits."""
         first = (["co_bps"] if self.holds_out else []) + (["fp_bps"] if self.config.forward_ms else [])
         more = (["velocity_r2"] if self.config.velocity else []) + (["psth_r2"] if self.config.condition else [])
-        return (*first, "bps_per_unit", "d2", *more, *map(metric_of, self.config.modes))
+        return (*first, "bps_per_unit", "d2", *more, *map(metric_of, self.config.modes), *self.config.metrics)
 
     @classmethod
     def resolve(cls, about: str, sessions: Sequence[SessionTokens], config: PopulationConfig) -> Population:
@@ -461,6 +475,8 @@ class Rates(Answer):
                 found[name] = number(bps_per_unit(rate, count, self.exposure))
             elif name == "d2":
                 found[name] = deviance_explained(rate, count, self.exposure)
+            elif name in self.task.config.metrics:
+                found[name] = number(METRICS[name](rate, count))
             elif name == "velocity_r2":
                 found[name] = self._velocity_r2()
             elif name == "psth_r2":
