@@ -9,6 +9,7 @@
     +-- DataError                 the data are readable and cannot serve the request (no behaviour, no window fits)
     |   +-- NotServedError        a scheme needs what this session does not have
     |   +-- UnfitError            some of several sessions cannot serve; it says which, and why each
+    +-- PartError                 some of several items failed, the others are done; it says which, and why each
     +-- TooLargeError             what is asked for takes more memory than is free
     +-- FetchError                a download failed, or what came is not what was announced
     +-- BusyError                 another process writes the same place
@@ -93,6 +94,22 @@ class UnfitError(DataError):
 
     def __reduce__(self):
         return (type(self), (self.sessions,))
+
+
+class PartError(SpiketokError):
+    """Some of several items failed; what went well is done and stays.
+
+    Args:
+        what: the items, as ``"files"``. total: how many there were. failed: why, by the name of each that failed.
+    """
+
+    def __init__(self, what: str, total: int, failed: Mapping[str, str]) -> None:
+        self.what, self.total, self.failed = what, total, dict(failed)
+        each = "; ".join(why if why.startswith(name) else f"{name}: {why}" for name, why in self.failed.items())
+        super().__init__(f"{len(self.failed)} of {total} {what} failed: {each}")
+
+    def __reduce__(self):
+        return (type(self), (self.what, self.total, self.failed))
 
 
 class TooLargeError(SpiketokError):

@@ -333,6 +333,10 @@ class Batch:
         """The batch on another device; on the same device, the batch itself with its reused buffers."""
         return _changed(self, lambda tensor: tensor.to(device))
 
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, as ``DataLoader(pin_memory=True)`` asks for it."""
+        return _changed(self, torch.Tensor.pin_memory)
+
     def clone(self) -> Batch:
         """A copy in memory of its own, which stays valid when the loader goes on."""
         copied = _changed(self, torch.clone)

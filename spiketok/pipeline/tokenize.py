@@ -7,8 +7,9 @@ while its inputs and settings are the same, and names what it was made from by d
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo
 from spiketok.recording.segments import CONTINUOUS, OBSERVED, parse_trial_rule, resolve_segments
 from spiketok.recording.splits import has_spikes, refuse_silence
+from spiketok.settings import typed
 from spiketok.storage.files import human_bytes
 from spiketok.storage.limits import available_memory
 from spiketok.storage.locks import session_lock
@@ -95,6 +97,18 @@ def _context_place(workspace: Workspace, session_id: str, store_digest: str) -> 
     from spiketok.tokens.context import context_fingerprint
 
     return Path(f"{workspace.shards}/{CONTEXT}/{session_id}/{context_fingerprint(store_digest)}")
+
+
+def tokenize_words(scheme: Scheme, segments_rule: str = OBSERVED) -> str:
+    """The command that makes shards of a scheme, as it is typed in a shell."""
+    words = ["spiketok", "tokenize", "--scheme", scheme.name]
+    for each in fields(scheme):
+        value = getattr(scheme, each.name)
+        if value != each.default and each.name == "bin_ns":
+            words += ["--bin-ms", repr(value / 1e6).removesuffix(".0")]
+        elif value != each.default:
+            words += ["--set", f"{each.name}={typed(value)}"]
+    return shlex.join([*words, *(["--segments", segments_rule] if segments_rule != OBSERVED else [])])
 
 
 def plan_session(

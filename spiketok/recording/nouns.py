@@ -114,6 +114,11 @@ class Intervals:
     def empty(cls) -> Intervals:
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
+    def __repr__(self) -> str:
+        ends = f", {self.start_ns.min() / NS_PER_S:g}..{self.stop_ns.max() / NS_PER_S:g} s" if len(self) else ""
+        about = f"; {', '.join(self.columns)}" if self.columns else ""
+        return f"Intervals({len(self)}{ends}{about})"
+
     def __len__(self) -> int:
         return self.start_ns.size
 
@@ -188,6 +193,9 @@ class UnitTable:
         object.__setattr__(self, "id", unit_id)
         object.__setattr__(self, "columns", MappingProxyType(dict(self.columns)))
 
+    def __repr__(self) -> str:
+        return f"UnitTable({len(self)}{'; ' if self.columns else ''}{', '.join(self.columns)})"
+
     def __len__(self) -> int:
         return self.id.size
 
@@ -229,6 +237,10 @@ class Spikes:
         unit = np.repeat(np.arange(len(times_ns), dtype=np.int32), size)
         order = np.argsort(time_ns, kind="stable")  # units rise in the input, so ties stay in order of unit
         return cls(time_ns[order], unit[order])
+
+    def __repr__(self) -> str:
+        ends = f", {self.time_ns[0] / NS_PER_S:g}..{self.time_ns[-1] / NS_PER_S:g} s" if len(self) else ""
+        return f"Spikes({len(self)}{ends})"
 
     def __len__(self) -> int:
         return self.time_ns.size
@@ -278,6 +290,11 @@ class Signal:
             raise DataError(message)
         for name, array in (("time_ns", time_ns), ("value", value), ("valid", valid), ("components", components)):
             object.__setattr__(self, name, array)
+
+    def __repr__(self) -> str:
+        rate = "" if self.rate_hz is None else f", {self.rate_hz:g} Hz"
+        about = f"{', '.join(self.components)}{f' in {self.measure}' if self.measure else ''}{rate}"
+        return f"Signal({self.time_ns.size} samples of {about}, {int(self.valid.sum())} valid)"
 
     @property
     def period_ns(self) -> int:

@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from spiketok import __version__
-from spiketok.errors import ArtefactError, DataError
+from spiketok.errors import ArtefactError, DataError, UnknownNameError
 from spiketok.recording.nouns import (
     Column,
     Finding,
@@ -514,6 +514,52 @@ def read_observed(path: Path | RemotePath) -> Intervals:
         return Intervals(arrays["start_ns"], arrays["stop_ns"])
     except (ValueError, KeyError, MemoryError, DataError) as error:
         raise damaged(path, error) from error
+
+
+def read_intervals(path: Path | RemotePath, attributes: Mapping[str, object], name: str) -> Intervals:
+    """One table of intervals alone (``"trials"``), with its columns; no digest vouches for its values.
+
+    Args:
+        path: the session's group. attributes: of :func:`read_attributes`.
+
+    Raises:
+        UnknownNameError: the session has no such table. ArtefactError: it is damaged.
+    """
+    members, named = open_stored(place(path))[1], _naming(attributes)
+    keys = {named(key): key for key in _children(dict.fromkeys(members.arrays("intervals")), "intervals/")}
+    if name not in keys:
+        raise UnknownNameError("table of intervals", name, keys, attributes["id"])
+    try:
+        return _intervals(_read_arrays(members, f"intervals/{keys[name]}"), named)
+    except (ValueError, KeyError, MemoryError, DataError) as error:
+        raise damaged(path, error) from error
+
+
+def read_signal(path: Path | RemotePath, attributes: Mapping[str, object], name: str) -> Signal:
+    """One behaviour alone; no digest vouches for its values.
+
+    Args:
+        path: the session's group. attributes: of :func:`read_attributes`.
+
+    Raises:
+        UnknownNameError: the session has no such behaviour. ArtefactError: it is damaged.
+    """
+    members, named = open_stored(place(path))[1], _naming(attributes)
+    keys = {named(key): key for key in _children(dict.fromkeys(members.arrays("signals")), "signals/")}
+    if name not in keys:
+        raise UnknownNameError("signal", name, keys, attributes["id"])
+    try:
+        own, facts = _read_arrays(members, f"signals/{keys[name]}"), attributes["signals"][name]
+        components, rate_hz = tuple(facts["components"]), facts["rate_hz"]
+        return Signal(own["time_ns"], own["value"], components, facts["measure"], own["valid"], rate_hz)
+    except (ValueError, KeyError, MemoryError, DataError) as error:
+        raise damaged(path, error) from error
+
+
+def interval_names(path: Path | RemotePath, attributes: Mapping[str, object]) -> list[str]:
+    """The tables of intervals that a session has, by name."""
+    arrays = dict.fromkeys(open_stored(place(path))[1].arrays("intervals"))
+    return sorted(map(_naming(attributes), _children(arrays, "intervals/")))
 
 
 def array_shapes(path: Path | RemotePath, part: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

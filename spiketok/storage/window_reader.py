@@ -85,6 +85,14 @@ class SessionReader:
         low, high = self._row_at(start_ns), self._row_at(stop_ns)
         return Spikes(ns_from_ticks(self._tick.rows(low, high), self._period_ns), self._unit.rows(low, max(low, high)))
 
+    def unit_counts(self) -> np.ndarray:
+        """int64 ``[N]``: spikes of each unit in the whole session, of which none is read.
+
+        Raises:
+            ArtefactError: a chunk is missing or damaged.
+        """
+        return np.diff(self._offset.rows(0, self.n_units + 1)).astype(np.int64)
+
     def unit_times(self, row: int) -> np.ndarray:
         """int64 ns of the spikes of one unit, by its row in the table of units.
 

@@ -310,6 +310,24 @@ class Loader:
         """Batches in an epoch, the same in every one."""
         return self._n_batches
 
+    # -- an epoch in another division
+
+    def sizes(self, epoch: int) -> np.ndarray:
+        """int64 ``[batches]``: how many windows each batch of an epoch holds."""
+        return np.diff(self._epoch_plan(epoch).bound)
+
+    def batch_at(self, epoch: int, number: int) -> Batch:
+        """One batch of an epoch by its number, in memory of its own: for who divides an epoch among processes.
+
+        It has the bytes of the batch that iterating gives there, and the loader stands where it stood.
+        """
+        return self._cut(self._epoch_plan(epoch), epoch, number, _Buffers())
+
+    def _epoch_plan(self, epoch: int) -> _Epoch:
+        if self._planned[0] != epoch:
+            self._planned = (epoch, self._plan(epoch))
+        return self._planned[1]
+
     # -- where the loader stands
 
     def state_dict(self) -> dict[str, object]:
@@ -358,9 +376,7 @@ class Loader:
 
     def _iterate(self) -> Generator[Batch, None, None]:
         epoch, n_batches = self.epoch, len(self)
-        if self._planned[0] != epoch:
-            self._planned = (epoch, self._plan(epoch))
-        plan = self._planned[1]
+        plan = self._epoch_plan(epoch)
         if self.prefetch == 0:
             while self.batch < n_batches:
                 batch = self._cut(plan, epoch, self.batch, self._buffers(0))

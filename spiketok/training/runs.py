@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ import numpy as np
 from spiketok.errors import ArtefactError, DataError, UnfitError, UnknownNameError, UsageError
 from spiketok.models import MODELS
 from spiketok.models.batch import Input
-from spiketok.pipeline.tokenize import plan_session, shard_path, tokenize
+from spiketok.pipeline.tokenize import plan_session, shard_path, tokenize, tokenize_words
 from spiketok.pipeline.upgrade import has_old_shard
 from spiketok.recording.identity import Identity, Recordings, Shared, common_ns
 from spiketok.recording.nouns import FLUORESCENCE, Intervals
-from spiketok.recording.segments import OBSERVED
 from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
@@ -69,15 +67,7 @@ def scheme_of(wanted: Input) -> Scheme:
 
 def tokenize_command(config: RunConfig, scheme: Scheme) -> str:
     """The command that makes the shards of a scheme for a run, as it is typed in a shell."""
-    words = ["spiketok", "tokenize", "--scheme", scheme.name]
-    for field in fields(scheme):
-        value = getattr(scheme, field.name)
-        if value != field.default and field.name == "bin_ns":
-            words += ["--bin-ms", repr(value / 1e6).removesuffix(".0")]
-        elif value != field.default:
-            words += ["--set", f"{field.name}={typed(value)}"]
-    words += ["--segments", config.data.segments] if config.data.segments != OBSERVED else []
-    return shlex.join(words)
+    return tokenize_words(scheme, config.data.segments)
 
 
 def require_inputs(config: RunConfig, sessions: Sequence[SessionTokens]) -> None:

@@ -1,0 +1,162 @@
+"""One of the package's models with its batches and its score, for a training loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from spiketok.api.dataset import Placing, Recipe, WindowDataset, WindowLoader
+from spiketok.models.base import Model
+from spiketok.models.batch import Batch, Progress
+from spiketok.training.config import RunConfig
+from spiketok.training.curriculum import training_sampler
+from spiketok.training.loop import build_model, prepare
+from spiketok.training.optimizers import build_optimizer, set_rates
+from spiketok.training.predict import score_split
+from spiketok.training.requests import Told, TrainingRequest, without_unfit
+from spiketok.training.sessions import DividedSession, Stretches
+from spiketok.training.tasks.base import Score, Task
+from spiketok.training.unit_dropout import UnitDropout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A run before its first step: ``ws.prepare(...)``.
+
+    Attributes:
+        config: the resolved configuration. model: with rows for the sessions, fitted where it is fitted.
+        tasks: what is asked. sessions: with their time divided. held_out: sessions that were left out.
+    """
+
+    config: RunConfig
+    model: Model
+    tasks: Sequence[Task]
+    divided: Sequence[DividedSession] = field(repr=False)
+    held_out: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        of = ", ".join(task.name for task in self.tasks)
+        return (
+            f"Prepared({self.config.model} {self.config.size}, {self.model.n_fitted():,} numbers, {of}, "
+            f"{len(self.divided)} sessions, {self.steps} steps)"
+        )
+
+    @property
+    def sessions(self) -> list[str]:
+        return [session.id for session in self.divided]
+
+    @property
+    def steps(self) -> int:
+        """How many steps the configuration asks for."""
+        optim = self.config.optim
+        return optim.steps or optim.epochs * self._in_epoch
+
+    @property
+    def _in_epoch(self) -> int:
+        if not hasattr(self, "_batches"):
+            self._batches = len(self.dataset(rank=0, world=1))
+        return -(-self._batches // self.config.optim.accumulate)
+
+    def dataset(self, split: str = "train", **options: object) -> WindowDataset:
+        """The batches of a split as the model gets them; of ``"train"`` the very ones that ``spiketok train`` draws.
+
+        Args:
+            options: ``batch_size``, and ``rank``, ``world``, ``even`` of :class:`WindowDataset`.
+        """
+        config, model, training = self.config, self.model, split == "train"
+        data, dropout = config.data, config.data.unit_dropout if training else None
+        sampler = Placing(data.window_ns, shuffled=False, seed=config.seed)
+        if training:
+            sampler = partial(training_sampler, config, one_session=model.one_session_batches)
+        recipe = Recipe(
+            sessions=self.divided,
+            tasks=tuple(self.tasks),
+            split=split,
+            sampler=sampler,
+            window_ns=data.window_ns,
+            batch_size=int(options.pop("batch_size", data.batch_size)),
+            layout="packed",
+            one_session=model.one_session_batches,
+            unit_dropout=UnitDropout(dropout.min, dropout.mode, dropout.max, dropout.peak) if dropout else None,
+            seed=config.seed,
+            unit_rows={s.id: model.unit_row(s.tokens.info) for s in self.divided},
+            session_rows=model.session_rows(self.sessions),
+            data=data,
+        )
+        return WindowDataset(recipe, **options)
+
+    def loader(self, split: str = "train", **options: object) -> WindowLoader:
+        """A DataLoader of :meth:`dataset`, each iteration of which is the next epoch.
+
+        Args:
+            options: of ``torch.utils.data.DataLoader``, as ``num_workers``.
+        """
+        return self.dataset(split).loader(**options)
+
+    def loss(self, batch: Batch, step: int = 0) -> dict[str, Tensor]:
+        """What the model is trained by: named terms, of which ``total`` is minimised.
+
+        Args:
+            step: how far the training is, for models whose terms are ramped.
+        """
+        progress = Progress(step, self.steps)
+        self.model.begin_step(progress)
+        return self.model.loss(batch, self.model(batch), progress)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the configuration; :meth:`set_rate` sets its rate before each step."""
+        return build_optimizer(self.model, self.config.optim)
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        """Set and return the learning rate of a step, as the configuration's schedule says."""
+        return set_rates(optimizer, step, self.steps, self.config.optim, self._in_epoch)
+
+    def score(self, split: str = "test", device: torch.device | str = "cpu") -> dict[str, dict[str, Score]]:
+        """The model's scores by session and task, as ``spiketok train`` tells them of the test split."""
+        return score_split(self.model, self.divided, split, self.config, device)[0]
+
+
+def prepared(request: TrainingRequest, told: Told) -> Prepared:
+    """A request with its model built and its time divided, as a training does it before its first step.
+
+    Raises:
+        as :func:`spiketok.training.loop.prepare`.
+    """
+    config, base = request.config, request.base
+    divided, tasks = without_unfit(
+        partial(prepare, config), request.sessions, request.unfit, named=request.named, told=told
+    )
+    model = build_model(config, tasks, divided, base)
+    if base is None:
+        model.fit(Stretches(divided, "train"))
+    else:
+        known = {s.id for s in base.trained_on}
+        model.fit_sessions(Stretches([s for s in divided if s.id not in known], "train"))
+    return Prepared(config, model, tasks, divided, request.held_out)
+
+
+def settings_words(settings: Mapping[str, object] | Sequence[str] | None) -> list[str]:
+    """Settings as ``--set`` takes them: ``{"optim.steps": 200}`` or ``["optim.steps=200"]``.
+
+    >>> settings_words({"optim.steps": 200, "data": {"unit_dropout": None}})
+    ['optim.steps=200', 'data.unit_dropout=off']
+    """
+    from spiketok.settings import typed
+
+    if settings is None or not hasattr(settings, "items"):
+        return list(settings or [])
+    words = []
+    for key, value in settings.items():
+        if hasattr(value, "items"):
+            words += [f"{key}.{word}" for word in settings_words(value)]
+        else:
+            words.append(f"{key}={typed(value)}")
+    return words
