@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import Field, fields, is_dataclass
 
-from spiketok.errors import ArtefactError, UnknownNameError, the_one
+from spiketok.errors import ArtefactError, the_one
 from spiketok.plugins import Registry, why_no_class
 from spiketok.settings import build
 from spiketok.tokens.schemes.base import Scheme
