@@ -69,7 +69,8 @@ def record(recipe: Path) -> None:
         curve, scores = [], {}
         for path in runs:
             name = path.parent.name
-            steps = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+            logged = path.parent / "metrics.jsonl"  # a model in closed form takes no step
+            steps = [json.loads(line) for line in logged.read_text().splitlines()] if logged.is_file() else []
             curve += [{"run": name, "step": row["step"]} | row["loss"] for row in steps if row["event"] == "step"]
             scores[name] = {"test": json.loads(path.read_text())["test_mean"]}
             report = path.parent / "xsession" / "report.json"
@@ -98,19 +99,21 @@ def table() -> str:
         said = json.loads((recipe / "score.json").read_text())
         curve = [json.loads(line) for line in (recipe / "curve.jsonl").read_text().splitlines()]
         last = f"{curve[-1]['total']:.3f} at step {curve[-1]['step']}" if curve else "closed form"
-        run = list(said["runs"].values())[-1]
-        scores = [f"{name} {value:.3f} on its own days" for name, value in _first(run["test"])]
-        for protocols in run.get("unseen", {}).values():
-            heads = {name: next(iter(metrics.values())) for name, metrics in protocols.items()}
-            scores += [f"{name} {value:.3f}" for name, value in heads.items() if value is not None]
+        scores = []
+        for run in said["runs"].values():
+            scores += [f"{task} {name} {value:.3f}" for task, name, value in _first(run["test"])]
+            for protocols in run.get("unseen", {}).values():
+                heads = {name: next(iter(metrics.values())) for name, metrics in protocols.items()}
+                unseen = ", ".join(f"{name} {value:.3f}" for name, value in heads.items() if value is not None)
+                scores.append(f"unseen: {unseen}")
         link = f"[{recipe.name}]({recipe.name}/run.sh)"
-        rows.append(f"| {link} | {about(recipe)} | {last} | {', '.join(scores)} | {sum(said['seconds']):.0f} |")
+        rows.append(f"| {link} | {about(recipe)} | {last} | {'; '.join(scores)} | {sum(said['seconds']):.0f} |")
     return HEAD + "\n".join(rows) + "\n"
 
 
-def _first(of_tasks: dict[str, dict[str, float]]) -> list[tuple[str, float]]:
+def _first(of_tasks: dict[str, dict[str, float]]) -> list[tuple[str, str, float]]:
     """The headline of each task."""
-    return [next(iter(scores.items())) for scores in of_tasks.values()]
+    return [(task, *next(iter(scores.items()))) for task, scores in of_tasks.items()]
 
 
 def main(names: list[str]) -> None:

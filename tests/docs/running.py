@@ -13,12 +13,15 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+STEPS = " ".join(
+    f"--set transfer.{key}" for key in ("identity_steps=3", "full_steps=3", "unfreeze_after=1", "adapt_steps=3")
+)
 # What is added behind the words of a command, so that it takes seconds and not minutes; the last word counts.
 SHORTER = {
     "simulate": "--duration-s 60 --units 20 --sessions-per-subject 2",
     "train": "--set optim.steps=4 --set data.batch_size=8",
-    "eval-xsession": "--set transfer.identity_steps=3 --set transfer.full_steps=3 --set transfer.unfreeze_after=1 "
-    "--set transfer.adapt_steps=3",
+    "eval-xsession --keep": f"--protocols adapted {STEPS}",
+    "eval-xsession": f"--protocols zero_shot,identity_only,full {STEPS}",
     "compare --models": "--steps 4",
     "stream --speed": "--speed max",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def archives(tmp_path_factory):
 def recordings(tmp_path_factory):
     """Two simulated NWB files, for the pages that ingest a reader's own."""
     place = Place(tmp_path_factory.mktemp("recordings"))
-    place.shell("spiketok simulate --subjects 1 --files-only --out made")
+    place.shell("spiketok simulate --subjects 1 --seed 7 --files-only --out made")
     return sorted((place.folder / "made").glob("*.nwb"))
 
 
@@ -64,8 +65,10 @@ def test_every_block_of_a_guide(page, tmp_path, archives, recordings):
     (tmp_path / "recordings").mkdir()
     for path in recordings:
         shutil.copy(path, tmp_path / "recordings")
-    ran = [place.python(block.text) if block.language == "python" else place.shell(block.text)
-           for block in blocks(page) if block.reason is None]  # fmt: skip
+    ran = [block for block in blocks(page) if block.reason is None]
+    for python, run in groupby(ran, key=lambda block: block.language == "python"):
+        text = "\n".join(block.text for block in run)  # blocks of Python go on with each other's names
+        (place.python if python else place.shell)(text)
     assert ran, "no block of the page is run"
 
 
@@ -85,8 +88,10 @@ def workspace(tmp_path_factory, archives, recordings):
 def _foreign_files(folder: Path) -> None:
     """What other programs leave: a sorting by phy, an ALF folder, one of suite2p, an archive's files, two blocks."""
     from tests.folders import write_alf, write_suite2p
-    from tests.layouts import perich_miller
+    from tests.layouts import churchland, perich_miller
     from tests.sources.test_sorting import write_phy
+
+    churchland.write_restarts(folder / "again.nwb")
 
     write_phy(folder / "phy")
     write_alf(folder / "ones").rename(folder / "alf-session")
