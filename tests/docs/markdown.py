@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^( *)(`{3,})(\w*)\s*$")
-NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
+NOT_RUN = re.compile(r"<!-- (?:not run: |(?=needs: ))(.+?) -->")  # "needs: lightning" is a reason too
 CODE = re.compile(r"(`+)(.+?)\1")
 LINK = re.compile(r"!?\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 

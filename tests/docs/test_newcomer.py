@@ -25,7 +25,7 @@ def files(tmp_path_factory) -> list[Path]:
     """Two days of one simulated animal."""
     place = Place(tmp_path_factory.mktemp("files"))
     place.shell("spiketok simulate --subjects 1 --files-only --out made")
-    return sorted((place.folder / "made").glob("*.nwb"))
+    return sorted((place.folder / "made").rglob("*.nwb"))
 
 
 def archive(task, files, folder):
