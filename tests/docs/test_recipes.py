@@ -84,5 +84,15 @@ def test_the_curve_is_what_was_printed(recipe):
     assert bool(shown) == bool(curve)
 
 
+def test_the_front_page_shows_what_a_recipe_printed():
+    recipe = next(path for path in recipes() if path.name == "poyo-transfer")
+    means = {r["protocol"]: r for of in printed(recipe).values() for r in of["unseen"] if "mean" in r["session"]}
+    text = (recipe.parents[1] / "README.md").read_text()
+    rows = re.findall(r"^(\w+) +mean over sessions +(\S+) +(\S+)", text, flags=re.M)
+    assert len(rows) == len(means) == 4
+    for protocol, *values in rows:
+        assert values == [means[protocol][metric] for metric in ("r2_variance_weighted", "r2_mean")]
+
+
 def test_the_table_is_of_what_was_recorded():
     assert (Path(__file__).parents[2] / "examples" / "README.md").read_text() == table()
