@@ -18,7 +18,10 @@ from spiketok.storage.workspace import Workspace
 from tests import nwb_files
 from tests.nasty_files import GB, NASTY, Nasty, judge
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what a process may take is bounded on Linux only")
+pytestmark = [
+    pytest.mark.long,  # each of its files is written, and ingested in a process of its own
+    pytest.mark.skipif(sys.platform != "linux", reason="what a process may take is bounded on Linux only"),
+]
 
 
 def file_name(name: str) -> str:
