@@ -28,3 +28,6 @@ def real_data() -> Path | None:
     given = os.environ.get("SPIKETOK_REAL_DATA")
     folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
     return folder if folder.is_dir() else None
+
+
+os.environ["XDG_CONFIG_HOME"] = os.devnull  # no test reads the preferences of who runs it

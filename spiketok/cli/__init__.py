@@ -62,6 +62,8 @@ def _common(
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    root: Annotated[Path | None, typer.Option("--root", help="As of each command, which may also have it.")] = None,
+    store: Annotated[str | None, typer.Option("--store", help="As of each command that has it.")] = None,
 ) -> None:
     """Options of every command; ``main`` takes ``--debug`` out of the line before it is parsed."""
 
@@ -171,7 +173,7 @@ def inspect(
         show_json(asdict(told))
     else:
         for label, value in told.facts.items():
-            show(f"{label:<22}{'-' if value is None else shown(value, keep='')}")
+            show(f"{label:<22}{'-' if value is None else shown(value, keep='')}", indent=22)
         for title, rows in told.tables.items():
             print()
             print_rows(title, rows, as_json=False)

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO
+
+from spiketok.cli.tables import folded, lay_out
 
 LONGEST_LINE = 2000  # letters of an error
 WIDE = 110  # columns of a terminal that has room for the name of the item at work
@@ -28,9 +33,9 @@ def shown(text: object, keep: str = "\n\t") -> str:
     return "".join(escaped)
 
 
-def show(text: object = "") -> None:
-    """A line of the result, which may hold what a file says."""
-    print(shown(text), flush=True)
+def show(text: object = "", indent: int = 2) -> None:
+    """A line of the result, which may hold what a file says; ``indent``: of its further lines on a terminal."""
+    print(_fold(shown(text), sys.stdout, indent), flush=True)
 
 
 def show_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
@@ -41,25 +46,23 @@ def show_rows(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, ob
         for line in cells:
             print("\t".join(line))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    numeric = [bool(rows) and all(isinstance(row.get(c), int | float | None) for row in rows) for c in columns]
+    table = lay_out(columns, cells, numeric, terminal_width())
+    bold, plain = ("\033[1m", "\033[0m") if not os.environ.get("NO_COLOR") else ("", "")
+    print(f"{bold}{shown(title)}{plain}")
+    print("\n".join(table.lines))
+    if table.left_out:
+        print(f"(no room for {', '.join(table.left_out)}: --json shows all)")
 
-    table = Table(title=shown(title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for k, column in enumerate(columns):
-        numeric = all(isinstance(row.get(column), int | float) for row in rows) and bool(rows)
-        widest = max([len(line[k]) for line in cells], default=0)
-        # numbers and short words stay whole; what gives way on a narrow terminal are the long names
-        short = numeric or widest <= 9
-        table.add_column(
-            column.replace("_", " "),
-            justify="right" if numeric else "left",
-            overflow="fold",
-            min_width=widest if short else 9,
-        )
-    for line in cells:
-        table.add_row(*line)
-    Console(markup=False, emoji=False).print(table)
+
+def terminal_width() -> int:
+    """Columns of the terminal."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def _fold(text: str, stream: IO[str], indent: int = 2) -> str:
+    """A line as it is in a pipe; on a terminal broken between words and never inside of one."""
+    return folded(text, terminal_width(), indent) if stream.isatty() else text
 
 
 def show_json(value: object) -> None:
@@ -82,14 +85,30 @@ def _text(value: object) -> str:
 
 def say(text: str) -> None:
     """A line for the person, on stderr, so that stdout stays a result."""
-    print(shown(text), file=sys.stderr, flush=True)
+    print(_fold(shown(text), sys.stderr), file=sys.stderr, flush=True)
 
 
 def complain(text: str) -> None:
     """An error line on stderr; red on a terminal. A very long one is cut: it repeats what somebody typed or wrote."""
     text = text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE // 2]} ... {text[-LONGEST_LINE // 2 :]}"
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}error:{plain} {shown(text)}", file=sys.stderr, flush=True)
+    line = _fold(f"error: {shown(text)}", sys.stderr, 7).removeprefix("error:")
+    print(f"{red}error:{plain}{line}", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """A length of time as people read it: ``"8 s"``, ``"3:05 min"``, ``"1:02:03 h"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, left = divmod(whole, 60)
+    return f"{minutes}:{left:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{left:02d} h"
+
+
+def times_words(elapsed_s: float, done: float, total: float | None) -> str:
+    """How long work took so far and how long it will go on at this rate, each with its name."""
+    left = f", {clock(elapsed_s * (total - done) / done)} left" if total and done else ""
+    return f"{clock(elapsed_s)} elapsed{left}"
 
 
 @contextlib.contextmanager
@@ -109,8 +128,6 @@ def progress(title: str, total: float | None, measure: str = "items") -> Iterato
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
@@ -125,13 +142,12 @@ def progress(title: str, total: float | None, measure: str = "items") -> Iterato
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         *amounts,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[times]}"),
         *([TextColumn("{task.fields[detail]}", style="dim", markup=False)] if console.width >= WIDE else []),
         console=console,
         transient=True,
     )
-    task = bar.add_task(title, total=total, rate="", detail="")
+    task = bar.add_task(title, total=total, rate="", detail="", times="")
     begun = time.monotonic()
     started, done = False, 0.0
 
@@ -143,7 +159,7 @@ def progress(title: str, total: float | None, measure: str = "items") -> Iterato
             bar.start()
             started = True
         rate = f"{done / elapsed:.1f} {measure}/s" if elapsed > 0 and not in_bytes else ""
-        bar.update(task, advance=amount, rate=rate, detail=shown(detail))
+        bar.update(task, advance=amount, rate=rate, detail=shown(detail), times=times_words(elapsed, done, total))
 
     try:
         yield advance
@@ -231,8 +247,13 @@ def training_table() -> Iterator[Callable[[Mapping[str, object]], None]]:
         step, total = state.get("step", 0), state.get("total_steps", 1)
         elapsed = time.monotonic() - begun
         fresh = step - state.get("first", 0)
-        left = f"{elapsed * (total - step) / fresh:.0f} s left" if fresh else ""
-        grid.add_row("step", f"{step} of {total}", ProgressBar(total=total, completed=step, width=30), left)
+        left = f", {clock(elapsed * (total - step) / fresh)} left" if fresh else ""
+        grid.add_row(
+            "step",
+            f"{step} of {total}",
+            ProgressBar(total=total, completed=step, width=20),
+            f"{clock(elapsed)} elapsed{left}",
+        )
         if "loss" in state:
             rate = f"{state['windows_per_s']:.0f} windows/s"
             grid.add_row("loss", losses(state), f"learning rate {state['lr']:.2e}", rate)

@@ -367,33 +367,83 @@ def _have(sessions: list[str]) -> str:
 
 
 def datasets(
-    name: Annotated[str | None, typer.Argument(help="Show everything about one dataset.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show everything about one, or a group as nlb.")] = None,
+    species: Annotated[
+        str | None, typer.Option("--species", metavar="WORD", help="Only of this species, as macaque, human, mouse.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", metavar="WORD", help="Only with this region of the brain, as M1.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="WORD", help="Only with this behaviour or task, as hand_vel, decode:hand_vel."),
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", metavar="SIZE", help="Only up to this size, as 2GB.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List what can be fetched: size, licence, recording, behaviours; with a NAME also splits, quirks and rules."""
+    from spiketok.cli.groups import GROUPS
     from spiketok.sources.catalogue import DATASETS, catalogued
+    from spiketok.storage.files import parse_bytes
 
-    chosen = list(DATASETS.values()) if name is None else [catalogued(name)]
+    limit = None if max_size is None else parse_bytes(max_size, "--max-size")
+    one = name is not None and name not in GROUPS
+    if one and any(word is not None for word in (species, region, task, max_size)):
+        message = f"'{name}' names one dataset, --species, --region, --task and --max-size choose among all: give one"
+        raise UsageError(message)
+    chosen = [catalogued(name)] if one else [DATASETS[n] for n in (GROUPS[name] if name else DATASETS)]
+    if not one:
+        chosen = [d for d in chosen if _fits(d, species, region, task)]
+        unsized = [d.name for d in chosen if limit is not None and d.bytes is None]
+        chosen = [d for d in chosen if limit is None or (d.bytes is not None and d.bytes <= limit)]
+        if unsized:
+            say(f"left out, of no stated size: {', '.join(unsized)}")
     if as_json:
         show_json([asdict(d) | {"package": package_of(DATASETS, d.name)} for d in chosen])
-    elif name is not None:
+    elif one:
         _show_dataset(chosen[0])
     else:
         rows = [
             {
                 "name": d.name,
-                "where": _where(d),
-                "files": d.files,
                 "size": None if d.bytes is None else human_bytes(d.bytes),
-                "licence": d.license,
+                "files": d.files,
                 "recording": d.recording,
                 "behaviours": ", ".join(d.behaviours) or None,
+                "licence": d.license,
+                "where": _where(d),
                 "package": package_of(DATASETS, d.name),
             }
             for d in chosen
         ]
+        if not rows:
+            say("no dataset of the catalogue fits all of that: spiketok datasets lists them")
+            return
         print_rows("datasets", rows, as_json=False, hidden=hidden_package(rows))
         say("any other dandiset: spiketok fetch 000123; all about one: spiketok datasets NAME")
+
+
+SPECIES = {  # what people call them, and what their sources write
+    "macaque": ("macaca", "macaque", "rhesus"),
+    "monkey": ("macaca", "macaque", "rhesus"),
+    "human": ("homo",),
+    "finch": ("taeniopygia", "finch"),
+    "bird": ("taeniopygia", "finch"),
+}
+
+
+def _fits(dataset: Dataset, species: str | None, region: str | None, task: str | None) -> bool:
+    """Whether a dataset has what is asked of it; letters may be large or small."""
+    kind = (dataset.species or "").lower()
+    if species is not None and not any(word in kind for word in SPECIES.get(species.lower(), (species.lower(),))):
+        return False
+    regions = " ".join(dataset.regions).lower().split()
+    if region is not None and region.lower() not in regions and region.lower() not in " ".join(regions):
+        return False
+    about = " ".join((dataset.title, *dataset.behaviours, *dataset.notes, dataset.splits or "")).lower()
+    return task is None or task.rpartition(":")[2].lower() in about
 
 
 def _where(dataset: Dataset) -> str:

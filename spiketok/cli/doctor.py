@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
+from pathlib import Path
 
 import typer
 
 from spiketok import __version__
 from spiketok.cli.console import show_json, show_rows
 from spiketok.cli.options import Json, Root
+from spiketok.errors import SpiketokError
 from spiketok.storage.files import human_bytes
-from spiketok.storage.workspace import Workspace
+from spiketok.storage.preferences import FILE, SHARED, sources
+from spiketok.storage.workspace import DEFAULT_ROOT, Workspace
 
 REQUIRED = ("numpy", "scipy", "numba", "h5py", "pynwb", "zarr", "numcodecs", "pydantic", "typer", "rich")
 EXTRAS = {
@@ -31,6 +34,9 @@ EXTRAS = {
 }
 
 
+DEFAULTS = {"root": DEFAULT_ROOT, "store": "ROOT/store", "jobs": 1, "executor": "this process, or --jobs"}
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that was looked at. ``state``: ``"ok"``, ``"missing"`` (an extra) or ``"broken"``."""
@@ -40,8 +46,8 @@ class Check:
     found: str
 
 
-def examine(workspace: Workspace) -> list[Check]:
-    """Look at everything; never raises for what it finds."""
+def examine(workspace: Workspace, flag: Path | None = None) -> list[Check]:
+    """Look at everything; never raises for what it finds. ``flag``: what ``--root`` gave."""
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     checks = [
         Check("spiketok", "ok", __version__),
@@ -53,7 +59,33 @@ def examine(workspace: Workspace) -> list[Check]:
         checks += [_package(name, "missing", f"pip install 'spiketok[{extra}]'") for name in names]
     checks += _plugins()
     checks += [_tried("kernels", _kernels), _tried("kernel cache", _kernel_cache), _tried("devices", _devices)]
+    checks += preferences(flag)
     return [*checks, _tried("workspace", lambda: _space(workspace))]
+
+
+def preferences(flag: Path | None) -> list[Check]:
+    """The value of each shared setting and where it comes from; what the files of ``spiketok.toml`` say of commands.
+
+    Args:
+        flag: what ``--root`` gave, on the line or by its environment variable.
+    """
+    try:
+        files = sources()
+    except SpiketokError as error:
+        return [Check(FILE, "broken", str(error))]
+    checks = []
+    for key in SHARED:
+        variable = f"SPIKETOK_{key.upper()}"
+        given = [(variable, os.environ.get(variable))]
+        if key == "root" and flag is not None and str(flag) != given[0][1]:
+            given.insert(0, ("--root", flag))
+        given += [(one.words, one.shared.get(key)) for one in files]
+        place, value = next(((p, v) for p, v in given if v), ("the default", DEFAULTS[key]))
+        checks.append(Check(key, "ok", f"{value} ({place})"))
+    for one in files:
+        told = "; ".join(f"[{name}] {', '.join(own)}" for name, own in one.commands.items())
+        checks.append(Check(FILE, "ok", f"{one.words}{f': {told}' if told else ''}"))
+    return checks
 
 
 def _tried(name: str, look: Callable[[], Check]) -> Check:
@@ -147,7 +179,11 @@ def _space(workspace: Workspace) -> Check:
 
 def doctor(root: Root = None, as_json: Json = False) -> None:
     """Check this machine: versions, extras, kernels, devices, space."""
-    findings = examine(Workspace.locate(root))
+    try:
+        workspace = Workspace.locate(root)
+    except SpiketokError:  # a faulty spiketok.toml, which the checks tell
+        workspace = Workspace(root or Path(DEFAULT_ROOT))
+    findings = examine(workspace, root)
     if as_json:
         show_json([asdict(f) for f in findings])
     else:

@@ -54,6 +54,9 @@ def embed(
     label: Annotated[
         str | None, typer.Option("--label", help="Of these files, the model's name.", show_default="the run's name")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of --predictions that stand there.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The npz file.", show_default="RUN/vectors.npz")] = None,
     root: Root = None,
     as_json: Json = False,
@@ -94,6 +97,8 @@ def embed(
         message = "--predictions and --label are of --suite bwb: name it"
         raise UsageError(message)
     loaded = load_run(find_run(workspace, run))
+    if predictions is not None and not overwrite:
+        _refuse_written(predictions, label or loaded.path.name)
     kept = keeps_units(loaded)
     if kept and calibration_s is not None:
         message = (
@@ -176,3 +181,12 @@ def embed(
         say(f"{len(again)} of the sessions that were not trained on are of subjects that were: units may be the same")
     say(f"{n_seen} of {n_units} units of {len(found)} sessions have a vector")
     print(f"vectors {path}")
+
+
+def _refuse_written(folder: Path, label: str) -> None:
+    """Refuse to write files of predictions over those that stand there, before anything is computed."""
+    own = (f"{label}_linear_single", f"{label}_linear_multi")
+    found = next((path for path in sorted(folder.rglob("*.safetensors")) if set(own) & set(path.parts)), None)
+    if found is not None:
+        message = f"{found} stands there already: --overwrite replaces it, --label NAME writes beside it"
+        raise UsageError(message)

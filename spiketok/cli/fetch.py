@@ -30,6 +30,7 @@ from spiketok.cli.data import (
     tell_notes,
     wanted_settings,
 )
+from spiketok.cli.groups import expanded
 from spiketok.cli.options import Json, Root, Sessions, counted, print_rows, put_index
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
@@ -37,7 +38,7 @@ from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from spiketok.pipeline.fetch import Failure
-    from spiketok.sources.catalogue import Checked, Plan, Progress, Request, Selection
+    from spiketok.sources.catalogue import Checked, Dataset, Plan, Progress, Request, Selection
 
 SHOWN = 20  # lines of what was tried for a file that failed, and of what a limit left out
 
@@ -47,7 +48,7 @@ def fetch(
         list[str] | None,
         typer.Argument(
             metavar="NAME...",
-            help="Dataset, dandiset id, dandi://, zenodo:ID, NWB URL, path; none lists what can be fetched by name.",
+            help="Dataset, a group as nlb, dandiset id, dandi://, zenodo:ID, NWB URL, path; none lists the names.",
         ),
     ] = None,
     download_only: Annotated[bool, typer.Option("--download-only", help="Do not normalize into the store.")] = False,
@@ -99,7 +100,7 @@ def fetch(
     if not names:
         _show_choice(as_json)
         return
-    from spiketok.pipeline.fetch import Failure, plan_each
+    from spiketok.pipeline.fetch import Failure, pinned, plan_each
     from spiketok.sources.archives.plans import check_policy
     from spiketok.sources.catalogue import LocalRequest, Selection, resolve
     from spiketok.storage.files import parse_bytes
@@ -114,20 +115,23 @@ def fetch(
     wanted = wanted_settings(
         process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts, trials
     )
-    requests = [resolve(name, version) for name in names]
+    requests = [resolve(name, version) for name in expanded(names)]
     if verify:
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)
         return
     paths = [request.path for request in requests if isinstance(request, LocalRequest)]
     plans: list[Plan] = []
     failures: list[Failure] = []
+    known: list[tuple[Dataset, Failure]] = []
     for one in plan_each(requests, workspace.raw, api_url=api_url, selection=selection, policy=policy, jobs=jobs):
-        if isinstance(one, Failure):
+        if dry_run and isinstance(one, Failure) and version is None and (entry := pinned(one.name)) is not None:
+            known.append((entry, one))
+        elif isinstance(one, Failure):
             _tell(one, failures)
         else:
             plans.append(one)
     if dry_run:
-        _show_plans(plans, paths, as_json)
+        _show_plans(plans, paths, known, as_json)
         if failures:
             raise typer.Exit(1)
         return
@@ -272,11 +276,14 @@ def _stream(
 # ---- plans ----------------------------------------------------------------------------------------------------------
 
 
-def _show_plans(plans: list[Plan], local: list[Path], as_json: bool) -> None:
+def _show_plans(plans: list[Plan], local: list[Path], known: list[tuple[Dataset, Failure]], as_json: bool) -> None:
+    """What a fetch would bring; of a pinned dataset whose archive does not answer, what the catalogue knows of it."""
     from spiketok.pipeline.fetch import plan_facts
 
     if as_json:
-        show_json({"plans": [plan_facts(plan) for plan in plans], "local": local})
+        told = {"plans": [plan_facts(plan) for plan in plans], "local": local}
+        offline = [asdict(entry) | {"error": failure.error} for entry, failure in known]
+        show_json(told | ({"offline": offline} if offline else {}))
         return
     for plan in plans:
         rows = [
@@ -297,6 +304,14 @@ def _show_plans(plans: list[Plan], local: list[Path], as_json: bool) -> None:
         show(f"to fetch   {'? bytes' if missing is None else human_bytes(missing)} into {plan.folder}")
         for line in (*plan.left_out, *plan.limits):
             show(f"left out   {line}")
+    for entry, failure in known:
+        size = "? bytes" if entry.bytes is None else human_bytes(entry.bytes)
+        show(f"{entry.name}: {entry.title}")
+        show(f"dandiset   {entry.dandiset or entry.record} version {entry.version}", indent=11)
+        show(f"licence    {entry.license or 'not stated'}", indent=11)
+        show(f"citation   {entry.citation or 'not stated'}", indent=11)
+        show(f"files      {'?' if entry.files is None else entry.files}, {size} (as the catalogue has it)", indent=11)
+        say(f"from the catalogue alone, its archive does not answer: {failure.error}")
     for path in local:
         show(f"local      {path}: nothing to download")
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
+from spiketok.cli.command import Command as Command
 from spiketok.cli.console import complain, progress, say, show_json, show_rows
 from spiketok.errors import UsageError
 from spiketok.storage.workspace import Workspace
@@ -36,11 +34,14 @@ Sessions = Annotated[
     str | None,
     typer.Option("--sessions", "-s", metavar="GLOB", help="Only these sessions; comma-separated globs on their ids."),
 ]
-Workers = Annotated[int, typer.Option("--jobs", "-J", min=1, help="Worker processes.")]
+Workers = Annotated[int, typer.Option("--jobs", "-J", min=1, envvar="SPIKETOK_JOBS", help="Worker processes.")]
 Executor = Annotated[
     str | None,
     typer.Option(
-        "--executor", metavar="WHERE", help="processes:N, dask:local or dask:SCHEDULER_URL; instead of --jobs."
+        "--executor",
+        metavar="WHERE",
+        envvar="SPIKETOK_EXECUTOR",
+        help="processes:N, dask:local or dask:SCHEDULER_URL; instead of --jobs.",
     ),
 ]
 
@@ -131,30 +132,6 @@ def package_of(registry: Registry, name: str) -> str:
 def hidden_package(rows: list[dict]) -> tuple[str, ...]:
     """That the packages need no column, where all is built in."""
     return () if any(row["package"] != "spiketok" for row in rows) else ("package",)
-
-
-class Command(TyperCommand):
-    """A command whose numbers are numbers: NaN, infinity and seeds below 0 are refused before it runs."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """``--stress`` without a kind means all of them; typer has no options whose value may be left out."""
-        if any("--stress" in option.opts for option in self.params):
-            args = [
-                "--stress=all" if word == "--stress" and following.startswith("-") else word
-                for word, following in pairwise([*args, "-"])
-            ]
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: typer.Context) -> object:
-        for option in self.params:
-            value = ctx.params.get(option.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                message = f"{option.opts[0]} is {value}, expected a finite number"
-                raise UsageError(message)
-            if option.name == "seed" and isinstance(value, int) and not 0 <= value < 2**63:
-                message = f"{option.opts[0]} is {value}, expected a whole number from 0 to {2**63 - 1}"
-                raise UsageError(message)
-        return super().invoke(ctx)
 
 
 def whole_ns(milliseconds: float, option: str) -> int:

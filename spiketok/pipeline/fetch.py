@@ -57,6 +57,12 @@ def by_size() -> list[Dataset]:
     return sorted(DATASETS.values(), key=lambda d: (d.bytes is None, d.bytes or 0, d.name))
 
 
+def pinned(name: str) -> Dataset | None:
+    """The catalogue's entry of this name, where its version is pinned: what is known of it does not change."""
+    dataset = DATASETS.get(name)
+    return dataset if dataset is not None and (dataset.version or dataset.record) else None
+
+
 def plan_each(
     requests: Sequence[Request | LocalRequest],
     raw: Path,

@@ -7,8 +7,8 @@
     <root>/choices/  <name>-<fingerprint>.json       which sessions to train on
     <root>/vectors/  <sha256>.npz                    vectors of units that runs read
 
-The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``./spiketok-data``. The store may be elsewhere, also
-behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``.
+The root is given by ``--root``, else ``SPIKETOK_ROOT``, else ``spiketok.toml``, else ``./spiketok-data``. The store may
+be elsewhere, also behind a URL as ``s3://bucket/folder``: ``--store``, else ``SPIKETOK_STORE``, else ``spiketok.toml``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from spiketok.errors import AmbiguousNameError, DataError, UnknownNameError
 from spiketok.storage.files import below
+from spiketok.storage.preferences import preferred
 from spiketok.storage.remote import RemotePath, place
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ class Workspace:
 
     @classmethod
     def locate(cls, root: Path | None = None, store: str | None = None) -> Workspace:
-        """The workspace that the options, else the environment, else the defaults name."""
-        store = store or os.environ.get("SPIKETOK_STORE")
-        return cls(Path(root or os.environ.get("SPIKETOK_ROOT") or DEFAULT_ROOT), place(store) if store else None)
+        """The workspace that the options, else the environment, else ``spiketok.toml``, else the defaults name."""
+        root = root or os.environ.get("SPIKETOK_ROOT") or preferred("root") or DEFAULT_ROOT
+        store = store or os.environ.get("SPIKETOK_STORE") or preferred("store")
+        return cls(Path(root), place(store) if store else None)
 
     @classmethod
     def around(cls, path: Path) -> Workspace | None:
