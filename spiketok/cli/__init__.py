@@ -27,12 +27,14 @@ from spiketok.cli import (
     generate,
     provenance,
     score,
+    session,
     splits,
     tokens,
     train,
     upkeep,
 )
 from spiketok.cli.console import complain, progress, say, show, show_json, shown
+from spiketok.cli.guide import GROUPS
 from spiketok.cli.options import Command, Json, Root, print_rows
 from spiketok.errors import SpiketokError
 from spiketok.stopping import stoppable
@@ -72,6 +74,9 @@ def _common(
 
 for command in (fetch.fetch, data.datasets, data.ingest):
     app.command(cls=Command)(command)
+
+
+app.add_typer(session.app, name="session", rich_help_panel=GROUPS["session"])
 
 
 # ---- simulate -------------------------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ import typer
 from typer.core import TyperCommand
 
 from spiketok.cli.completion import complete
-from spiketok.cli.guide import EXAMPLES, GROUPS, PANELS, STRESSES
+from spiketok.cli.guide import EXAMPLES, GROUPS, PANELS, STRESSES, examples
 from spiketok.errors import UnknownNameError, UsageError
 from spiketok.storage.preferences import Source, placed, sources
 
 ASKED_ONLY = ("help", "yes")  # options that are given on the line alone
 OF_OTHER_JOBS = ("fetch",)  # commands whose --jobs are no worker processes
+_set_by: dict[str, str] = {}  # of the running command
 UNREAD = ("doctor",)  # commands that tell what is wrong with the files, and run without them
 
 
@@ -37,7 +38,7 @@ class Command(TyperCommand):
                 option.rich_help_panel = PANELS[first]
             complete(name or "", option)
         if name in EXAMPLES and not self.epilog:
-            self.epilog = "Examples:\n\n" + "\n\n".join(f"  {line}" for line in EXAMPLES[name])
+            self.epilog = examples(name)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Take defaults from the files, ``--root`` also from before the command, and ``--stress`` without a kind."""
@@ -77,11 +78,14 @@ class Command(TyperCommand):
 
     def _add_sets(self, ctx: typer.Context) -> None:
         """Those ``--set`` of the files before those of the line, which alone would hide them."""
+        _set_by.clear()
         for option in self.params:
+            if "--set" in option.opts:
+                _set_by.update(dict.fromkeys(ctx.params.get(option.name) or [], "--set"))
             if "--set" in option.opts and ctx.default_map and (own := ctx.default_map.get(option.name)):
                 line = [] if _is_default(ctx, option.name) else ctx.params[option.name] or []
                 ctx.params[option.name] = [*own, *line]
-                ctx.meta["spiketok.sets"] = len(own)
+                _set_by.update(dict.fromkeys(own, "spiketok.toml"))
 
     def invoke(self, ctx: typer.Context) -> object:
         for option in self.params:
@@ -93,6 +97,11 @@ class Command(TyperCommand):
                 message = f"{option.opts[0]} is {value}, expected a whole number from 0 to {2**63 - 1}"
                 raise UsageError(message)
         return super().invoke(ctx)
+
+
+def set_by(text: str) -> str:
+    """What gave a ``--set`` of the running command: the line, a file, or another option that stands for it."""
+    return _set_by.get(text, "another option, as --from")
 
 
 def _names(args: list[str], option: str) -> bool:
@@ -158,21 +167,38 @@ def file_defaults(ctx: typer.Context) -> list[Given]:
 
 def _of_file(ctx: typer.Context, source: Source) -> Iterator[Given]:
     """The options of the running command that one file gives; the shared ones before the command's own."""
-    commands = ctx.find_root().command.commands
+    commands = _all_commands(ctx)
     for name in source.commands:
         if name not in commands:
             raise UnknownNameError("command", name, commands, str(source.path))
     options = {opt[2:]: option for option in ctx.command.params for opt in option.opts if opt.startswith("--")}
     for key in ("jobs", "executor"):  # root and store are read by the workspace itself, for all who ask it
-        if key in source.shared and key in options and ctx.command.name not in OF_OTHER_JOBS:
+        if key in source.shared and key in options and _words(ctx) not in OF_OTHER_JOBS:
             yield Given(options[key].name, key, source.shared[key], source)
     taken = {word: o for word, o in options.items() if word not in ASKED_ONLY and not getattr(o, "hidden", False)}
-    for key, value in source.commands.get(ctx.command.name, {}).items():
+    for key, value in source.commands.get(_words(ctx), {}).items():
         word = key.replace("_", "-")
         if word not in taken:
-            raise UnknownNameError("option", key, taken, f"[{ctx.command.name}] of {source.path}")
-        place = f"{source.path}: {key} of [{ctx.command.name}]"
+            raise UnknownNameError("option", key, taken, f"[{_words(ctx)}] of {source.path}")
+        place = f"{source.path}: {key} of [{_words(ctx)}]"
         yield Given(taken[word].name, f"--{word}", _plain(place, taken[word], word, value, source), source)
+
+
+def _words(ctx: typer.Context) -> str:
+    """What the running command is called behind the program's name: ``"train"``, ``"session rename"``."""
+    words = []
+    while ctx.parent is not None:
+        words.append(ctx.command.name)
+        ctx = ctx.parent
+    return " ".join(reversed(words))
+
+
+def _all_commands(ctx: typer.Context) -> list[str]:
+    """Every command, also those of groups, as :func:`_words` calls them."""
+    found = []
+    for name, command in ctx.find_root().command.commands.items():
+        found += [name, *(f"{name} {inner}" for inner in getattr(command, "commands", {}))]
+    return found
 
 
 def _plain(place: str, option: object, word: str, value: object, source: Source) -> object:

@@ -42,6 +42,12 @@ GROUPS: dict[str, str] = {
 
 STRESSES = ("units_lost", "permuted", "gain", "rate_drift", "time_shift")  # kinds of --stress, known without torch
 
+
+def examples(command: str) -> str:
+    """The examples of a command, as the foot of its help shows them."""
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in EXAMPLES[command])
+
+
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "fetch": ("spiketok fetch mc_maze_small", "spiketok fetch 000140 --dry-run"),
     "datasets": ("spiketok datasets --species macaque --max-size 1GB", "spiketok datasets falcon_h1"),

@@ -13,6 +13,7 @@ import typer
 from spiketok.cli.choose import chosen_in
 from spiketok.cli.console import progress, say, show_json, show_rows, training_table
 from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, print_rows
+from spiketok.cli.print_config import PrintConfig, show_config, show_transfer
 from spiketok.errors import SpiketokError, UnfitError, UsageError, require, the_one
 from spiketok.storage.records import checkpoint_digest, seal_predictions
 from spiketok.storage.workspace import Workspace
@@ -35,7 +36,10 @@ def train(
         list[str] | None,
         typer.Option("--task", metavar="KIND[:NAME]", help="What is asked, as decode:hand_vel or population; repeat."),
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", readable=False, help="TOML file of the run.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", readable=False, help="TOML file, or a run whose settings are taken."),
+    ] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, as optim.steps=500.")
     ] = None,
@@ -67,6 +71,7 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Insist on going on with an interrupted run.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an earlier run reached.")] = False,
+    print_config: PrintConfig = False,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -104,6 +109,9 @@ def train(
     resolved = load_config(model, config, sets or [], tasks=words)
     if listed and resolved.data.curriculum == "listed" and not resolved.data.curriculum_order:
         resolved = load_config(model, config, [*(sets or []), f"data.curriculum_order={typed(listed)}"], tasks=words)
+    if print_config:
+        show_config(resolved, config, sets or [], words, as_json)
+        return
     chosen = choose_training(workspace, resolved, sessions, hold_out)
     for line in chosen.left_out:
         say(f"left out: {line}")
@@ -380,12 +388,16 @@ def eval_xsession(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="transfer.KEY=VALUE", help="How the model adapts.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", readable=False, help="TOML file, or a run, with [transfer].")
+    ] = None,
     vectors: Annotated[
         Path | None,
         typer.Option(
             "--vectors", readable=False, help="Other vectors of the units, by the same run.", show_default="the run's"
         ),
     ] = None,
+    print_config: PrintConfig = False,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions beside the report.")
@@ -439,6 +451,9 @@ def eval_xsession(
     run_dir = find_run(workspace, run)
     if run is None:
         say(f"run {run_dir.name}, the newest (otherwise: spiketok eval-xsession RUN)")
+    if print_config:
+        show_transfer(with_transfer(load_run(run_dir).config, sets or [], config), config, sets or [], as_json)
+        return
     folder = out or run_dir / "xsession"
     with hold(folder, "the report"):
         loaded = load_run(run_dir)
@@ -463,7 +478,7 @@ def eval_xsession(
                         calibration=calibration,
                         repeats=repeats,
                         within=within,
-                        adapt=with_transfer(loaded.config, sets or []).transfer,
+                        adapt=with_transfer(loaded.config, sets or [], config).transfer,
                         device=device_of(loaded.config),
                         stored=lambda session: read_session(workspace.store_path(session)),
                         trained=lambda chosen: open_shards(workspace, chosen, loaded.config),

@@ -550,6 +550,17 @@ def _remember_source(workspace: Workspace, done: Ingested) -> None:
         write_json(index, _known_sources(workspace) | {done.session_id: list(done.paths)})
 
 
+def move_sources(workspace: Workspace, old: str, new: str | None) -> None:
+    """Keep the paths of a session's files under another id; None: forget them."""
+    index = _source_index(workspace)
+    if old not in _known_sources(workspace):
+        return
+    with locked(beside(index), str(index), wait=True):
+        known = _known_sources(workspace)
+        paths = known.pop(old, [])
+        write_json(index, known | ({new: paths} if new is not None else {}))
+
+
 def recorded_paths(workspace: Workspace, session_id: str) -> list[Path | RemotePath]:
     """Where the files of a session lay when it was ingested, in the order of its sources; none if nobody knows here."""
     return [place(text) for text in _known_sources(workspace).get(session_id, [])]

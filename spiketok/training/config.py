@@ -25,6 +25,7 @@ from spiketok.recording.splits import SplitRule
 from spiketok.settings import build, keys_of, merge, parse_assignment, plain, read_toml, type_text
 from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import fingerprint
+from spiketok.storage.records import CONFIG, is_run, run_config
 from spiketok.training.sections import RIVALS, DataConfig, OptimConfig, TransferConfig, UnitDropoutConfig
 
 LATENTS = "latents"  # the behaviour that the latents of another run are, and what its model calls them
@@ -198,6 +199,29 @@ def _question(text: str) -> str:
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
+def layers_of(path: Path) -> dict[str, object]:
+    """What ``--config`` names as the tables of a TOML file: such a file, or a run's own folder or configuration.
+
+    Raises:
+        UsageError: it cannot be read. ArtefactError: a run's configuration was changed.
+    """
+    run = _run_of(path)
+    if run is None:
+        return _read(path)
+    values = {key: value for key, value in run_config(run).items() if key != "digest"}
+    optim = values.get("optim", {})
+    values["optim"] = {key: value for key, value in optim.items() if value is not None or key == "clip"}
+    if any(key in values["optim"] for key in RIVALS[1][1:]):
+        values["optim"].pop("warmup", None)
+    return values | {"model": {"name": values["model"], **values.pop("model_overrides", {})}}
+
+
+def _run_of(path: Path) -> Path | None:
+    """The folder of the run whose configuration a path means; None for a file of one's own."""
+    folder = path.parent if path.name == CONFIG else path
+    return folder if is_run(folder) else None
+
+
 def _read(path: Path) -> dict[str, object]:
     try:
         return read_toml(path)
@@ -216,7 +240,8 @@ def load_config(
 
     Args:
         model: the name given on the command line; None takes it from the file.
-        path: a TOML file with any of the keys of :class:`RunConfig`; the table ``[model]`` holds the model's own.
+        path: a TOML file with any of the keys of :class:`RunConfig`; the table ``[model]`` holds the model's own; or a
+            run, whose whole configuration it is.
         sets: ``"section.key=value"``, the value in TOML; a bare word is a string.
         tasks: the questions, as ``["decode:cursor_vel", "population"]``; one text may hold several with commas.
 
@@ -224,7 +249,7 @@ def load_config(
         UnknownNameError: a model, size, key or task is unknown. UsageError: a value is wrong, no model is named, or the
             model cannot answer a question.
     """
-    layers = [_read(path)] if path is not None else []
+    layers = [layers_of(path)] if path is not None else []
     layers += [parse_assignment(text, "--set") for text in sets or []]
     if tasks:
         words = [word.strip() for text in tasks for word in text.split(",") if word.strip()]
@@ -240,16 +265,20 @@ def load_config(
     return _resolve(name, size, given)
 
 
-def with_transfer(config: RunConfig, sets: Sequence[str]) -> RunConfig:
+def with_transfer(config: RunConfig, sets: Sequence[str], path: Path | None = None) -> RunConfig:
     """A run's configuration with other settings of the adaptation, which shape no checkpoint.
 
     Args:
-        sets: ``"transfer.key=value"``.
+        sets: ``"transfer.key=value"``. path: a file or a run whose ``[transfer]`` stands before them.
 
     Raises:
         UsageError: a key is of another section. UnknownNameError: it does not exist.
     """
     values = config.to_dict()
+    if path is not None:
+        layer = {"transfer": layers_of(path).get("transfer", {})}
+        _refuse_unknown(config.model, layer, {})
+        values = merge(values, layer)
     for text in sets:
         layer = parse_assignment(text, "--set")
         if set(layer) != {"transfer"}:
