@@ -8,6 +8,7 @@ sent again; and an error that it was turned into is no error, since somebody ask
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shlex
@@ -38,6 +39,7 @@ class _State:
     asked, at, depth = "", 0.0, 0
     saved = ""  # what a block left, for the one line
     told = over = False
+    code = 0  # of a command that is over
     working = True  # of a worker process: whether it has a job
 
 
@@ -50,15 +52,23 @@ def asked() -> bool:
 def stoppable() -> Iterator[None]:
     """The whole of a command: a signal ends the block, says one line, and the exit code is :data:`INTERRUPTED`."""
     _listen()
+    atexit.register(_ignore)
     try:
         yield
-    except BaseException:
+    except BaseException as end:
+        _State.code = INTERRUPTED if _State.asked else end.code if isinstance(end, SystemExit) else 1
         if not _State.asked:
             raise
         _tell()
         raise SystemExit(INTERRUPTED) from None
     finally:
         _State.over = True  # what is left is Python's own end, which a signal may cut off
+
+
+def _ignore() -> None:
+    """At the very end Python gives signals back to the system, which would end the process by them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -160,7 +170,8 @@ def _at_once() -> None:
     multiprocessing = sys.modules.get("multiprocessing")
     for child in multiprocessing.active_children() if multiprocessing is not None else ():
         child.kill()
-    os._exit(INTERRUPTED if _State.asked else 0)
+    over = _State.over and isinstance(_State.code, int | None)
+    os._exit((_State.code or 0) if over else INTERRUPTED)
 
 
 def _lost(unraisable: object) -> None:

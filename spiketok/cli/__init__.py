@@ -26,6 +26,7 @@ from spiketok.cli import (
     fetch,
     generate,
     provenance,
+    runs,
     score,
     session,
     splits,
@@ -150,6 +151,7 @@ app.command(cls=Command)(coupling.coupling)
 app.command(cls=Command)(choose.choose)
 app.command(cls=Command)(score.score)
 app.command(cls=Command)(bench.bench)
+app.add_typer(runs.runs)
 
 
 # ---- look and check -------------------------------------------------------------------------------------------------

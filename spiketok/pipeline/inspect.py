@@ -120,8 +120,8 @@ def check_ending(out: Path) -> None:
 def check_picture(path: Path, out: Path) -> None:
     """Raise UsageError where there is no picture of this kind of path, or the image's ending is not known."""
     check_ending(out)
-    if kind_of(path) not in ("session", "nwb", "shard"):
-        message = f"there is no picture of a {kind_of(path)}: --plot draws sessions, NWB files and shards"
+    if kind_of(path) not in ("session", "nwb", "shard", "run"):
+        message = f"there is no picture of a {kind_of(path)}: --plot draws sessions, NWB files, shards and runs"
         raise UsageError(message)
 
 
@@ -146,7 +146,7 @@ def _bounds(path: Path) -> dict[str, int]:
 
 
 def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: float = 10.0) -> None:
-    """Draw a session, an NWB file (raster and behaviour) or a shard (tokens) to an image file.
+    """Draw a session, an NWB file (raster and behaviour), a shard (tokens) or a run (its curves) to an image file.
 
     Raises:
         UsageError: there is no picture of this kind of path, or the image's ending is not known.
@@ -159,6 +159,11 @@ def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: f
         from spiketok.tokens.shards import ShardReader
 
         plot_shard(ShardReader(path), out, start_s)
+        return
+    if kind == "run":
+        from spiketok.pipeline.run_curves import plot_curves
+
+        plot_curves([path], out)
         return
     if kind in OF_OTHERS:  # read and drawn there: a session does not travel between processes
         isolated(_plot, path, kind, out, start_s, duration_s, name=path.name, **_bounds(path))

@@ -13,13 +13,16 @@ Whoever reads one reads it here, so that no command believes a file that was cha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, ChangedError
+from spiketok.storage.causes import content_fault
 from spiketok.storage.files import below, read_signed, sha256_file, write_signed
 
 CONFIG, RESULT, PREDICTIONS = "config.json", "result.json", "predictions.json"
+STEPS = "metrics.jsonl"  # the log of a training's steps
 CHOICE = "spiketok-choice"  # the format of a choice of sessions
 LEADERBOARDS = ("leaderboard", "leaderboard-partial")  # of all of a suite, and of some of its models, seeds or tracks
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
@@ -78,6 +81,24 @@ def run_result(run: Path) -> dict:
 def checkpoint_digest(run: Path) -> str:
     """The digest of the checkpoint that stands there: the sha256 of its JSON, which has its files'; empty without."""
     return sha256_file(run / CHECKPOINT) if (run / CHECKPOINT).is_file() else ""
+
+
+def step_lines(path: Path) -> list[dict]:
+    """The whole lines of a log of steps; a last one that was cut off by a kill is left out. None without the file.
+
+    Raises:
+        ArtefactError: one is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        found = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if any(not isinstance(line["step"], int) for line in found):
+            raise ValueError("a line whose step is no whole number")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = f"{path} is damaged ({content_fault(error)}): move it away, which loses its curves alone"
+        raise ArtefactError(message) from error
+    return found
 
 
 def report_body(file: Path) -> dict:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from spiketok.errors import ArtefactError, DataError
-from spiketok.storage.causes import content_fault
+from spiketok.errors import DataError
 from spiketok.storage.files import atomic_file, writing
+from spiketok.storage.records import step_lines
 from spiketok.training.tasks.base import Score
 
 Event = dict[str, object]
@@ -22,7 +22,7 @@ class StepLog:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if line["step"] <= step]
+        kept = [line for line in step_lines(path) if line["step"] <= step]
         with atomic_file(path) as wip:
             wip.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._begin()
@@ -73,17 +73,3 @@ class StepLog:
             except OSError:
                 stream.truncate(whole)
                 raise
-
-
-def _lines(path: Path) -> list[dict]:
-    """The whole lines of a file; a last one that was cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    try:
-        found = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        if any(not isinstance(line["step"], int) for line in found):
-            raise ValueError("a line whose step is no whole number")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        message = f"{path} is damaged ({content_fault(error)}): move it away, which loses its curves alone"
-        raise ArtefactError(message) from error
-    return found
