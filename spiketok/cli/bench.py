@@ -23,7 +23,7 @@ def bench(
         typer.Argument(metavar="[SUITE]", help="A suite's name, or a TOML file of one's own; without, list them."),
     ] = None,
     show_it: Annotated[bool, typer.Option("--show", help="What the suite runs, and what changed in it.")] = False,
-    division: Annotated[
+    part_words: Annotated[
         str | None,
         typer.Option("--part", metavar="I/N", help="Do the I-th of N parts, as of a job array; then bench collects."),
     ] = None,
@@ -52,7 +52,7 @@ def bench(
         return
     seeds_taken = [_seed(word) for word in _words(seeds)] if seeds is not None else None
     part = part_of(suite, _words(models), seeds_taken, _words(tracks))
-    divided = _division(division)
+    divided = division(part_words)
     require("torch", "train", "a benchmark")
     require("matplotlib", "plots", "drawing the leaderboard")
     from spiketok.evaluation.bench.leaderboard import run_suite, write_leaderboard
@@ -65,7 +65,7 @@ def bench(
     with hold(held, f"suite {suite.label}"):
         board = run_suite(workspace, suite, part, folder, say, division=divided, refreshed=lambda w: w.indexed(say))
         if board is None or divided is not None:
-            say(f"part {division} is done; when all are: spiketok bench {name}")
+            say(f"part {part_words} is done; when all are: spiketok bench {name}")
             return
         stem = "leaderboard-partial" if board.partial else "leaderboard"
         write_leaderboard(board, folder / f"{stem}.json")
@@ -146,8 +146,12 @@ def _seed(word: str) -> int:
     return int(word)
 
 
-def _division(text: str | None) -> tuple[int, int] | None:
-    """Which of how many parts, of ``I/N``."""
+def division(text: str | None) -> tuple[int, int] | None:
+    """Which of how many parts, of ``I/N``; None without.
+
+    Raises:
+        UsageError: it reads otherwise.
+    """
     if text is None:
         return None
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spiketok.cli.bench import division
 from spiketok.cli.choose import chosen_in
-from spiketok.cli.console import progress, say, show_json, show_rows, training_table
+from spiketok.cli.console import progress, say, show_json, show_rows
 from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, print_rows
 from spiketok.cli.print_config import PrintConfig, show_config, show_transfer
-from spiketok.errors import SpiketokError, UnfitError, UsageError, require, the_one
-from spiketok.storage.records import checkpoint_digest, seal_predictions
+from spiketok.cli.sweep import variants
+from spiketok.cli.training import How, plain_scores, require_apart, tell_one, train_one, train_several, without_unfit
+from spiketok.errors import SpiketokError, UsageError, require, the_one
+from spiketok.settings import typed
+from spiketok.storage.records import seal_predictions
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from spiketok.evaluation.results import TransferResult
-    from spiketok.training.loop import TrainResult
-
-T = TypeVar("T")
 
 
 def train(
@@ -65,6 +65,18 @@ def train(
         Path | None,
         typer.Option("--vectors", readable=False, help="Vectors of the units that the model reads, of spiketok embed."),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="N[,N...]", help="A run for each seed; mean and SEM over them at the end."),
+    ] = None,
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Option("--sweep", metavar="KEY=A,B,C", help="A run for each value; of several keys the product."),
+    ] = None,
+    part_words: Annotated[
+        str | None,
+        typer.Option("--part", metavar="I/N", help="Of these runs the I-th of N parts, as of a job array."),
+    ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions into the run's folder.")
@@ -79,17 +91,15 @@ def train(
     if resume and restart:
         message = "--resume and --restart exclude each other"
         raise UsageError(message)
+    several = variants(seeds, sweeps or [], sets or [])
+    divided = division(part_words)
+    if divided is not None and len(several) < 2:
+        message = f"--part {part_words} divides the runs of --seeds and --sweep: give one of them"
+        raise UsageError(message)
     require("torch", "train", "training")
-    from spiketok.settings import typed
-    from spiketok.sources.catalogue.nlb.benchmark import BENCHMARKS
-    from spiketok.storage.records import run_result
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import load_config
-    from spiketok.training.latents import with_latents
-    from spiketok.training.loop import train as run_training
-    from spiketok.training.predictions import write_predictions
-    from spiketok.training.runs import choose_training, open_shards, opened_shards, run_path, sets_from
-    from spiketok.training.tasks.base import reason_lines
+    from spiketok.training.runs import sets_from
     from spiketok.training.vectors import keep_vectors, vector_sets
 
     workspace = indexed(root)
@@ -100,98 +110,44 @@ def train(
     taught = load_run(_one_run(workspace, "--latents", latents)) if latents is not None else None
     if begun is not None:
         sets, model = [*sets_from(begun, model), *(sets or [])], begun.config.model
-    elif model is None and not _names_model(config, sets or []):
+    elif model is None and not _names_model(config, [*(sets or []), *several[0].sets]):
         model = _default_model(workspace, sessions, hold_out)
     if taught is not None:
         sets = [f"latents={taught.digest}", *(sets or [])]
     if vectors is not None:
         sets = [*(sets or []), *vector_sets(keep_vectors(workspace, vectors))]
-    resolved = load_config(model, config, sets or [], tasks=words)
-    if listed and resolved.data.curriculum == "listed" and not resolved.data.curriculum_order:
-        resolved = load_config(model, config, [*(sets or []), f"data.curriculum_order={typed(listed)}"], tasks=words)
+    resolved = []
+    for variant in several:  # all of them before the first one trains
+        own = [*(sets or []), *variant.sets]
+        one = load_config(model, config, own, tasks=words)
+        if listed and one.data.curriculum == "listed" and not one.data.curriculum_order:
+            one = load_config(model, config, [*own, f"data.curriculum_order={typed(listed)}"], tasks=words)
+        resolved.append(one)
+    require_apart(several, resolved)
     if print_config:
-        show_config(resolved, config, sets or [], words, as_json)
+        if len(several) > 1:
+            message = "--print-config shows one run: leave out --seeds and --sweep"
+            raise UsageError(message)
+        show_config(resolved[0], config, [*(sets or []), *several[0].sets], words, as_json)
         return
-    chosen = choose_training(workspace, resolved, sessions, hold_out)
-    for line in chosen.left_out:
-        say(f"left out: {line}")
-    if chosen.held_out and hold_out is None:
-        last = "the last session of each subject that has several; otherwise: --hold-out GLOB or none"
-        say(f"held out for eval-xsession: {', '.join(chosen.held_out)} ({last})")
-    named = sessions is not None
-    making = say if tokenize else None
-    opened, unfit = opened_shards(workspace, chosen.sessions, resolved, named=named, made=making)
-    if tokenize and chosen.held_out:
-        unfit |= opened_shards(workspace, chosen.held_out, resolved, named=named, made=making)[1]
-    if taught is not None:
-        read = open_shards(workspace, [tokens.id for tokens in opened if tokens.id in taught.own], taught.config)
-        opened = with_latents(opened, taught, read)
-        say(f"latents of {len(opened)} sessions by {taught.path.name}")
-    wanted = "must" if resume else "never" if restart else "auto"
-
-    def run_on(opened: list) -> TrainResult:
-        nonlocal run_dir
-        run_dir = run_path(workspace, resolved, opened)
-        with training_table() as listen:
-            return run_training(resolved, opened, run_dir, resume=wanted, on_event=listen, base=begun, latents=taught)
-
-    run_dir = Path()
-    result = _without_unfit(run_on, opened, unfit, named=named)
-    if result.rank != 0:
-        return  # one of several devices: the first one speaks
-    if result.resumed_from == result.total_steps:
-        say("nothing was left to train")
-    if save_predictions:
-        written = [write_predictions(run_dir / "predictions", s, answers) for s, answers in result.answers.items()]
-        seal_predictions(run_dir / "predictions", checkpoint_digest(run_dir))
-        say(f"{sum(map(len, written))} files of predictions in {run_dir / 'predictions'}")
-    rows = [
-        {"session": session, "task": task, **_plain_scores(score)}
-        for session, scores in result.scores.items()
-        for task, score in scores.items()
-    ]
-    if as_json:
-        findings = run_result(run_dir).get("findings", [])  # a run of before it was recorded has none
-        told = {"run": str(run_dir), "steps": result.step, "held_out": chosen.held_out, "test": rows}
-        show_json(told | {"findings": findings})
+    how = How(
+        sessions=sessions,
+        hold_out=hold_out,
+        tokenize=tokenize,
+        save_predictions=save_predictions,
+        resume="must" if resume else "never" if restart else "auto",
+        base=begun,
+        latents=taught,
+    )
+    if len(several) > 1:
+        chosen = list(zip(several, resolved, strict=True))
+        if divided is not None:
+            chosen = chosen[divided[0] - 1 :: divided[1]]
+        train_several(workspace, chosen, how, part_words, as_json)
         return
-    if not rows:
-        say("no session has test time under this split rule: nothing was scored")
-    for task in dict.fromkeys(row["task"] for row in rows):
-        told = [row for row in rows if row["task"] == task]
-        show_rows(f"{resolved.model}: scores on the test split", list(told[0]), told)
-        for line in reason_lines({session: of[task] for session, of in result.scores.items() if task in of}):
-            say(line)
-    print(f"run {run_dir}")
-    if any(row["task"] == "population" and row["session"].split("/")[0] in BENCHMARKS for row in rows):
-        say(f"scored as the Neural Latents Benchmark does: spiketok export {run_dir.name} --to nlb --out FOLDER")
-    say(f"next: spiketok eval-xsession {run_dir}")
-
-
-def _without_unfit(work: Callable[[list], T], opened: list, unfit: dict[str, str], *, named: bool) -> T:
-    """What ``work`` makes of the sessions that can serve; each of the others is said to be left out.
-
-    Args:
-        opened: shards of sessions. unfit: why others were left out before. named: somebody chose these very sessions.
-
-    Raises:
-        UnfitError: one that was named cannot serve, or none can.
-    """
-    while True:
-        for why in unfit.values():
-            say(f"left out: {why}")
-        try:
-            return work(opened)
-        except UnfitError as error:
-            if named or len(error.sessions) >= len(opened):
-                raise
-            unfit = error.sessions
-            opened = [tokens for tokens in opened if tokens.id not in unfit]
-
-
-def _plain_scores(scores: dict) -> dict:
-    """The single numbers of a score, its headline first; None where one does not exist."""
-    return {key: value for key, value in scores.items() if value is None or isinstance(value, int | float)}
+    done = train_one(workspace, resolved[0], how)
+    if done is not None:
+        tell_one(done, as_json)
 
 
 def _one_run(workspace: Workspace, option: str, base: str) -> Path:
@@ -355,7 +311,7 @@ def ensemble(
         return
     members = [asdict(member) for member in found.members]
     show_rows(f"{found.metric} of each run, the best on the valid time first", list(members[0]), members)
-    rows = [{"session": session, **_plain_scores(score)} for session, score in found.test.items()]
+    rows = [{"session": session, **plain_scores(score)} for session, score in found.test.items()]
     taken = sum(member.taken for member in found.members)
     say(f"the mean rates of the first {taken} are best on the valid time: {found.metric} {found.valid:.4f} there")
     show_rows("their mean rates: scores on the test split", list(rows[0]), rows)
@@ -488,7 +444,7 @@ def eval_xsession(
                         stress=asked,
                     )
 
-            result = _without_unfit(evaluate, opened, {}, named=sessions is not None)
+            result = without_unfit(evaluate, opened, {}, named=sessions is not None)
             own = folder / f"{length_s:g}s" if len(lengths) > 1 else folder
             reports[own] = result, write_report(result, own)
             if save_predictions:

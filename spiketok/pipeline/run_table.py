@@ -29,6 +29,7 @@ from spiketok.storage.records import (
 )
 from spiketok.storage.workspace import Workspace
 
+FLOOR = "linear"  # the row of a report that is no model's but of the decoder beside it, or of that decoder's own run
 REPORT = Path("xsession") / "report.json"  # of a run, where --out named no other place
 
 
@@ -70,7 +71,8 @@ class RunRow:
     def best_transfer(self) -> tuple[str, float] | None:
         """The best protocol of the first task that the report scored, by its headline metric, and that."""
         for rows in self.transfer.values():
-            found = {name: next(iter(own.values())) for name, own in rows.items() if own}
+            own_rows = {name: own for name, own in rows.items() if name != FLOOR or self.model == FLOOR}
+            found = {name: next(iter(own.values())) for name, own in own_rows.items() if own}
             if found:
                 return max(found.items(), key=lambda item: item[1])
         return None
@@ -116,13 +118,13 @@ def run_row(path: Path) -> RunRow:
             }
         facts["state"] = _state_words(path, state)
         if (path / REPORT).exists():
-            facts["transfer"] = _transfer(report_body(path / REPORT))
+            facts["transfer"] = _transfer(report_body(path / REPORT), facts.get("scores", {}))
     except (ArtefactError, OSError, KeyError, TypeError, AttributeError) as error:
         facts["state"] = f"damaged: {error if isinstance(error, ArtefactError) else type(error).__name__}"
     return RunRow(**facts)
 
 
-def _means(result: Mapping) -> dict[str, dict[str, float]]:
+def means_of(result: Mapping) -> dict[str, dict[str, float]]:
     """By task the means that exist, in the order of its metrics."""
     means = result["test_mean"]
     return {
@@ -173,15 +175,16 @@ def is_held(path: Path) -> bool:
         return True
 
 
-def _transfer(report: Mapping) -> dict[str, dict[str, dict[str, float]]]:
-    """By task and protocol the means of a report, those that exist."""
-    return {
-        task: {
-            protocol: {name: own["mean"] for name, own in over.items() if own.get("mean") is not None}
-            for protocol, over in rows.items()
-        }
-        for task, rows in report["summary"].items()
-    }
+def _transfer(report: Mapping, scores: Mapping) -> dict[str, dict[str, dict[str, float]]]:
+    """By task and protocol the means of a report, those that exist, in the order of the run's own ``scores``."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for task, rows in report["summary"].items():
+        known = list(scores.get(task, ()))
+        for protocol, over in rows.items():
+            names = sorted(over, key=lambda name: known.index(name) if name in known else len(known))
+            own = {name: over[name]["mean"] for name in names if over[name].get("mean") is not None}
+            found.setdefault(task, {})[protocol] = own
+    return found
 
 
 # ---- two beside each other ------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ def dependents(workspace: Workspace, run: Path, *, but: Sequence[Path] = ()) -> 
     digest, run = checkpoint_digest(run), run.resolve()
     if not digest:
         return []
-    gone = {other.resolve() for other in but}
+    gone = {other.resolve() for other in but} - {run}
     vectors = {sha256_file(file): file for file in _vectors(workspace, digest)}
     found = [f"vectors {_short(workspace, file)}" for file in vectors.values() if file.resolve().parent not in gone]
     for other in run_folders(workspace):

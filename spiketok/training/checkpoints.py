@@ -40,6 +40,7 @@ from spiketok.storage.files import (
 )
 from spiketok.storage.locks import unless_replaced
 from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_config
+from spiketok.training import step_log
 from spiketok.training.config import RunConfig, model_class
 from spiketok.training.plugged import plugins_of, require_plugins
 from spiketok.training.sampling import SessionTokens
@@ -253,6 +254,8 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
     waiting: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, moment = key.rpartition("/")
+        if key.startswith(f"{step_log.WAITING}/"):
+            continue
         if name.endswith(f"/{WAITING}"):
             waiting.setdefault(name.removesuffix(f"/{WAITING}"), {})[moment] = tensor
             continue

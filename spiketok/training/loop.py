@@ -34,7 +34,7 @@ from spiketok.stopping import later, stop
 from spiketok.storage.causes import asked_for, is_of_memory
 from spiketok.storage.files import clean_leftovers, write_signed
 from spiketok.storage.locks import inside, locked
-from spiketok.storage.records import checkpoint_digest
+from spiketok.storage.records import STEPS, checkpoint_digest
 from spiketok.training.checkpoints import (
     Run,
     TrainedSession,
@@ -382,7 +382,7 @@ def _prepare_folder(run_dir: Path, resume: str, held: contextlib.ExitStack) -> N
     held.enter_context(locked(inside(run_dir), f"run {run_dir}"))
     if resume == "never":
         remove(run_dir)
-        for name in ("metrics.jsonl", "result.json"):
+        for name in (STEPS, "result.json"):
             (run_dir / name).unlink(missing_ok=True)
 
 
@@ -419,13 +419,17 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
     tables = [table.weight for table in tables_of(model)]
     keep_from_ddp(model)
     wrapped, stepper = fabric.setup(model, optimizer)  # moves the model in place
+    held_back = {}
     if start is not None:
-        load_optimizer(model, optimizer, read_tensors(run_dir, "train_state.safetensors", start, model))
+        held_back = read_tensors(run_dir, "train_state.safetensors", start, model)
+        load_optimizer(model, optimizer, held_back)
         loader.load_state_dict(start["loader"])
     step = int(start["step"]) if start is not None else 0
     in_epoch = steps_in_epoch(loader, config)
     wrapped.train()
-    metrics = StepLog(run_dir / "metrics.jsonl", step) if fabric.global_rank == 0 else None
+    metrics = StepLog(run_dir / STEPS, step) if fabric.global_rank == 0 else None
+    if metrics is not None:
+        metrics.put_back(held_back, fabric.device)
     while step < total:
         for last, batches in _added(loader, optim.accumulate):
             lr = set_rates(optimizer, step, total, optim, in_epoch)
@@ -457,8 +461,10 @@ def _fit(fabric, config, model, loader, sessions, run_dir, start, total, checkpo
                 waiting = waiting_tensors(model, optimizer)
             if save or validate or stopped:  # by the step alone, so that a resumed run does the same
                 optimizer.catch_up()
-            if metrics is not None and (save or stopped or step % LOG_EVERY == 0):
+            if metrics is not None and (save or step % LOG_EVERY == 0):
                 emit(metrics.line(step, total, loader.epoch, lr))
+            elif metrics is not None and stopped:
+                waiting |= metrics.waiting()
             if validate:
                 scores, _ = score_split(model, sessions, "valid", config, fabric.device, modes=False)
                 if metrics is not None and scores:

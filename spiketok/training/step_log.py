@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from spiketok.storage.records import step_lines
 from spiketok.training.tasks.base import Score
 
 Event = dict[str, object]
+WAITING, COUNTS = "step_log", "of_batches_windows_seconds"  # names of tensors in a checkpoint
 
 
 class StepLog:
@@ -30,6 +32,19 @@ class StepLog:
     def _begin(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.batches, self.windows, self.since = 0, 0, time.perf_counter()
+
+    def waiting(self) -> dict[str, torch.Tensor]:
+        """What was summed since the line before: of a training that stops between two lines."""
+        counts = torch.tensor([self.batches, self.windows, time.perf_counter() - self.since], dtype=torch.float64)
+        return {f"{WAITING}/{COUNTS}": counts, **{f"{WAITING}/{name}": value for name, value in self.sums.items()}}
+
+    def put_back(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+        """What :meth:`waiting` gave, among other tensors; nothing where it is not among them."""
+        held = {k.removeprefix(f"{WAITING}/"): v for k, v in tensors.items() if k.startswith(f"{WAITING}/")}
+        if held:
+            batches, windows, took = held.pop(COUNTS).tolist()
+            self.batches, self.windows, self.since = int(batches), int(windows), time.perf_counter() - took
+            self.sums = {name: value.to(device) for name, value in held.items()}
 
     def add(self, losses: dict[str, torch.Tensor], windows: int) -> None:
         """Sum a batch's losses where they are, without waiting for the device."""
