@@ -56,7 +56,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 $(ORACLE)/ready: pyproject.toml constraints-oracle.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oracle.txt \
-		-e '.[train,dev]' torch_brain falcon-challenge pynapple elephant
+		-e '.[train,dev]' torch_brain falcon-challenge pynapple elephant lightning
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints-oracle.txt \
 		ibl-bwb-eval  # which asks for torch 2.10.0 and others of its year; its numbers are the same with these
 	touch $@

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from spiketok.api.dataset import Placing, Recipe, WindowDataset, WindowLoader
+from spiketok.errors import UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
+from spiketok.training.checkpoints import seed_of
 from spiketok.training.config import RunConfig
 from spiketok.training.curriculum import training_sampler
 from spiketok.training.loop import build_model, prepare
@@ -20,11 +22,14 @@ from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.predict import score_split
 from spiketok.training.requests import Told, TrainingRequest, without_unfit
 from spiketok.training.sessions import DividedSession, Stretches
+from spiketok.training.tables import clip_
 from spiketok.training.tasks.base import Score, Task
 from spiketok.training.unit_dropout import UnitDropout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from spiketok.api.lightning import WindowModule
 
 
 @dataclass(eq=False)
@@ -41,6 +46,7 @@ class Prepared:
     tasks: Sequence[Task]
     divided: Sequence[DividedSession] = field(repr=False)
     held_out: Sequence[str] = ()
+    _optimizer: torch.optim.Optimizer | None = field(default=None, init=False, repr=False)
 
     def __repr__(self) -> str:
         of = ", ".join(task.name for task in self.tasks)
@@ -59,11 +65,15 @@ class Prepared:
         optim = self.config.optim
         return optim.steps or optim.epochs * self._in_epoch
 
-    @property
+    @cached_property
     def _in_epoch(self) -> int:
-        if not hasattr(self, "_batches"):
-            self._batches = len(self.dataset(rank=0, world=1))
-        return -(-self._batches // self.config.optim.accumulate)
+        """Steps in a pass, of one process."""
+        return -(-len(self.dataset(rank=0, world=1)) // self.config.optim.accumulate)
+
+    @property
+    def _rank(self) -> int:
+        distributed = torch.distributed
+        return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
     def dataset(self, split: str = "train", **options: object) -> WindowDataset:
         """The batches of a split as the model gets them; of ``"train"`` the very ones that ``spiketok train`` draws.
@@ -101,26 +111,65 @@ class Prepared:
         """
         return self.dataset(split).loader(**options)
 
+    def datamodule(self, num_workers: int = 0) -> WindowModule:
+        """The same batches for a Lightning Trainer.
+
+        Raises:
+            MissingExtraError: Lightning is not installed.
+        """
+        from spiketok.api.lightning import WindowModule
+
+        return WindowModule(self.dataset(), num_workers=num_workers)
+
     def loss(self, batch: Batch, step: int = 0) -> dict[str, Tensor]:
         """What the model is trained by: named terms, of which ``total`` is minimised.
 
+        What the model draws (dropout, masks) follows from the seed and the step, as in ``spiketok train``: torch's
+        global generator is seeded by them.
+
         Args:
-            step: how far the training is, for models whose terms are ramped.
+            step: how far the training is; terms may be ramped.
         """
         progress = Progress(step, self.steps)
         self.model.begin_step(progress)
+        torch.manual_seed(seed_of(self.config.seed, step, self._rank))
         return self.model.loss(batch, self.model(batch), progress)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer of the configuration; :meth:`set_rate` sets its rate before each step."""
-        return build_optimizer(self.model, self.config.optim)
+        self._optimizer = build_optimizer(self.model, self.config.optim)
+        return self._optimizer
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         """Set and return the learning rate of a step, as the configuration's schedule says."""
         return set_rates(optimizer, step, self.steps, self.config.optim, self._in_epoch)
 
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Tensor]:
+        """One step as the configuration has it: its rate, the loss, the gradient, clipped, the optimizer's step.
+
+        Args:
+            optimizer: of :meth:`optimizer`. step: which one, from 0.
+
+        Raises:
+            UsageError: the configuration adds up the gradients of several batches.
+        """
+        optim = self.config.optim
+        if optim.accumulate > 1:
+            message = f"optim.accumulate is {optim.accumulate} and a step is of one batch here: set it to 1"
+            raise UsageError(message)
+        self.set_rate(optimizer, step)
+        losses = self.loss(batch, step)
+        losses["total"].backward()
+        if optim.clip is not None:
+            clip_(self.model.parameters(), optim.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        return losses
+
     def score(self, split: str = "test", device: torch.device | str = "cpu") -> dict[str, dict[str, Score]]:
         """The model's scores by session and task, as ``spiketok train`` tells them of the test split."""
+        if self._optimizer is not None:
+            self._optimizer.catch_up()
         return score_split(self.model, self.divided, split, self.config, device)[0]
 
 

@@ -80,7 +80,7 @@ class SessionWindow:
     """What was recorded in ``[start_ns, stop_ns)`` of a session; times are those of the session.
 
     Args:
-        spikes: those inside. signals: the samples inside, by behaviour. observed: the part in which units were recorded.
+        spikes: those inside. signals: the samples inside, by behaviour. observed: the time with units recorded.
         n_units: of the session.
     """
 

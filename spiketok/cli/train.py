@@ -156,14 +156,9 @@ def _one_run(workspace: Workspace, option: str, base: str) -> Path:
     Args:
         option: what it was given by.
     """
-    from spiketok.models import MODELS
-    from spiketok.training.runs import find_run
+    from spiketok.training.requests import run_named
 
-    if base in MODELS and not Path(base).exists():
-        newest = find_run(workspace, base).name
-        message = f"{option} {base} names a model, whose newest run changes: {option} {newest}"
-        raise UsageError(message)
-    return find_run(workspace, base)
+    return run_named(workspace, option, base)
 
 
 def _names_model(config: Path | None, sets: list[str]) -> bool:
@@ -173,19 +168,9 @@ def _names_model(config: Path | None, sets: list[str]) -> bool:
 
 def _default_model(workspace: Workspace, sessions: str | None, hold_out: str | None) -> str:
     """The model that the shards of the workspace serve; says which it is."""
-    from spiketok.models import MODELS
-    from spiketok.training.runs import choose_training, default_model
+    from spiketok.training.requests import served_model
 
-    chosen = choose_training(workspace, None, sessions, hold_out)
-    name = default_model(workspace, chosen.sessions)
-    if name is None:
-        message = (
-            "no model can be trained on the shards that are there: spiketok tokenize --scheme per-spike, or name one "
-            f"by --model ({', '.join(MODELS)}) with --tokenize"
-        )
-        raise UsageError(message)
-    say(f"model {name}, which reads the shards that are there (otherwise: --model {'|'.join(MODELS)})")
-    return name
+    return served_model(workspace, sessions, hold_out, say)
 
 
 def models(
