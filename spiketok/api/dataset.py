@@ -164,8 +164,9 @@ class WindowDataset(IterableDataset):
         )
 
     def __getstate__(self) -> dict[str, object]:
-        # a worker that is spawned knows of no process group: where it belongs is said here
-        return self.__dict__ | {"recipe": self.recipe.to_travel(), "_made": None, "_given": self.place}
+        # a worker that is spawned knows of no process group: where it belongs is said here, once there is one
+        given = self.place if _in_group() else self._given
+        return self.__dict__ | {"recipe": self.recipe.to_travel(), "_made": None, "_given": given}
 
     # ---- what it is -----------------------------------------------------------------------------------------------
 
@@ -194,10 +195,7 @@ class WindowDataset(IterableDataset):
         """The rank of this process and the number of processes."""
         if self._given is not None:
             return self._given
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-        return 0, 1
+        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _in_group() else (0, 1)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -253,7 +251,9 @@ class WindowDataset(IterableDataset):
     def __len__(self) -> int:
         """Items of an epoch of this rank, over all its workers."""
         own = self._own()
-        return len(own) if self.recipe.batch_size is not None else int(self._loader().sizes(self.epoch)[own].sum())
+        if self.recipe.batch_size is not None:
+            return len(own)
+        return int(self._loader().sizes(self.epoch)[own.start : own.stop : own.step].sum())
 
     def __iter__(self) -> Iterator[Batch | Window]:
         info, epoch = get_worker_info(), self.epoch
@@ -457,6 +457,11 @@ class _Answering:
                 message = f"the model gives {shape or 'nothing'} for '{name}', asked is {expected}"
                 raise UsageError(message)
         return said, None
+
+
+def _in_group() -> bool:
+    """Whether this process is one of a distributed training."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 # ---- windows and batches --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from spiketok.models.batch import Batch, Progress
 from spiketok.training.checkpoints import seed_of
 from spiketok.training.config import RunConfig
 from spiketok.training.curriculum import training_sampler
-from spiketok.training.loop import build_model, prepare
+from spiketok.training.loop import build_model, deterministic, prepare
 from spiketok.training.optimizers import build_optimizer, set_rates
 from spiketok.training.predict import score_split
 from spiketok.training.requests import Told, TrainingRequest, without_unfit
@@ -158,11 +158,12 @@ class Prepared:
             message = f"optim.accumulate is {optim.accumulate} and a step is of one batch here: set it to 1"
             raise UsageError(message)
         self.set_rate(optimizer, step)
-        losses = self.loss(batch, step)
-        losses["total"].backward()
-        if optim.clip is not None:
-            clip_(self.model.parameters(), optim.clip)
-        optimizer.step()
+        with deterministic(batch.session_B.device):
+            losses = self.loss(batch, step)
+            losses["total"].backward()
+            if optim.clip is not None:
+                clip_(self.model.parameters(), optim.clip)
+            optimizer.step()
         optimizer.zero_grad()
         return losses
 
@@ -170,7 +171,8 @@ class Prepared:
         """The model's scores by session and task, as ``spiketok train`` tells them of the test split."""
         if self._optimizer is not None:
             self._optimizer.catch_up()
-        return score_split(self.model, self.divided, split, self.config, device)[0]
+        with deterministic(torch.device(device)):
+            return score_split(self.model, self.divided, split, self.config, device)[0]
 
 
 def prepared(request: TrainingRequest, told: Told) -> Prepared:

@@ -114,6 +114,9 @@ class Intervals:
     def empty(cls) -> Intervals:
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
+    def __reduce__(self):
+        return (type(self), (self.start_ns, self.stop_ns, dict(self.columns)))
+
     def __repr__(self) -> str:
         ends = f", {self.start_ns.min() / NS_PER_S:g}..{self.stop_ns.max() / NS_PER_S:g} s" if len(self) else ""
         about = f"; {', '.join(self.columns)}" if self.columns else ""
@@ -192,6 +195,9 @@ class UnitTable:
         unit_id.flags.writeable = False
         object.__setattr__(self, "id", unit_id)
         object.__setattr__(self, "columns", MappingProxyType(dict(self.columns)))
+
+    def __reduce__(self):
+        return (type(self), (self.id, dict(self.columns)))
 
     def __repr__(self) -> str:
         return f"UnitTable({len(self)}{'; ' if self.columns else ''}{', '.join(self.columns)})"

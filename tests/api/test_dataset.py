@@ -57,7 +57,7 @@ def test_ranks_and_workers_divide_an_epoch_and_meet_every_window_once(ws, split,
     assert divided == whole
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_workers_give_the_batches_of_one_process_in_its_order(ws, context):
     own = ws.dataset("binned", batch_size=7, **OF_AB)
     loader = DataLoader(own, batch_size=None, num_workers=2, multiprocessing_context=context, persistent_workers=True)

@@ -93,8 +93,8 @@ def test_what_was_chosen_is_logged_and_wrong_names_are_refused(ws, run, caplog, 
     with caplog.at_level(logging.INFO, logger="spiketok"):
         again = ws.train("ndt1", "a,b", task=TASK, settings=SETTINGS)
         assert again.path == run.path
-        ws.prepare("ndt1", task=TASK, settings=SETTINGS, hold_out=None)
-    assert "held out for eval-xsession: " not in caplog.text or "made/" in caplog.text
+        ready = ws.prepare(sessions="a", task=TASK)
+    assert f"model {ready.config.model}, which reads the shards that are there" in caplog.text
     for wrong, error in (
         ({"model": "ndt9"}, UnknownNameError),
         ({"settings": {"optim.step": 3}}, UnknownNameError),
