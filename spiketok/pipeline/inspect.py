@@ -16,8 +16,9 @@ import numpy as np
 from spiketok.errors import ArtefactError, ChangedError, UsageError
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.plugins import origins_of
+from spiketok.recording.codes import code_words, is_code
 from spiketok.recording.findings import ERROR, WARNING, Rated, rated
-from spiketok.recording.nouns import NS_PER_S, Ragged, Session, Source
+from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
 from spiketok.storage.files import human_bytes, read_json, sha256_source, source_bytes
@@ -246,6 +247,7 @@ def _session_facts(session: Session, kind: str, attributes: dict | None) -> Desc
                 "samples": len(s.time_ns),
                 "period ms": s.period_ns / 1e6,
                 "valid": f"{100 * s.valid.mean() if len(s.valid) else 0:.1f} %",
+                "holds": code_words(s) if name != FLUORESCENCE and is_code(s) else "numbers",
             }
             for name, s in session.signals.items()
         ],

@@ -11,7 +11,18 @@ import numpy as np
 from spiketok.recording.nouns import NS_PER_S
 
 INK, FAINT = "#1f2933", "#9aa5b1"
+MOST_NUMBERS = 120  # so many numbers of a token are written beside it
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+
+
+def mark_token(axis, left: float, right: float, low: float, high: float, words: str) -> str:
+    """Box one token among the others; returns the line that says what it holds."""
+    from matplotlib.patches import Rectangle
+
+    box = Rectangle((left, low), right - left, high - low, fill=False, edgecolor=COLORS[1], lw=1.8, zorder=5)
+    axis.add_patch(box)
+    box.set_clip_on(False)
+    return f"\norange box, one token: {words}"
 
 
 def picture_binned(axis, reader, tokens, length_ns: int) -> str:
@@ -30,9 +41,12 @@ def picture_binned(axis, reader, tokens, length_ns: int) -> str:
     )
     ticks = range(0, int(counts.max(initial=0)) + 1, max(1, int(counts.max(initial=0)) // 5))
     axis.figure.colorbar(image, ax=axis, label="spikes in the bin", ticks=list(ticks), fraction=0.03, pad=0.01)
+    token, bin_s = int(counts.sum(axis=1).argmax()), reader.scheme.bin_ns / NS_PER_S
+    words = f"{counts.shape[1]} counts of one bin, {int(counts[token].sum())} spikes"
+    one = mark_token(axis, token * bin_s, (token + 1) * bin_s, -0.5, counts.shape[1] - 0.5, words)
     return (
         f"binned: {counts.shape[0]} tokens (bins of {reader.scheme.bin_ns / 1e6:g} ms) of {counts.shape[1]} counts, "
-        f"{int(counts.sum())} spikes"
+        f"{int(counts.sum())} spikes{one}"
     )
 
 
@@ -127,10 +141,15 @@ def picture_patch(axis, reader, tokens, length_ns: int) -> str:
                 axis.text(seconds, top, f" {label} {space - scheme.first_space[kind]}", fontsize=7, va="center")
     axis.set_xlim(0, seconds)
     axis.set_ylim(0, top + height * 0.04)
+    each = count.reshape(n_bins, n_patches, scheme.patch_size).sum(axis=2)
+    token, patch = divmod(int(each.argmax()), n_patches)
+    low = patch * scheme.patch_size
+    words = f"{scheme.patch_size} counts of one bin, {int(each[token, patch])} spikes"
+    one = mark_token(axis, token * step, (token + 1) * step, low, low + scheme.patch_size, words)
     empty = f"; grey: slots of no unit ({int(nobody[0].sum())} in a bin)" if nobody.any() else ""
     return (
         f"patch, {scheme.order}: {len(spikes)} tokens, {int(spikes.sum())} of them patches (blue boxes: "
-        f"{scheme.patch_size} units x {scheme.bin_ns / 1e6:g} ms), {int(count.sum())} spikes{empty}"
+        f"{scheme.patch_size} units x {scheme.bin_ns / 1e6:g} ms), {int(count.sum())} spikes{empty}{one}"
     )
 
 
@@ -167,7 +186,9 @@ def picture_quantized(axis, reader, tokens, length_ns: int) -> str:
         axis.set_ylim(-0.5, n_units + band + 0.5)
         axis.legend(fontsize=7, frameon=False, loc="upper right", ncols=4)
         said = f"; above: {behaviour.shape[1]} dimensions of behaviour, categories 0 to 511 from bottom to top"
-    return f"quantized, {scheme.rule}: {len(category)} tokens of {n_units} categories{said}"
+    token, bin_s = int(category.sum(axis=1, dtype=np.int64).argmax()), scheme.bin_ns / NS_PER_S
+    one = mark_token(axis, token * bin_s, (token + 1) * bin_s, -0.5, n_units - 0.5, f"{n_units} categories of one bin")
+    return f"quantized, {scheme.rule}: {len(category)} tokens of {n_units} categories{said}{one}"
 
 
 def picture_fine_time(axis, reader, tokens, length_ns: int) -> str:
@@ -244,7 +265,8 @@ def _nothing(extent: tuple[float, float, float, float]):
 def picture_neuron(axis, reader, tokens, length_ns: int) -> str:
     """One row a unit: its series as counts; bins that were not observed shaded, units without a token crossed out.
 
-    Of histories, those that end with the window's last bin; a line is drawn where the window begins.
+    One token is boxed, with the numbers that it holds. Of histories, those that end with the window's last
+    bin; a line is drawn where the window begins.
     """
     scheme, n_units, seconds = reader.scheme, reader.info.n_units, length_ns / NS_PER_S
     series, observed, unit, time = (tokens.columns[name] for name in ("series", "observed", "unit", "time"))
@@ -278,14 +300,32 @@ def picture_neuron(axis, reader, tokens, length_ns: int) -> str:
     elif scheme.view == "history":
         axis.axvline(0, color=COLORS[0], lw=1, label="window begins")
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=8, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1.0, 1.0))
+        axis.legend(fontsize=8, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1.0, 1.04))
     axis.set_xlim(left, seconds)
+    one = ""
+    if len(shown):
+        token = int(shown[series[shown].sum(axis=1, dtype=np.int64).argmax()])
+        row, first = int(unit[token]), left + place[token] * bin_s
+        held = f"unit {row}: {item} counts, {int(series[token].sum())} spikes"
+        one = mark_token(axis, first, first + item * bin_s, row - 0.5, row + 0.5, held)
+        above = row + 1 if row + 1 < n_units else row - 1  # the numbers stand in the row beside, on white
+        for k in range(item) if item * bin_s > 0 and item <= MOST_NUMBERS else ():
+            axis.text(
+                first + (k + 0.5) * bin_s,
+                above,
+                f"{series[token, k]:g}",
+                fontsize=7 if item <= 60 else 5,
+                ha="center",
+                va="center",
+                color=COLORS[1],
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
+            )
     words = {
         "trial": f"one a unit, of {item} bins",
         "patch": f"{item} bins of a unit each",
         "history": f"{item} bins that end with each bin; shown: the last bin's",
     }
-    return f"neuron ({scheme.view}): {len(unit)} tokens, {words[scheme.view]} ({scheme.bin_ns / 1e6:g} ms)"
+    return f"neuron ({scheme.view}): {len(unit)} tokens, {words[scheme.view]} ({scheme.bin_ns / 1e6:g} ms){one}"
 
 
 def picture_calibration(axis, reader, tokens, length_ns: int) -> str:

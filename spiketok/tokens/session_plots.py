@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import DataError, require
+from spiketok.recording.codes import Marks, code_columns, is_code, marks_of
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
 from spiketok.storage.files import atomic_file
 from spiketok.tokens.pictures import COLORS, FAINT, INK, PICTURES
 
 UNOBSERVED = "#f4d9d0"
+MOST_CODES = 6  # so many rows of codes below a raster
 
 
 def _figure(n_rows: int, heights: list[float]):
@@ -61,14 +63,45 @@ def _shade_unobserved(axis, observed: Intervals, start_ns: int, stop_ns: int, ze
     return bool(gaps)
 
 
+def code_rows(session: Session) -> list[tuple[str, Marks]]:
+    """What a session holds of codes, by name: signals where they change, code columns at trials' starts."""
+    rows = [(name, marks_of(signal)) for name, signal in session.behaviours.items() if is_code(signal)]
+    if session.trials is not None:
+        order = np.argsort(session.trials.start_ns, kind="stable")
+        for name, words in code_columns(session.trials).items():
+            rows.append((f"trial {name}", Marks(session.trials.start_ns[order], words[order])))
+    return rows
+
+
+def _draw_codes(axis, rows: list[tuple[str, Marks]], start_ns: int, stop_ns: int) -> None:
+    """One row a code: a tick at each moment with its label, where there is room for one."""
+    span = stop_ns - start_ns
+    for k, (_, marks) in enumerate(rows):
+        inside = slice(*np.searchsorted(marks.time_ns, [start_ns, stop_ns]))
+        shown = Marks(marks.time_ns[inside], marks.value[inside])
+        axis.vlines(shown.time_ns / NS_PER_S, k - 0.42, k + 0.42, color=COLORS[k % len(COLORS)], lw=1.2)
+        free = start_ns
+        for time_ns, label in zip(shown.time_ns.tolist(), shown.labels(), strict=True):
+            short = label if len(label) <= 14 else f"{label[:13]}…"
+            width = span * 0.0085 * (len(short) + 1)
+            if time_ns >= free and time_ns + width <= stop_ns:
+                axis.text(time_ns / NS_PER_S, k, f" {short}", fontsize=7, va="center", color=INK)
+                free = time_ns + width
+    axis.set_yticks(range(len(rows)), [name if len(name) <= 22 else f"{name[:21]}…" for name, _ in rows])
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+
+
 def plot_session(session: Session, out: Path, start_s: float | None = None, duration_s: float = 10.0) -> None:
-    """A raster of all units over a stretch of time, behaviours below, unobserved time shaded."""
+    """A raster of all units over a stretch of time, behaviours below, codes as ticks, unobserved time shaded."""
     length_ns = round(duration_s * NS_PER_S)
     start_ns = busiest_start(session, length_ns) if start_s is None else round(start_s * NS_PER_S)
     stop_ns = start_ns + length_ns
     window = session.spikes.window(start_ns, stop_ns)
-    signals = list(session.behaviours.items())[:3]
-    figure, axes = _figure(1 + len(signals), [3.6] + [1.3] * len(signals))
+    codes = code_rows(session)[:MOST_CODES]
+    signals = [(name, signal) for name, signal in session.behaviours.items() if not is_code(signal)][:3]
+    heights = [3.6] + [1.3] * len(signals) + ([0.25 + 0.22 * len(codes)] if codes else [])
+    figure, axes = _figure(len(heights), heights)
     axis = axes[0]
     gaps = _shade_unobserved(axis, session.observed, start_ns, stop_ns)
     axis.scatter(window.time_ns / NS_PER_S, window.unit, s=22, marker="|", color=INK, linewidths=0.7)
@@ -78,18 +111,21 @@ def plot_session(session: Session, out: Path, start_s: float | None = None, dura
         ]:
             axis.axvline(start / NS_PER_S, color=COLORS[0], lw=0.8)
     axis.set_ylim(-1, len(session.units))
+    axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel(f"unit (of {len(session.units)})")
     title = [f"{session.id}: {len(window):,} of {len(session.spikes):,} spikes"]
     title += ["blue: trial starts"] if session.trials is not None else []
     title += ["shaded: not observed"] if gaps else []
     axis.set_title("; ".join(title), fontsize=9, loc="left", color=INK)
-    for axis, (name, signal) in zip(axes[1:], signals, strict=True):
+    for axis, (name, signal) in zip(axes[1 : 1 + len(signals)], signals, strict=True):
         rows = slice(*np.searchsorted(signal.time_ns, [start_ns, stop_ns]))
         for k, component in enumerate(signal.components[:6]):
             value = np.where(signal.valid[rows], signal.value[rows, k], np.nan)
             axis.plot(signal.time_ns[rows] / NS_PER_S, value, lw=1.1, color=COLORS[k], label=component)
         axis.set_ylabel(f"{name}\n({signal.measure or 'no measure'})", fontsize=8)
         axis.legend(fontsize=7, frameon=False, loc="upper right", ncols=min(6, len(signal.components)))
+    if codes:
+        _draw_codes(axes[-1], codes, start_ns, stop_ns)
     axes[-1].set_xlabel("time in the session (s)")
     axes[-1].set_xlim(start_ns / NS_PER_S, stop_ns / NS_PER_S)
     _save(figure, out)
@@ -115,6 +151,7 @@ def plot_shard(reader, out: Path, start_s: float | None = None) -> None:
     figure, (axis,) = _figure(1, [4.6])
     axis.set_xlabel(f"time in the window (s), which starts at {start_ns / NS_PER_S:.3f} s of {reader.info.id}")
     axis.set_ylabel(f"unit (of {reader.info.n_units})")
+    axis.yaxis.get_major_locator().set_params(integer=True)
     drawn = PICTURES[reader.scheme.name](axis, reader, tokens, length_ns)
     if axis.get_xlabel().startswith("time in the window") and _shade_unobserved(
         axis, reader.observed, start_ns, start_ns + length_ns, start_ns

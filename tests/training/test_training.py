@@ -144,6 +144,12 @@ class Named:
         self.id = session
         self.info = type("Info", (), {"id": session, "signals": signals})()
 
+    def signal(self, name: str) -> Signal:
+        """Codes where the name says so, else numbers."""
+        components, measure = self.info.signals[name]
+        value = np.arange(40.0)[:, None] % 3 + (0.0 if "code" in name else 0.25)
+        return Signal(np.arange(40), np.tile(value, len(components)), components, measure, np.ones(40, np.bool_))
+
 
 XY = (("x", "y"), "mm/s")
 
@@ -169,6 +175,19 @@ def test_a_mask_is_no_target():
     with pytest.raises(DataError, match="h2/1 hold no behaviour to decode"):
         choose_target([Named("h2/1", eval_mask=mask)])
     assert choose_target([Named("h2/1", eval_mask=mask)], "eval_mask") == "eval_mask"
+
+
+def test_event_codes_are_offered_nowhere_and_decoded_where_they_are_named(capsys):
+    code = (("word",), "")
+    session = Named("a/1", code_vel=code, pupil=XY)
+    assert choose_target([session]) == "pupil", "a velocity by its name, codes by its values"
+    with pytest.raises(DataError, match=r"there are pupil: choose"):
+        choose_target([session], "vel")
+    with pytest.raises(DataError, match=r"but event codes \('code_vel' holds codes: 0, 1, 2\): --task classify:COLUMN"):
+        choose_target([Named("a/1", code_vel=code)])
+    assert not Decode.has("", Named("a/1", code_vel=code)) and Decode.has("", session)
+    assert Decode.resolve("code_vel", [session], DecodeConfig()).target.name == "code_vel"
+    assert "decoded as a number because it is named" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ import numpy as np
 
 from spiketok.errors import DataError, UsageError
 from spiketok.models.batch import Batch, Head
+from spiketok.notes import note_once
+from spiketok.recording.codes import code_words, is_code
 from spiketok.recording.intervals import labelled_intervals, values_in
 from spiketok.recording.leakage import Reach
 from spiketok.recording.metrics import METRICS, r2_mean, r2_per_component, r2_variance_weighted, require_metrics
@@ -124,20 +126,26 @@ class Decode(Task):
     def resolve(cls, about: str, sessions: Sequence[SessionTokens], config: DecodeConfig) -> Decode:
         """``about`` is the signal's name, or empty for :func:`choose_target`'s choice."""
         name = choose_target(sessions, about or "auto")
+        if about and (held := _codes_in(sessions, name)):
+            note_once(
+                f"'{name}' holds {held}, which is decoded as a number because it is named: numbers in between mean "
+                "nothing of a code (--task classify:COLUMN asks for a label of the trials)"
+            )
         components, measure = next(s for s in sessions if name in s.info.signals).info.signals[name]
         return cls(name, config, TargetSpec(name, tuple(components), measure))
 
     @classmethod
     def has(cls, about: str, session: SessionTokens) -> bool:
-        signals = session.info.signals.keys() - {FLUORESCENCE}
-        return about in session.info.signals if about else bool(signals)
+        if about:
+            return about in session.info.signals
+        return any(not _codes_in([session], name) for name in session.info.signals.keys() - {FLUORESCENCE})
 
     def why_not(self, session: SessionTokens) -> str:
         target, signals = self.target, session.info.signals
         if target.name not in signals:
             return (
                 f"it has no signal '{target.name}', which the model decodes "
-                f"(it has {', '.join(sorted(signals)) or 'none'})"
+                f"(it has {', '.join(offered_signals(session)) or 'none'})"
             )
         components, measure = signals[target.name]
         if (tuple(components), measure) != (target.every, target.measure):
@@ -333,24 +341,32 @@ def choose_target(sessions: Sequence[SessionTokens], name: str = "auto") -> str:
     Args:
         sessions: all of which must have it.
         name: a signal's name, or ``"auto"``: the one velocity signal, else the one position signal, else the only one;
-            masks (signals whose measure is ``"bool"``, as FALCON's ``eval_mask``) and dF/F of the units are no choice.
+            event codes and masks (:func:`spiketok.recording.codes.is_code`, as FALCON's ``eval_mask``) and dF/F of the
+            units are no choice. One of them is decoded where its name is given.
 
     Raises:
         DataError: a session lacks it, its components or measure differ, or ``"auto"`` has more than one choice.
     """
     having = {s.id: dict(s.info.signals) for s in sessions}
+    names = sorted({n for signals in having.values() for n in signals} - {FLUORESCENCE})
+    codes = {n: held for n in names if (held := _codes_in(sessions, n))} if name not in names else {}
     if name == "auto":
         kept = {
-            s: {n: about for n, about in signals.items() if about[1] != "bool" and n != FLUORESCENCE}
+            s: {n: about for n, about in signals.items() if n not in codes and n != FLUORESCENCE}
             for s, signals in having.items()
         }
-        name = _only_choice(sorted(set.intersection(*(set(signals) for signals in kept.values()))), kept)
+        shared = sorted(set.intersection(*(set(signals) for signals in kept.values())))
+        name = _only_choice(shared, kept, codes)
     lacking = [session for session, signals in having.items() if name not in signals]
     if lacking:
         holders = [session for session, signals in having.items() if name in signals]
         message = (
             f"signal '{name}' is missing in {listing(lacking)}; "
-            + (f"{listing(holders)} have it" if holders else f"there are {listing(_signal_names(having)) or 'none'}")
+            + (
+                f"{listing(holders)} have it"
+                if holders
+                else f"there are {listing([n for n in _signal_names(having) if n not in codes]) or 'none'}"
+            )
             + ": choose by --task decode:NAME, or leave sessions out by --sessions GLOB"
         )
         raise DataError(message)
@@ -365,7 +381,22 @@ def choose_target(sessions: Sequence[SessionTokens], name: str = "auto") -> str:
     return name
 
 
-def _only_choice(shared: list[str], having: Mapping[str, Mapping]) -> str:
+def offered_signals(session: SessionTokens) -> list[str]:
+    """The behaviours of a session that are offered as something to decode: no event codes, no dF/F of the units."""
+    return sorted(n for n in session.info.signals.keys() - {FLUORESCENCE} if not _codes_in([session], n))
+
+
+def _codes_in(sessions: Sequence[SessionTokens], name: str) -> str:
+    """Which codes a signal holds, for people; empty where it holds numbers. The first session that has it says so."""
+    for session in sessions:
+        if name in session.info.signals:
+            signal = session.signal(name)
+            if signal.valid.any():
+                return code_words(signal) if is_code(signal) else ""
+    return ""
+
+
+def _only_choice(shared: list[str], having: Mapping[str, Mapping], codes: Mapping[str, str]) -> str:
     for kind in KINDS:
         choices = [s for s in shared if kind in s.lower()]
         if len(choices) == 1:
@@ -378,6 +409,12 @@ def _only_choice(shared: list[str], having: Mapping[str, Mapping]) -> str:
         return choices[0]
     if choices:
         message = f"more than one signal can be decoded ({', '.join(choices)}): choose by --task decode:NAME"
+    elif not any(having.values()) and codes:
+        held = "; ".join(f"'{name}' holds {words}" for name, words in codes.items())
+        message = (
+            f"{listing(list(having))} hold no behaviour to decode but event codes ({held}): "
+            "--task classify:COLUMN asks for a label of the trials, --task population for the spikes; --task decode:NAME takes a code as a number"
+        )
     elif not any(having.values()):
         message = f"{listing(list(having))} hold no behaviour to decode: train on sessions with a signal"
     else:
