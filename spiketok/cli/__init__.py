@@ -33,6 +33,7 @@ from spiketok.cli import (
     tokens,
     train,
     upkeep,
+    view,
 )
 from spiketok.cli.console import complain, progress, say, show, show_json, shown
 from spiketok.cli.guide import GROUPS
@@ -192,6 +193,8 @@ def inspect(
     if told.changed:
         raise typer.Exit(1)
 
+
+app.command(cls=Command)(view.view)
 
 for command in (provenance.verify, provenance.cite, provenance.export, upkeep.index, upkeep.upgrade, doctor.doctor):
     app.command(cls=Command)(command)

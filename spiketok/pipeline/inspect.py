@@ -175,10 +175,10 @@ def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: f
 def _plot(path: Path, kind: str, out: Path, start_s: float, duration_s: float) -> None:
     from spiketok.tokens.session_plots import plot_session
 
-    plot_session(_load(path, kind), out, start_s, duration_s)
+    plot_session(load_session(path, kind), out, start_s, duration_s)
 
 
-def _load(path: Path, kind: str) -> Session:
+def load_session(path: Path, kind: str) -> Session:
     if kind == "session":
         return read_session(path)
     from spiketok.sources.formats.nwb import read_nwb
@@ -200,7 +200,7 @@ def _describe_session(path: Path) -> Description:
 
 
 def _describe_nwb(path: Path) -> Description:
-    return _session_facts(_load(path, "nwb"), "torch_brain" if _is_torch_brain(path) else "nwb", None)
+    return _session_facts(load_session(path, "nwb"), "torch_brain" if _is_torch_brain(path) else "nwb", None)
 
 
 def _session_facts(session: Session, kind: str, attributes: dict | None) -> Description:

@@ -413,7 +413,8 @@ def _only_choice(shared: list[str], having: Mapping[str, Mapping], codes: Mappin
         held = "; ".join(f"'{name}' holds {words}" for name, words in codes.items())
         message = (
             f"{listing(list(having))} hold no behaviour to decode but event codes ({held}): "
-            "--task classify:COLUMN asks for a label of the trials, --task population for the spikes; --task decode:NAME takes a code as a number"
+            "--task classify:COLUMN asks for a label of the trials, --task population for the spikes; "
+            "--task decode:NAME takes a code as a number"
         )
     elif not any(having.values()):
         message = f"{listing(list(having))} hold no behaviour to decode: train on sessions with a signal"
