@@ -50,7 +50,7 @@ wheel: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spiketok needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dandi,plots,dask,remote,sorting,zarr-nwb,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dandi,plots,dask,remote,hub,sorting,zarr-nwb,dev]'
 	touch $@
 
 $(ORACLE)/ready: pyproject.toml constraints-oracle.txt

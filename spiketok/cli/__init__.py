@@ -25,6 +25,7 @@ from spiketok.cli import (
     embed,
     fetch,
     generate,
+    hub,
     provenance,
     runs,
     score,
@@ -195,6 +196,8 @@ def inspect(
 
 
 app.command(cls=Command)(view.view)
+for command in (hub.push, hub.pull):
+    app.command(cls=Command)(command)
 
 for command in (provenance.verify, provenance.cite, provenance.export, upkeep.index, upkeep.upgrade, doctor.doctor):
     app.command(cls=Command)(command)

@@ -156,8 +156,8 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="nwb, torch_brain, nlb (_20, _test, _test_20), falcon, ndt_h5 or lfads_h5; a run: nlb, nlb_test, bwb, "
-            "falcon_container.",
+            help="nwb, torch_brain, nlb (_20, _test, _test_20), falcon, ndt_h5 or lfads_h5; windows of shards for "
+            "loaders: mds, litdata, webdataset or hf; a run: nlb, nlb_test, bwb, falcon_container.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder; a session goes to DATASET/SESSION in it.")],
@@ -167,7 +167,8 @@ def export(
         typer.Option("--label", help="Of a run, --to bwb: the model's name.", show_default="the run's name"),
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of ndt_h5 and lfads_h5: bin_ms=10 ...")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of ndt_h5, lfads_h5, loaders: window_ms=500 ..."),
     ] = None,
     root: Root = None,
     store: Store = None,
@@ -176,6 +177,7 @@ def export(
     """Write stored sessions in another format; what it cannot hold is told. Of a run: what benchmarks' servers take."""
     from spiketok.pipeline.export import export_session, exporter_of, find_exported
     from spiketok.pipeline.jobs import describe
+    from spiketok.pipeline.samples.writers import WRITERS
     from spiketok.settings import merge, parse_assignment
     from spiketok.storage.records import is_run
     from spiketok.storage.store import read_attributes, read_session
@@ -204,8 +206,11 @@ def export(
     settings: dict[str, object] = {}
     for text in assignments or ():
         settings = merge(settings, parse_assignment(text, "--set"))
-    exporter = exporter_of(to, settings)
     chosen = list(dict.fromkeys(s for pattern in sessions for s in workspace.select(pattern)))
+    if to in WRITERS:
+        _export_samples(workspace, chosen, to, out, settings, overwrite, as_json)
+        return
+    exporter = exporter_of(to, settings)
     rows, failed = [], 0
     with progress("export", len(chosen), "sessions") as advance:
         for session_id in chosen:
@@ -231,6 +236,19 @@ def export(
     say(counted("sessions", [row["state"] for row in rows], failed))
     if failed:
         raise typer.Exit(1)
+
+
+def _export_samples(
+    workspace: Workspace, chosen: list[str], to: str, out: Path, settings: dict, overwrite: bool, as_json: bool
+) -> None:
+    """Windows of the shards of all sessions as one dataset of another library."""
+    from spiketok.pipeline.samples import export_samples
+
+    with progress("export", None, "samples") as advance:
+        done = export_samples(workspace, chosen, to, out, settings, overwrite=overwrite, told=lambda: advance(1, to))
+    rows = [{"split": name, "samples": n, "folder": str(out / name)} for name, n in done.samples.items()]
+    print_rows(f"{to}: windows of {done.sessions} sessions", rows, as_json)
+    say(f"{done.state}: {sum(done.samples.values())} samples of {done.sessions} sessions, {done.nbytes} bytes in {out}")
 
 
 def _export_container(workspace: Workspace, folder: Path, to: str, out: Path, overwrite: bool, as_json: bool) -> None:

@@ -73,10 +73,10 @@ def cite(names: Sequence[str], workspace: Workspace) -> list[Citation]:
     if not names:
         for session_id in workspace.select():
             found += _of_session(session_id, workspace)
-    return _merged(found)
+    return merge_citations(found)
 
 
-def _merged(found: Iterable[Citation]) -> list[Citation]:
+def merge_citations(found: Iterable[Citation]) -> list[Citation]:
     """Each thing once, with everybody that uses it."""
     merged: dict[tuple[str, str, str], Citation] = {}
     for one in found:

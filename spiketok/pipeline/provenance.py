@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,7 @@ from spiketok.pipeline.verify import compare_made
 from spiketok.plugins import origins_of, present
 from spiketok.recording.nouns import Session, Source
 from spiketok.storage.files import below, read_json, read_signed, sha256_file
+from spiketok.storage.pushed import Pulled
 from spiketok.storage.records import checkpoint_digest, predictions_fault, run_config
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_attributes, read_session
@@ -123,6 +125,27 @@ def first_broken(links: Sequence[Link]) -> Link | None:
 class _Walk:
     workspace: Workspace
     quick: bool
+    alone: bool = False  # it begins at something that was pulled without what it was made of
+
+    @cached_property
+    def pulled(self) -> Pulled:
+        return Pulled.of(self.workspace.root)
+
+    def beginning_at(self, *paths: str) -> _Walk:
+        """The same walk, from something of these places in the workspace: what it came without is no loss."""
+        came = [self.pulled.at(self.workspace.root, path) for path in paths]
+        return replace(self, alone=any(item is not None for item in came))
+
+    def _left(self, kind: str, name: str, path: str, depth: int, *, of: str) -> Link | None:
+        """The link of an artefact that is gone because it was never pulled; None where it should be here.
+
+        Args:
+            path: its place in the workspace. of: what names it, in words.
+        """
+        if not self.alone or self.pulled.names(path):
+            return None
+        remark = f"{of} was pulled without it: spiketok pull FROM --with-data, where it was pushed so"
+        return Link(kind, name, depth, "not here", "", remark)
 
     def from_report(self, path: Path) -> Iterator[Link]:
         file = report_file(path)
@@ -144,6 +167,7 @@ class _Walk:
         yield link
         yield from self._predictions(file.with_name("predictions"), body.get("checkpoint_digest", ""), 1)
         run, expected = self._run_of(file, body), _Expected(body.get("checkpoint_digest", ""), "the report")
+        self = self.beginning_at(f"runs/{run.name}") if run is not None else self
         yield from self._checkpoint(run, body.get("run", "of the report"), expected, 1)
         if vectors := body["config"]["model_overrides"].get("vectors"):
             yield self._vectors(vectors, 2)
@@ -176,6 +200,7 @@ class _Walk:
 
     def from_run(self, path: Path) -> Iterator[Link]:
         path = path.resolve()
+        self = self.beginning_at(f"runs/{path.name}")
         depth, expected = 0, _Expected("", "")
         facts = _facts_or_none(path / "checkpoint" / "checkpoint.json")
         if (path / "result.json").exists() or _is_at_its_end(facts):
@@ -201,6 +226,9 @@ class _Walk:
             runs = (p.parent.parent for p in sorted(self.workspace.runs.glob("*/checkpoint/checkpoint.json")))
             found = next((run for run in runs if checkpoint_digest(run) == digest), None)
             name = f"{digest[:12]}, which it {does},"
+            if found is None and self.alone:
+                yield Link("checkpoint", name, depth, "not here", "", "the run was pulled without it")
+                continue
             yield from self._checkpoint(found, name, _Expected(digest, "the checkpoint"), depth)
             earlier = found and _facts_or_none(found / "checkpoint" / "checkpoint.json")
             if earlier is not None and earlier.get("version") != EARLIER:
@@ -253,17 +281,28 @@ class _Walk:
             remark = f"is of an earlier release (version {EARLIER}): spiketok upgrade"
             yield Link("checkpoint", run.name, depth, "broken", link.digest, remark)
             return
-        remark = ""
+        remark, without = "", []
         for part, digest in facts["files"].items():
             tensors = below(file.parent, part, "checkpoint.json")
             found = sha256_file(tensors) if tensors.is_file() else ""
-            if found != digest and not remark:
+            if not found and f"checkpoint/{part}" in self._left_out(run):
+                without.append(part)
+            elif found != digest and not remark:
                 remark = f"its {part} {_differs(found, digest) if found else 'is gone'}: {again}"
         remark = remark or _config_fault(run, facts)
         if not remark and expected.digest and link.digest != expected.digest:
             mend = "spiketok eval-xsession RUN" if expected.by == "the report" else again
             remark = f"{_differs_from(link.digest, expected)}: {mend}"
+        if not remark and without:
+            remark = f"pulled without its {', '.join(without)}: it can be used, not trained on"
+            yield Link("checkpoint", run.name, depth, "holds", link.digest, remark)
+            return
         yield link if not remark else Link("checkpoint", run.name, depth, "broken", link.digest, remark)
+
+    def _left_out(self, run: Path) -> Sequence[str]:
+        """The files that a run was pulled without."""
+        item = self.pulled.at(self.workspace.root, f"runs/{run.name}")
+        return item["left_out"] if item is not None else ()
 
     # ---- sessions ---------------------------------------------------------------------------------------------------
 
@@ -290,6 +329,9 @@ class _Walk:
     def _shard(self, session_id: str, shard: Mapping[str, str], by: str, depth: int) -> Link:
         expected, path = _Expected(shard["digest"], by), below(self.workspace.shards, shard["shard"], by)
         if not (path / MANIFEST).exists():
+            left = self._left("shard", shard["shard"], f"shards/{shard['shard']}", depth, of="the run")
+            if left is not None:
+                return left
             scheme = shard["shard"].split("/")[0]
             remark = f"{expected.digest[:12]} is gone: spiketok tokenize --scheme {scheme} --sessions '{session_id}'"
             return Link("shard", shard["shard"], depth, "broken", "", remark)
@@ -324,6 +366,7 @@ class _Walk:
         return Link("context", name, depth, "holds", context.digest)
 
     def from_shard(self, path: Path) -> Iterator[Link]:
+        self = self.beginning_at("/".join(path.resolve().parts[-5:]))
         yield self._judged_shard(path.resolve(), _Expected("", ""), 0)
         context = _context_of(path)
         if context is not None:
@@ -331,6 +374,7 @@ class _Walk:
         yield from self._store_of(path, "the shard", 2)
 
     def from_context(self, path: Path) -> Iterator[Link]:
+        self = self.beginning_at("/".join(path.resolve().parts[-5:]))
         yield self._judged_context(path.resolve(), _Expected("", ""), 0)
         yield from self._store_of(path, "the context", 1)
 
@@ -345,6 +389,10 @@ class _Walk:
 
     def _store(self, session_id: str, expected: _Expected, depth: int) -> Iterator[Link]:
         path = self.workspace.store_path(session_id)
+        left = self._left("store", session_id, f"store/{session_id}", depth, of="what was made of it")
+        if left is not None and not path.exists():
+            yield left
+            return
         try:
             session, attributes = read_session(path), read_attributes(path)
         except ArtefactError as error:

@@ -19,6 +19,7 @@ from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.pipeline.readers import READER, digest_of
 from spiketok.recording.nouns import Session
 from spiketok.storage.files import read_signed, source_bytes
+from spiketok.storage.pushed import Pulled
 from spiketok.storage.remote import local_copy
 from spiketok.storage.store import read_session, session_digest, session_info
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
@@ -61,6 +62,8 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
     not_here: list[str] = []
     if attributes["settings"].get("streamed"):
         not_here = [f"{part.file}, read from afar and never verified as a whole" for part in session.source.files]
+    elif not recorded_paths(workspace, session_id) and was_pulled(workspace, session_id):
+        not_here = [f"{part.file}, of which the session was made before it was pulled" for part in session.source.files]
     elif quick:
         paths = recorded_paths(workspace, session_id)
         not_here = [str(path) for path in paths if not path.exists()]
@@ -86,6 +89,15 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
         differences=differences,
         not_here=not_here,
     )
+
+
+def was_pulled(workspace: Workspace, session_id: str) -> bool:
+    """Whether a stored session is as it was pulled, so that nobody here ever had its source."""
+    item = f"store/{session_id}"
+    if workspace.store_place is None:
+        return Pulled.of(workspace.root).at(workspace.root, item) is not None
+    digest = workspace.attributes(session_id)["digest"]
+    return any(one["about"].get("digest") == digest for one in Pulled.of(workspace.root).items.get(item, ()))
 
 
 def _store_digest(folder: Path) -> str:

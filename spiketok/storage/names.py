@@ -64,7 +64,7 @@ def safe_name(text: str) -> str:
 def folded(session_ids: Iterable[str]) -> dict[str, str]:
     """Datasets and sessions by what a file system without regard to case and form calls them."""
     names = {name for session_id in session_ids for name in (session_id.partition("/")[0], session_id)}
-    return {_fold(name): name for name in sorted(names)}
+    return {fold_name(name): name for name in sorted(names)}
 
 
 def twin_of(session_id: str, known: Mapping[str, str]) -> str:
@@ -74,8 +74,9 @@ def twin_of(session_id: str, known: Mapping[str, str]) -> str:
         session_id: ``"<dataset>/<session>"``. known: from :func:`folded`.
     """
     names = (session_id.partition("/")[0], session_id)
-    return next((known[_fold(name)] for name in names if known.get(_fold(name), name) != name), "")
+    return next((known[fold_name(name)] for name in names if known.get(fold_name(name), name) != name), "")
 
 
-def _fold(name: str) -> str:
+def fold_name(name: str) -> str:
+    """What a file system without regard to case and form calls a name."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -100,7 +100,15 @@ def local_copy(path: Path | RemotePath, folder: Path | None = None) -> Iterator[
         yield copy
 
 
-STAMPS = ("ETag", "etag", "LastModified", "mtime", "updated", "created")  # what a listing may say of a file's content
+STAMPS = (
+    "ETag",
+    "etag",
+    "blob_id",
+    "LastModified",
+    "mtime",
+    "updated",
+    "created",
+)  # what a listing may say of a file's content
 
 
 @dataclass(frozen=True)
@@ -222,6 +230,11 @@ class RemotePath:
         """Put a file here, whole, in place of what is here."""
         with self._reaching() as (system, path):
             system.pipe_file(path, data)
+
+    def upload_file(self, file: Path) -> None:
+        """Put a file of this machine here, whole, in place of what is here."""
+        with self._reaching() as (system, path):
+            system.put_file(str(file), path)
 
     def download(self, target: Path) -> None:
         """Copy the file, or all files of the folder, to ``target``."""

@@ -39,6 +39,7 @@ from spiketok.storage.files import (
     writing,
 )
 from spiketok.storage.locks import unless_replaced
+from spiketok.storage.pushed import was_left_out
 from spiketok.storage.records import checkpoint_digest, run_checkpoint, run_config
 from spiketok.training import step_log
 from spiketok.training.config import RunConfig, model_class
@@ -304,6 +305,9 @@ def read_tensors(run_dir: Path, name: str, facts: Mapping[str, object], model: n
         model: knows the checkpoint's sessions.
     """
     path = Path(run_dir) / FOLDER / name
+    if not path.exists() and was_left_out(Path(run_dir), f"{FOLDER}/{name}"):
+        message = f"{run_dir} was pulled without {name}: --restart, or push it again with --optimizer and pull that"
+        raise ArtefactError(message)
     try:
         found, expected = sha256_file(path), facts["files"][name]
         if found != expected:
