@@ -16,7 +16,41 @@ from spiketok.storage.workspace import Workspace
 WithData = Annotated[
     bool, typer.Option("--with-data", help="With the shards, contexts and sessions that runs and shards were made of.")
 ]
+Shards = Annotated[
+    str | None,
+    typer.Option(
+        "--shards",
+        metavar="URL",
+        envvar="SPIKETOK_SHARDS",
+        help="Read shards from there (s3://bucket/folder/shards), through a cache.",
+        show_default="ROOT/shards",
+    ),
+]
+ShardsCap = Annotated[
+    str | None,
+    typer.Option(
+        "--shards-cap",
+        metavar="SIZE",
+        envvar="SPIKETOK_SHARDS_CAP",
+        help="Most bytes of shards from a URL that are kept on this machine.",
+        show_default="20GB",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+def shards_at(url: str | None, cap: str | None) -> None:
+    """Have this command, and the processes that it starts, read shards from behind a URL; says so, with the cap."""
+    import os
+
+    from spiketok.storage import cached
+
+    if url:
+        os.environ[cached.SHARDS] = url
+    if cap:
+        os.environ[cached.CAP] = cap
+    if (found := cached.cache_of_shards()) is not None:
+        say(f"shards from {found}")
 
 
 def push(

@@ -52,7 +52,12 @@ def verify(
         _verify_sessions(workspace, workspace.select(session_id), jobs, quick, as_json)
     else:
         own = None if root else Workspace.around(path)  # a path says where the rest of its chain lies
-        _verify_chain(replace(own, store_place=workspace.store_place) if own else workspace, path, quick, as_json)
+        _verify_chain(
+            replace(own, store_place=workspace.store_place, shards_place=workspace.shards_place) if own else workspace,
+            path,
+            quick,
+            as_json,
+        )
 
 
 def _verify_sessions(workspace: Workspace, chosen: list[str], jobs: int, quick: bool, as_json: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 from spiketok.cli.bench import division
 from spiketok.cli.choose import chosen_in
 from spiketok.cli.console import progress, say, show_json, show_rows
+from spiketok.cli.hub import Shards, ShardsCap, shards_at
 from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, print_rows
 from spiketok.cli.print_config import PrintConfig, show_config, show_transfer
 from spiketok.cli.sweep import variants
@@ -84,6 +85,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Insist on going on with an interrupted run.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an earlier run reached.")] = False,
     print_config: PrintConfig = False,
+    shards: Shards = None,
+    shards_cap: ShardsCap = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -102,6 +105,7 @@ def train(
     from spiketok.training.runs import sets_from
     from spiketok.training.vectors import keep_vectors, vector_sets
 
+    shards_at(shards, shards_cap)
     workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
     listed = chosen_in(workspace, sessions) if sessions is not None and sessions.startswith("@") else []
@@ -362,6 +366,8 @@ def eval_xsession(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the report.", show_default="RUN/xsession")
     ] = None,
+    shards: Shards = None,
+    shards_cap: ShardsCap = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -388,6 +394,7 @@ def eval_xsession(
         message = "--stress-calibration says how --stress perturbs: add --stress"
         raise UsageError(message)
     asked = None if stress is None else stress_settings(stress, calibration=stress_calibration)
+    shards_at(shards, shards_cap)
     workspace, kept = indexed(root), {}
     run_dir = find_run(workspace, run)
     if run is None:

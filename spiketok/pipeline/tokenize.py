@@ -23,6 +23,7 @@ from spiketok.errors import (
     TooLargeError,
     UnknownNameError,
     UnreadableError,
+    UsageError,
 )
 from spiketok.pipeline.jobs import Job, Outcome, run_jobs
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Intervals, Session, SessionInfo
@@ -224,6 +225,11 @@ def tokenize(
         executor: see :func:`spiketok.pipeline.jobs.run_jobs`.
         max_memory: bytes that all running jobs together may plan to take.
     """
+    if workspace.shards_place is not None:
+        message = (
+            "shards are read from behind a URL (SPIKETOK_SHARDS), where none are made: unset it, or push them there"
+        )
+        raise UsageError(message)
     if segments_rule not in (OBSERVED, CONTINUOUS):
         parse_trial_rule(segments_rule)
     alone = workspace.absolute()

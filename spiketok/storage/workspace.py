@@ -41,11 +41,13 @@ class Workspace:
     Attributes:
         root: the workspace's folder.
         store_place: where the store is, if not in the root: a folder or a URL.
+        shards_place: where the shards behind ``SPIKETOK_SHARDS`` are kept, which are only read; None: in the root.
         index: the store's, as :meth:`indexed` opened it; None: each session is asked by itself.
     """
 
     root: Path
     store_place: Path | RemotePath | None = None
+    shards_place: Path | None = None
     index: Index | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -53,7 +55,7 @@ class Workspace:
         """The workspace that the options, else the environment, else ``spiketok.toml``, else the defaults name."""
         root = root or os.environ.get("SPIKETOK_ROOT") or preferred("root") or DEFAULT_ROOT
         store = store or os.environ.get("SPIKETOK_STORE") or preferred("store")
-        return cls(Path(root), place(store) if store else None)
+        return cls(Path(root), place(store) if store else None, _shards_behind_a_url())
 
     @classmethod
     def around(cls, path: Path) -> Workspace | None:
@@ -95,7 +97,7 @@ class Workspace:
 
     @property
     def shards(self) -> Path:
-        return self.root / "shards"
+        return self.shards_place or self.root / "shards"
 
     @property
     def runs(self) -> Path:
@@ -170,6 +172,19 @@ class Workspace:
             )
             raise DataError(message)
         return match_sessions(known, patterns, str(self.store))
+
+
+def _shards_behind_a_url() -> Path | None:
+    """The folder of this machine in which the shards behind ``SPIKETOK_SHARDS`` are kept; None where it is not set."""
+    if not os.environ.get("SPIKETOK_SHARDS"):
+        return None
+    from spiketok.storage.cached import cache_of_shards
+
+    cache = cache_of_shards()
+    if cache is None:
+        return None
+    cache.list()
+    return cache.folder
 
 
 def match_sessions(known: list[str], patterns: str | None, place: str) -> list[str]:

@@ -23,6 +23,7 @@ from typing import NoReturn
 import numpy as np
 
 from spiketok.errors import AbsentPluginError, ArtefactError, SpiketokError
+from spiketok.storage.cached import in_use
 from spiketok.storage.causes import NEWER, content_fault, raise_cause
 from spiketok.storage.files import atomic_folder, content_digest, parse_json
 from spiketok.storage.workspace import COLUMNS, MANIFEST
@@ -63,9 +64,15 @@ class Kind:
             raise
 
     def _open(self, folder: Path, sound: Callable[[dict, Columns], None], anew: bool) -> tuple[dict, Columns]:
+        manifest = self._read_manifest(folder)
+        with in_use(f"{folder}/{COLUMNS}", _said_bytes(manifest)):
+            return self._checked(folder, manifest, sound, anew)
+
+    def _checked(
+        self, folder: Path, manifest: dict, sound: Callable[[dict, Columns], None], anew: bool
+    ) -> tuple[dict, Columns]:
         files = f"{folder}/{COLUMNS}", f"{folder}/{MANIFEST}"
         state = state_of(*files)
-        manifest = self._read_manifest(folder)
         digest, entries = manifest.get("digest"), manifest.get("columns")
         if state and not anew and is_stamped(str(folder), state, str(digest)):
             return manifest, Columns(folder, entries, self)
@@ -143,6 +150,14 @@ def _fault(sound: Callable[[dict, Columns], None], manifest: dict, columns: Colu
     except SpiketokError as error:
         return str(error)
     return ""
+
+
+def _said_bytes(manifest: Mapping[str, object]) -> int:
+    """The size of the columns that a manifest names, of which nothing was checked; 0 where it does not say."""
+    try:
+        return file_bytes(manifest["columns"])
+    except (KeyError, TypeError, AttributeError):
+        return 0
 
 
 def file_bytes(entries: Mapping[str, dict]) -> int:
@@ -267,17 +282,27 @@ class Columns(Mapping[str, np.ndarray]):
         data = self._data
         if data is None:
             try:
-                data = self._data = map_file(f"{self._folder}/{COLUMNS}", file_bytes(self._entries))
+                data = self._data = self._mapped()
             except (EOFError, OSError) as error:
                 raise_cause(error, self._folder / COLUMNS)
                 self._kind.refuse(self._folder, f"cannot be mapped ({error})")
             hold(self)
         return data[entry["offset"] : entry["offset"] + entry["bytes"]].view(dtype).reshape(shape)
 
+    def _mapped(self) -> np.ndarray:
+        """The file in memory; where it was let go and came again from afar, after every byte of it was checked."""
+        file, size = f"{self._folder}/{COLUMNS}", file_bytes(self._entries)
+        with in_use(file, size) as came:
+            if came and (wrong := self._differences()):
+                os.unlink(file)
+                self._kind.refuse(self._folder, f"came damaged ({wrong[0]})")
+            return map_file(file, size)
+
     def verify(self) -> list[str]:
         """Read every byte again; what differs from the manifest, one line a column, none if all is well."""
         try:
-            return self._differences()
+            with in_use(f"{self._folder}/{COLUMNS}", file_bytes(self._entries)):
+                return self._differences()
         except OSError as error:
             raise_cause(error, self._folder / COLUMNS)
             raise

@@ -16,6 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
+from spiketok.storage import cached
+from spiketok.storage.cached import leased
+
 # A quarter of what Linux lets one process have (vm.max_map_count, 65,530): libraries, the stacks of threads, and arrays
 # that outlive the columns which they were taken from, need maps too.
 MOST_MAPS = 16_384
@@ -32,7 +35,9 @@ class _Map:
 
     def __init__(self, file: str, size: int) -> None:
         self._address: int | None = None
-        handle = os.open(file, os.O_RDONLY)
+        lease = leased(file, size)  # of a file that may be let go: kept for as long as the map
+        self._lease = lease[0] if lease is not None else None
+        handle = os.open(file, os.O_RDONLY) if lease is None else os.dup(lease[0])
         try:
             if os.fstat(handle).st_size < size:  # reading a map past the end of its file kills the process
                 message = f"fewer than {size} bytes"
@@ -45,9 +50,11 @@ class _Map:
         self._address, self._size = address, size
         self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
 
-    def __del__(self, _unmap: Callable = _LIBC.munmap) -> None:  # a default: at exit the module's names are gone
-        if self._address is not None:
+    def __del__(self, _unmap: Callable = _LIBC.munmap, _close: Callable = os.close) -> None:
+        if self._address is not None:  # defaults: at exit the module's names are gone
             _unmap(self._address, self._size)
+        if self._lease is not None:
+            _close(self._lease)
 
 
 def map_file(file: str, size: int) -> np.ndarray:
@@ -90,3 +97,19 @@ def hold(holder: Holder) -> None:
             _held[oldest] = reference
         else:
             other.let_go()
+
+
+def let_go_oldest() -> bool:
+    """Give back the map that was used longest ago; whether there was one."""
+    while _held:
+        try:
+            _, reference = _held.popitem(last=False)
+        except KeyError:  # another thread took the last
+            return False
+        if (holder := reference()) is not None:
+            holder.let_go()
+            return True
+    return False
+
+
+cached.let_go = let_go_oldest

@@ -15,11 +15,13 @@ from spiketok.pipeline.citations import Citation
 from spiketok.pipeline.hub.card import KEPT, license_of
 from spiketok.pipeline.hub.items import pickle_in
 from spiketok.sources.simulator import SimulationConfig, simulate
-from spiketok.storage.files import json_text, sha256_file
+from spiketok.storage.files import human_bytes, json_text, sha256_file
 from spiketok.storage.pushed import PUSHED, manifest_of, read_manifest, require_names
 from tests.cli.test_cli import Done, spiketok
 from tests.hf_server import hf_server
 from tests.s3_server import s3_server
+
+FEW = ["--set", "optim.steps=2", "--set", "data.window_ms=500", "--set", "data.batch_size=4"]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,7 @@ def root(tmp_path_factory) -> Path:
     spiketok(root, "tokenize", "--scheme", "binned")
     spiketok(root, "train", "--model", "linear", "--task", "decode:cursor_vel", "--save-predictions")
     spiketok(root, "eval-xsession", "linear", "--calibration-s", "10", "--protocols", "zero_shot")
-    spiketok(root, "train", "--model", "ndt1", "--task", "decode:cursor_vel", "--set", "optim.steps=2",
-             "--set", "data.window_ms=500", "--set", "data.batch_size=4")  # fmt: skip
+    spiketok(root, "train", "--model", "ndt1", "--task", "decode:cursor_vel", *FEW)
     return root
 
 
@@ -163,6 +164,24 @@ def test_a_pull_that_was_killed_goes_on(root, tmp_path, monkeypatch):
     spiketok(other, "pull", there)
     assert len(got) == len(set(got)), "no file was fetched twice"
     assert {link["state"] for link in chain(other, run_of(root), "--quick")} == {"holds", "not here"}
+
+
+def test_training_from_shards_behind_a_url_gives_the_same_weights(root, tmp_path, monkeypatch):
+    other, run = tmp_path / "other", run_of(root, "ndt1")
+    shutil.copytree(root / "store", other / "store")
+    monkeypatch.setenv("SPIKETOK_CACHE", str(tmp_path / "cache"))
+    sizes = [p.stat().st_size for p in (root / "shards").rglob("columns.bin") if "day01" in str(p)]
+    words = ["--model", "ndt1", "--task", "decode:cursor_vel", *FEW, "--shards", f"file://{root}/shards"]
+    done = spiketok(other, "train", *words, "--shards-cap", f"{sum(sizes) + 100}")
+    assert f"at most {human_bytes(sum(sizes) + 100)} of columns are kept in {tmp_path / 'cache'}" in done.stderr
+    name = f"runs/{run}/checkpoint/model.safetensors"
+    assert sha256_file(other / name) == sha256_file(root / name)
+    assert not (other / "shards").exists()
+    monkeypatch.setenv("SPIKETOK_CACHE", str(tmp_path / "small"))
+    done = refused(other, "train", *words, "--restart", "--shards-cap", f"{min(sizes) + 1}")
+    assert "does not fit" in done.stderr and "--shards-cap" in done.stderr
+    done = refused(other, "train", *words, "--set", "data.bin_ms=10", "--tokenize", code=2)
+    assert "where none are made" in done.stderr
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
