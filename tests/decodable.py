@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import numpy as np
-
-from spiketok.recording.nouns import Intervals, Session, Signal, Source, Spikes, UnitTable
+from spiketok.recording.nouns import Intervals, Session
+from spiketok.testing.sessions import STEP_NS, decodable_session
 from spiketok.tokens.schemes import make_scheme
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.sampling import SessionTokens
 
 SECOND = 1_000_000_000
 BIN_NS = 20_000_000
-STEP_NS = 10_000_000
 
-
-def decodable_session(
-    name: str, seed: int = 0, *, n_units: int = 12, seconds: float = 40.0, signals: tuple[str, ...] = ("hand_vel",)
-) -> Session:
-    """Slow smooth velocity in two components at 100 Hz; each unit fires about 20 spikes/s, tuned to a direction."""
-    rng = np.random.default_rng(seed)
-    n = round(seconds * 100)
-    time_ns = np.arange(n) * STEP_NS
-    second = time_ns / SECOND
-    phase = rng.uniform(0, 2 * np.pi, (2, 4))
-    hertz = np.array([0.15, 0.31, 0.47, 0.63])
-    velocity = np.sin(2 * np.pi * hertz * second[:, None, None] + phase).sum(axis=2) / 2  # [T, 2]
-    preferred = rng.uniform(0, 2 * np.pi, n_units)
-    drive = velocity @ np.stack([np.cos(preferred), np.sin(preferred)])  # [T, N]
-    rate = np.exp(2.6 + 0.8 * drive)
-    times = []
-    for k in range(n_units):
-        count = rng.poisson(rate[:, k] * STEP_NS / SECOND)
-        times.append(np.sort(np.repeat(time_ns, count) + rng.integers(0, STEP_NS, count.sum())))
-    stop = n * STEP_NS
-    value = (50 * velocity).astype(np.float32)
-    return Session(
-        id=f"made/{name}",
-        subject="s",
-        start_ns=0,
-        stop_ns=stop,
-        units=UnitTable([f"u{k}" for k in range(n_units)]),
-        spikes=Spikes.from_units(times),
-        observed=Intervals([0], [stop]),
-        source=Source(f"{name}.nwb", hashlib.sha256(name.encode()).hexdigest(), 1),
-        signals={s: Signal(time_ns, value, ("x", "y"), "mm/s", np.ones(n, np.bool_), 100.0) for s in signals},
-    )
+__all__ = ["BIN_NS", "SECOND", "SMALL_POYO", "STEP_NS", "bake", "bake_tokens", "decodable_session", "tokens_of"]
 
 
 def bake(folder: Path, session: Session, scheme: str = "per-spike", segments: Intervals | None = None) -> ShardReader:

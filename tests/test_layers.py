@@ -20,12 +20,12 @@ ROWS = [
     ["pipeline"],
     ["training"],
     ["evaluation"],
-    ["api"],
+    ["api", "testing"],
     ["cli"],
     ["__main__"],
 ]
 ROW = {room: k for k, row in enumerate(ROWS) for room in row}
-TORCH = {"models", "training", "evaluation", "api"}
+TORCH = {"models", "training", "evaluation", "api", "testing"}
 # Leaves: one file or folder each of its kind, none of which imports another; beside them stands what they share.
 LEAVES = {
     "tokens.schemes": {"base", "behaviour", "bins", "kernels"},

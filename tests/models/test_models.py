@@ -14,17 +14,16 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 
 from spiketok.errors import DataError, UsageError  # noqa: E402
 from spiketok.models import MODELS  # noqa: E402
-from spiketok.models.base import PROTOCOLS, Part  # noqa: E402
+from spiketok.models.base import Part  # noqa: E402
 from spiketok.models.batch import Asked, Batch, Facts, Head, Input, Progress, Stretch, Timing, Tokens  # noqa: E402
 from spiketok.models.linear import Linear, LinearConfig  # noqa: E402
 from spiketok.models.poyo import Poyo, PoyoConfig  # noqa: E402
 from spiketok.models.vocabulary import Vocabulary  # noqa: E402
 from spiketok.recording.nouns import SessionInfo  # noqa: E402
-from spiketok.tokens.schemes import make_scheme  # noqa: E402
+from spiketok.testing import models as laws  # noqa: E402
 from spiketok.training.optimizers import build_optimizer  # noqa: E402
 from spiketok.training.sections import OptimConfig  # noqa: E402
 from spiketok.training.tables import only  # noqa: E402
-from spiketok.training.tasks import TASKS  # noqa: E402
 
 BIN_NS, N_BINS = 20_000_000, 25
 WINDOW_NS = BIN_NS * N_BINS
@@ -534,21 +533,8 @@ def train(model, batches, steps: int, parts=None, lr: float = 1e-2, weight_decay
 
 @ALL
 def test_names_and_presets(name):
-    model = MODELS[name]
-    assert model.name == name
-    assert set(model.default_tasks) <= set(model.tasks) <= set(TASKS)
-    assert set(model.protocols) <= set(PROTOCOLS)
-    assert model.sizes
-    for size, values in model.sizes.items():
-        config = model.Config(**values)
-        assert model.Config(**dataclasses.asdict(config)) == config, size
-        inputs = model.inputs(config, model.tasks, TIMING)
-        assert any(wanted.per == "window" for wanted in inputs.values())
-        for wanted in inputs.values():
-            scheme = make_scheme(wanted.scheme, **wanted.fields)  # every field exists and has a value that can be
-            assert wanted.per == "session" or WINDOW_NS % scheme.length_grid_ns == 0
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            config.any_field = 1
+    assert MODELS[name].name == name
+    laws.says_what_it_is(MODELS[name])
 
 
 @OF_BEHAVIOUR
@@ -661,12 +647,6 @@ def test_state_rebuilds_the_model(name):
         assert same(predict(other, batch), predict(model, batch))
 
 
-def numbers_of(parts) -> set[tuple[int, int]]:
-    """The rows of all parameters that parts are of."""
-    rows = [(part.parameter, range(len(part.parameter))[part.rows or slice(None)]) for part in parts]
-    return {(id(p), row) for p, own in rows for row in own}
-
-
 @WITH_IDENTITY
 def test_identity_parameters_are_what_identity_only_changes(name):
     """Under an optimizer with momentum and weight decay nothing but the new session's parameters changes, by a bit."""
@@ -676,18 +656,18 @@ def test_identity_parameters_are_what_identity_only_changes(name):
     add(model, [C])
     identity = model.identity_parameters([C.info.id])
     assert identity
-    everything = numbers_of([Part(p) for p in model.parameters()])
-    per_session = [numbers_of(model.identity_parameters([s])) for s in model.sessions()]
+    everything = laws.numbers_of([Part(p) for p in model.parameters()])
+    per_session = [laws.numbers_of(model.identity_parameters([s])) for s in model.sessions()]
     assert all(numbers <= everything for numbers in per_session)
     assert len(set.union(*per_session)) == sum(map(len, per_session))  # no number belongs to two sessions
-    assert numbers_of(model.identity_parameters()) == set.union(*per_session)
+    assert laws.numbers_of(model.identity_parameters()) == set.union(*per_session)
     old, new = predict(model, batch), make_batch(model, [(C, 10), (C, 60)])
     before, new_before = copy.deepcopy(model.state_dict()), predict(model, new)
     train(model, [new], 3, parts=identity)
     model.eval()
     assert same(predict(model, batch), old)
     assert not same(predict(model, new), new_before)
-    own = numbers_of(identity)
+    own = laws.numbers_of(identity)
     for key, parameter in model.named_parameters():
         changed = (parameter != before[key]).nonzero()[:, :1].flatten().tolist()
         assert {(id(parameter), row) for row in changed} == {place for place in own if place[0] == id(parameter)}, key
@@ -700,12 +680,7 @@ def test_closed_form_has_no_identity_parameters():
 
 @ALL
 def test_a_row_of_the_transfer_table_is_there_or_has_a_reason(name):
-    model = build(name)
-    for protocol in PROTOCOLS:
-        why = model.why_not(protocol, A.info.id)
-        assert (why == "") == (protocol in model.protocols), (protocol, why)
-        assert "\n" not in why
-    assert bool(model.identity_parameters([A.info.id])) == ("identity_only" in model.protocols)
+    laws.rows_of(build(name), A.info.id)
 
 
 @ALL

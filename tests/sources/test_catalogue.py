@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from spiketok.errors import UnknownNameError
 from spiketok.sources.catalogue import DATASETS, RULES, catalogued
+from spiketok.testing.others import entry_is_whole
 
 DOCS = Path(__file__).parents[2] / "docs"
 ISSUE = {
@@ -29,16 +29,9 @@ def test_what_the_field_uses_is_there_and_documented():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_an_entry_is_whole(name):
-    dataset = DATASETS[name]
-    assert dataset.title and dataset.recording
-    assert bool(dataset.dandiset) == (dataset.host == "dandi")
-    assert bool(dataset.record) == (dataset.host in ("zenodo", "s3"))
-    assert dataset.rules in RULES
-    assert dataset.quirks, "no dataset of this field is without one"
-    assert len({q.id for q in dataset.quirks}) == len(dataset.quirks)
-    for quirk in dataset.quirks:
-        assert re.fullmatch(r"[a-z0-9_-]+", quirk.id) and quirk.text and quirk.source
-    assert dataset.doi is None or dataset.citation is None or dataset.doi in dataset.citation
+    entry_is_whole(DATASETS[name])
+    assert DATASETS[name].rules in RULES
+    assert DATASETS[name].quirks, "no dataset of this field is without one"
 
 
 def test_all_rules_are_used():

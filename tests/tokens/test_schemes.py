@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,13 +11,12 @@ from hypothesis import strategies as st
 
 from spiketok.errors import ArtefactError, UnknownNameError, UsageError
 from spiketok.recording.nouns import Intervals, Session, Signal, Spikes, Stimulus, UnitTable
-from spiketok.storage.store import session_info
+from spiketok.testing import schemes as laws
 from spiketok.tokens import schemes as package
-from spiketok.tokens.schemes import SCHEMES, make_scheme, scheme_config, scheme_from_config
+from spiketok.tokens.schemes import SCHEMES, make_scheme, scheme_from_config
 from spiketok.tokens.schemes.base import Windows
-from spiketok.tokens.shards import plan_bytes
 from tests import strategies
-from tests.laws import assert_same, cut_one, of_all_units, one, token_rows, wanted_tokens
+from tests.laws import assert_same, cut_one, token_rows, wanted_tokens
 from tests.made import random_session
 from tests.reference import TWINS
 from tests.strategies import SOURCE, all_segments, keeps, windows
@@ -43,15 +40,12 @@ def test_every_scheme_has_a_twin():
 def test_cut_equals_reference_and_no_window_depends_on_another(scheme, data):
     """Laws 1, 2 and 6: exact tokens, with unit dropout and a vocabulary's rows, alone and among others."""
     session, segments = data.draw(sessions_of(scheme)), data.draw(all_segments())
-    columns = scheme.bake(session, segments).columns
     window = data.draw(windows(segments, scheme))
     keep = data.draw(keeps(len(window), len(session.units)))
-    unit_row = data.draw(st.sampled_from([None, np.arange(len(session.units), dtype=np.int32)[::-1] * 3 + 5]))
+    unit_row = data.draw(st.sampled_from([None, laws.other_rows(session)]))
+    laws.windows_are_alone(scheme, session, segments, window, keep, unit_row)
+    columns = scheme.bake(session, segments).columns
     tokens = scheme.cut(columns, window, keep, unit_row)
-    assert tokens.offset.dtype == np.int64
-    assert {len(column) for column in tokens.columns.values()} == {tokens.offset[-1]}
-    np.testing.assert_array_equal(np.diff(tokens.offset), scheme.lengths(columns, window, keep))
-    assert scheme.empty(tokens).shape == (tokens.offset[-1],)
     for b in range(len(window)):
         wanted = wanted_tokens(scheme, session, segments, window, b, keep, unit_row)
         assert_same(token_rows(tokens, b), wanted)
@@ -63,21 +57,13 @@ def test_cut_equals_reference_and_no_window_depends_on_another(scheme, data):
 def test_fill_writes_only_its_own_rows(scheme, data):
     """Windows may be filled in any order into buffers that hold other things."""
     session, segments = data.draw(sessions_of(scheme)), data.draw(all_segments())
-    columns = scheme.bake(session, segments).columns
     window = data.draw(windows(segments, scheme))
     keep = data.draw(keeps(len(window), len(session.units)))
-    length = scheme.lengths(columns, window, keep)
-    row = 3 + np.concatenate([[0], np.cumsum(length + 2)])[:-1].astype(np.int64)
-    total = int((length + 2).sum()) + 6
-    outputs = scheme.outputs(columns, window.length_ns)
-    out = {name: np.full((total, *item), 99, dtype) for name, (dtype, item) in outputs.items()}
-    scheme.fill(columns, window, row, out, keep)
-    free = np.ones(total, np.bool_)
-    for b in range(len(window)):
-        own = slice(row[b], row[b] + length[b])
-        assert_same({n: c[own] for n, c in out.items()}, wanted_tokens(scheme, session, segments, window, b, keep))
-        free[own] = False
-    assert all((column[free] == 99).all() for column in out.values())
+
+    def wanted(b: int) -> dict[str, np.ndarray]:
+        return wanted_tokens(scheme, session, segments, window, b, keep)
+
+    laws.fill_writes_its_own_rows(scheme, session, segments, window, keep, wanted)
 
 
 @pytest.mark.parametrize("scheme", VARIANTS, ids=str)
@@ -85,12 +71,8 @@ def test_fill_writes_only_its_own_rows(scheme, data):
 def test_no_spike_is_invented_and_the_lost_are_counted(scheme, data):
     """Law 3, for each segment and for the whole."""
     session, segments = data.draw(sessions_of(scheme)), data.draw(all_segments())
-    baked = scheme.bake(session, segments)
-    times = session.spikes.time_ns.tolist()
-    pairs = list(zip(segments.start_ns.tolist(), segments.stop_ns.tolist(), strict=True))
-    reached = sum(any(a <= t < z for a, z in pairs) for t in times)
-    assert baked.lost["outside_segments"] == len(times) - reached
-    TWINS[scheme.name].check_bake(scheme, session, segments, baked)
+    laws.spikes_are_counted(scheme, session, segments)
+    TWINS[scheme.name].check_bake(scheme, session, segments, scheme.bake(session, segments))
 
 
 @pytest.mark.parametrize("scheme", VARIANTS, ids=str)
@@ -99,37 +81,19 @@ def test_tokens_survive_detokenize(scheme, data):
     """Law 4: a session made of a window's detokenized spikes gives the same tokens, dropout included."""
     session, segments = data.draw(sessions_of(scheme)), data.draw(all_segments())
     window = data.draw(windows(segments, scheme))
-    keep = data.draw(keeps(len(window), len(session.units)))
-    tokens = scheme.cut(scheme.bake(session, segments).columns, window, keep)
-    back = scheme.detokenize(tokens, window)
-    assert len(back) == len(window)
-    for b, known in enumerate(back):
-        start, stop = window.start_ns[b] - scheme.lookback_ns, window.start_ns[b] + window.length_ns
-        assert ((known.time_ns >= start) & (known.time_ns < stop)).all()
-        if isinstance(known, Signal):
-            known = of_all_units(known, len(session.units))
-            again = replace(session, signals={**session.signals, scheme.signal: known})
-        elif isinstance(known, Stimulus):
-            again = replace(session, stimuli=dict.fromkeys(session.stimuli, known))
-        else:
-            assert isinstance(known, Spikes)
-            again = replace(session, spikes=known)
-        found = cut_one(scheme, scheme.bake(again, segments).columns, window, b, keep)
-        assert_same(found.columns, token_rows(tokens, b))
+    laws.tokens_survive_detokenize(scheme, session, segments, window, data.draw(keeps(len(window), len(session.units))))
 
 
 @pytest.mark.parametrize("scheme", VARIANTS, ids=str)
 def test_scheme_is_its_json(scheme):
     """Law 5."""
-    assert type(scheme)(**json.loads(json.dumps(asdict(scheme)))) == scheme
-    assert scheme_from_config(json.loads(json.dumps(scheme_config(scheme)))) == scheme
+    laws.is_its_json(scheme)
     assert eval(repr(scheme), vars(package)) == scheme
-    assert hash(scheme) == hash(scheme_from_config(scheme_config(scheme)))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
 def test_every_scheme_says_what_it_is(scheme):
-    assert scheme.readers and all((scheme.token, scheme.keeps, scheme.loses))
+    laws.says_what_it_is(scheme)
 
 
 @pytest.mark.parametrize("scheme", PLAIN, ids=str)
@@ -137,50 +101,18 @@ def test_every_scheme_says_what_it_is(scheme):
 def test_same_bytes_in_any_thread(scheme, data):
     """Law 7: baking and cutting in threads beside others, and in pieces, gives the same bytes."""
     session, segments = data.draw(sessions_of(scheme)), data.draw(all_segments())
-    baked = scheme.bake(session, segments)
-    with ThreadPoolExecutor(3) as pool:
-        others = list(pool.map(lambda _: scheme.bake(session, segments), range(3)))
-        window = data.draw(windows(segments, scheme))
-        pieces = list(pool.map(lambda b: scheme.cut(baked.columns, one(window, b)), range(len(window))))
-    for other in others:
-        assert other.lost == baked.lost
-        assert_same(other.columns, baked.columns)
-    whole = scheme.cut(baked.columns, window)
-    for b, piece in enumerate(pieces):
-        assert_same(piece.columns, token_rows(whole, b))
+    laws.threads_change_nothing(scheme, session, segments, data.draw(windows(segments, scheme)))
 
 
 @pytest.mark.parametrize("scheme", PLAIN, ids=str)
 @given(data=st.data())
 def test_plan_bounds_the_bake(scheme, data):
-    session, segments = data.draw(sessions_of(scheme)), data.draw(all_segments())
-    info = session_info(session)
-    plan, columns = scheme.plan(info, segments), scheme.bake(session, segments).columns
-    assert columns.keys() <= plan.keys()
-    for name, column in columns.items():
-        assert (column.dtype, column.shape[1:]) == (plan[name].dtype, plan[name].item), name
-        assert len(column) <= plan[name].rows, name
-        assert not column.flags.writeable
-    assert plan_bytes(scheme, info, segments) >= sum(c.nbytes for c in columns.values())
+    laws.plan_bounds_the_bake(scheme, data.draw(sessions_of(scheme)), data.draw(all_segments()))
 
 
 @pytest.mark.parametrize("scheme", VARIANTS, ids=str)
 def test_a_window_outside_its_segment_or_off_the_grid_is_refused(scheme):
-    length, grid = scheme.window_ns or scheme.length_grid_ns, scheme.grid_ns
-    far = 10 * max(length, 100_000_000)
-    whole = Intervals([0, far + grid], [far, 2 * far])
-    columns = scheme.bake(small_session(scheme, 2 * far), whole).columns
-    last = (far - length) // grid * grid
-    wrong = [(0, -grid, length), (0, last + grid, length), (1, 0, length), (2, 0, length), (-1, 0, length), (0, 0, 0)]
-    if grid > 1:
-        wrong += [(0, 1, length)]
-    if scheme.length_grid_ns > 1:
-        wrong += [(0, 0, length + 1)]
-    if scheme.window_ns:
-        wrong += [(0, 0, length + scheme.length_grid_ns)]
-    for segment, start, size in wrong:
-        with pytest.raises(UsageError, match="window"):
-            scheme.cut(columns, Windows(np.array([segment]), np.array([start]), size))
+    laws.misplaced_windows_are_refused(scheme, lambda stop_ns: small_session(scheme, stop_ns))
 
 
 def small_session(scheme, stop_ns: int) -> Session:
@@ -195,16 +127,7 @@ def small_session(scheme, stop_ns: int) -> Session:
 @pytest.mark.parametrize("scheme", PLAIN, ids=str)
 def test_keep_and_unit_row_that_do_not_fit_are_refused(scheme):
     """A kernel would read behind the end of its arrays."""
-    length = scheme.window_ns or scheme.length_grid_ns
-    columns = scheme.bake(small_session(scheme, length), Intervals([0], [length])).columns
-    window = Windows(np.array([0]), np.array([0]), length)
-    for keep in (np.ones((1, 1), bool), np.ones((2, 2), bool), np.ones(2, bool), np.ones((1, 2), np.uint8)):
-        with pytest.raises(UsageError, match="keep is"):
-            scheme.cut(columns, window, keep)
-    if "unit" in scheme.outputs(columns, length):
-        for unit_row in (np.zeros(1, np.int32), np.zeros(2, np.int64)):
-            with pytest.raises(UsageError, match="unit_row is"):
-                scheme.cut(columns, window, None, unit_row)
+    laws.misfit_units_are_refused(scheme, lambda stop_ns: small_session(scheme, stop_ns))
 
 
 # ---- the registry ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -23,61 +22,22 @@ import torch
 from spiketok.errors import UsageError
 from spiketok.evaluation import transfer
 from spiketok.models import MODELS
-from spiketok.recording.nouns import FLUORESCENCE, Intervals, Session, Signal, Spikes, UnitTable
+from spiketok.recording.nouns import Intervals
 from spiketok.settings import typed
+from spiketok.testing.models import SETS, STEPS, Stopped, bytes_of
+from spiketok.testing.sessions import recorded
 from spiketok.tokens.shards import ShardReader, write_shard
 from spiketok.training.checkpoints import load_run
 from spiketok.training.config import RunConfig, load_config
 from spiketok.training.loop import train
 from spiketok.training.runs import run_inputs, scheme_of
 from spiketok.training.sampling import Once, SessionTokens
-from tests.decodable import decodable_session
 from tests.models.test_models import ALL, CLOSED_FORM, OF_SEVERAL, QUICK, TRAINED, WITH_IDENTITY
-
-SECOND, STEPS = 1_000_000_000, 4
-HOLE = (2_013_000_000, 2_989_000_000)  # of training time, its edges inside of bins
-UNITS = {"a": 6, "b": 9, "new": 7}
-SETS = [
-    *("data.window_ms=500", "data.bin_ms=20", "data.eval_step_ms=500", "data.batch_size=4", "optim.accelerator=cpu"),
-    *(f"optim.steps={STEPS}", "optim.checkpoint_every=2", "transfer.identity_steps=3", "transfer.batch_size=4"),
-]
 
 
 def config_of(name: str, *sets: str) -> RunConfig:
     size = ["size=tiny"] if "tiny" in MODELS[name].sizes else []
     return load_config(name, None, [*size, *(f"model.{k}={typed(v)}" for k, v in QUICK[name].items()), *SETS, *sets])
-
-
-def recorded(name: str, noise: bool) -> Session:
-    """9 s, not all observed; with noise, other spikes and another behaviour in the time that was not."""
-    session = decodable_session(name, list(UNITS).index(name), n_units=UNITS[name], seconds=9)
-    start, stop = HOLE
-    times, value = [], {}
-    for unit in range(UNITS[name]):
-        own = session.spikes.time_ns[session.spikes.unit == unit]
-        more = np.arange(start, stop, 7_000_000 + unit) if noise else np.zeros(0, np.int64)
-        times.append(np.sort(np.concatenate([own[(own < start) | (own >= stop)], more])))
-    for key, signal in session.signals.items():
-        inside = (signal.time_ns >= start) & (signal.time_ns < stop)
-        value[key] = replace(signal, value=np.where(inside[:, None], 1e4 if noise else 0, signal.value))
-    frame_ns = np.arange(16_000_000, session.stop_ns, 33_000_000)
-    seen = [t[(t < start) | (t >= stop)] for t in times]  # a frame after the gap glows by no spike in it
-    glow = np.stack([np.searchsorted(t, frame_ns) - np.searchsorted(t, frame_ns - 100_000_000) for t in seen], 1)
-    inside = (frame_ns >= start) & (frame_ns < stop)
-    glow = np.where(inside[:, None], 1e4 if noise else 0, glow).astype(np.float32)
-    names = tuple(session.units.id.astype(str).tolist())
-    value[FLUORESCENCE] = Signal(frame_ns, glow, names, "", np.ones(len(frame_ns), np.bool_))
-    place = np.arange(UNITS[name]) * 2 // UNITS[name]  # the first half of the units, and the second
-    onset = np.arange(15) * 600_000_000
-    columns = {"group": place, "region": np.array(["M1", "PMd"])[place]}
-    return replace(
-        session,
-        units=UnitTable(session.units.id, columns),
-        spikes=Spikes.from_units(times),
-        signals=value,
-        observed=Intervals([0, stop], [start, session.stop_ns]),
-        intervals={"trials": Intervals(onset, onset + SECOND // 2, {"side": np.array(["l", "r"])[np.arange(15) % 2]})},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +78,8 @@ def whole(tokens, tmp_path_factory):
     return run
 
 
-def bytes_of(run_dir: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted((run_dir / "checkpoint").iterdir())}
-
-
 def losses_of(run_dir: Path) -> list[dict[str, float]]:
     return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-class Stopped(Exception):
-    pass
 
 
 @TRAINED
