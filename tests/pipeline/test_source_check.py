@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiketok.errors import SourceError
-from spiketok.pipeline.source_check import compare_with_source, verify_session
+from spiketok.pipeline import source_check
+from spiketok.pipeline.source_check import columns, compare_with_source, verify_session
+from spiketok.pipeline.source_check.source_file import links_of
 from spiketok.recording.nouns import Intervals, Ragged, Session, Source, Spikes, UnitTable
-from spiketok.sources.formats.nwb import read_nwb
+from spiketok.sources.formats.nwb import read_nwb, tables
 from spiketok.storage.store import read_session, write_session
 from tests import nwb_files
 from tests.conftest import real_data
@@ -322,3 +325,55 @@ def test_all_real_recordings_are_equal():
         assert done.differences == []
         assert (done.n_units, done.n_spikes) == (len(session.units), len(session.spikes))
         assert done.n_signals == len(session.signals)
+
+
+# ---- what pynwb would not come to the end of ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_group_that_lies_in_itself_is_told_by_its_path(soft, plain, tmp_path):
+    path = shutil.copy(plain, tmp_path / "a.nwb")
+    with h5py.File(path, "a") as file:
+        module = file["processing/behavior"]
+        module["other"] = file["intervals"]  # a second path to a group is no circle
+        module["nowhere"] = h5py.SoftLink("/gone")
+        module["far"] = h5py.ExternalLink("b.h5", "/")
+    with h5py.File(path) as file:
+        n_links, circle = links_of(file)
+        assert circle == "" and n_links > 20
+    with h5py.File(path, "a") as file:
+        file["processing/behavior/up"] = h5py.SoftLink("/processing") if soft else file["processing"]
+    with pytest.raises(SourceError, match=r"pynwb \(/processing/behavior/up is a group that it lies in\): .*--quick"):
+        compare_with_source(read(plain), path)
+
+
+def test_more_objects_than_its_time_allows_are_refused_before_it_begins(plain, tmp_path, monkeypatch):
+    path = shutil.copy(plain, tmp_path / "a.nwb")
+    with h5py.File(path, "a") as file:
+        for k in range(40):
+            file.create_group(f"processing/behavior/g{k}")
+    monkeypatch.setattr(source_check, "SECONDS_PER_LINK", 0.5)
+    with pytest.raises(SourceError, match=r"a millisecond and more for each of \d\d objects, 30 s are given\)"):
+        compare_with_source(read(plain), path)
+    monkeypatch.setattr(source_check, "SECONDS_PER_LINK", 0.1)
+    assert compare_with_source(read(plain), path).differences == []
+
+
+def test_a_table_of_too_many_columns(plain, tmp_path, monkeypatch):
+    """What it does not declare is left out as one, unread; what it declares is refused with both numbers."""
+    monkeypatch.setattr(tables, "MOST_COLUMNS", 4)
+    monkeypatch.setattr(columns, "MOST_UNDECLARED", 4)
+    path = shutil.copy(plain, tmp_path / "a.nwb")
+    with h5py.File(path, "a") as file:
+        for k in range(5):
+            file[f"intervals/trials/c{k}"] = np.zeros(3)
+    session = read(path)
+    (note,) = [note for note in session.notes if note.id == "columns-left-out"]
+    assert (note.count, note.text) == (5, "/intervals/trials: left out 5 members that it does not declare, over 4")
+    assert "side" in session.trials.columns and "c0" not in session.trials.columns
+    assert compare_with_source(session, path).differences == []
+    with h5py.File(path, "a") as file:
+        said = file["intervals/trials"].attrs
+        said["colnames"] = [*said["colnames"], "c0", "c1"]
+    with pytest.raises(SourceError, match="table /intervals/trials has 5 columns, at most 4 are read of one"):
+        read(path)

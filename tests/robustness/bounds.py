@@ -100,6 +100,10 @@ def many_groups(n: int) -> Change:
     return change
 
 
+def empty_groups(n: int) -> Change:
+    return lambda file: [file.create_group(f"processing/behavior/g{k}") for k in range(n)]
+
+
 def deep(n: int) -> Change:
     def change(file: h5py.File) -> None:
         group = file["processing/behavior"]
@@ -174,6 +178,7 @@ FILES: dict[str, Change] = {
     "a million units": many_units(10**6),
     "50 thousand trial columns": many_columns(5 * 10**4),
     "100 thousand groups": many_groups(10**5),
+    "100 thousand empty groups": empty_groups(10**5),
     "3 thousand groups deep": deep(3000),
     "chunks of one value": lambda file: _new(
         file, f"{VELOCITY}/data", data=np.zeros((2 * 10**5, 2)), chunks=(1, 2), compression="gzip"

@@ -12,6 +12,7 @@ from spiketok.pipeline.source_check.differences import Verification
 from spiketok.recording.nouns import Column, Ragged
 
 WIDE = 16  # unit columns with more values a unit are not taken
+MOST_UNDECLARED = 4096  # where a table has more members that it does not declare, none is taken
 
 
 def as_values(data: object) -> np.ndarray | None:
@@ -47,7 +48,9 @@ def source_columns(table, raw: h5py.File, place: str, most: float = math.inf) ->
             ends = None if target is None else np.asarray(column.data[:]).astype(np.int64)
             yield name, values if ends is None else Ragged(values, np.concatenate([[0], ends]))
     index = {f"{name}_index" for name in table.colnames} | {f"{name}_index_index" for name in table.colnames}
-    for name in sorted(set(raw[place]) - set(table.colnames) - index - {"id"}):
+    times = {"start_time", "stop_time", "timestamp"} if place != "units" else set()
+    undeclared = sorted(set(raw[place]) - set(table.colnames) - index - {"id"})
+    for name in undeclared if len(set(undeclared) - times) <= MOST_UNDECLARED else ():
         item = raw[place][name]
         if isinstance(item, h5py.Dataset) and item.shape == (len(table.id),):
             values = as_values(item[()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,49 @@ def walk_file(nwb) -> tuple[list[Found], list[Found]]:
     for item in nwb.stimulus.values():
         walk(item, ("stimulus", "presentation", item.name), False)
     return [*tables.values(), *events, *below], series
+
+
+def links_of(raw: h5py.File) -> tuple[int, str]:
+    """How many links a file has, and the path of one to a group that it lies in (empty: there is none).
+
+    pynwb follows such a link until Python's stack is full, with all names of the group once more at each turn; here
+    the walk ends at it.
+    """
+    n_links = 0
+    done: set[tuple[int, int]] = set()
+
+    def identity(group: h5py.h5g.GroupID, name: bytes = b".") -> tuple[int, int] | None:
+        """Of a group; None of anything else, and of what lies in another file or nowhere."""
+        if name != b"." and group.links.get_info(name).type == h5py.h5l.TYPE_EXTERNAL:
+            return None
+        try:
+            info = h5py.h5o.get_info(group, name)
+        except (KeyError, RuntimeError, ValueError, OSError):
+            return None
+        return (info.fileno, info.addr) if info.type == h5py.h5o.TYPE_GROUP else None
+
+    def entered(group: h5py.h5g.GroupID) -> tuple[h5py.h5g.GroupID, tuple[int, int] | None, Iterator[bytes]]:
+        return group, identity(group), iter(list(group))
+
+    above = [entered(raw["/"].id)]
+    inside = {above[0][1]}
+    while above:
+        group, own, names = above[-1]
+        for name in names:
+            n_links += 1
+            found = identity(group, name)
+            if found in inside:
+                place = h5py.h5i.get_name(group).rstrip(b"/") + b"/" + name
+                return n_links, place.decode(errors="replace")
+            if found is not None and found not in done:
+                above.append(entered(h5py.h5g.open(group, name)))
+                inside.add(found)
+                break
+        else:
+            above.pop()
+            inside.discard(own)
+            done.add(own)
+    return n_links, ""
 
 
 def leads_out(raw: h5py.File, found: Found) -> bool:

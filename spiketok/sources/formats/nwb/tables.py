@@ -15,6 +15,7 @@ from spiketok.sources.formats.nwb.hdf5 import Hdf5, decoded, text_bytes
 BROKEN = "the table is broken, ask its authors or fetch it again"
 MAX_TEXT_BYTES = 2**26  # a column of str takes the length of the longest text for each row
 MAX_SECONDS = 9.2e9  # what int64 ns can hold
+MOST_COLUMNS = 2**12  # of one table: the widest that are known have some hundred
 
 
 @dataclass
@@ -124,11 +125,11 @@ def _declared(h5: Hdf5, table: h5py.Group, found: Findings) -> tuple[list[str], 
     if value is None or isinstance(value, h5py.Empty):
         return [name for name in members if not name.endswith("_index")], []
     declared = [decoded(n) for n in np.atleast_1d(np.asarray(value)).tolist() if isinstance(n, bytes | str)]
-    missing = [name for name in declared if name not in members]
+    declared, there = list(dict.fromkeys(declared)), set(members)
+    missing = [name for name in declared if name not in there]
     found.note("columns-missing", len(missing), f"{table.name} declares columns it does not hold: {listed(missing)}")
-    index = [f"{name}_index" for name in declared] + [f"{name}_index_index" for name in declared]
-    other = [name for name in members if name not in declared and name not in index]
-    return [name for name in dict.fromkeys(declared) if name in members], other
+    known = {f"{name}{end}" for name in declared for end in ("", "_index", "_index_index")}
+    return [name for name in declared if name in there], [name for name in members if name not in known]
 
 
 def _fits(h5: Hdf5, table: h5py.Group, name: str, n_rows: int) -> bool:
@@ -173,14 +174,22 @@ def read_columns(
         most: leave out columns with more values a row than this.
     """
     declared, other = _declared(h5, table, found)
+    if len(declared) > MOST_COLUMNS:
+        fact = f"table {table.name} has {len(declared)} columns, at most {MOST_COLUMNS} are read of one"
+        h5.refuse(fact, BROKEN)
     other = [name for name in other if name not in skip]
+    if len(other) > MOST_COLUMNS:
+        text = f"{table.name}: left out {len(other)} members that it does not declare, over {MOST_COLUMNS}"
+        found.note("columns-left-out", len(other), text)
+        other = []
     fitting = [name for name in other if _fits(h5, table, name, n_rows)]
     found.note(
         "columns-undeclared",
         len(fitting),
         f"{table.name} holds columns that it does not declare, taken all the same: {listed(fitting)}",
     )
-    columns, left_out = {}, [f"{name} (no column of it)" for name in other if name not in fitting]
+    columns, is_column = {}, set(fitting)
+    left_out = [f"{name} (no column of it)" for name in other if name not in is_column]
     for name in declared + fitting:
         if name in skip:
             continue
