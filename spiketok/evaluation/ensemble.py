@@ -7,7 +7,7 @@ made, of the runs of a search (trungle93/STNDT, src/nlb_ensemble.py); runs of se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,7 +39,9 @@ class Ensemble:
 
     Args:
         metric: the headline that all single numbers here are. members: best on the valid time first.
-        valid: of the ensemble, the mean over sessions. test: by session, all its scores.
+        valid: of the ensemble, the mean over sessions. test: by session, all its scores, with ``scored_s`` and
+            ``unanswered_s`` (see :mod:`spiketok.training.scored`), which are the same of all runs but where one answers
+            less: then they are of that one.
     """
 
     metric: str
@@ -59,14 +61,19 @@ def ensemble(runs: Sequence[Run], sessions: Sequence[SessionTokens], device: tor
         DataError: a session's valid time stands for its test time, or a score does not exist.
     """
     _check_same_question(runs, sessions)
-    answers = [{split: _answers(run, sessions, split, device) for split in ("valid", "test")} for run in runs]
+    asked = [{split: _answers(run, sessions, split, device) for split in ("valid", "test")} for run in runs]
+    answers = [{split: [answer for answer, _ in given[split]] for split in given} for given in asked]
     valid, test = ([_headline(given[split]) for given in answers] for split in ("valid", "test"))
     order = sorted(range(len(runs)), key=lambda k: -valid[k])
     together = [_headline(_mean([answers[i]["valid"] for i in order[:k]])) for k in range(1, len(runs) + 1)]
     taken = int(np.argmax(together)) + 1
     found = _mean([answers[i]["test"] for i in order[:taken]])
     members = tuple(Member(runs[i].path.name, valid[i], test[i], place < taken) for place, i in enumerate(order))
-    scores = {answer.session.id: answer.score() for answer in found}
+    times = [
+        min((asked[i]["test"][k][1] for i in order[:taken]), key=lambda told: told["scored_s"])
+        for k in range(len(found))
+    ]
+    scores = {answer.session.id: answer.score() | told for answer, told in zip(found, times, strict=True)}
     return Ensemble(found[0].task.metrics[0], members, together[taken - 1], scores)
 
 
@@ -97,8 +104,10 @@ def _question(run: Run) -> dict[str, object]:
     return {"sessions": trained, "split": run.config.split, "task.population": population} | kept
 
 
-def _answers(run: Run, sessions: Sequence[SessionTokens], split: str, device) -> list[Rates]:
-    """The rates of one run, a session each."""
+def _answers(
+    run: Run, sessions: Sequence[SessionTokens], split: str, device
+) -> list[tuple[Rates, Mapping[str, float]]]:
+    """The rates of one run and how much of the split they are of, a session each."""
     tasks = [task for task in run.tasks if isinstance(task, Population)]
     if not tasks:
         message = f"{run.path.name} was not asked for the population: its tasks are {[t.name for t in run.tasks]}"
@@ -110,7 +119,8 @@ def _answers(run: Run, sessions: Sequence[SessionTokens], split: str, device) ->
         if divided.valid_is_test:
             message = f"{tokens.id}: its valid time is scored as its test time, which may not choose an ensemble"
             raise DataError(message)
-        found.append(predict(model, divided, split, run.config, device)[tasks[0].name])
+        answers = predict(model, divided, split, run.config, device)
+        found.append((answers[tasks[0].name], answers.times[tasks[0].name]))
     return found
 
 

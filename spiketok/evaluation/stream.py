@@ -27,6 +27,7 @@ from spiketok.tokens.live import wait_until
 from spiketok.training.checkpoints import Run
 from spiketok.training.predict import predict
 from spiketok.training.sampling import SessionTokens
+from spiketok.training.scored import time_told
 from spiketok.training.sessions import DividedSession, require_window
 from spiketok.training.tasks.base import Score
 from spiketok.training.tasks.decode import Decode, Prediction
@@ -37,7 +38,8 @@ class Streamed:
     """What a replay said, and how long it took.
 
     Args:
-        answers: by task, with the truth beside. live, offline: by task, the score of the times that both answer.
+        answers: by task, with the truth beside. live, offline: by task, the score of the times that both answer,
+            with ``scored_s`` and ``unanswered_s``.
         apart: by task, the largest difference of the two predictions, as a share of the largest offline one.
         n_windows, n_spikes: that were predicted, and that came. window_ns, step_ns: of the windows.
         recording_s: how much time of the recording was streamed. wall_s: how long it took. speed: None for full speed.
@@ -107,9 +109,11 @@ def stream(
     offline = _offline(run, divided, split, step_ns, calibration)
     answers = {task.name: _with_truth(task, tokens, played.decoded) for task in decoder.tasks}
     live, scores, apart = {}, {}, {}
-    for name, answer in answers.items():
-        both, other = _shared(answer, offline[name])
-        live[name], scores[name] = both.score(), other.score()
+    for task in decoder.tasks:
+        name = task.name
+        both, other = _shared(answers[name], offline[name])
+        told = time_told(task, tokens, divided.splits[split], both, None)
+        live[name], scores[name] = both.score() | told, other.score() | told
         apart[name] = float(np.abs(both.predicted - other.predicted).max() / np.abs(other.predicted).max())
     latency_ns = {
         "tokens": [decoded.tokens_ns for decoded in played.decoded],

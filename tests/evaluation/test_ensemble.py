@@ -65,6 +65,8 @@ def test_the_mean_of_the_best_by_valid_is_scored_on_the_test(known):
     assert found.valid == pytest.approx(at(own["valid"], mean), abs=1e-5)
     assert found.test[tokens.id]["co_bps"] == pytest.approx(at(own["test"], mean), abs=1e-5)
     assert found.test[tokens.id]["co_bps"] > max(member.test for member in found.members)
+    told = predict(runs[0].model, divided, "test", runs[0].config).times["population"]
+    assert told["scored_s"] > 5 and {name: found.test[tokens.id][name] for name in told} == told
 
 
 def test_the_test_time_decides_nothing(known):

@@ -215,8 +215,11 @@ def test_a_stored_session_is_streamed_with_the_scores_of_its_offline_prediction(
     found = stream(
         run, divided.tokens, recorded(), piece_ns=piece * 1_000_000, on_window=lambda one, ns: seen.append((one, ns))
     )
-    offline = predict(run.model, divided, "test", run.config)[task.name]
+    answers = predict(run.model, divided, "test", run.config)
+    offline = answers[task.name]
     live, score = found.live[task.name], offline.score()
+    for own in (live, found.offline[task.name]):
+        assert {name: own[name] for name in answers.times[task.name]} == pytest.approx(answers.times[task.name])
     assert live["n_samples"] == score["n_samples"] > 50
     for part in ("r2_variance_weighted", "r2_mean"):
         assert live[part] == pytest.approx(found.offline[task.name][part], abs=1e-4)
