@@ -57,7 +57,7 @@ def commands() -> dict[str, set[str]]:
 
 
 COMMANDS = commands()
-ANY = set.union(*COMMANDS.values()) | {"--version", "--debug"}
+ANY = set.union(*COMMANDS.values()) | {"--version", "--debug", "--install-completion"}
 
 
 def test_links_and_anchors_lead_somewhere():
