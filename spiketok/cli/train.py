@@ -78,6 +78,10 @@ def train(
         str | None,
         typer.Option("--part", metavar="I/N", help="Of these runs the I-th of N parts, as of a job array."),
     ] = None,
+    trackers: Annotated[
+        str | None,
+        typer.Option("--log", metavar="TRACKER[,...]", help="tensorboard, csv, wandb, mlflow or trackio too."),
+    ] = None,
     tokenize: Annotated[bool, typer.Option("--tokenize", help="Make the shards that are missing.")] = False,
     save_predictions: Annotated[
         bool, typer.Option("--save-predictions", help="Write the test predictions into the run's folder.")
@@ -103,9 +107,11 @@ def train(
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import load_config
     from spiketok.training.runs import sets_from
+    from spiketok.training.trackers import tracker_names
     from spiketok.training.vectors import keep_vectors, vector_sets
 
     shards_at(shards, shards_cap)
+    logged = tracker_names(trackers)
     workspace = indexed(root)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
     listed = chosen_in(workspace, sessions) if sessions is not None and sessions.startswith("@") else []
@@ -142,6 +148,7 @@ def train(
         resume="must" if resume else "never" if restart else "auto",
         base=begun,
         latents=taught,
+        trackers=logged,
     )
     if len(several) > 1:
         chosen = list(zip(several, resolved, strict=True))

@@ -35,6 +35,7 @@ class How:
     resume: Literal["auto", "must", "never"]
     base: Run | None
     latents: Run | None
+    trackers: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def train_one(workspace: Workspace, config: RunConfig, how: How) -> Done | None:
     from spiketok.training.loop import train as run_training
     from spiketok.training.predictions import write_predictions
     from spiketok.training.runs import choose_training, open_shards, opened_shards, run_path
+    from spiketok.training.trackers import tracking
 
     chosen = choose_training(workspace, config, how.sessions, how.hold_out)
     for line in chosen.left_out:
@@ -82,7 +84,12 @@ def train_one(workspace: Workspace, config: RunConfig, how: How) -> Done | None:
     def run_on(opened: list) -> TrainResult:
         nonlocal run_dir
         run_dir = run_path(workspace, config, opened)
-        with training_table() as listen:
+        with tracking(how.trackers, run_dir, config) as log, training_table() as draw:
+
+            def listen(event: dict) -> None:
+                log(event)
+                draw(event)
+
             return run_training(
                 config, opened, run_dir, resume=how.resume, on_event=listen, base=how.base, latents=taught
             )
