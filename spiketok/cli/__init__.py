@@ -40,7 +40,7 @@ from spiketok.cli.console import complain, progress, say, show, show_json, shown
 from spiketok.cli.guide import GROUPS
 from spiketok.cli.options import Command, Json, Root, print_rows
 from spiketok.errors import SpiketokError
-from spiketok.stopping import stoppable
+from spiketok.stopping import asked, stoppable
 from spiketok.storage.causes import machine_fault
 from spiketok.storage.files import writing
 from spiketok.storage.limits import raise_open_files
@@ -235,7 +235,7 @@ def _run() -> None:
         finally:
             _flush_output()
     except SpiketokError as error:
-        if debug:
+        if debug or asked():  # what a stop was turned into is no error
             raise
         fault = machine_fault(error)
         complain(fault or str(error))
@@ -244,7 +244,7 @@ def _run() -> None:
         sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
         sys.exit(1)
     except Exception as error:
-        if debug:
+        if debug or asked():
             raise
         from spiketok.pipeline.jobs import describe
 

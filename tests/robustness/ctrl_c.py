@@ -134,7 +134,8 @@ def _run(name: str, seed: int, cli: Cli, folder: Path) -> None:
         if code != 0:  # else it was through before
             _is_one_line(code, err, words)
             assert ended_s <= ENDS_S, f"ended {ended_s:.1f} s after the signal at {after_s:.2f} s"
-        again = cli(*words, root=root).succeeds()
+        again = cli(*words, root=root)
+        assert again.code == 0, f"the same command again: {again}"
         if name == "train" and " is saved at step " in err:
             reached = err.split(" is saved at step ")[1].split(";")[0]
             assert f"going on from step {reached}" in again.err, f"stopped at step {reached}: {again}"
