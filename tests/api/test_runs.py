@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import spiketok
-from spiketok.errors import ArtefactError, UnknownNameError, UsageError
+from spiketok.errors import ArtefactError, DataError, UnknownNameError, UsageError
 
 TASK = "decode:hand_vel"
 # a small ndt1, for 60 steps at a steady rate: enough to decode these sessions, in seconds
 SETTINGS = {"optim.steps": 60, "optim.lr": 3e-3, "optim.schedule": "constant", "data.window_ms": 500}
-SETTINGS |= {"data.batch_size": 16, "model.dim": 32, "model.layers": 1, "model.heads": 2}
+SETTINGS |= {"data.batch_size": 16, "model.dim": 32, "model.layers": 1, "model.heads": 2, "transfer.identity_steps": 10}
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +79,16 @@ def test_a_run_says_its_scores_its_curve_and_what_it_predicts(ws, run):
 def test_an_unseen_session_is_predicted_by_a_protocol_that_is_named(ws, run):
     with pytest.raises(UsageError, match=r"was not trained on made/c: say how it meets it, by protocol="):
         run.predict("c")
-    said = run.predict("c", protocol="zero_shot", calibration_s=5)
-    found = ws.evaluate(run, "c", protocols=["zero_shot"], calibration_s=5)
-    row = found.scores.loc[("made/c", "zero_shot", TASK, 0)]
+    with pytest.raises(DataError, match=r"made/c: zero_shot gives no prediction: its read-in is a session's own"):
+        run.predict("c", protocol="zero_shot", calibration_s=5)
+    said = run.predict("c", protocol="identity_only", calibration_s=5)
+    found = ws.evaluate(run, "c", protocols=["identity_only"], calibration_s=5)
+    row = found.scores.loc[("made/c", "identity_only", TASK, 0)]
     assert row["r2_variance_weighted"] == said.score["r2_variance_weighted"]
-    assert set(found.scores.index.get_level_values("protocol")) == {"zero_shot", "linear"}
+    assert set(found.scores.index.get_level_values("protocol")) == {"identity_only", "linear"}
     assert json.loads(found.report.with_suffix(".json").read_text())["format"]
     with pytest.raises(UsageError, match="leave out protocol="):
-        run.predict("a", protocol="zero_shot")
+        run.predict("a", protocol="identity_only")
 
 
 def test_what_was_chosen_is_logged_and_wrong_names_are_refused(ws, run, caplog, tmp_path):
