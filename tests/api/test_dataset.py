@@ -97,6 +97,24 @@ def test_a_pickled_dataset_gives_the_same_windows_and_knows_its_rank(ws):
     assert all(map(equal, own, again))
 
 
+def test_the_rank_is_that_of_the_process_group_also_in_workers_that_know_of_none(ws, monkeypatch):
+    whole = Counter(met(ws.dataset("binned", **OF_AB)))
+    own = ws.dataset("binned", **OF_AB)
+    untouched = pickle.dumps(own)
+    divided, distributed = Counter(), torch.distributed
+    for rank in range(3):
+        with monkeypatch.context() as group:
+            group.setattr(distributed, "is_initialized", lambda: True)
+            group.setattr(distributed, "get_rank", lambda rank=rank: rank)
+            group.setattr(distributed, "get_world_size", lambda: 3)
+            assert own.place == (rank, 3)
+            travelled = pickle.dumps(own)
+            divided += Counter(met(own))
+        assert pickle.loads(travelled).place == (rank, 3)
+    assert divided == whole
+    assert pickle.loads(untouched).place == (0, 1)  # made before there was a group: it asks again where it arrives
+
+
 def test_single_windows_collate_to_the_batches_that_are_cut_at_once(ws):
     for scheme in ("per-spike", "binned"):
         single = ws.dataset(scheme, split="test", **OF_AB)

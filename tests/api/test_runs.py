@@ -41,6 +41,7 @@ def test_a_loop_of_ones_own_takes_the_steps_of_the_command(ws, run):
         assert np.array_equal(value.numpy(), ready.model.state_dict()[name].numpy()), name
 
 
+@pytest.mark.long
 def test_a_plain_torch_loop_reaches_the_score_of_the_command(ws, run):
     import torch
 
@@ -76,6 +77,7 @@ def test_a_run_says_its_scores_its_curve_and_what_it_predicts(ws, run):
     assert again.predict(ws["a"], split="valid").split == "valid"
 
 
+@pytest.mark.long
 def test_an_unseen_session_is_predicted_by_a_protocol_that_is_named(ws, run):
     with pytest.raises(UsageError, match=r"was not trained on made/c: say how it meets it, by protocol="):
         run.predict("c")
@@ -91,6 +93,7 @@ def test_an_unseen_session_is_predicted_by_a_protocol_that_is_named(ws, run):
         run.predict("a", protocol="identity_only")
 
 
+@pytest.mark.long
 def test_what_was_chosen_is_logged_and_wrong_names_are_refused(ws, run, caplog, tmp_path):
     with caplog.at_level(logging.INFO, logger="spiketok"):
         again = ws.train("ndt1", "a,b", task=TASK, settings=SETTINGS)

@@ -115,6 +115,7 @@ def test_missing_shards_are_made_only_when_asked(tmp_path, ws):
     assert made.reader.digest == ws.tokens("a", "binned").reader.digest
 
 
+@pytest.mark.long
 def test_a_bad_file_does_not_stop_the_good_ones(tmp_path):
     made = spiketok.simulate(root=tmp_path, n_subjects=1, sessions_per_subject=1, n_units=4, duration_s=6.0)
     assert len(made) == 1
