@@ -31,6 +31,8 @@ EXTRAS = {
     "dask": ("dask", "distributed"),
     "remote": ("fsspec", "s3fs", "remfile"),
     "zarr-nwb": ("hdmf-zarr",),
+    "lightning": ("lightning",),
+    "pynapple": ("pynapple",),
 }
 
 
