@@ -69,7 +69,7 @@ GIVEN: dict[str, dict] = {
         "--segments trials:move_onset_time,250,450 && spiketok train --model ndt1 --task population --tokenize",
     },
     "bake-a-benchmark-s-own-windows": {"words": {"NAME": "mc_maze_small"}},
-    "take-a-file-of-torch-brain": {"root": "taken", "words": {"FILE.h5": "out/*.h5"}},
+    "take-a-file-of-torch-brain": {"root": "taken", "words": {"FILE.h5": "out/*/*.h5"}},
 }
 
 

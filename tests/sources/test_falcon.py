@@ -133,6 +133,7 @@ def test_tokens_hold_every_spike_of_observed_time(workspace, name):
     assert inside <= tokens.held <= inside + (name == "falcon_m2"), "M2 has a spike in no observed time"
 
 
+@pytest.mark.long
 def test_minival_neither_trains_nor_scores_beside_what_it_is_part_of(workspace):
     """Its trials lie in the held-in file of its run: a decoder would be scored on what it was trained on."""
     pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
@@ -190,6 +191,7 @@ def test_streams_what_the_whole_file_gives(workspace, made, tmp_path, name):
         assert outcome.result.read_bytes < outcome.result.total_bytes / 4
 
 
+@pytest.mark.long
 def test_verify_finds_nothing(workspace):
     """One session a set, against pynwb's reading and against itself made again."""
     ids = [f"{name}/{SESSIONS[name][-1]}" for name in NAMES]
