@@ -146,6 +146,7 @@ def test_a_session_is_tokenized_whole(brought, asset):
 
 
 @pytest.mark.parametrize("asset", [churchland.RESTARTS, link.FIRST, steinmetz.ASSET, odoherty_sabes.M1_ONLY])
+@pytest.mark.long
 def test_verify_makes_the_session_again(brought, asset):
     assert verify_session_files(brought.workspace, brought.sessions[asset].id).differences == []
 
