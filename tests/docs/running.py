@@ -63,7 +63,7 @@ class Place:
 
     def _run(self, words: list[str], text: str | None, code: int) -> str:
         done = subprocess.run(
-            words, input=text, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=600
+            words, input=text, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=1800
         )
         said = f"$ {text or words[-1]}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == code, f"exit code {done.returncode}\n{said[-6000:]}"
