@@ -40,6 +40,13 @@ class Command(TyperCommand):
         if name in EXAMPLES and not self.epilog:
             self.epilog = examples(name)
 
+    def get_help_option(self, ctx: typer.Context) -> object:
+        """``--help`` stands with the other options that every command has."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = PANELS["--help"]
+        return option
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Take defaults from the files, ``--root`` also from before the command, and ``--stress`` without a kind."""
         if any("--stress" in option.opts for option in self.params):

@@ -9,6 +9,8 @@ import typer
 
 from spiketok.cli.command import set_by
 from spiketok.cli.console import show_json
+from spiketok.storage.finding import find_run
+from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from spiketok.training.config import RunConfig
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print all settings as TOML, each with its source, and stop.")
 ]
+
+
+def config_place(workspace: Workspace, given: Path | None) -> Path | None:
+    """What ``--config`` names: a file or folder as it is, else a run of the workspace.
+
+    Raises:
+        UnknownNameError, AmbiguousNameError: it is a bare word, and no run or several are meant by it.
+    """
+    if given is None or given.exists() or given.suffix or len(given.parts) != 1:
+        return given
+    return find_run(workspace, str(given))
 
 
 def show_config(config: RunConfig, path: Path | None, sets: list[str], tasks: list[str], as_json: bool) -> None:

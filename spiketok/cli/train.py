@@ -14,7 +14,7 @@ from spiketok.cli.choose import chosen_in
 from spiketok.cli.console import progress, say, show_json, show_rows
 from spiketok.cli.hub import Shards, ShardsCap, shards_at
 from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, print_rows
-from spiketok.cli.print_config import PrintConfig, show_config, show_transfer
+from spiketok.cli.print_config import PrintConfig, config_place, show_config, show_transfer
 from spiketok.cli.sweep import variants
 from spiketok.cli.training import How, plain_scores, require_apart, tell_one, train_one, train_several, without_unfit
 from spiketok.errors import SpiketokError, UsageError, require, the_one
@@ -113,6 +113,7 @@ def train(
     shards_at(shards, shards_cap)
     logged = tracker_names(trackers)
     workspace = indexed(root)
+    config = config_place(workspace, config)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
     listed = chosen_in(workspace, sessions) if sessions is not None and sessions.startswith("@") else []
     sessions = ",".join(listed) if listed else sessions
@@ -341,7 +342,8 @@ def eval_xsession(
         list[str] | None, typer.Option("--set", metavar="transfer.KEY=VALUE", help="How the model adapts.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", readable=False, help="TOML file, or a run, with [transfer].")
+        Path | None,
+        typer.Option("--config", "-c", readable=False, help="TOML file, or a run, whose table transfer is taken."),
     ] = None,
     vectors: Annotated[
         Path | None,
@@ -403,6 +405,7 @@ def eval_xsession(
     asked = None if stress is None else stress_settings(stress, calibration=stress_calibration)
     shards_at(shards, shards_cap)
     workspace, kept = indexed(root), {}
+    config = config_place(workspace, config)
     run_dir = find_run(workspace, run)
     if run is None:
         say(f"run {run_dir.name}, the newest (otherwise: spiketok eval-xsession RUN)")

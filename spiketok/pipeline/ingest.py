@@ -72,7 +72,8 @@ def find_files(
         as_given: a folder is one source itself and is not searched.
 
     Raises:
-        SourceError: a path does not exist, or a folder holds no such file. FetchError: a URL cannot be reached.
+        UsageError: a path does not exist. SourceError: a folder holds no such file. FetchError: a URL cannot be
+            reached.
     """
     files: list[Path | RemotePath] = []
     for path in map(place, paths):
@@ -80,7 +81,7 @@ def find_files(
             found = [p for p in path.parent.iterdir() if fnmatchcase(p.name, path.name)]
             if not found:
                 message = f"{path} matches nothing"
-                raise SourceError(message)
+                raise UsageError(message)
             files += found
             continue
         if path.is_dir() and not as_given and not path.name.lower().endswith(FOLDERS):
@@ -97,7 +98,7 @@ def find_files(
             if isinstance(path, Path):
                 _refuse_place(path)
             message = f"{path} does not exist"
-            raise SourceError(message)
+            raise UsageError(message)
     return list(dict.fromkeys(map(_resolved, files)))
 
 

@@ -78,7 +78,8 @@ def locate(name: str | None, workspace: Workspace) -> Path | RemotePath:
             )
             raise UsageError(message)
         return workspace.root
-    for path in (Path(name), workspace.store / name, workspace.runs / name, workspace.shards / name):
+    stored = [workspace.store / name] if len(Path(name).parts) == 2 else []  # the folder of a dataset is no session
+    for path in (Path(name), *stored, workspace.runs / name, workspace.shards / name):
         if name and path.exists():
             return path
     ids = workspace.session_ids()

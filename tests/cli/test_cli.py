@@ -262,7 +262,7 @@ def test_a_changed_source_is_told_and_taken_up_by_ingest(nwb, tmp_path):
 def test_an_empty_workspace_says_what_to_do(tmp_path):
     for words in (["tokenize", "--scheme", "binned"], ["train", "--model", "linear"], ["verify"]):
         assert "spiketok ingest PATH" in spiketok(tmp_path, *words, code=1).stderr
-    assert "does not exist" in spiketok(tmp_path, "ingest", tmp_path / "no.nwb", code=1).stderr
+    assert "does not exist" in spiketok(tmp_path, "ingest", tmp_path / "no.nwb", code=2).stderr
     assert "holds no .nwb file" in spiketok(tmp_path, "ingest", tmp_path, code=1).stderr
 
 

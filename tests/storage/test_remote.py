@@ -214,9 +214,9 @@ def test_what_is_not_there_is_said_in_one_line(s3, tmp_path):
     ):
         with pytest.raises(FetchError, match=r"^s3://no-such-bucket/\S+: there is no such bucket: [^\n]*$"):
             call()
-    with pytest.raises(SourceError, match="s3://bucket/nothing does not exist"):
+    with pytest.raises(UsageError, match="s3://bucket/nothing does not exist"):
         ingest.find_files(["s3://bucket/nothing"])
-    with pytest.raises(SourceError, match=r"s3://bucket/\*\.nwb matches nothing"):
+    with pytest.raises(UsageError, match=r"s3://bucket/\*\.nwb matches nothing"):
         ingest.find_files(["s3://bucket/*.nwb"])
     with pytest.raises(FetchError, match=r"^s3://\*\.nwb [^\n]*$"):
         ingest.find_files(["s3://*.nwb"])
