@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 GAP = 2  # blanks between columns
 PROSE = 18  # what a column of prose keeps at least
+LONG_WORD = 40  # what is longer in the last column, as a path, may get a line of its own below the row
 MOST_DROPPED = 1 / 3
 SAYS_NOTHING = ("-", "0", "none", "no", "")
 NEVER_DROPPED = (
@@ -82,6 +83,7 @@ def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int)
     if over <= 0:
         return full
     least = [_least_width(columns[k], [row[k] for row in cells], full[k]) for k in range(len(columns))]
+    least[-1] = min(least[-1], max(PROSE, *map(len, _head(columns[-1], 0)), _own_line(cells, columns)))
     if sum(full) - sum(least) < over:
         return None
     while over > 0:  # the widest prose gives way first
@@ -98,6 +100,13 @@ def _least_width(column: str, cells: Sequence[str], full: int) -> int:
         return full
     longest = max(map(len, [*words, *_head(column, 0)]))
     return min(full, max(PROSE, longest))
+
+
+def _own_line(cells: Sequence[Sequence[str]], columns: Sequence[str]) -> int:
+    """How wide the last column is without the words (long paths) that get a line of their own."""
+    if not any(row[-1].count(" ") >= 2 for row in cells) or len(columns) < 2:  # numbers and ids stay in their column
+        return max(len(row[-1]) for row in cells)
+    return max((len(w) for row in cells for w in row[-1].split() if len(w) <= LONG_WORD), default=0)
 
 
 def _head(column: str, wide: int) -> list[str]:
@@ -123,9 +132,13 @@ def _table(
     lines = [line([head[k] for head in heads]) for k in range(deep)]
     lines.append("─" * (sum(widths) + GAP * (len(widths) - 1)))
     for row in cells:
-        wrapped = [_wrapped(cell, wide) for cell, wide in zip(row, widths, strict=True)]
+        below = max(map(len, row[-1].split()), default=0) > widths[-1]
+        shown = [*row[:-1], "" if below else row[-1]]
+        wrapped = [_wrapped(cell, wide) for cell, wide in zip(shown, widths, strict=True)]
         for k in range(max(map(len, wrapped))):
             lines.append(line([part[k] if k < len(part) else "" for part in wrapped]))
+        if below:
+            lines += _packed([row[-1]], sum(widths) + GAP * (len(widths) - 1), "    ")
     return lines
 
 

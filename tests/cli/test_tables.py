@@ -12,7 +12,7 @@ ID = "simulated/sub-S01_ses-CO-day01_behavior+ecephys"
 COLUMNS = ["session", "state", "units", "spikes", "seconds", "repairs", "notes", "warnings", "errors"]
 ROWS = [
     [ID, "new", "19", "8,835", "60.000", "0", "1", "0", "0"],
-    [ID, "new", "19", "7,927", "59.000", "0", "0", "0", "0"],
+    [ID, "new", "21", "7,927", "59.000", "0", "0", "0", "0"],
 ]
 
 
@@ -53,6 +53,13 @@ def test_prose_is_wrapped_between_its_words():
     table = lay_out(["scheme", "one token is"], rows, [False, False], 40)
     assert len(table.lines) > 3 and all(len(line) <= 40 for line in table.lines)
     assert " ".join(" ".join(table.lines[2:]).split()) == "a " + rows[0][1]
+
+
+def test_a_long_path_in_the_last_column_makes_no_records():
+    rows = [["python", "ok", "3.11 on Linux, as it should be"], ["cache", "ok", "is in " + "/a" * 25]]
+    table = lay_out(["check", "state", "found"], rows, [False] * 3, 60)
+    assert table.lines[2].split()[:3] == ["python", "ok", "3.11"]
+    assert table.lines[-1].strip().endswith("/a" * 25) and all(len(line) <= 66 for line in table.lines)
 
 
 @given(
