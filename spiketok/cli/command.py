@@ -49,9 +49,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Take defaults from the files, ``--root`` also from before the command, and ``--stress`` without a kind."""
+        args = self._placed(ctx, args)
         if any("--stress" in option.opts for option in self.params):
             args = _with_kinds(args)
-        args = self._placed(ctx, args)
         given = ()
         if self.name not in UNREAD and not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
             given = file_defaults(ctx)
@@ -128,9 +128,9 @@ def _with_kinds(args: list[str]) -> list[str]:
 
     A word behind it that is no kind is the run, where one of that name is there and no other word can be it.
     """
-    told = []
+    told, root = [], _root_of(args)
     for word, following in pairwise([*args, "-"]):
-        bare = following.startswith("-") or (not _is_kinds(following) and _is_run(following))
+        bare = following.startswith("-") or (not _is_kinds(following) and _is_run(following, root))
         told.append("--stress=all" if word == "--stress" and bare else word)
     return told
 
@@ -139,10 +139,18 @@ def _is_kinds(word: str) -> bool:
     return all(part.strip() in (*STRESSES, "all") for part in word.split(","))
 
 
-def _is_run(word: str) -> bool:
+def _root_of(args: list[str]) -> Path | None:
+    """What ``--root`` says in a line, before the line is parsed."""
+    for word, following in pairwise([*args, ""]):
+        if word == "--root" or word.startswith("--root="):
+            return Path(word.partition("=")[2] or following)
+    return None
+
+
+def _is_run(word: str, root: Path | None) -> bool:
     from spiketok.storage.workspace import Workspace
 
-    return Path(word).is_dir() or any(p.name.startswith(word) for p in Workspace.locate().runs.glob("*"))
+    return Path(word).is_dir() or any(p.name.startswith(word) for p in Workspace.locate(root).runs.glob("*"))
 
 
 # ---- spiketok.toml --------------------------------------------------------------------------------------------------

@@ -307,7 +307,13 @@ def choose_training(
     left_out = [f"{s} is part of {whole[s]}" for s in chosen if s not in held and whole.get(s) in among]
     chosen = [s for s in chosen if s not in held and whole.get(s) not in among]
     if not sessions and config is not None:
-        chosen, without = _with_behaviour(workspace, chosen, _signals_needed(config))
+        needed = _signals_needed(config)
+        having, without = _with_behaviour(workspace, chosen, needed)
+        if chosen and not having and "auto" not in needed:
+            there = {name for s in chosen for name in workspace.facts(s)["signals"]} - {FLUORESCENCE}
+            if there:
+                raise UnknownNameError("behaviour", listing(needed), there, str(workspace.store))
+        chosen = having
         left_out += without
     chosen, without = _one_of_each(workspace, chosen, held, asked=bool(sessions))
     left_out += without

@@ -194,6 +194,8 @@ BAD_USAGE = [
     (["tokenize", "--scheme", "binned", "--segments", "trial:x"], "cannot be read"),
     (["tokenize", "--scheme", "binned", "--sessions", "day99"], "unknown session 'day99'"),
     (["train", "--model", "poyo", "--task", "decoed"], "unknown task 'decoed': did you mean 'decode'?"),
+    (["train", "-m", "poyo", "--task", "decode:cursor_ve"], "unknown behaviour 'cursor_ve' in "),
+    (["train", "-m", "poyo", "--task", "decode:cursor_ve"], "did you mean 'cursor_vel'?"),
     (["train", "--model", "poyo", "--set", "data.target=x"], "use --task decode:x"),
     (["simulate", "--set", "n_rotations=many"], "simulation.n_rotations is 'many', expected int"),
     (["train", "--model", "poyoo"], "unknown model 'poyoo': did you mean 'poyo'?"),

@@ -127,3 +127,6 @@ def test_a_run_behind_stress_is_no_kind(words, told, tmp_path, monkeypatch):
     (tmp_path / "runs" / "poyo-abc").mkdir(parents=True)
     monkeypatch.setenv("SPIKETOK_ROOT", str(tmp_path))
     assert _with_kinds(words) == told
+    monkeypatch.setenv("SPIKETOK_ROOT", str(tmp_path / "other"))
+    assert _with_kinds([*words, f"--root={tmp_path}"]) == [*told, f"--root={tmp_path}"]
+    assert _with_kinds(["--root", str(tmp_path), *words])[2:] == told
