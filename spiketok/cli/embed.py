@@ -98,7 +98,7 @@ def embed(
         raise UsageError(message)
     loaded = load_run(find_run(workspace, run))
     if predictions is not None and not overwrite:
-        _refuse_written(predictions, label or loaded.path.name)
+        _refuse_written(predictions, label or loaded.path.name, loaded.config.seed)
     kept = keeps_units(loaded)
     if kept and calibration_s is not None:
         message = (
@@ -183,10 +183,10 @@ def embed(
     print(f"vectors {path}")
 
 
-def _refuse_written(folder: Path, label: str) -> None:
+def _refuse_written(folder: Path, label: str, seed: int) -> None:
     """Refuse to write files of predictions over those that stand there, before anything is computed."""
     own = (f"{label}_linear_single", f"{label}_linear_multi")
-    found = next((path for path in sorted(folder.rglob("*.safetensors")) if set(own) & set(path.parts)), None)
+    found = next((p for p in sorted(folder.rglob(f"seed_{seed}.safetensors")) if set(own) & set(p.parts)), None)
     if found is not None:
         message = f"{found} stands there already: --overwrite replaces it, --label NAME writes beside it"
         raise UsageError(message)
