@@ -35,7 +35,7 @@ def view(
     duration_s: Annotated[float, typer.Option("--duration-s", min=0.001, help="How much it shows at first.")] = 10.0,
     max_mb: Annotated[
         float, typer.Option("--max-mb", min=0.05, help="Size cap; what does not fit is drawn as counts.")
-    ] = 16.0,
+    ] = 20.0,
     root: Root = None,
 ) -> None:
     """Write one self-contained HTML page: raster, behaviour, trials, splits, tokens; of a run predictions over truth.

@@ -37,7 +37,7 @@ def session_of(run: Run, asked: str | None) -> str:
 
 
 def viewed(workspace: Workspace, run: Run, session_id: str, split: str) -> tuple[Extra, list[str]]:
-    """Predictions of a run in a split of one of its sessions, its shards; and remarks on what is not shown.
+    """Predictions of a run in a split of one of its sessions, the shards that it reads; remarks on what is not shown.
 
     Raises:
         DataError: a shard is missing, the session has no such split, or no window fits.

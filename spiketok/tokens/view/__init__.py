@@ -96,7 +96,7 @@ def write_page(
     *,
     start_s: float | None = None,
     duration_s: float = 10.0,
-    max_bytes: int = 16_000_000,
+    max_bytes: int = 20_000_000,
 ) -> Written:
     """Write the page of a session.
 
