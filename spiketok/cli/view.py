@@ -34,7 +34,7 @@ def view(
     start_s: Annotated[float | None, typer.Option("--start-s", help="Where the page opens.")] = None,
     duration_s: Annotated[float, typer.Option("--duration-s", min=0.001, help="How much it shows at first.")] = 10.0,
     max_mb: Annotated[
-        float, typer.Option("--max-mb", min=0.05, help="Size cap; what does not fit is drawn as counts.")
+        float, typer.Option("--max-mb", min=0.001, help="Size cap; what does not fit is drawn as counts.")
     ] = 20.0,
     root: Root = None,
 ) -> None:
