@@ -4,12 +4,13 @@ VENV := .venv
 ORACLE := .venv-oracle
 NLB := .venv-nlb
 DOCS := .venv-docs
+LOADERS := .venv-loaders
 DEMO_FLAGS := $(if $(QUICK),--quick,)
 
 # Without its bytecode each worker of pytest rewrites and compiles all tests anew: 20 s of each core, at every run.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long lint bench oracle oracle-nlb docs wheel clean
+.PHONY: demo test test-long lint bench oracle oracle-loaders oracle-nlb docs wheel clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/spiketok demo $(DEMO_FLAGS)
@@ -33,6 +34,10 @@ bench: $(ORACLE)/ready
 oracle: $(ORACLE)/ready
 	$(ORACLE)/bin/python -m pytest -n auto --dist loadfile -m oracle
 	$(ORACLE)/bin/python -m pytest tests/storage/test_store.py tests/storage/test_window_reader.py
+
+# The loaders for which windows are exported, whose many dependencies stay out of the other environments.
+oracle-loaders: $(LOADERS)/ready
+	$(LOADERS)/bin/python -m pytest -m oracle tests/pipeline/test_samples.py
 
 # The Neural Latents Benchmark's own code, which needs pandas 1.3.4: built from source (a C compiler, half an hour).
 oracle-nlb: $(VENV)/ready $(NLB)/ready
@@ -67,9 +72,15 @@ $(DOCS)/ready: constraints-docs.txt
 		mkdocs-material 'mkdocstrings[python]'
 	touch $@
 
+$(LOADERS)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LOADERS)
+	$(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]' \
+		mosaicml-streaming==0.13.0 litdata==0.2.76 webdataset==1.0.2 datasets==5.2.0
+	touch $@
+
 $(NLB)/ready: constraints-nlb.txt tests/oracles/nlb_environment.sh
 	sh tests/oracles/nlb_environment.sh $(NLB) $(PYTHON) constraints-nlb.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(NLB) $(DOCS) site dist build
+	rm -rf $(VENV) $(ORACLE) $(NLB) $(LOADERS) $(DOCS) site dist build

@@ -41,7 +41,7 @@ def expected(root: Path, scheme: str, **more) -> dict[str, list[dict]]:
     return {name: [sample for source in own for sample in source.samples()] for name, own in found.items()}
 
 
-@pytest.mark.parametrize("scheme", ["binned", "per-spike"])
+@pytest.mark.parametrize("scheme", ["binned", pytest.param("per-spike", marks=pytest.mark.long)])
 def test_samples_are_the_cuts_of_windows_that_lie_in_one_split(root, scheme):
     made = expected(root, scheme)
     assert set(made) == set(NAMES)
