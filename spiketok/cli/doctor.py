@@ -30,6 +30,7 @@ EXTRAS = {
     "alf": ("pyarrow",),
     "dask": ("dask", "distributed"),
     "remote": ("fsspec", "s3fs", "remfile"),
+    "hub": ("huggingface_hub",),
     "zarr-nwb": ("hdmf-zarr",),
     "lightning": ("lightning",),
     "pynapple": ("pynapple",),

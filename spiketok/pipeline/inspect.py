@@ -24,6 +24,7 @@ from spiketok.recording.steps import step_text
 from spiketok.storage.files import human_bytes, read_json, sha256_source, source_bytes
 from spiketok.storage.finding import locate as locate
 from spiketok.storage.index import findings_of
+from spiketok.storage.pushed import PUSHED
 from spiketok.storage.records import (
     CHECKPOINT,
     RESULT,
@@ -85,7 +86,7 @@ def kind_of(path: Path) -> str:
         raise UsageError(message)
     if is_run(path):
         return "run"
-    if (path / "store").exists() or (path / "shards").exists():
+    if any((path / name).exists() for name in ("store", "shards", PUSHED)):
         return "workspace"
     message = f"{path} is nothing that spiketok writes, and no NWB file"
     raise ArtefactError(message)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from spiketok.errors import ArtefactError
@@ -189,13 +190,8 @@ class Pulled:
         Raises:
             ArtefactError: a record was changed.
         """
-        found: dict[str, list[Mapping]] = {}
         files = sorted((root / PULLED).glob("*.json")) + [root / PUSHED] * (root / PUSHED).is_file()
-        for file in files:
-            facts = read_signed(file, "record of what was pulled", "pull it again")
-            for path, item in facts["items"].items():
-                found.setdefault(path, []).append(item)
-        return cls(found)
+        return _of_records(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
     def at(self, root: Path, path: str) -> Mapping | None:
         """The record of the item that lies at a place, if it is what came; None if it is not or nothing came."""
@@ -211,6 +207,17 @@ class Pulled:
     def names(self, path: str) -> bool:
         """Whether an item of this place ever came."""
         return path in self.items
+
+
+@lru_cache(maxsize=4)
+def _of_records(records: tuple[tuple[Path, int, int], ...]) -> Pulled:
+    """Read once for all sessions of a command; ``records``: with time and size, by which another state is another."""
+    found: dict[str, list[Mapping]] = {}
+    for file, _, _ in records:
+        facts = read_signed(file, "record of what was pulled", "pull it again")
+        for path, item in facts["items"].items():
+            found.setdefault(path, []).append(item)
+    return Pulled(found)
 
 
 def was_left_out(run: Path, name: str) -> bool:

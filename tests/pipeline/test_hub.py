@@ -382,6 +382,9 @@ def test_through_a_bucket(root, tmp_path):
         spiketok(other, "pull", "s3://given/one")
         assert {n: d for n, d in artefacts(root).items() if n in artefacts(other)} == artefacts(other) != {}
         assert {link["state"] for link in chain(other, run, "--quick")} == {"holds", "not here"}
+        spiketok(tmp_path / "fourth", "pull", "s3://given/one", "*day01*", "--store", "s3://given/two/store")
+        done = spiketok(tmp_path / "fourth", "verify", "--store", "s3://given/two/store")
+        assert "source not here, digests hold" in done.stdout
         name = f"given/one/runs/{run}/checkpoint/model.safetensors"
         data = s3.cat_file(name)
         s3.pipe_file(name, data[:-1] + bytes([data[-1] ^ 1]))

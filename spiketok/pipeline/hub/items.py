@@ -100,8 +100,8 @@ def _places(workspace: Workspace, word: str) -> list[str]:
                 message = f"{path} is no run of the workspace {workspace.root}: give its --root"
                 raise UsageError(message)
             return [f"runs/{path.resolve().name}"]
-    for path in (workspace.shards / word, Path(word)):
-        home = workspace.shards.resolve()
+    for path in (_shards(workspace) / word, Path(word)):
+        home = _shards(workspace).resolve()
         if path.is_dir() and home in path.resolve().parents:
             found = sorted(p.parent for p in path.resolve().rglob(MANIFEST) if WIP not in str(p))
             if found:
@@ -115,8 +115,13 @@ def _places(workspace: Workspace, word: str) -> list[str]:
         return [f"store/{session}" for session in match_sessions(known, word, str(workspace.root))]
     except UnknownNameError:
         runs = [p.name for p in workspace.runs.glob("*") if is_run(p)]
-        schemes = [p.name for p in workspace.shards.glob("*") if p.name != CONTEXT and p.is_dir()]
+        schemes = [p.name for p in _shards(workspace).glob("*") if p.name != CONTEXT and p.is_dir()]
         raise UnknownNameError("run, shard or session", word, [*runs, *schemes, *known], str(workspace.root)) from None
+
+
+def _shards(workspace: Workspace) -> Path:
+    """The shards of the workspace itself, also while others are read from behind a URL."""
+    return workspace.root / "shards"
 
 
 # ---- sessions, shards, vectors --------------------------------------------------------------------------------------
@@ -159,7 +164,7 @@ def _shard(workspace: Workspace, path: str) -> Item:
     needs: tuple[str, ...] = ()
     if kind_at(path) == "shard":
         context = (folder / manifest["context"]["path"]).resolve()
-        needs = (f"shards/{context.relative_to(workspace.shards.resolve()).as_posix()}",)
+        needs = (f"shards/{context.relative_to(_shards(workspace).resolve()).as_posix()}",)
         about |= {"scheme": manifest["scheme"]["name"], "config": manifest["scheme"]["config"],
                   "segments": manifest["segments_rule"], "spikes": manifest["n_spikes"]}  # fmt: skip
     files = {name.name: name for name in (folder / MANIFEST, folder / "columns.bin")}
