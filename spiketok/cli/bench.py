@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spiketok.cli.console import say, show, show_json, show_rows
-from spiketok.cli.options import Json, Root, Store, hold
+from spiketok.cli.options import Json, Part, Root, Store, hold, part_of
 from spiketok.errors import UsageError, require
 from spiketok.storage.workspace import Workspace
 
@@ -23,10 +22,7 @@ def bench(
         typer.Argument(metavar="[SUITE]", help="A suite's name, or a TOML file of one's own; without, list them."),
     ] = None,
     show_it: Annotated[bool, typer.Option("--show", help="What the suite runs, and what changed in it.")] = False,
-    part_words: Annotated[
-        str | None,
-        typer.Option("--part", metavar="I/N", help="Do the I-th of N parts, as of a job array; then bench collects."),
-    ] = None,
+    division: Part = None,
     models: Annotated[str | None, typer.Option("--models", help="Only these, comma-separated; partial.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Only these, comma-separated; partial.")] = None,
     tracks: Annotated[str | None, typer.Option("--tracks", help="Only these, comma-separated; partial.")] = None,
@@ -41,7 +37,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Run a suite of models, data, protocols and seeds; the same command goes on where it was stopped."""
-    from spiketok.evaluation.bench.suite import part_of, read_suite
+    from spiketok.evaluation.bench.suite import part_of as suite_part
+    from spiketok.evaluation.bench.suite import read_suite
 
     if name is None:
         _list(as_json)
@@ -51,8 +48,8 @@ def bench(
         _show(suite, as_json)
         return
     seeds_taken = [_seed(word) for word in _words(seeds)] if seeds is not None else None
-    part = part_of(suite, _words(models), seeds_taken, _words(tracks))
-    divided = division(part_words)
+    part = suite_part(suite, _words(models), seeds_taken, _words(tracks))
+    divided = part_of(division)
     require("torch", "train", "a benchmark")
     require("matplotlib", "plots", "drawing the leaderboard")
     from spiketok.evaluation.bench.leaderboard import run_suite, write_leaderboard
@@ -144,18 +141,3 @@ def _seed(word: str) -> int:
         message = f"--seeds: '{word}' is no whole number"
         raise UsageError(message)
     return int(word)
-
-
-def division(text: str | None) -> tuple[int, int] | None:
-    """Which of how many parts, of ``I/N``; None without.
-
-    Raises:
-        UsageError: it reads otherwise.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        message = f"--part {text}: must read I/N, with I from 1 to N, as 3/8"
-        raise UsageError(message)
-    return int(found[1]), int(found[2])

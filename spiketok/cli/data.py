@@ -12,6 +12,7 @@ from spiketok.cli.console import say, show_json
 from spiketok.cli.options import (
     Executor,
     Json,
+    Part,
     Root,
     Store,
     Workers,
@@ -20,6 +21,7 @@ from spiketok.cli.options import (
     executor_of,
     hidden_package,
     package_of,
+    part_of,
     print_rows,
     put_index,
 )
@@ -186,6 +188,7 @@ def ingest(
         float | None, typer.Option("--frame-rate", metavar="HZ", help="Frames a second, where suite2p's ops lack them.")
     ] = None,
     strict: Strict = False,
+    division: Part = None,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -216,6 +219,7 @@ def ingest(
         wanted=wanted,
         merge_as=merge_as or "",
         strict=strict,
+        part=part_of(division),
     )
     print_rows("sessions", rows, as_json)
     if failed:
@@ -316,6 +320,7 @@ def ingest_paths(
     wanted: dict[str, object] | None = None,
     merge_as: str = "",
     strict: bool = False,
+    part: tuple[int, int] | None = None,
     failures: list[dict] | None = None,
 ) -> tuple[list[dict], int]:
     """Ingest, telling findings and failures as they come; the sessions' rows, and how many failed.
@@ -338,10 +343,10 @@ def ingest_paths(
 
     as_given = (wanted or {}).get("reader") == ingestion.SORTED
     files = ingestion.find_files(paths, rules_of(dataset).suffixes, as_given=as_given)
-    outcomes = ingestion.ingest(
-        workspace, files, dataset, executor, rules=rules, wanted=wanted, merge_as=merge_as, strict=strict, told=say
-    )
-    rows, failed = collect("ingest", "files", len(files), kept(outcomes), session_row)
+    how = {"rules": rules, "wanted": wanted, "merge_as": merge_as, "strict": strict, "part": part}
+    outcomes = ingestion.ingest(workspace, files, dataset, executor, **how, told=say)
+    total = -(-len(files) // part[1]) if part else len(files)
+    rows, failed = collect("ingest", "files", total, kept(outcomes), session_row)
     put_index(workspace)
     tell_notes(rows)
     say(counted("sessions", [row["state"] for row in rows], failed))

@@ -31,7 +31,7 @@ from spiketok.cli.data import (
     wanted_settings,
 )
 from spiketok.cli.groups import expanded
-from spiketok.cli.options import Json, Root, Sessions, counted, print_rows, put_index
+from spiketok.cli.options import Json, Part, Root, Sessions, counted, part_of, print_rows, put_index
 from spiketok.errors import UsageError
 from spiketok.storage.files import human_bytes
 from spiketok.storage.workspace import Workspace
@@ -93,6 +93,7 @@ def fetch(
     restarts: Restarts = None,
     trials: TrialTable = None,
     strict: Strict = False,
+    division: Part = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -100,13 +101,17 @@ def fetch(
     if not names:
         _show_choice(as_json)
         return
-    from spiketok.pipeline.fetch import Failure, pinned, plan_each
+    from spiketok.pipeline.fetch import Failure, pinned, plan_each, plans_of_part
     from spiketok.sources.archives.plans import check_policy
     from spiketok.sources.catalogue import LocalRequest, Selection, resolve
     from spiketok.storage.files import parse_bytes
 
     if verify + dry_run + stream + download_only > 1:
         message = "--verify, --dry-run, --stream and --download-only exclude each other"
+        raise UsageError(message)
+    part = part_of(division)
+    if part is not None and verify:
+        message = f"--part {division} with --verify: all that is here is checked at once; leave --part out"
         raise UsageError(message)
     workspace = Workspace.locate(root)
     check_policy(policy)
@@ -120,6 +125,9 @@ def fetch(
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)
         return
     paths = [request.path for request in requests if isinstance(request, LocalRequest)]
+    if part is not None and paths:
+        message = f"--part {division}: {paths[0]} is on this machine: spiketok ingest {paths[0]} --part {division}"
+        raise UsageError(message)
     plans: list[Plan] = []
     failures: list[Failure] = []
     known: list[tuple[Dataset, Failure]] = []
@@ -130,6 +138,11 @@ def fetch(
             _tell(one, failures)
         else:
             plans.append(one)
+    plans = plans_of_part(plans, part)
+    if part is not None and not plans and not dry_run:
+        say(f"part {division} has no session of {', '.join(names)}: nothing to do")
+        _report([], failures, "sessions", as_json)
+        return
     if dry_run:
         _show_plans(plans, paths, known, as_json)
         if failures:

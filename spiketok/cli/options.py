@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,6 +45,26 @@ Executor = Annotated[
         help="processes:N, dask:local or dask:SCHEDULER_URL; instead of --jobs.",
     ),
 ]
+
+Part = Annotated[
+    str | None,
+    typer.Option("--part", metavar="I/N", help="Do the I-th of N parts alone, as one job of an array."),
+]
+
+
+def part_of(text: str | None) -> tuple[int, int] | None:
+    """Which of how many parts, of ``I/N``.
+
+    Raises:
+        UsageError: it is not of this form, or there is no such part.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        message = f"--part {text}: must read I/N, with I from 1 to N, as 3/8"
+        raise UsageError(message)
+    return int(found[1]), int(found[2])
 
 
 def hold(target: Path, what: str) -> contextlib.AbstractContextManager:

@@ -12,6 +12,7 @@ from spiketok.cli.console import complain, progress, say, show_json, show_rows
 from spiketok.cli.options import (
     Executor,
     Json,
+    Part,
     Root,
     Sessions,
     Store,
@@ -22,6 +23,7 @@ from spiketok.cli.options import (
     hidden_package,
     indexed,
     package_of,
+    part_of,
     print_rows,
     whole_ns,
 )
@@ -62,6 +64,7 @@ def tokenize(
     max_memory: Annotated[
         str | None, typer.Option("--max-memory", metavar="SIZE", help="All jobs together stay below, as 8GB.")
     ] = None,
+    division: Part = None,
     jobs: Workers = 1,
     executor: Executor = None,
     root: Root = None,
@@ -69,10 +72,12 @@ def tokenize(
     as_json: Json = False,
 ) -> None:
     """Bake sessions of the store into token shards, all schemes in one pass over each session."""
+    from spiketok.pipeline.jobs import share_of
     from spiketok.pipeline.tokenize import plan_session
     from spiketok.pipeline.tokenize import tokenize as bake
     from spiketok.storage.files import parse_bytes
 
+    part = part_of(division)
     workspace = indexed(root, store)
     if scheme is None:
         scheme = "per-spike"
@@ -81,7 +86,12 @@ def tokenize(
     if bin_compat is not None:
         settings = [*(settings or []), f"binned.compat={bin_compat}"]
     schemes = _schemes(scheme, bin_ms, settings or [])
-    chosen = workspace.select(sessions)
+    every = workspace.select(sessions)
+    chosen = share_of(every, part)
+    if not chosen:
+        print_rows("shards", [], as_json)
+        say(f"part {division} has none of {len(every)} sessions: nothing to do")
+        return
     cap = None if max_memory is None else parse_bytes(max_memory, "--max-memory")
     if dry_run:
         plans = []

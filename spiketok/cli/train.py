@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spiketok.cli.bench import division
 from spiketok.cli.choose import chosen_in
 from spiketok.cli.console import progress, say, show_json, show_rows
 from spiketok.cli.hub import Shards, ShardsCap, shards_at
-from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, print_rows
+from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, part_of, print_rows
 from spiketok.cli.print_config import PrintConfig, config_place, show_config, show_transfer
 from spiketok.cli.sweep import variants
 from spiketok.cli.training import How, plain_scores, require_apart, tell_one, train_one, train_several, without_unfit
@@ -99,7 +98,7 @@ def train(
         message = "--resume and --restart exclude each other"
         raise UsageError(message)
     several = variants(seeds, sweeps or [], sets or [])
-    divided = division(part_words)
+    divided = part_of(part_words)
     if divided is not None and len(several) < 2:
         message = f"--part {part_words} divides the runs of --seeds and --sweep: give one of them"
         raise UsageError(message)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, FetchError
+from spiketok.pipeline.jobs import share_of
 from spiketok.sources.catalogue import (
     DATASETS,
     Checked,
@@ -81,6 +82,20 @@ def plan_each(
         else:
             if plan is not None:
                 yield plan
+
+
+def plans_of_part(plans: Sequence[Plan], part: tuple[int, int] | None) -> list[Plan]:
+    """The plans with the files of one of several parts alone, whole sessions each; those that hold none are left out.
+
+    Each plan is divided by itself: one that cannot be made moves no session of another to another part.
+    """
+    found = []
+    for plan in plans:
+        of = [session_of(plan, asset.path) for asset in plan.assets]
+        taken = set(share_of(sorted(set(of)), part))
+        assets = tuple(asset for asset, session in zip(plan.assets, of, strict=True) if session in taken)
+        found += [replace(plan, assets=assets)] if assets or part is None else []
+    return found
 
 
 def plan_facts(plan: Plan) -> dict[str, object]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from spiketok.errors import ArtefactError, DataError, SourceError, UnknownNameError, UnreadableError, UsageError
 from spiketok.pipeline.admission import Ingested, admitted, gate, ingested
 from spiketok.pipeline.isolation import bounds, isolated
-from spiketok.pipeline.jobs import Job, Outcome, run_jobs
+from spiketok.pipeline.jobs import Job, Outcome, run_jobs, share_of
 from spiketok.pipeline.readers import READER, SORTED, as_found, digest_of, files_read, reader_of
 from spiketok.recording.joining_time import join_files
 from spiketok.recording.masking import mask_time
@@ -291,6 +291,7 @@ def ingest(
     wanted: Mapping[str, object] | None = None,
     merge_as: str = "",
     strict: bool = False,
+    part: tuple[int, int] | None = None,
     told: Callable[[str], None] = print,
 ) -> Iterator[Outcome]:
     """Normalize source files into the store; yields one outcome a session, its result an :class:`Ingested`.
@@ -306,10 +307,12 @@ def ingest(
         wanted: further settings, see :func:`settings_of`.
         merge_as: see :func:`group_files`.
         strict: store no session that has a warning or an error.
+        part: I and N: the I-th of N parts of the sessions alone; the first tells of files that make none.
         told: called with a line where the store's index had to be made anew.
     """
     from spiketok.sources.catalogue import rules_of
 
+    first = part is None or part[0] == 1
     wanted = dict(wanted or {}) | ({"merge": "units"} if merge_as else {})
     is_sorted = wanted.get("reader") == SORTED
     files = find_files(paths, rules_of(dataset).suffixes, as_given=is_sorted)
@@ -317,14 +320,16 @@ def ingest(
     clean_leftovers(workspace.root)
     as_given = wanted.get("join") == "time"
     groups, failures = group_files(files, dataset, NO_RULES if is_sorted else rules, merge_as, as_given=as_given)
-    yield from failures
+    yield from failures if first else ()
     known = folded(workspace.session_ids())
     for group in list(groups):
         twin = twin_of(group.session_id, known)
         known |= folded([] if twin else [group.session_id])
         if twin:
             groups.remove(group)
-            yield Outcome(group.label, None, DataError(f"{group.label}: {twin_words(group.session_id, twin)}"))
+            if first:
+                yield Outcome(group.label, None, DataError(f"{group.label}: {twin_words(group.session_id, twin)}"))
+    groups = share_of(sorted(groups, key=lambda group: group.session_id), part) if part else groups
     with gate(workspace, strict, told) as through:
         jobs = [
             Job(

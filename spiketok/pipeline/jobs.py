@@ -27,12 +27,14 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Literal
+from typing import Literal, TypeVar
 
 from spiketok import stopping
 from spiketok.errors import DataError, SpiketokError, UsageError, require
 from spiketok.storage.causes import machine_fault
 from spiketok.storage.files import human_bytes
+
+T = TypeVar("T")
 
 FORMS = "use processes:N, dask:local, dask:local:N or dask:SCHEDULER_URL, as dask:tcp://host:8786"
 CONNECT_S = 10.0  # a scheduler that does not answer for so long is not there
@@ -217,6 +219,19 @@ def _dask_loggers() -> list[str]:
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
+
+
+def share_of(items: Sequence[T], part: tuple[int, int] | None) -> list[T]:
+    """The items of one of several parts, which together hold each item once; all without a part.
+
+    Args:
+        items: in an order that is the same for every part, and does not change when one is done.
+        part: I and N, of the I-th of N.
+
+    >>> share_of("abcde", (2, 3))
+    ['b', 'e']
+    """
+    return list(items) if part is None else list(items[part[0] - 1 :: part[1]])
 
 
 def run_jobs(jobs: Sequence[Job], executor: str | int = "", *, memory_bytes: int | None = None) -> Iterator[Outcome]:
