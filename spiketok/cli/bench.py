@@ -62,7 +62,7 @@ def bench(
     with hold(held, f"suite {suite.label}"):
         board = run_suite(workspace, suite, part, folder, say, division=divided, refreshed=lambda w: w.indexed(say))
         if board is None or divided is not None:
-            say(f"part {part_words} is done; when all are: spiketok bench {name}")
+            say(f"part {division} is done; when all are: spiketok bench {name}")
             return
         stem = "leaderboard-partial" if board.partial else "leaderboard"
         write_leaderboard(board, folder / f"{stem}.json")

@@ -122,10 +122,10 @@ def windows_are_alone(scheme, session, segments, window, keep: Keep, unit_row=No
     assert scheme.empty(tokens).shape == (tokens.offset[-1],), "empty() has not one flag a token"
     for b in range(len(window)):
         assert_same(cut_one(scheme, columns, window, b, keep, unit_row).columns, token_rows(tokens, b))
-    if "unit" in tokens.columns and unit_row is None and not getattr(scheme, "chunk_ns", 0):  # a blank chunk is row 0
-        rows = other_rows(session)
-        own = tokens.columns["unit"]
-        mapped = scheme.cut(columns, window, keep, rows).columns["unit"]
+    if "unit" in tokens.columns and unit_row is None:
+        rows, held = other_rows(session), ~scheme.empty(tokens)  # what stands in tokens of no spike is the scheme's
+        own = tokens.columns["unit"][held]
+        mapped = scheme.cut(columns, window, keep, rows).columns["unit"][held]
         np.testing.assert_array_equal(mapped[own >= 0], rows[own[own >= 0]], err_msg="rows of a vocabulary")
 
 

@@ -106,6 +106,10 @@ def test_what_makes_no_session_is_told_by_the_first_part_alone(files, tmp_path):
     assert "files would all be" not in spiketok(tmp_path, "ingest", tmp_path / "files", "--part", "2/2").stderr
 
 
+class Died(BaseException):
+    """As a kill: no command catches it."""
+
+
 def test_a_part_that_died_is_run_again(files, whole, tmp_path, monkeypatch):
     from spiketok.pipeline import tokenize
 
@@ -114,13 +118,13 @@ def test_a_part_that_died_is_run_again(files, whole, tmp_path, monkeypatch):
 
     def dying(workspace, session_id, schemes, rule):
         if made:
-            raise KeyboardInterrupt
+            raise Died
         made.append(session_id)
         return plain(workspace, session_id, schemes, rule)
 
     with monkeypatch.context() as patched:
         patched.setattr(tokenize, "tokenize_session", dying)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Died):
             spiketok(tmp_path, "tokenize", *SCHEMES, "--part", "1/2")
     spiketok(tmp_path, "tokenize", *SCHEMES, "--part", "2/2")
     assert len(tree(tmp_path, "shards")) < len(tree(whole, "shards"))
@@ -161,7 +165,8 @@ import os, re, subprocess, sys
 at = next(k for k, word in enumerate(sys.argv) if k and not word.startswith("--"))
 words, script, arguments = sys.argv[1:at], sys.argv[at], sys.argv[at + 1:]
 head = re.findall(r"^#SBATCH (.*)$", open(script).read(), re.M)
-options = dict(word.removeprefix("--").split("=", 1) for line in (*head, *words) for word in line.split() if "=" in word)
+given = [word.removeprefix("--") for line in (*head, *words) for word in line.split() if "=" in word]
+options = dict(word.split("=", 1) for word in given)
 log = os.environ["SBATCH_LOG"]
 depends = options.get("dependency", "").removeprefix("afterok:")
 told = open(log).read().split() if os.path.exists(log) else []
