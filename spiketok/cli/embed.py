@@ -87,7 +87,7 @@ def embed(
     )
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
-    from spiketok.training.runs import device_of, find_run, opened_shards
+    from spiketok.training.runs import device_of, find_run, opened_shards, trained_recordings
 
     workspace = indexed(root)
     if suite not in (None, "bwb"):
@@ -118,6 +118,15 @@ def embed(
     regions = None if suite is None else (probe or [REGION_COLUMN])[0]
     columns = [*(probe or []), *([match] if match else []), *([regions] if regions else [])]
     tested = None if test is None else workspace.select(test)
+    trained = {one.id for one in loaded.trained_on}
+    others = [of.info.id for of in tokens if of.info.id not in trained] if columns else []
+    for session, fact in trained_recordings(workspace, loaded, others).items():
+        line = f"{session} {fact}, which the run was trained on: its units are none that the model never saw"
+        if sessions is not None or session in (tested or ()) or len(tokens) == 1:
+            message = f"{line}; leave it out"
+            raise UsageError(message)
+        say(f"left out: {line}")
+        tokens = [of for of in tokens if of.info.id != session]
     for column in columns:
         require_column([of.info for of in tokens], column)
     device = device_of(loaded.config)

@@ -366,7 +366,7 @@ def open_transfer_shards(
     whole = _parts_of(workspace, chosen)
     seen = trained | {s for s, other in whole.items() if other in trained}
     left_out: list[str] = []
-    same = _trained_recordings(workspace, run, [s for s in chosen if s not in seen])
+    same = trained_recordings(workspace, run, [s for s in chosen if s not in seen])
     if sessions:
         if same:
             session, fact = next(iter(same.items()))
@@ -404,7 +404,7 @@ def open_transfer_shards(
     return opened, left_out, within
 
 
-def _trained_recordings(workspace: Workspace, run: Run, chosen: Sequence[str]) -> dict[str, str]:
+def trained_recordings(workspace: Workspace, run: Run, chosen: Sequence[str]) -> dict[str, str]:
     """By session that is the recording of a trained one what they share, for a message."""
     known = Recordings.of(s.identity for s in run.trained_on)
     found: dict[str, str] = {}

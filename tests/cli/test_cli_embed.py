@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,19 @@ def test_what_cannot_be_is_refused_in_one_line(root, words, message):
     done = spiketok(root, "embed", *words, code=2 if "--out" in words or "linear" in words else 1)
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()[-1]) < 400
+
+
+def test_a_trained_recording_under_another_name_is_no_session_that_the_model_never_saw(root, tmp_path):
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    (file,) = sorted((root.parent / "typed").rglob("*CO-day01*.nwb"))
+    spiketok(copy, "ingest", file, "--dataset", "again")
+    twin = f"again/{DAYS[0].partition('/')[2]}"
+    fact = f"{twin} is the recording of {DAYS[0]} (they share "
+    words = ("embed", "nuclr", "--tokenize", "--json", "--out", copy / "v.npz")
+    told = spiketok(copy, *words, "--probe", "region")
+    assert f"left out: {fact}" in told.stderr and json.loads(told.stdout)["sessions"] == 3
+    refused = spiketok(copy, *words, "--probe", "region", "--test", twin, code=2)
+    assert fact in refused.stderr and "leave it out" in refused.stderr
+    assert fact in spiketok(copy, *words, "again/*", "--match", "neuron", code=2).stderr
+    assert json.loads(spiketok(copy, *words).stdout)["sessions"] == 4  # vectors alone claim nothing

@@ -346,4 +346,5 @@ def _scored(suite: str, change: Callable[[Path], object], cli: Cli, folder: Path
     done = cli("score", *words, root=folder).sane()
     assert "A PICKLE RAN" not in done.text, str(done)
     named = any(part in done.text for part in ("said.pkl", "rates.h5", "seed_43.safetensors", "predictions"))
-    assert done.code and named, f"damaged, and not named: {done}"
+    left_out = "is not read by nlb_tools" in done.text  # what stands beside the arrays, and says nothing
+    assert named and (done.code or left_out), f"damaged, and not named: {done}"
