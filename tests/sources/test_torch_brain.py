@@ -14,10 +14,17 @@ from spiketok.errors import SourceError
 from spiketok.pipeline.export import export_session
 from spiketok.recording.nouns import FLUORESCENCE, Finding, Intervals, Session, Source, Spikes, UnitTable
 from spiketok.sources.formats.torch_brain import read_torch_brain
-from spiketok.storage.store import read_attributes, session_digest
+from spiketok.storage.store import read_attributes, read_session, session_digest
 from tests.layouts import bwb as layout
 from tests.made import MS, SECOND, golden_described, golden_session, random_session
 
+TIMES = (
+    *("domain/start", "domain/end", "spikes/timestamps", "spikes/domain/start", "spikes/domain/end"),
+    *("cursor/timestamps", "cursor/domain/start", "cursor/domain/end", "rewards/timestamps"),
+    *("rewards/domain/start", "rewards/domain/end", "task/phase/start", "task/phase/end", "trials/start", "trials/end"),
+    *("train_domain/start", "train_domain/end", "valid_domain/start", "valid_domain/end"),
+    *("movement_domain/start", "movement_domain/end"),
+)
 NOWHERE = Source("x.h5", "0" * 64, 1)
 
 
@@ -238,3 +245,36 @@ def test_ingest_knows_it_by_its_content(tmp_path):
         file["x"] = 1
     assert "is HDF5 but not NWB" in run("ingest", tmp_path / "other.h5", *root, code=1)
     assert "--time-unit is for NWB files" in run("ingest", tmp_path / "one.h5", *root, "--time-unit", "ms", code=1)
+
+
+@pytest.mark.long
+def test_files_of_one_session_are_merged(tmp_path):
+    """Blocks in time, and two probes of one time, by ``--merge-as``; verify makes the sessions again."""
+    from typer.testing import CliRunner
+
+    from spiketok.cli import app
+
+    root = ("--root", tmp_path / "ws")
+
+    def run(*words: object, code: int = 0) -> str:
+        done = CliRunner().invoke(app, [*map(str, words), *map(str, root)])
+        assert done.exit_code == code, done.output
+        return f"{done.output}{done.exception or ''}"
+
+    _file(tmp_path / "one.h5").close()
+    with _file(tmp_path / "two.h5") as file:  # the same units, an hour later
+        times = [name for name in TIMES if name in file]
+        for name in times:
+            file[name][...] += 3600
+        assert len(times) == len(TIMES)
+    run("ingest", tmp_path / "one.h5", tmp_path / "two.h5", "--merge-as", "blocks")
+    session = read_session(tmp_path / "ws/store/local/blocks")
+    assert session.units.id.tolist() == ["a", "b"] and len(session.spikes) == 8
+    assert session.spikes.time_ns[-1] == 3609 * SECOND and session.observed.total_ns < 20 * SECOND
+    assert session.signals["cursor.pos"].time_ns.size == 6 and len(session.trials) == 4
+    with _file(tmp_path / "probe.h5") as file:  # other units, the same time
+        file["units/id"][:] = [b"c", b"d"]
+    run("ingest", tmp_path / "one.h5", tmp_path / "probe.h5", "--merge-as", "probes", "--join", "units")
+    session = read_session(tmp_path / "ws/store/local/probes")
+    assert len(session.units) == 4 and len(session.spikes) == 8
+    assert run("verify").count("equal") >= 2
