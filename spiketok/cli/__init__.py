@@ -167,6 +167,7 @@ def inspect(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it to this .png, .pdf or .svg.")] = None,
     start_s: Annotated[float | None, typer.Option("--start-s", help="Where the picture begins.")] = None,
     duration_s: Annotated[float, typer.Option("--duration-s", help="How long a raster is.", min=0.001)] = 10.0,
+    restarts: data.Restarts = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -177,7 +178,7 @@ def inspect(
     found = locate(path, workspace)
     if plot is not None:
         check_picture(found, plot)
-    told = describe_path(found)
+    told = describe_path(found, restarts or ())
     if as_json:
         show_json(asdict(told))
     else:
@@ -189,7 +190,7 @@ def inspect(
     for line in told.changed:
         complain(line)
     if plot is not None:
-        plot_path(found, plot, start_s, duration_s)
+        plot_path(found, plot, start_s, duration_s, restarts or ())
         say(f"drawn to {plot}")
     if told.changed:
         raise typer.Exit(1)

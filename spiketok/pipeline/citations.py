@@ -183,6 +183,11 @@ def _of_source(source: Source, session_id: str, info: Mapping[str, str]) -> list
         text = "" if place == part.citation else part.citation  # of a plain address nothing more is known
         name = place or f"file {part.file}"
         found.append(Citation("data", name, text, _doi(part), part.version, part.license, used_by=(session_id,)))
+        for other in part.linked:  # whose values came into the session, too
+            name = f"file {other.file}, to which {part.file} links"
+            found.append(
+                Citation("data", name, other.citation, _doi(other), other.version, other.license, (session_id,))
+            )
     papers = [paper.strip() for paper in info.get("related_publications", "").split("; ")]
     found += [Citation("publication", p, p, _doi_in(p), used_by=(session_id,)) for p in papers if p]
     return found + _reference_of(session_id.split("/")[0])

@@ -127,13 +127,22 @@ def check_picture(path: Path, out: Path) -> None:
         raise UsageError(message)
 
 
-def describe_path(path: Path) -> Description:
+def describe_path(path: Path, restarts: Sequence[str] = ()) -> Description:
     """Tell what a path holds; a file that others may have made is read as ingest reads it, within the same bounds.
+
+    Args:
+        restarts: of an NWB file, where its clock begins again: ``ingest --restarts``.
 
     Raises:
         ArtefactError, SourceError: it cannot be read, or is nothing that spiketok knows.
+        UsageError: restarts of anything but an NWB file.
     """
     kind = kind_of(path)
+    if restarts:
+        if kind != "nwb":
+            message = f"--restarts is for NWB files, {path} is a {kind}: leave it out"
+            raise UsageError(message)
+        return isolated(_describe_nwb, path, restarts, name=path.name, **_bounds(path))
     if kind in OF_OTHERS:
         return isolated(_DESCRIBE[kind], path, name=path.name, **_bounds(path))
     try:
@@ -147,8 +156,13 @@ def _bounds(path: Path) -> dict[str, int]:
     return bounds(source_bytes(path) if path.is_file() or path.is_dir() else 0)
 
 
-def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: float = 10.0) -> None:
+def plot_path(
+    path: Path, out: Path, start_s: float | None = None, duration_s: float = 10.0, restarts: Sequence[str] = ()
+) -> None:
     """Draw a session, an NWB file (raster and behaviour), a shard (tokens) or a run (its curves) to an image file.
+
+    Args:
+        start_s, duration_s: what is drawn. restarts: see :func:`describe_path`.
 
     Raises:
         UsageError: there is no picture of this kind of path, or the image's ending is not known.
@@ -168,26 +182,33 @@ def plot_path(path: Path, out: Path, start_s: float | None = None, duration_s: f
         plot_curves([path], out)
         return
     if kind in OF_OTHERS:  # read and drawn there: a session does not travel between processes
-        isolated(_plot, path, kind, out, start_s, duration_s, name=path.name, **_bounds(path))
+        isolated(_plot, path, kind, out, start_s, duration_s, restarts, name=path.name, **_bounds(path))
     else:
         _plot(path, kind, out, start_s, duration_s)
 
 
-def _plot(path: Path, kind: str, out: Path, start_s: float, duration_s: float) -> None:
+def _plot(
+    path: Path, kind: str, out: Path, start_s: float | None, duration_s: float, restarts: Sequence[str] = ()
+) -> None:
     from spiketok.tokens.session_plots import plot_session
 
-    plot_session(load_session(path, kind), out, start_s, duration_s)
+    plot_session(load_session(path, kind, restarts), out, start_s, duration_s)
 
 
-def load_session(path: Path, kind: str) -> Session:
+def load_session(path: Path, kind: str, restarts: Sequence[str] = ()) -> Session:
     if kind == "session":
         return read_session(path)
     from spiketok.sources.formats.nwb import read_nwb
     from spiketok.sources.formats.torch_brain import read_torch_brain
 
     digest = sha256_source(path) if path.is_file() or path.is_dir() else ""
-    read = read_torch_brain if _is_torch_brain(path) else read_nwb
-    return read(path, f"file/{path.stem}", Source(path.name, digest, source_bytes(path) if digest else 0))
+    source = Source(path.name, digest, source_bytes(path) if digest else 0)
+    if not _is_torch_brain(path):
+        return read_nwb(path, f"file/{path.stem}", source, restarts=restarts)
+    if restarts:
+        message = f"{path.name}: --restarts is for NWB files, this one is torch_brain's: leave it out"
+        raise UsageError(message)
+    return read_torch_brain(path, f"file/{path.stem}", source)
 
 
 def _is_torch_brain(path: Path) -> bool:
@@ -200,8 +221,8 @@ def _describe_session(path: Path) -> Description:
     return _session_facts(read_session(path), "session", read_attributes(path))
 
 
-def _describe_nwb(path: Path) -> Description:
-    return _session_facts(load_session(path, "nwb"), "torch_brain" if _is_torch_brain(path) else "nwb", None)
+def _describe_nwb(path: Path, restarts: Sequence[str] = ()) -> Description:
+    return _session_facts(load_session(path, "nwb", restarts), "torch_brain" if _is_torch_brain(path) else "nwb", None)
 
 
 def _session_facts(session: Session, kind: str, attributes: dict | None) -> Description:

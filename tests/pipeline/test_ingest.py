@@ -12,6 +12,7 @@ import pytest
 
 from spiketok.errors import SourceError, UnknownNameError
 from spiketok.pipeline import ingest, verify
+from spiketok.pipeline.citations import cite
 from spiketok.recording.nouns import Finding, Intervals, Session, Spikes
 from spiketok.sources import catalogue
 from spiketok.sources.catalogue.base import Dataset, Rules, name_of_file
@@ -165,6 +166,8 @@ def test_another_file_behind_a_link_is_noticed(tmp_path):
     assert next(ingest.ingest(workspace, [path])).result.state == "already"
     linked = read_attributes(workspace.store_path("local/a"))["source"]["linked"]
     assert linked == [linked[0] | {"file": "near.h5", "sha256": hashlib.sha256(near.read_bytes()).hexdigest()}]
+    cited = [one.name for one in cite(["local/a"], workspace) if one.kind == "data"]
+    assert cited == ["file a.nwb", "file near.h5, to which a.nwb links"]
     with h5py.File(near, "w") as other:
         other["times"] = times + 1
     (outcome,) = verify.verify(workspace, ["local/a"])

@@ -270,7 +270,7 @@ def _nlb(change: Callable[[Path], object], folder: Path) -> list[object]:
 
 
 def _bwb(change: Callable[[Path], object], folder: Path) -> list[object]:
-    write_submission(folder, tasks=(CHOICE, WHEEL, FORECAST), seeds=(43,))
+    write_submission(folder, tasks=(CHOICE, WHEEL, FORECAST))
     change(sorted((folder / "predictions").rglob("*.safetensors"))[0])
     return [folder / "predictions", "--suite", "bwb", "--truth", folder / "truth"]
 
@@ -328,7 +328,7 @@ PREDICTIONS: dict[str, dict[str, Callable[[Path], object]]] = {
         "rates elsewhere": _swap("eval_rates_heldout", shape=(4,), dtype="f4", external=[("/etc/passwd", 0, 16)]),
         "the set as a dataset": _h5(lambda file: [file.__delitem__(SET), file.__setitem__(SET, np.zeros(3))]),
     },
-    "bwb": BYTE_DAMAGES
+    "bwb": {name: do for name, do in BYTE_DAMAGES.items() if name != "CRLF"}  # these bytes have no line to end
     | {
         "a header of 2^60 bytes": lambda path: path.write_bytes((2**60).to_bytes(8, "little") + path.read_bytes()[8:]),
         "a header of brackets": lambda path: path.write_bytes(
@@ -345,6 +345,6 @@ def _scored(suite: str, change: Callable[[Path], object], cli: Cli, folder: Path
     words = MADE[suite](change, folder)
     done = cli("score", *words, root=folder).sane()
     assert "A PICKLE RAN" not in done.text, str(done)
-    named = any(part in done.text for part in ("said.pkl", "rates.h5", "seed_43.safetensors", "predictions"))
+    named = any(part in done.text for part in ("said.pkl", "rates.h5", "seed_43.safetensors", "ts1-choice has"))
     left_out = "is not read by nlb_tools" in done.text  # what stands beside the arrays, and says nothing
     assert named and (done.code or left_out), f"damaged, and not named: {done}"

@@ -6,6 +6,7 @@ the same for spikes, stamps, events, stimuli, tables and the times in their colu
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from spiketok.sources.formats.nwb.blocks import Restarts
 from spiketok.storage.store import read_session
 from spiketok.storage.workspace import Workspace
 from tests import nwb_files
+from tests.cli.test_cli import spiketok
 
 
 @dataclass
@@ -293,3 +295,18 @@ def test_the_commands_lay_blocks_out_and_verify_makes_them_again(tmp_path):
     assert len(session.observed) == 2
     assert "2 stretches" in spiketok("inspect", "local/broken").output
     assert spiketok("ingest", str(path), "--restarts", "blok").exit_code != 0
+
+
+@pytest.mark.long
+def test_inspect_lays_the_blocks_of_a_file_out_as_ingest_does(tmp_path):
+    made = CASES["one place"]
+    path = made.save(tmp_path / "x.nwb")
+    refused = spiketok(tmp_path, "inspect", path, code=1)
+    assert "--restarts blocks" in refused.stderr
+    told = json.loads(spiketok(tmp_path, "inspect", path, "--restarts", "blocks", "--json").stdout)
+    assert "clock-restarts" in json.dumps(told)
+    spiketok(tmp_path, "inspect", path, "--restarts", "blocks", "--plot", tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+    spiketok(tmp_path, "ingest", path, "--restarts", "blocks")
+    said = spiketok(tmp_path, "inspect", "local/x", "--restarts", "blocks", code=2)
+    assert "--restarts is for NWB files" in said.stderr and "is a session: leave it out" in said.stderr
