@@ -521,8 +521,8 @@ def scheme_named(scheme: str | Scheme, fields: Mapping[str, object]) -> Scheme:
     Raises:
         UnknownNameError, UsageError: there is no such scheme or field.
 
-    >>> scheme_named("binned", {"bin_ms": 10})
-    Binned(bin_ns=10000000)
+    >>> scheme_named("binned", {"bin_ms": 10}).bin_ns
+    10000000
     """
     from spiketok.tokens.schemes import make_scheme
 
