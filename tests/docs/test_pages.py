@@ -19,6 +19,7 @@ OTHERS = {
     "docs/models.md": {"--data", "--only"},
     "docs/performance.md": {"--only", "--compile"},
     "docs/robustness.md": {"--package", "--table"},
+    "docs/view.md": {"--headless", "--hide-scrollbars", "--screenshot", "--window-size"},
 }
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
