@@ -37,7 +37,6 @@ ENVELOPE = 4096  # bins of a behaviour of which the page cannot hold every sampl
 SAMPLES = 200_000  # samples x components of a behaviour that is always whole
 MOST_LABELS = 20_000  # rows of an interval table
 MOST_COLUMNS = 12
-LEAST_SPIKES = 1000  # a stretch with fewer is no detail: the cap is too small
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +189,7 @@ def _facts(session: Session, extra: Extra, view, stretch, blobs: Blobs) -> dict[
         **extra.facts,
     }
     low, high = stretch[0] / NS_PER_S, stretch[1] / NS_PER_S
-    clock = "" if period_ns == 1 else f" (clock of {float(NS_PER_S / period_ns):g} Hz)"
+    clock = "" if period_ns == 1 else f" (clock of {float(NS_PER_S / period_ns):,.10g} Hz)"
     detail = (
         f"Every spike of the session is in this page, to the ns{clock}."
         if whole
