@@ -96,7 +96,7 @@ def test_every_session_of_a_dataset_on_a_terminal_and_as_json(root):
         (["one", "--rule", "block", "--store-as", "nlb"], 2, "split set 'nlb' is the source's own"),
         (["made", "--rule", "day"], 1, "made/three: split kind 'day' needs the day of recording and its source states"),
         (["one", "--scheme", "binned"], 2, "say what --check is to check: add --check"),
-        (["one", "--check", "--scheme", "bin"], 2, "unknown scheme 'bin'"),
+        (["one", "--check", "--scheme", "bim"], 2, "unknown scheme 'bim'"),
         (["one", "--check", "--target", "vell"], 1, "unknown behaviour 'vell' in made/one: did you mean 'vel'?"),
         (["one", "--plot", "x.gif"], 2, "the ending '.gif' is not one of"),
     ],
