@@ -12,7 +12,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "why.md"
-DAY = "sub-S01_ses-CO-day01_behavior+ecephys"
 HEAD = """# Why spiketok
 
 Twenty things that a new user wants, with the commands that they take here and the lines of Python that they take with
@@ -80,9 +79,7 @@ def page() -> str:
         if task.lacks:
             parts.append(f"{task.lacks[0].upper()}{task.lacks[1:]}.\n")
         sections.append("\n".join(parts))
-    legend = (
-        f"`a.nwb` and `b.nwb` are two days of one animal, `DAY` is `{DAY}`, `API_URL` an archive on this machine.\n"
-    )
+    legend = "`a.nwb` and `b.nwb` are two days of one animal, `API_URL` is an archive on this machine.\n"
     return HEAD + TABLE + "".join(rows) + "\n## As they were run\n\n" + legend + "\n" + "\n".join(sections)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.newcomer import DAY, PAGE, page, tasks
+from benchmarks.newcomer import PAGE, page, tasks
 from tests.dandi_server import DandiServer
 from tests.docs.running import Place
 
@@ -57,7 +57,7 @@ def place_of(task, files, tmp_path) -> Place:
 def test_what_is_typed_here(task, files, tmp_path):
     place = place_of(task, files, tmp_path)
     with archive(task, files, tmp_path) as server:
-        text = task.ours.replace("DAY", DAY).replace("API_URL", server.api_url if server else "")
+        text = task.ours.replace("API_URL", server.api_url if server else "")
         place.shell(text)
 
 
