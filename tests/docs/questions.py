@@ -51,11 +51,6 @@ GIVEN: dict[str, dict] = {
     },
     "use-files-of-a-catalogue-dataset-that-i-have-already": {"root": "perich", "words": {"FOLDER": "perich"}},
     "leave-out-bad-units": {"root": "units", "words": {"isi_violations": "isi_violation_fraction"}},
-    "join-two-probes-of-one-recording-blocks-of-one-day-or-units-and-behaviour-in-two-files": {
-        "root": "joined",
-        "words": {"NAME": "both"},
-    },
-    "read-a-file-whose-clock-begins-again": {"root": "again", "words": {"FILE": "again.nwb"}},
     "derive-a-velocity-at-100-hz": {"root": "derived", "words": {"hand_pos": "cursor_pos"}},
     "bring-in-my-own-sorting": {"root": "sorted", "words": {"FOLDER": "phy"}},
     "read-an-ibl-alf-one-session-s-folder": {"root": "alf", "words": {"SUBJECT/2023-05-06/001": "alf-session"}},

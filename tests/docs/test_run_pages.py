@@ -94,12 +94,10 @@ def workspace(tmp_path_factory, archives, recordings):
 
 
 def _foreign_files(folder: Path) -> None:
-    """What other programs leave: a sorting by phy, an ALF folder, one of suite2p, an archive's files, two blocks."""
+    """What other programs leave: a sorting by phy, an ALF folder, one of suite2p, an archive's files."""
     from tests.folders import write_alf, write_suite2p
-    from tests.layouts import churchland, perich_miller
+    from tests.layouts import perich_miller
     from tests.sources.test_sorting import write_phy
-
-    churchland.write_restarts(folder / "again.nwb")
 
     write_phy(folder / "phy")
     write_alf(folder / "ones").rename(folder / "alf-session")
