@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from spiketok.errors import MissingExtraError, UnknownNameError
+from spiketok.errors import MissingExtraError, SpiketokError, UnknownNameError
 from spiketok.storage.files import read_json, write_json
 from spiketok.training.config import RunConfig
 from spiketok.training.step_log import Event
@@ -69,7 +69,9 @@ def tracking(names: Sequence[str], run_dir: Path, config: RunConfig) -> Iterator
 
         def listen(event: Event) -> None:
             if event["event"] == "start":
-                logs.extend(open_ones.enter_context(_OPEN[name](run_dir, config, int(event["step"]))) for name in names)
+                logs.extend(
+                    open_ones.enter_context(_opened(name, run_dir, config, int(event["step"]))) for name in names
+                )
                 return
             values = values_of(event)
             for log in logs if values else ():
@@ -95,6 +97,30 @@ def values_of(event: Mapping[str, object]) -> dict[str, float]:
         for name, value in score.items()
         if isinstance(value, int | float)
     }
+
+
+def _opened(name: str, run_dir: Path, config: RunConfig, step: int) -> contextlib.AbstractContextManager[Log]:
+    """A tracker, which may refuse in words of its own: its place, its account.
+
+    Raises:
+        SpiketokError: it did.
+    """
+    tracker = _OPEN[name](run_dir, config, step)
+    try:
+        log = tracker.__enter__()
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        message = f"--log {name} cannot begin: {said}"
+        raise SpiketokError(message) from error
+    stack = contextlib.ExitStack()
+    stack.push(tracker.__exit__)
+    return _entered(log, stack)
+
+
+@contextlib.contextmanager
+def _entered(log: Log, stack: contextlib.ExitStack) -> Iterator[Log]:
+    with stack:
+        yield log
 
 
 # ---- one each -------------------------------------------------------------------------------------------------------
