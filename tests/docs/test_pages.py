@@ -19,7 +19,9 @@ OTHERS = {
     "docs/models.md": {"--data", "--only"},
     "docs/performance.md": {"--only", "--compile"},
     "docs/robustness.md": {"--package", "--table"},
-    "docs/view.md": {"--headless", "--hide-scrollbars", "--screenshot", "--window-size"},
+    "docs/view.md": {"--headless", "--screenshot", "--virtual-time-budget", "--window-size"},
+    "docs/how-do-i.md": {"--logdir", "--signal"},
+    "docs/many-machines.md": {"--signal"},
 }
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
