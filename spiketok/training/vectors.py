@@ -101,8 +101,12 @@ def read_vectors(path: Path) -> VectorFile:
     try:
         with np.load(path) as file:
             arrays = dict(file)
-        session, vector = arrays["session"], arrays["vector"].astype(np.float32)
-        if vector.ndim != 2 or not len(session) == len(vector) == len(arrays["unit"]):
+        session, vector = arrays["session"], arrays["vector"]
+        if vector.dtype.kind != "f" or np.isinf(vector).any():
+            message = f"vectors of {vector.dtype}" + (", some infinite" if vector.dtype.kind == "f" else "")
+            raise ValueError(message)
+        vector = vector.astype(np.float32)
+        if vector.ndim != 2 or not vector.shape[1] or not len(session) == len(vector) == len(arrays["unit"]):
             message = f"{len(session)} rows of units and vectors of shape {vector.shape}"
             raise ValueError(message)
         of_time, start_ns, stop_ns = (arrays[f"time.{name}"] for name in ("session", "start_ns", "stop_ns"))

@@ -91,6 +91,11 @@ def test_what_is_no_such_file_is_refused(sessions, tmp_path):
     for path in (noise, old, short):
         with pytest.raises(ArtefactError, match="is no file of unit vectors"):
             read_vectors(path)
+    with np.load(tmp_path / "v.npz") as file:
+        good = file["vector"]
+    for wrong in (good * 1j, good.astype(str), np.full_like(good, np.inf), good[:, :0]):
+        with pytest.raises(ArtefactError, match=r"is no file of unit vectors \(ValueError: .*vectors of"):
+            read_vectors(write(tmp_path / "w.npz", sessions, vector=wrong))
 
 
 def with_vectors(tokens, file):
