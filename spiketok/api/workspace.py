@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from spiketok.api.runs import Evaluation, TrainedRun
     from spiketok.api.tokens import SessionShard
     from spiketok.tokens.schemes import Scheme
+    from spiketok.training.requests import TrainingRequest
 
 Chosen = str | StoredSession | Iterable[str | StoredSession] | None
 Settings = Mapping[str, object] | Sequence[str] | None
@@ -313,21 +315,24 @@ class OpenWorkspace:
 
     # ---- the package's models -------------------------------------------------------------------------------------
 
-    def _request(self, model: str | None, sessions: Chosen, hold_out: str | None, **given: object):
+    def _request(
+        self, model: str | None, sessions: Chosen, hold_out: str | None, *, tokenize: bool, **given: object
+    ) -> TrainingRequest:
         from spiketok.api.prepared import settings_words
-        from spiketok.training.requests import training_request
+        from spiketok.training.requests import asked_training, training_request
 
-        task = given.pop("task", None)
-        return training_request(
-            self._indexed(),
+        task, workspace = given.pop("task"), self._indexed()
+        asked = asked_training(
+            workspace,
             model,
-            sets=settings_words(given.pop("settings", None)),
+            sets=settings_words(given.pop("settings")),
             tasks=[task] if isinstance(task, str) else list(task or []),
             sessions=None if sessions is None else words_of(sessions),
             hold_out=hold_out,
             told=log.info,
             **given,
         )
+        return training_request(workspace, asked, asked.configured(), tokenize=tokenize, told=log.info)
 
     def prepare(
         self,
@@ -393,7 +398,9 @@ class OpenWorkspace:
         given = {"task": task, "settings": settings, "path": path, "base": base, "latents": latents}
         given |= {"vectors": None if vectors is None else Path(vectors), "tokenize": tokenize}
         request = self._request(model, sessions, hold_out, **given)
-        done = fulfil(self.place, request, resume=resume, told=log.info, on_event=on_event)
+        done = fulfil(
+            self.place, request, resume=resume, told=log.info, listening=lambda run_dir: nullcontext(on_event)
+        )
         return TrainedRun(done.run_dir, self.place)
 
     def run(self, name: str | Path | TrainedRun | None = None) -> TrainedRun:

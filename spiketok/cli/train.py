@@ -15,9 +15,8 @@ from spiketok.cli.hub import Shards, ShardsCap, shards_at
 from spiketok.cli.options import Json, Root, Sessions, hidden_package, hold, indexed, package_of, part_of, print_rows
 from spiketok.cli.print_config import PrintConfig, config_place, show_config, show_transfer
 from spiketok.cli.sweep import variants
-from spiketok.cli.training import How, plain_scores, require_apart, tell_one, train_one, train_several, without_unfit
+from spiketok.cli.training import How, plain_scores, require_apart, tell_one, train_one, train_several
 from spiketok.errors import SpiketokError, UsageError, require, the_one
-from spiketok.settings import typed
 from spiketok.storage.records import seal_predictions
 from spiketok.storage.workspace import Workspace
 
@@ -103,51 +102,42 @@ def train(
         message = f"--part {part_words} divides the runs of --seeds and --sweep: give one of them"
         raise UsageError(message)
     require("torch", "train", "training")
-    from spiketok.training.checkpoints import load_run
-    from spiketok.training.config import load_config
-    from spiketok.training.runs import sets_from
+    from spiketok.training.requests import asked_training
     from spiketok.training.trackers import tracker_names
-    from spiketok.training.vectors import keep_vectors, vector_sets
 
     shards_at(shards, shards_cap)
     logged = tracker_names(trackers)
     workspace = indexed(root)
     config = config_place(workspace, config)
     words = [word.strip() for text in tasks or [] for word in text.split(",") if word.strip()]
-    listed = chosen_in(workspace, sessions) if sessions is not None and sessions.startswith("@") else []
-    sessions = ",".join(listed) if listed else sessions
-    begun = load_run(_one_run(workspace, "--from", base)) if base is not None else None
-    taught = load_run(_one_run(workspace, "--latents", latents)) if latents is not None else None
-    if begun is not None:
-        sets, model = [*sets_from(begun, model), *(sets or [])], begun.config.model
-    elif model is None and not _names_model(config, [*(sets or []), *several[0].sets]):
-        model = _default_model(workspace, sessions, hold_out)
-    if taught is not None:
-        sets = [f"latents={taught.digest}", *(sets or [])]
-    if vectors is not None:
-        sets = [*(sets or []), *vector_sets(keep_vectors(workspace, vectors))]
-    resolved = []
-    for variant in several:  # all of them before the first one trains
-        own = [*(sets or []), *variant.sets]
-        one = load_config(model, config, own, tasks=words)
-        if listed and one.data.curriculum == "listed" and not one.data.curriculum_order:
-            one = load_config(model, config, [*own, f"data.curriculum_order={typed(listed)}"], tasks=words)
-        resolved.append(one)
+    asked = asked_training(
+        workspace,
+        model,
+        path=config,
+        sets=sets or [],
+        tasks=words,
+        sessions=sessions,
+        listed=chosen_in(workspace, sessions) if sessions is not None and sessions.startswith("@") else [],
+        hold_out=hold_out,
+        base=base,
+        latents=latents,
+        vectors=vectors,
+        swept=several[0].sets,
+        told=say,
+    )
+    resolved = [asked.configured(*variant.sets) for variant in several]  # all of them before the first one trains
     require_apart(several, resolved)
     if print_config:
         if len(several) > 1:
             message = "--print-config shows one run: leave out --seeds and --sweep"
             raise UsageError(message)
-        show_config(resolved[0], config, [*(sets or []), *several[0].sets], words, as_json)
+        show_config(resolved[0], config, [*asked.sets, *several[0].sets], words, as_json)
         return
     how = How(
-        sessions=sessions,
-        hold_out=hold_out,
+        asked=asked,
         tokenize=tokenize,
         save_predictions=save_predictions,
         resume="must" if resume else "never" if restart else "auto",
-        base=begun,
-        latents=taught,
         trackers=logged,
     )
     if len(several) > 1:
@@ -159,29 +149,6 @@ def train(
     done = train_one(workspace, resolved[0], how)
     if done is not None:
         tell_one(done, as_json)
-
-
-def _one_run(workspace: Workspace, option: str, base: str) -> Path:
-    """A run's folder by its name; a model's name is refused: its newest run would be another one after this training.
-
-    Args:
-        option: what it was given by.
-    """
-    from spiketok.training.requests import run_named
-
-    return run_named(workspace, option, base)
-
-
-def _names_model(config: Path | None, sets: list[str]) -> bool:
-    """Whether a file or an override says which model it is for; load_config reads which."""
-    return config is not None or any(text.replace(" ", "").startswith("model.name=") for text in sets)
-
-
-def _default_model(workspace: Workspace, sessions: str | None, hold_out: str | None) -> str:
-    """The model that the shards of the workspace serve; says which it is."""
-    from spiketok.training.requests import served_model
-
-    return served_model(workspace, sessions, hold_out, say)
 
 
 def models(
@@ -391,6 +358,7 @@ def eval_xsession(
     from spiketok.training.checkpoints import load_run
     from spiketok.training.config import with_transfer
     from spiketok.training.predictions import write_predictions
+    from spiketok.training.requests import without_unfit
     from spiketok.training.runs import device_of, find_run, open_shards, open_transfer_shards, with_vectors
 
     lengths = _lengths(calibration_s)
@@ -445,7 +413,7 @@ def eval_xsession(
                         stress=asked,
                     )
 
-            result = without_unfit(evaluate, opened, {}, named=sessions is not None)
+            result = without_unfit(evaluate, opened, {}, named=sessions is not None, told=say)
             own = folder / f"{length_s:g}s" if len(lengths) > 1 else folder
             reports[own] = result, write_report(result, own)
             if save_predictions:

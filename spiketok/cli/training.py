@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from spiketok.cli.console import complain, say, show_json, show_rows, training_table
 from spiketok.cli.sweep import Variant, summary
-from spiketok.errors import SpiketokError, UnfitError, UsageError
+from spiketok.errors import SpiketokError, UsageError
 from spiketok.settings import typed
 from spiketok.storage.records import checkpoint_digest, run_result, seal_predictions
 from spiketok.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spiketok.training.checkpoints import Run
     from spiketok.training.config import RunConfig
     from spiketok.training.loop import TrainResult
-
-T = TypeVar("T")
+    from spiketok.training.requests import Asked
 
 
 @dataclass(frozen=True)
 class How:
     """What holds for every run of a command."""
 
-    sessions: str | None
-    hold_out: str | None
+    asked: Asked
     tokenize: bool
     save_predictions: bool
     resume: Literal["auto", "must", "never"]
-    base: Run | None
-    latents: Run | None
     trackers: list[str]
 
 
@@ -43,9 +39,12 @@ class Done:
     """A run that was trained and scored."""
 
     config: RunConfig
-    run_dir: Path
     result: TrainResult
     held_out: list[str]
+
+    @property
+    def run_dir(self) -> Path:
+        return self.result.run_dir
 
     @property
     def rows(self) -> list[dict]:
@@ -58,53 +57,32 @@ class Done:
 
 def train_one(workspace: Workspace, config: RunConfig, how: How) -> Done | None:
     """Train one run, or go on with it; None in a process that only helps the first one."""
-    from spiketok.training.latents import with_latents
-    from spiketok.training.loop import train as run_training
     from spiketok.training.predictions import write_predictions
-    from spiketok.training.runs import choose_training, open_shards, opened_shards, run_path
+    from spiketok.training.requests import fulfil, training_request
     from spiketok.training.trackers import tracking
 
-    chosen = choose_training(workspace, config, how.sessions, how.hold_out)
-    for line in chosen.left_out:
-        say(f"left out: {line}")
-    if chosen.held_out and how.hold_out is None:
-        last = "the last session of each subject that has several; otherwise: --hold-out GLOB or none"
-        say(f"held out for eval-xsession: {', '.join(chosen.held_out)} ({last})")
-    named = how.sessions is not None
-    making = say if how.tokenize else None
-    opened, unfit = opened_shards(workspace, chosen.sessions, config, named=named, made=making)
-    if how.tokenize and chosen.held_out:
-        unfit |= opened_shards(workspace, chosen.held_out, config, named=named, made=making)[1]
-    taught = how.latents
-    if taught is not None:
-        read = open_shards(workspace, [tokens.id for tokens in opened if tokens.id in taught.own], taught.config)
-        opened = with_latents(opened, taught, read)
-        say(f"latents of {len(opened)} sessions by {taught.path.name}")
-
-    def run_on(opened: list) -> TrainResult:
-        nonlocal run_dir
-        run_dir = run_path(workspace, config, opened)
+    @contextmanager
+    def listening(run_dir: Path) -> Iterator[Callable[[dict], None]]:
         with tracking(how.trackers, run_dir, config) as log, training_table() as draw:
 
             def listen(event: dict) -> None:
                 log(event)
                 draw(event)
 
-            return run_training(
-                config, opened, run_dir, resume=how.resume, on_event=listen, base=how.base, latents=taught
-            )
+            yield listen
 
-    run_dir = Path()
-    result = without_unfit(run_on, opened, unfit, named=named)
+    request = training_request(workspace, how.asked, config, tokenize=how.tokenize, told=say)
+    result = fulfil(workspace, request, resume=how.resume, told=say, listening=listening)
     if result.rank != 0:
         return None  # one of several devices: the first one speaks
     if result.resumed_from == result.total_steps:
         say("nothing was left to train")
+    run_dir = result.run_dir
     if how.save_predictions:
         written = [write_predictions(run_dir / "predictions", s, answers) for s, answers in result.answers.items()]
         seal_predictions(run_dir / "predictions", checkpoint_digest(run_dir))
         say(f"{sum(map(len, written))} files of predictions in {run_dir / 'predictions'}")
-    return Done(config, run_dir, result, chosen.held_out)
+    return Done(config, result, request.held_out)
 
 
 def tell_one(done: Done, as_json: bool) -> None:
@@ -193,27 +171,6 @@ def train_several(
             say(f"part {part} is done; when all are, the same command without --part tells of all of them")
     if failed:
         raise typer.Exit(1)
-
-
-def without_unfit(work: Callable[[list], T], opened: list, unfit: dict[str, str], *, named: bool) -> T:
-    """What ``work`` makes of the sessions that can serve; each of the others is said to be left out.
-
-    Args:
-        opened: shards of sessions. unfit: why others were left out before. named: somebody chose these very sessions.
-
-    Raises:
-        UnfitError: one that was named cannot serve, or none can.
-    """
-    while True:
-        for why in unfit.values():
-            say(f"left out: {why}")
-        try:
-            return work(opened)
-        except UnfitError as error:
-            if named or len(error.sessions) >= len(opened):
-                raise
-            unfit = error.sessions
-            opened = [tokens for tokens in opened if tokens.id not in unfit]
 
 
 def plain_scores(scores: dict) -> dict:

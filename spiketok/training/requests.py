@@ -6,6 +6,7 @@ What is chosen without being asked is told, a line each.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -54,7 +55,38 @@ class TrainingRequest:
     latents: Run | None = None
 
 
-def training_request(
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What several trainings of one command share: the runs that they begin at are opened, the model is named.
+
+    Args:
+        model: its name; None where ``path`` or ``sets`` say it. path: a TOML file, or a run's folder.
+        sets: ``"key=value"``. tasks: questions, as ``"decode:hand_vel"``. sessions: globs.
+        listed: ids in the order of a choice. hold_out: a glob, or ``"none"``.
+        base: the run that they start from. latents: the run whose latents they learn.
+    """
+
+    model: str | None
+    path: Path | None
+    sets: list[str]
+    tasks: list[str]
+    sessions: str | None
+    listed: list[str]
+    hold_out: str | None
+    base: Run | None
+    latents: Run | None
+
+    def configured(self, *sets: str) -> RunConfig:
+        """The configuration of one of them, with what it sets by itself."""
+        own = [*self.sets, *sets]
+        config = load_config(self.model, self.path, own, tasks=self.tasks)
+        if self.listed and config.data.curriculum == "listed" and not config.data.curriculum_order:
+            own.append(f"data.curriculum_order={typed(self.listed)}")
+            config = load_config(self.model, self.path, own, tasks=self.tasks)
+        return config
+
+
+def asked_training(
     workspace: Workspace,
     model: str | None = None,
     *,
@@ -67,52 +99,62 @@ def training_request(
     base: str | None = None,
     latents: str | None = None,
     vectors: Path | None = None,
-    tokenize: bool = False,
+    swept: Sequence[str] = (),
     told: Told,
-) -> TrainingRequest:
-    """What ``spiketok train`` does before its first step.
+) -> Asked:
+    """Open what a training begins at, and name its model.
 
     Args:
-        model: its name; by default the one that the shards of the workspace serve. path: a TOML file.
-        sets: ``"key=value"``. tasks: questions, as ``"decode:hand_vel"``.
-        sessions: globs. listed: ids in the order of a choice, in their place. hold_out: a glob, or ``"none"``.
-        base, latents: names of runs. vectors: a file of unit vectors. tokenize: make the shards that are missing.
-        told: called with a line for each choice that was not asked for.
+        model: its name; by default the one that the shards of the workspace serve.
+        base, latents: names of runs. vectors: a file of unit vectors. swept: what one of several sets by itself.
+        told: called with a line for each choice that was not asked for. Others: see :class:`Asked`.
 
     Raises:
         UsageError, UnknownNameError: what is asked for does not exist or does not go together.
-        DataError: no session is left, or a shard is missing.
     """
     sets = list(sets)
     sessions = ",".join(listed) if listed else sessions
     begun = load_run(run_named(workspace, "--from", base)) if base is not None else None
     taught = load_run(run_named(workspace, "--latents", latents)) if latents is not None else None
+    named = path is not None or any(text.replace(" ", "").startswith("model.name=") for text in (*sets, *swept))
     if begun is not None:
         sets, model = [*sets_from(begun, model), *sets], begun.config.model
-    elif model is None and path is None and not any(text.replace(" ", "").startswith("model.name=") for text in sets):
+    elif model is None and not named:
         model = served_model(workspace, sessions, hold_out, told)
     if taught is not None:
         sets = [f"latents={taught.digest}", *sets]
     if vectors is not None:
         sets = [*sets, *vector_sets(keep_vectors(workspace, vectors))]
-    config = load_config(model, path, sets, tasks=tasks)
-    if listed and config.data.curriculum == "listed" and not config.data.curriculum_order:
-        config = load_config(model, path, [*sets, f"data.curriculum_order={typed(list(listed))}"], tasks=tasks)
-    chosen = choose_training(workspace, config, sessions, hold_out)
+    return Asked(model, path, sets, list(tasks), sessions, list(listed), hold_out, begun, taught)
+
+
+def training_request(
+    workspace: Workspace, asked: Asked, config: RunConfig, *, tokenize: bool = False, told: Told
+) -> TrainingRequest:
+    """Choose the sessions of one training and open their shards.
+
+    Args:
+        config: as ``asked.configured`` gives it. tokenize: make the shards that are missing.
+        told: called with a line for each choice that was not asked for.
+
+    Raises:
+        DataError: no session is left, or a shard is missing.
+    """
+    chosen = choose_training(workspace, config, asked.sessions, asked.hold_out)
     for line in chosen.left_out:
         told(f"left out: {line}")
-    if chosen.held_out and hold_out is None:
+    if chosen.held_out and asked.hold_out is None:
         last = "the last session of each subject that has several; otherwise: --hold-out GLOB or none"
         told(f"held out for eval-xsession: {', '.join(chosen.held_out)} ({last})")
-    named, making = sessions is not None, told if tokenize else None
+    named, making = asked.sessions is not None, told if tokenize else None
     opened, unfit = opened_shards(workspace, chosen.sessions, config, named=named, made=making)
     if tokenize and chosen.held_out:
         unfit |= opened_shards(workspace, chosen.held_out, config, named=named, made=making)[1]
-    if taught is not None:
-        read = open_shards(workspace, [tokens.id for tokens in opened if tokens.id in taught.own], taught.config)
-        opened = with_latents(opened, taught, read)
-        told(f"latents of {len(opened)} sessions by {taught.path.name}")
-    return TrainingRequest(config, opened, unfit, chosen.held_out, named, begun, taught)
+    if asked.latents is not None:
+        own = [tokens.id for tokens in opened if tokens.id in asked.latents.own]
+        opened = with_latents(opened, asked.latents, open_shards(workspace, own, asked.latents.config))
+        told(f"latents of {len(opened)} sessions by {asked.latents.path.name}")
+    return TrainingRequest(config, opened, unfit, chosen.held_out, named, asked.base, asked.latents)
 
 
 def fulfil(
@@ -121,9 +163,12 @@ def fulfil(
     *,
     resume: Literal["auto", "must", "never"] = "auto",
     told: Told,
-    on_event: Callable[[Event], None] | None = None,
+    listening: Callable[[Path], AbstractContextManager[Callable[[Event], None] | None]] = lambda run_dir: nullcontext(),
 ) -> TrainResult:
     """Train what was asked for, in the workspace; sessions that turn out not to serve are left out and told.
+
+    Args:
+        listening: opened with the run's folder; gives who is called with each event.
 
     Raises:
         as :func:`spiketok.training.loop.train`.
@@ -132,7 +177,8 @@ def fulfil(
 
     def on(opened: list[SessionTokens]) -> TrainResult:
         run_dir = run_path(workspace, request.config, opened)
-        return train(request.config, opened, run_dir, resume=resume, on_event=on_event, base=base, latents=latents)
+        with listening(run_dir) as listen:
+            return train(request.config, opened, run_dir, resume=resume, on_event=listen, base=base, latents=latents)
 
     return without_unfit(on, request.sessions, request.unfit, named=request.named, told=told)
 
