@@ -153,7 +153,7 @@ app.command(cls=Command)(coupling.coupling)
 app.command(cls=Command)(choose.choose)
 app.command(cls=Command)(score.score)
 app.command(cls=Command)(bench.bench)
-app.add_typer(runs.runs)
+app.add_typer(runs.runs, rich_help_panel=GROUPS["runs"])
 
 
 # ---- look and check -------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ TRAINING, SCORING, READING = "What is learned", "How it is scored", "How files a
 PANELS: dict[str, str] = {
     option: panel
     for panel, options in {
-        WHICH: "sessions subjects glob max-sessions max-bytes version hold-out like top test split within dataset "
-        "species region max-size part",
+        WHICH: "sessions session subjects glob max-sessions max-bytes version hold-out like top test split within "
+        "dataset species region max-size part with-data",
         TRAINING: "model task from latents vectors config set seeds sweep size scheme bin-ms bin-compat segments "
         "window-ms step-ms steps seconds",
         SCORING: "protocols calibration-s calibration repeats stress stress-calibration probe match suite truth "
@@ -20,9 +20,9 @@ PANELS: dict[str, str] = {
         READING: "rules process min-rate quality metrics merge-as join sorter start-s mask time-unit drop-outside "
         "units restarts trials frame-rate strict",
         RESULT: "json plot out save-predictions predictions label keep markdown bibtex store-as overwrite "
-        "print-config dry-run show",
+        "print-config dry-run show page max-mb",
         HOW: "jobs executor max-memory tokenize resume restart existing api-url download-only stream verify quick yes "
-        "force speed piece-ms duration-s log",
+        "force speed piece-ms duration-s log shards shards-cap again optimizer public with-reports",
         WHERE: "root store help",
     }.items()
     for option in (f"--{word}" for word in options.split())
@@ -75,6 +75,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "spiketok train --model poyo --tokenize",
         "spiketok train -m ndt1 --task population --set optim.steps=500",
     ),
+    "runs": ("spiketok runs", "spiketok runs --model poyo"),
+    "runs compare": ("spiketok runs compare poyo ndt1", "spiketok runs compare RUN RUN RUN --json"),
+    "runs curves": ("spiketok runs curves", "spiketok runs curves poyo ndt1 --plot curves.png"),
+    "runs delete": ("spiketok runs delete RUN", "spiketok runs delete RUN RUN --yes"),
     "ensemble": ("spiketok ensemble RUN RUN RUN", "spiketok ensemble RUN RUN --json"),
     "eval-xsession": (
         "spiketok eval-xsession poyo",
@@ -91,6 +95,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bench": ("spiketok bench smoke --show", "spiketok bench xsession --part 1/8"),
     "inspect": ("spiketok inspect", "spiketok inspect file.nwb --plot raster.png"),
+    "view": ("spiketok view SESSION", "spiketok view poyo --duration-s 8 --out page.html"),
+    "push": ("spiketok push RUN hf://OWNER/NAME", "spiketok push RUN SESSION s3://bucket/shared --with-data"),
+    "pull": ("spiketok pull hf://OWNER/NAME", "spiketok pull s3://bucket/shared RUN --dry-run"),
     "verify": ("spiketok verify", "spiketok verify poyo --quick"),
     "cite": ("spiketok cite poyo", "spiketok cite mc_maze_small --bibtex"),
     "export": ("spiketok export SESSION --to nwb --out files/", "spiketok export RUN --to nlb --out rates/"),

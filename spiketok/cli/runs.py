@@ -9,14 +9,18 @@ from typing import Annotated
 import typer
 
 from spiketok.cli.console import say, show_json, show_rows
+from spiketok.cli.guide import examples
 from spiketok.cli.options import Command, Json, Root, hold, print_rows
-from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.errors import DataError, UnknownNameError, UsageError, the_one
 from spiketok.storage.workspace import Workspace
 
 MOST_CURVES = 20  # runs of a picture that nobody chose
 
 runs = typer.Typer(
-    no_args_is_help=False, help="The trainings of a workspace: list, compare, draw and delete them.", name="runs"
+    no_args_is_help=False,
+    help="The trainings of a workspace: list, compare, draw and delete them.",
+    name="runs",
+    epilog=examples("runs"),
 )
 
 
@@ -51,7 +55,7 @@ def _list(
     print_rows("runs, the newest first", [row.told() for row in rows], as_json=False)
 
 
-@runs.command(cls=Command)
+@runs.command(cls=Command, epilog=examples("runs compare"))
 def compare(
     ctx: typer.Context,
     names: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Runs' folders or names, two or more.")],
@@ -84,7 +88,7 @@ def compare(
             say(f"{row.path.name}: {row.state}")
 
 
-@runs.command(cls=Command)
+@runs.command(cls=Command, epilog=examples("runs curves"))
 def curves(
     ctx: typer.Context,
     names: Annotated[
@@ -125,7 +129,7 @@ def curves(
         print(f"page {page}")
 
 
-@runs.command(cls=Command)
+@runs.command(cls=Command, epilog=examples("runs delete"))
 def delete(
     ctx: typer.Context,
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs' folders or names.")],
@@ -141,7 +145,7 @@ def delete(
     from spiketok.storage.files import human_bytes
 
     workspace = Workspace.locate(root or ctx.obj)
-    paths = _found(workspace, names)
+    paths = _found(workspace, names, newest=False)
     for path in paths:
         if path.resolve().parent != workspace.runs.resolve():
             message = f"{path} is no run of {workspace.runs}: --root names its workspace"
@@ -187,23 +191,21 @@ def _plain(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _found(workspace: Workspace, names: list[str]) -> list[Path]:
-    """The folders of runs by path or name, each once.
+def _found(workspace: Workspace, names: list[str], *, newest: bool = True) -> list[Path]:
+    """The folders of runs, each once, by path, name or beginning of a name.
+
+    Args:
+        newest: whether a model's name means its newest finished run.
 
     Raises:
-        UnknownNameError: there is none of a name.
+        UnknownNameError: there is none of a name. AmbiguousNameError: several begin so.
     """
-    from spiketok.pipeline.run_table import run_folders
+    from spiketok.storage.finding import find_run, run_names
     from spiketok.storage.records import is_run
 
-    known = {path.name: path for path in run_folders(workspace)}
-    found = []
-    for name in names:
-        path = next((p for p in (Path(name), workspace.runs / name) if is_run(p)), None)
-        if path is None:
-            begun = [run for run in known if run.startswith(name)]
-            if len(begun) != 1:
-                raise UnknownNameError("run", name, begun or known, str(workspace.runs))
-            path = known[begun[0]]
-        found.append(path)
-    return list(dict.fromkeys(found))
+    def named(name: str) -> Path:
+        if newest or is_run(Path(name)):
+            return find_run(workspace, name)
+        return workspace.runs / the_one("run", name, run_names(workspace), str(workspace.runs))
+
+    return list(dict.fromkeys(map(named, names)))
