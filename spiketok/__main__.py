@@ -5,7 +5,7 @@ from spiketok.stopping import stoppable
 
 def main() -> None:
     """The command line; a signal ends it in one line, also while it is imported."""
-    with stoppable():
+    with stoppable(program=True):
         from spiketok.cli import main as run
 
         run()

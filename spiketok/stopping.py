@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import TypeVar
 
@@ -49,10 +49,16 @@ def asked() -> bool:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """The whole of a command: a signal ends the block, says one line, and the exit code is :data:`INTERRUPTED`."""
-    _listen()
-    atexit.register(_ignore)
+def stoppable(*, program: bool = False) -> Iterator[None]:
+    """The whole of a command: a signal ends the block, says one line, and the exit code is :data:`INTERRUPTED`.
+
+    Args:
+        program: the process ends with the block. Of one that goes on, as a test or a notebook that calls the command,
+            signals are given back to who had them.
+    """
+    before = _listen()
+    if program:
+        atexit.register(_ignore)
     try:
         yield
     except BaseException as end:
@@ -62,7 +68,18 @@ def stoppable() -> Iterator[None]:
         _tell()
         raise SystemExit(INTERRUPTED) from None
     finally:
-        _State.over = True  # what is left is Python's own end, which a signal may cut off
+        if program:
+            _State.over = True  # what is left is Python's own end, which a signal may cut off
+        elif _on_signal not in before.values():
+            _give_back(before)
+            _State.told, _State.saved = False, ""
+
+
+def _give_back(before: Mapping[signal.Signals, object]) -> None:
+    """Signals to who had them; that one came is forgotten."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    _State.asked = ""
 
 
 def _ignore() -> None:
@@ -92,10 +109,8 @@ def later() -> Iterator[Callable[[], bool]]:
             raise Stopped
     finally:
         _State.depth -= 1
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if own:
-            _State.asked = ""
+            _give_back(before)
 
 
 def stop(saved: str = "") -> None:

@@ -19,7 +19,7 @@ from spiketok.stopping import asked, later, stop, stoppable
 sys.argv = ["spiketok", "train", "--restart", "--set", "a b"]
 def me(number=signal.SIGINT):
     signal.raise_signal(number)
-with stoppable():
+with stoppable(program=True):
 """
 
 
@@ -73,6 +73,16 @@ def test_a_program_of_ones_own_is_stopped_by_an_exception_and_has_its_handlers_b
     assert not stopping.asked()
 
 
+def test_a_command_in_a_process_that_goes_on_gives_signals_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for _ in range(2):  # the second is stopped as the first
+        with pytest.raises(SystemExit) as end, stopping.stoppable(), stopping.stoppable():
+            signal.raise_signal(signal.SIGINT)
+        assert end.value.code == stopping.INTERRUPTED
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        assert not stopping.asked()
+
+
 def test_the_command_that_goes_on_begins_nothing_anew():
     assert go_on(["train", "--debug", "--restart", "--model", "poyo"]) == "spiketok train --model poyo"
 
@@ -94,7 +104,7 @@ import os, signal, threading, time
 from spiketok.pipeline.jobs import Job, run_jobs
 from spiketok.stopping import stoppable
 if __name__ == "__main__":
-    with stoppable():
+    with stoppable(program=True):
         threading.Timer({after}, os.kill, [os.getpid(), signal.SIGINT]).start()
         begun = time.monotonic()
         try:
