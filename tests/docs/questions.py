@@ -13,7 +13,8 @@ RUN = '"$(ls -td "$SPIKETOK_ROOT"/runs/*/ | head -1)"'
 REPORT = '"$(ls -td "$SPIKETOK_ROOT"/runs/*/xsession/report.json | head -1)"'
 # Words of a page: what we put in, for every question.
 WORDS = {"SESSION": SESSION, "RUN": RUN, "REPORT": REPORT, "FILES": "file.nwb", "FILE": "file.nwb", "FOLDER": "out"}
-# By question: "root" a workspace of its own, "before" what a reader has done by then, "words" what stands for what.
+# By question: "root" a workspace of its own, "before" what a reader has done by then, "words" what stands for what,
+# "code" the exit code that answers it.
 GIVEN: dict[str, dict] = {
     "take-only-files-without-doubts": {"root": "strict"},
     "train-on-some-sessions-and-test-on-others": {"words": {"sub-B*": "sub-S02*"}},
@@ -33,6 +34,11 @@ GIVEN: dict[str, dict] = {
         "before": "spiketok simulate --task handwriting --subjects 1",
         "words": {"COLUMN": "symbols"},
     },
+    "rename-a-session-or-take-it-away": {
+        "root": "renamed",
+        "before": "spiketok ingest a.nwb b.nwb",
+        "words": {"OLD": "a", "NEW": "first", "GLOB": "first --yes"},  # nobody is there to be asked
+    },
     "set-a-field-of-a-scheme": {"words": {"NAME": "patch"}},
     "choose-a-model": {"words": {"linear,poyo,ndt1": "linear,ndt1"}},
     "decode-live": {"before": "spiketok train --model poyo", "words": {"RUN": "poyo"}},
@@ -40,6 +46,8 @@ GIVEN: dict[str, dict] = {
         "before": "spiketok train --model poyo",
         "words": {"RUN": "poyo", "SESSION": "sub-S02_ses-CO-day02_behavior+ecephys"},
     },
+    "delete-a-run": {"before": "spiketok train --model linear --set seed=9", "words": {"RUN": f"{RUN} --yes"}},
+    "train-with-several-seeds-or-sweep-a-setting": {"words": {"1,2,3": "1,2"}},
     "know-whether-a-score-is-real-and-how-it-holds-when-the-recording-changes": {"words": {"RUN": "poyo"}},
     "give-a-longer-calibration": {"words": {"RUN": "poyo", "120": "20"}},
     "classify-by-what-follows-an-onset": {"words": {"COLUMN": "target_dir", "TABLE": "trials", "FILE": "onset.nwb"}},
@@ -57,14 +65,25 @@ GIVEN: dict[str, dict] = {
     "read-what-suite2p-wrote": {"root": "imaged", "words": {"FOLDER": "suite2p"}},
     "see-the-splits-of-a-benchmark": {"root": "fetched", "before": "spiketok fetch mc_maze_small"},
     "divide-by-trials": {"words": {"NAME": SESSION, "COLUMN": "target_dir"}},
-    "be-sure-that-no-window-reaches-from-train-into-test": {"words": {"hand_vel": "cursor_vel"}},
+    "cross-validate": {"words": {"0 1 2 3 4": "0 4"}},
+    "be-sure-that-no-window-reaches-from-train-into-test": {"words": {"hand_vel": "cursor_vel"}, "code": 1},
     "get-the-tensors-that-nlb-tools-or-falcon-challenge-would-give": {
         "root": "fetched",
         "before": "spiketok fetch mc_maze_small && spiketok tokenize --scheme binned --bin-ms 5 "
         "--segments trials:move_onset_time,250,450 && spiketok train --model ndt1 --task population --tokenize",
     },
     "bake-a-benchmark-s-own-windows": {"words": {"NAME": "mc_maze_small"}},
-    "take-a-file-of-torch-brain": {"root": "taken", "words": {"FILE.h5": "out/*/*.h5"}},
+    "take-a-file-of-torch-brain": {
+        "root": "taken",
+        "before": "spiketok ingest a.nwb && spiketok export a --to torch_brain --out h5",
+        "words": {"FILE.h5": "h5/*/*.h5"},
+    },
+    "ingest-a-file-that-is-refused-for-its-size-in-memory": {"root": "sized"},
+    "give-a-trained-model-to-others-or-take-theirs": {"words": {"hf://OWNER/NAME": "hf://lab/decoder"}},
+    "train-from-shards-in-a-bucket": {
+        "root": "far",
+        "words": {"s3://BUCKET/FOLDER": 'file://"$PWD"/spiketok-data'},  # a URL, but of this machine
+    },
 }
 
 
@@ -92,7 +111,9 @@ def questions(page: Path) -> list[Question]:
         if match := NOT_RUN.fullmatch(line.strip()):
             reason = match[1]
         elif match := re.match(r"\*\*\.\.\. (.+?)\*\*", line):
-            commands = tuple(c for c in re.findall(r"`([^`]+)`", line) if re.match(r"spiketok |for \w+ in ", c))
+            commands = tuple(
+                c for c in re.findall(r"`([^`]+)`", line) if re.match(r"([A-Z_]+=\S+ )?spiketok |for \w+ in ", c)
+            )
             if commands:
                 name = re.sub(r"[^a-z0-9]+", "-", match[1].lower()).strip("-")
                 found.append(Question(name, commands, reason))

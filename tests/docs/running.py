@@ -34,6 +34,7 @@ class Place:
     folder: Path
     archives: dict[str, str] = field(default_factory=dict)
     root: str = "spiketok-data"
+    more: dict[str, str] = field(default_factory=dict)  # of the environment
 
     @property
     def installed(self) -> Path:
@@ -59,7 +60,7 @@ class Place:
         if "SPIKETOK_BIN" in os.environ:
             kept.pop("PYTHONPATH", None)  # the wheel alone, nothing of this checkout
         path = f"{self._shim()}:{self.installed}:{kept['PATH']}"
-        return kept | {"PATH": path, "SPIKETOK_ROOT": self.root, "COLUMNS": "100", "MPLBACKEND": "Agg"}
+        return kept | {"PATH": path, "SPIKETOK_ROOT": self.root, "COLUMNS": "100", "MPLBACKEND": "Agg"} | self.more
 
     def _run(self, words: list[str], text: str | None, code: int) -> str:
         done = subprocess.run(

@@ -7,6 +7,7 @@ A word in capitals (``SESSION``, ``RUN``) is what a reader puts in; :data:`GIVEN
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,6 +20,7 @@ from tests.dandi_server import DandiServer
 from tests.docs.markdown import ROOT, blocks
 from tests.docs.questions import GIVEN, questions
 from tests.docs.running import Place
+from tests.hf_server import hf_server
 
 pytestmark = pytest.mark.slow
 GUIDES = [page for name in ("quickstart", "python") if (page := ROOT / "docs" / f"{name}.md").is_file()]
@@ -63,8 +65,8 @@ def recordings(tmp_path_factory):
 def test_every_block_of_a_guide(page, tmp_path, archives, recordings):
     place = Place(tmp_path, archives)
     (tmp_path / "recordings").mkdir()
-    for path in recordings:
-        shutil.copy(path, tmp_path / "recordings")
+    for number, path in enumerate(recordings):  # a reader's own have names of their own
+        shutil.copy(path, tmp_path / "recordings" / f"own-{number}.nwb")
     ran = [block for block in blocks(page) if block.reason is None]
     for python, run in groupby(ran, key=lambda block: block.language == "python"):
         text = "\n".join(block.text for block in run)  # blocks of Python go on with each other's names
@@ -81,9 +83,16 @@ def test_a_block_that_is_not_run_is_counted(block):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory, archives, recordings):
+def hub():
+    """What names the stand-in of Hugging Face to a command."""
+    with hf_server():
+        yield {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_TOKEN")} | {"HF_HUB_DISABLE_XET": "1"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, archives, recordings, hub):
     """What the questions are asked of: four simulated sessions with shards, and a run with its report."""
-    place = Place(tmp_path_factory.mktemp("questions"), archives)
+    place = Place(tmp_path_factory.mktemp("questions"), archives, more=hub)
     place.shell("spiketok simulate\nspiketok tokenize --scheme binned,per-spike\nspiketok train --model poyo")
     place.shell("spiketok eval-xsession")
     for name in ("file.nwb", "a.nwb"):
@@ -94,7 +103,7 @@ def workspace(tmp_path_factory, archives, recordings):
 
 
 def _foreign_files(folder: Path) -> None:
-    """What other programs leave: a sorting by phy, an ALF folder, one of suite2p, an archive's files."""
+    """What other programs leave: a sorting by phy, an ALF folder, one of suite2p, an archive's files, a model."""
     from tests.folders import write_alf, write_suite2p
     from tests.layouts import perich_miller
     from tests.sources.test_sorting import write_phy
@@ -105,6 +114,8 @@ def _foreign_files(folder: Path) -> None:
     reach = folder / "perich" / perich_miller.CENTER_OUT
     reach.parent.mkdir(parents=True)
     perich_miller.write_center_out(reach)
+    model = "from spiketok.models.linear import Linear\n\n\nclass MyModel(Linear):\n    name = 'mine'\n"
+    (folder / "my_models.py").write_text(model)
 
 
 QUESTIONS = questions(ROOT / "docs" / "how-do-i.md")
@@ -119,7 +130,7 @@ def test_every_command_of_how_do_i(question, workspace):
     if "before" in given:
         place.shell(given["before"])
     for command in question.commands:
-        place.shell(question.typed(command))
+        place.shell(question.typed(command), given.get("code", 0))
 
 
 def test_what_is_given_is_asked():

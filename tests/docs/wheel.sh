@@ -16,6 +16,6 @@ rm -rf "$here/build"
 wheel=$(ls "$here"/dist/*.whl)
 
 "$python" -m venv "$made/clean"
-"$made/clean/bin/python" -m pip install $quiet -c "$here/constraints.txt" "$wheel[train,dandi,plots,remote]"
+"$made/clean/bin/python" -m pip install $quiet -c "$here/constraints.txt" "$wheel[train,dandi,plots,remote,hub,sorting,trackers]"
 cd "$here"
 SPIKETOK_BIN="$made/clean/bin" "$tests" -m pytest -n auto --dist loadscope -m slow tests/docs
