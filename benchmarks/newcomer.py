@@ -15,9 +15,9 @@ PAGE = ROOT / "docs" / "why.md"
 HEAD = """# Why spiketok
 
 Twenty things that a new user wants, with the commands that they take here and the lines of Python that they take with
-the nearest peer (torch_brain, pynapple, nlb_tools, dandi, nwbinspector). Both sides stand below as they were run: ours
-by `make wheel` with the spiketok of a clean environment, the peers' by `make oracle` with the releases pinned there. A
-count says how much is typed, not how good it is; what the shorter side leaves out is said.
+the nearest peer (torch_brain, pynapple, nlb_tools, dandi, nwbinspector). Both sides stand below as they were run, but
+for nlb_tools' lines: ours by `make wheel` with the spiketok of a clean environment, the peers' by `make oracle` with
+the releases pinned there. A count says how much is typed, not how good it is; what the shorter side leaves out is said.
 
 `ingest` is counted wherever it is needed, though a session is ingested once. Files and archive are made; trainings have
 few steps.

@@ -46,6 +46,10 @@ GIVEN: dict[str, dict] = {
         "before": "spiketok train --model poyo",
         "words": {"RUN": "poyo", "SESSION": "sub-S02_ses-CO-day02_behavior+ecephys"},
     },
+    "see-what-i-trained-and-how-two-runs-differ": {
+        "before": "spiketok train --model linear --set seed=9",
+        "words": {"RUN RUN": '$(ls -td "$SPIKETOK_ROOT"/runs/*/ | head -2)'},
+    },
     "delete-a-run": {"before": "spiketok train --model linear --set seed=9", "words": {"RUN": f"{RUN} --yes"}},
     "train-with-several-seeds-or-sweep-a-setting": {"words": {"1,2,3": "1,2"}},
     "know-whether-a-score-is-real-and-how-it-holds-when-the-recording-changes": {"words": {"RUN": "poyo"}},
