@@ -13,13 +13,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok import notes  # noqa: E402
-from spiketok.errors import PluginError, UnknownNameError, UsageError  # noqa: E402
+from spiketok.errors import ArtefactError, PluginError, UnknownNameError, UsageError  # noqa: E402
 from spiketok.models import MODELS  # noqa: E402
 from spiketok.models.poyo import Poyo  # noqa: E402
+from spiketok.pipeline.hub.items import check_item  # noqa: E402
 from spiketok.plugins import Origin, find_module, origins_of, present  # noqa: E402
 from spiketok.recording.metrics import METRICS  # noqa: E402
 from spiketok.sources.catalogue import DATASETS, RULES, catalogued  # noqa: E402
 from spiketok.sources.simulator import SimulationConfig, simulate  # noqa: E402
+from spiketok.storage.files import read_json, write_signed  # noqa: E402
+from spiketok.storage.workspace import Workspace  # noqa: E402
 from spiketok.testing import check, laws  # noqa: E402
 from spiketok.tokens.schemes import SCHEMES, make_scheme  # noqa: E402
 from spiketok.training.config import load_config  # noqa: E402
@@ -157,6 +160,34 @@ def test_a_model_scheme_task_and_metric_go_the_whole_way(example, root):
     assert "scheme 'sparse-counts' of spiketok-example 0.1.0" in spiketok(root, "inspect", shard).stdout
 
 
+def test_a_scheme_that_nothing_here_draws_is_told_in_one_line(example, root, tmp_path):
+    """What other packages give has no picture, no layer of a page and no formula of attention."""
+    whose = "scheme 'sparse-counts' of spiketok-example 0.1.0"
+    told = f"there is no picture of {whose}: spiketok draws binned, "
+    page = tmp_path / "page.html"
+    spiketok(root, "tokenize", "--scheme", "sparse-counts", "--sessions", UNSEEN)
+    (shard,) = root.glob(f"shards/sparse-counts/{UNSEEN}/*")
+    for words in (("inspect", shard, "--plot", tmp_path / "p.png"),
+                  ("view", UNSEEN, "--scheme", "sparse-counts", "--out", page)):  # fmt: skip
+        (line,) = spiketok(root, *words, code=2).stderr.strip().splitlines()
+        assert line.startswith(f"error: {told}")
+    assert not page.exists() and not (tmp_path / "p.png").exists()
+    for words in ((), ("--scheme", "all")):  # nobody asked for it by name: a page without its tokens
+        notes._said.clear()
+        said = spiketok(root, "view", UNSEEN, *words, "--out", page).stderr
+        assert said.count(f"note: {told}") == 1 and "the page has none of its tokens" in said
+        page.unlink()
+    spiketok(root, "tokenize", "--scheme", "patch", "--sessions", UNSEEN)
+    assert "note:" not in spiketok(root, "view", UNSEEN, "--out", page).stderr  # one that is drawn comes first
+
+    words = ("compare", UNSEEN, "--scheme", "sparse-counts,binned", "--windows", "8")
+    done = spiketok(root, *words, "--plot", tmp_path / "c.png", "--json")
+    assert done.stderr.count(f"note: {whose} is read by unit-sum, of which no formula of attention is known") == 1
+    ours, binned = json.loads(done.stdout)["schemes"]
+    assert ours["attention_flops_per_s"] == {} and binned["attention_flops_per_s"] and ours["mean"]["tokens_per_s"]
+    assert "\tnot known\t" in spiketok(root, *words).stdout
+
+
 def test_without_the_package_each_artefact_says_what_to_install(site, root):
     remedy = "spiketok-example is not installed: pip install 'spiketok-example==0.1.0'"
     with installed(site):
@@ -243,6 +274,59 @@ def test_a_class_of_a_module_is_a_model_without_being_installed(here, root):
     (here / "my_models.py").unlink()
     line = spiketok(root, "eval-xsession", run, code=1).stderr.strip()
     assert "there is no module my_models: put the file of module my_models into this folder or on PYTHONPATH" in line
+
+
+def test_a_pulled_run_of_a_module_says_what_it_needs_and_nothing_is_imported(here, root, tmp_path):
+    spiketok(root, "train", "--model", "my_models:Mine", "--tokenize")
+    (run,) = root.glob("runs/my_models.Mine-*")
+    spiketok(root, "push", run, tmp_path / "given")
+    needs = f"runs/{run.name}: it needs model 'my_models:Mine' of module my_models, sha256 "
+    pull = "from spiketok.cli import main; import sys; sys.argv = ['spiketok', *sys.argv[1:]]; main()"
+
+    def pulled(other: str, *words: str, code: int = 0) -> str:
+        """In a process of its own, where the module would tell that it is imported."""
+        env = {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PATH": "/usr/bin:/bin"}
+        command = [sys.executable, "-c", pull, "pull", tmp_path / "given", "--root", tmp_path / other, *words]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, cwd=here)
+        assert done.returncode == code and "IMPORTED" not in done.stdout + done.stderr, done
+        (line,) = [line for line in done.stderr.splitlines() if (needs if code == 0 else "error: ") in line]
+        return line
+
+    file = here / "my_models.py"
+    assert pulled("same").endswith(f": what uses it imports {file}")
+    file.write_text(file.read_text() + "print('IMPORTED')\n")
+    line = pulled("changed", code=1)
+    assert "plugin model my_models:Mine of module my_models, " in line and line.endswith("it was used: put that back")
+    assert not (tmp_path / "changed" / "runs").exists()
+    file.unlink()
+    remedy = "there is no module my_models: put the file of module my_models into this folder or on PYTHONPATH"
+    assert pulled("dry", "--dry-run").endswith(remedy) and pulled("gone").endswith(remedy)
+    assert "model 'my_models:Mine' of module my_models" in spiketok(tmp_path / "gone", "inspect", run.name).stdout
+    line = spiketok(tmp_path / "gone", "eval-xsession", run.name, code=1).stderr.strip().splitlines()[-1]
+    assert remedy in line
+
+
+def test_a_run_that_names_a_module_and_no_plugin_is_not_taken(here, root, tmp_path):
+    """Signed by who changed it: nobody was told, and loading it would import what has the name here."""
+    spiketok(root, "train", "--model", "my_models:Mine", "--tokenize")
+    (run,) = root.glob("runs/my_models.Mine-*")
+    file = run / "checkpoint" / "checkpoint.json"
+    write_signed(file, {k: v for k, v in read_json(file).items() if k not in ("plugins", "digest")})
+    line = f"runs/{run.name} has the model 'my_models:Mine' and does not say what plug-in that is: it is not taken"
+    with pytest.raises(ArtefactError, match=line):
+        check_item(Workspace(root), f"runs/{run.name}")
+
+
+def test_a_pulled_shard_of_a_package_that_is_not_here_says_what_to_install(site, root, tmp_path):
+    with installed(site):
+        spiketok(root, "tokenize", "--scheme", "sparse-counts", "--sessions", UNSEEN)
+        spiketok(root, "push", "sparse-counts", tmp_path / "given")
+        said = spiketok(tmp_path / "here", "pull", tmp_path / "given").stderr
+        assert "it needs scheme 'sparse-counts' of spiketok-example 0.1.0: what uses it imports " in said
+    (line,) = spiketok(tmp_path / "other", "pull", tmp_path / "given", code=1).stderr.strip().splitlines()[-1:]
+    assert line.startswith("error: shards/sparse-counts/")
+    assert line.endswith("spiketok-example is not installed: pip install 'spiketok-example==0.1.0'")
+    assert not (tmp_path / "other" / "shards").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spiketok.errors import DataError
+from spiketok.errors import DataError, UsageError
 from spiketok.pipeline.inspect import OF_OTHERS, kind_of, load_session
 from spiketok.pipeline.isolation import bounds, isolated
 from spiketok.storage.files import source_bytes
 from spiketok.storage.workspace import CONTEXT, Workspace
+from spiketok.tokens.pictures import not_drawn
 from spiketok.tokens.shards import ShardReader
 from spiketok.tokens.view import Extra, Written, write_page
+from spiketok.tokens.view.layers import LAYERS
 
 FIRST = ("binned", "per-spike")  # whose tokens are shown where nobody chose, if there are any
 
@@ -19,7 +21,7 @@ def shards_of(workspace: Workspace, session_id: str, schemes: list[str] | None) 
     """The newest shard of each scheme that was asked for; of none that was, of one that is there.
 
     Raises:
-        DataError: a scheme that was asked for has no shard of the session.
+        DataError: a scheme that was asked for has no shard of the session. UsageError: nothing draws its tokens.
     """
     newest: dict[str, Path] = {}
     for folder in workspace.baked(session_id):
@@ -27,9 +29,13 @@ def shards_of(workspace: Workspace, session_id: str, schemes: list[str] | None) 
         if name != CONTEXT and (name not in newest or folder.stat().st_mtime > newest[name].stat().st_mtime):
             newest[name] = folder
     if schemes is None:
-        schemes = [name for name in (*FIRST, *sorted(newest)) if name in newest][:1]
-    if schemes == ["all"]:
+        ours = [name for name in sorted(newest) if name in LAYERS]
+        schemes = [name for name in (*FIRST, *ours, *sorted(newest)) if name in newest][:1]
+    elif schemes == ["all"]:
         schemes = sorted(newest)
+    elif others := [name for name in schemes if name in newest and name not in LAYERS]:
+        message = f"{not_drawn(others[0], LAYERS)}: choose of them, or --scheme none"
+        raise UsageError(message)
     for name in schemes:
         if name not in newest:
             message = (

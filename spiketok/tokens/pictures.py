@@ -6,13 +6,23 @@ the line above: what the tokens are, how many, and how many spikes they hold.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from spiketok.recording.nouns import NS_PER_S
+from spiketok.tokens.schemes import SCHEMES
 
 INK, FAINT = "#1f2933", "#9aa5b1"
 MOST_NUMBERS = 120  # so many numbers of a token are written beside it
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+
+
+def not_drawn(name: str, drawn: Iterable[str]) -> str:
+    """That there is no picture of a scheme, which another package gives; the schemes that are drawn."""
+    origin = SCHEMES.origin(name) if name in SCHEMES else None
+    told = str(origin or f"scheme '{name}'")
+    return f"there is no picture of {told}: spiketok draws {', '.join(sorted(drawn))}"
 
 
 def mark_token(axis, left: float, right: float, low: float, high: float, words: str) -> str:

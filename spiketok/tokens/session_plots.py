@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import DataError, require
+from spiketok.errors import DataError, UsageError, require
 from spiketok.recording.codes import Marks, code_columns, is_code, marks_of
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
 from spiketok.storage.files import atomic_file
-from spiketok.tokens.pictures import COLORS, FAINT, INK, PICTURES
+from spiketok.tokens.pictures import COLORS, FAINT, INK, PICTURES, not_drawn
 
 UNOBSERVED = "#f4d9d0"
 MOST_CODES = 6  # so many rows of codes below a raster
@@ -132,9 +132,15 @@ def plot_session(session: Session, out: Path, start_s: float | None = None, dura
 
 
 def plot_shard(reader, out: Path, start_s: float | None = None) -> None:
-    """A second of a shard's tokens (or the one window that its scheme has) as the model meets them."""
+    """A second of a shard's tokens (or the one window that its scheme has) as the model meets them.
+
+    Raises:
+        UsageError: the scheme is of another package, and nothing here draws it. DataError: no window lies there.
+    """
     from spiketok.tokens.schemes.base import Windows
 
+    if reader.scheme.name not in PICTURES:
+        raise UsageError(not_drawn(reader.scheme.name, PICTURES))
     grid_ns = reader.scheme.grid_ns
     segment = _segment_with_spikes(reader)
     seg_start, seg_stop = int(reader.segments.start_ns[segment]), int(reader.segments.stop_ns[segment])

@@ -5,6 +5,7 @@ An item is checked before it is sent, as ``verify --quick`` checks it. No file t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from spiketok.errors import ArtefactError, DataError, SpiketokError, UnknownNameError, UsageError
 from spiketok.pipeline.citations import Citation, cite
 from spiketok.pipeline.provenance import first_broken, walk
+from spiketok.plugins import Origin, find_module, origins_of, present, require_origins
 from spiketok.storage.files import WIP, read_json, read_signed, sha256_file
 from spiketok.storage.locks import LOCK
 from spiketok.storage.pushed import MARKS, RUN_FILES, STATE, kind_at
@@ -233,6 +235,7 @@ def _run(workspace: Workspace, path: str, optimizer: bool, with_data: bool) -> I
         "headline": {task["name"]: task["metrics"][0] for task in result.get("tasks", ())},
         "scores_by_session": dict(sorted(result.get("test", {}).items())[:SCORED]),
         "reports": reports,
+        **({"plugins": plugins} if (plugins := checkpoint.get("plugins")) else {}),
     }
     needs = [f"runs/{run.name}" for run in _origins(workspace, config)]
     if digest := config["model_overrides"].get("vectors"):
@@ -357,6 +360,8 @@ def check_item(staged: Workspace, path: str) -> None:
     if kind == "run" and read_json(place / MARKS["run"]).get("version", 0) < 2:
         message = f"{path} is of an earlier release: upgrade it where it was made, and push again"
         raise ArtefactError(message)
+    if kind == "run":
+        _require_named(path, place)
     if kind == "session":
         found = read_session(place).id  # every byte
         if f"store/{found}" != path:
@@ -371,6 +376,45 @@ def check_item(staged: Workspace, path: str) -> None:
             raise ArtefactError(message)
 
 
+def plugins_at(place: Path, kind: str) -> list[Origin]:
+    """What of other packages an item of a workspace was made with, as it says itself; nothing is imported.
+
+    Args:
+        place: of a run or a shard; other kinds have none.
+    """
+    if kind not in ("run", "shard"):
+        return []
+    facts = read_json(place / MARKS[kind])
+    return origins_of(facts.get("plugins") if kind == "run" else [facts["plugin"]] if "plugin" in facts else [])
+
+
+def plugin_remarks(origins: Sequence[Origin]) -> Iterator[str]:
+    """What an item needs of other packages, whether it is here, and what would be run where the item is used."""
+    for origin in origins:
+        state, remark = present(origin)
+        told = f"it needs {origin}"
+        if state == "not here":
+            yield f"{told}: {remark}"
+            continue
+        module = origin.entry.split(":")[0]
+        file = find_module(module)
+        yield f"{told}{f', {remark}' if remark else ''}: what uses it imports {file or module}"
+
+
+def _require_named(path: str, place: Path) -> None:
+    """Raise ArtefactError where a run's model is a class of a module and the run does not say of which file.
+
+    Whoever loads it would import what has that name here, without a word.
+    """
+    checkpoint, model = read_json(place / MARKS["run"]), ""
+    with contextlib.suppress(KeyError, TypeError):
+        model = str(checkpoint["config"]["model"])
+    said = {origin.name for origin in origins_of(checkpoint.get("plugins")) if origin.kind == "model"}
+    if ":" in model and model not in said:
+        message = f"{path} has the model '{model[:80]}' and does not say what plug-in that is: it is not taken"
+        raise ArtefactError(message)
+
+
 def _check_place(path: str, place: Path) -> None:
     """Raise ArtefactError where a shard or context says of itself that it lies elsewhere."""
     from spiketok.tokens.context import context_fingerprint
@@ -380,6 +424,8 @@ def _check_place(path: str, place: Path) -> None:
     try:
         manifest = read_signed(place / MANIFEST, kind_at(path), "push it again")
         session_id, digest = manifest["session"]["id"], manifest["store_digest"]
+        if "plugin" in manifest:
+            require_origins([manifest["plugin"]], "it")
         if kind_at(path) == "context":
             due = f"shards/{CONTEXT}/{session_id}/{context_fingerprint(digest)}"
         else:

@@ -16,8 +16,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from spiketok.errors import ArtefactError, DataError, FetchError, UnknownNameError
-from spiketok.pipeline.hub.items import check_item
+from spiketok.pipeline.hub.items import check_item, plugin_remarks, plugins_at
 from spiketok.pipeline.hub.places import Place
+from spiketok.plugins import Origin, origins_of
 from spiketok.storage.files import atomic_folder, fingerprint, human_bytes, sha256_file, write_signed
 from spiketok.storage.locks import beside, inside, locked, session_lock
 from spiketok.storage.names import folded, twin_of
@@ -36,7 +37,8 @@ class PulledItem:
     Args:
         path: its place in the workspace. kind: of it. state: ``"new"``, ``"replaced"``, ``"already"`` or ``"absent"``
             (of a dry run: it would be fetched).
-        nbytes: of its files. fetched: of those that came now. remarks: what it came without, one sentence each.
+        nbytes: of its files. fetched: of those that came now. remarks: what it came without, and what it needs of other
+            packages, one sentence each.
     """
 
     path: str
@@ -85,7 +87,8 @@ def pull(
         state = {path: _state_here(workspace, path, item, overwrite) for path, item in items.items()}
         _require_no_twins(workspace, items)
         if dry_run:
-            return [_outcome(path, item, state[path], {}) for path, item in items.items()]
+            said = {path: _claimed(item) for path, item in items.items()}
+            return [_outcome(path, item, state[path], {}, said[path]) for path, item in items.items()]
         lacking = {path: item for path, item in items.items() if state[path] != "already"}
         if lacking:
             staging.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,8 @@ def pull(
             _put(workspace, staging, path, items[path])
         if staging.exists():
             shutil.rmtree(staging)
-        return [_outcome(path, item, state[path], fetched) for path, item in items.items()]
+        made = {path: _plugins_here(workspace, path, item["kind"]) for path, item in items.items()}
+        return [_outcome(path, item, state[path], fetched, made[path]) for path, item in items.items()]
 
 
 def _in_order(items: Iterable[str]) -> list[str]:
@@ -334,8 +338,20 @@ def _checkpoint_here(run: Path) -> str:
     return sha256_file(file) if file.is_file() else ""
 
 
-def _outcome(path: str, item: Mapping, state: str, fetched: Mapping[str, int]) -> PulledItem:
+def _claimed(item: Mapping) -> list[Origin]:
+    """What a manifest says that an item needs; before the item came there is nothing else to go by."""
+    about = item.get("about")
+    return origins_of(about.get("plugins")) if isinstance(about, Mapping) else []
+
+
+def _plugins_here(workspace: Workspace, path: str, kind: str) -> list[Origin]:
+    place = _place_here(workspace, path)
+    return [] if isinstance(place, RemotePath) else plugins_at(place, kind)
+
+
+def _outcome(path: str, item: Mapping, state: str, fetched: Mapping[str, int], plugins: Sequence[Origin]) -> PulledItem:
     names = [f"{path}/{name}" if name else path for name in item["files"]]
     nbytes = sum(entry["bytes"] for entry in item["files"].values())
-    remarks = tuple(f"it came without {name}: it cannot be trained on, but used" for name in item["left_out"])
-    return PulledItem(path, item["kind"], state, nbytes, sum(fetched.get(name, 0) for name in names), remarks)
+    remarks = [f"it came without {name}: it cannot be trained on, but used" for name in item["left_out"]]
+    remarks += plugin_remarks(plugins)
+    return PulledItem(path, item["kind"], state, nbytes, sum(fetched.get(name, 0) for name in names), tuple(remarks))

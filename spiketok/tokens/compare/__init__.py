@@ -26,14 +26,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from spiketok.errors import NotServedError, UsageError
+from spiketok.notes import note_once
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
-from spiketok.tokens.compare.attention import ATTENTION, Lengths, attention_flops
+from spiketok.tokens.compare.attention import ATTENTION, Lengths, attention_flops, without_formula
 from spiketok.tokens.compare.growth import growth
 from spiketok.tokens.compare.picture import plot_comparison
 from spiketok.tokens.compare.results import Comparison, Measured, SchemeResult
 from spiketok.tokens.compare.timing_error import TimingErrors, match_spikes
 from spiketok.tokens.compare.windows import BATCH, WHOLE_SESSION, TooShortError, batches, choose_stretches, lay_windows
-from spiketok.tokens.schemes import Scheme
+from spiketok.tokens.schemes import SCHEMES, Scheme
 from spiketok.tokens.schemes.base import Tokens, Windows
 
 __all__ = [
@@ -111,6 +112,11 @@ def _measure(
     lengths = Lengths(np.concatenate(n_tokens), np.concatenate(n_current), len(session.units), bins)
     total = int(lengths.tokens.sum())
     readers = () if scheme.name in WHOLE_SESSION else scheme.readers
+    unknown = without_formula(readers)
+    if unknown:
+        told = (SCHEMES.origin(scheme.name) if scheme.name in SCHEMES else None) or scheme.name
+        names = ", ".join(unknown)
+        note_once(f"{told} is read by {names}, of which no formula of attention is known: it is left out")
     facts = {
         "n_units": len(session.units),
         "n_spikes": len(session.spikes),
@@ -124,7 +130,9 @@ def _measure(
         "lost": dict(baked.lost),
         **errors.facts(),
         **growth(scheme, session, windows, lengths, seed),
-        "attention_flops_per_s": {reader: attention_flops(reader, lengths) / window_s for reader in readers},
+        "attention_flops_per_s": {
+            reader: attention_flops(reader, lengths) / window_s for reader in readers if reader not in unknown
+        },
     }
     return Measured(session.id, facts, _time(scheme, session, whole, baked.columns, windows, seed, rounds))
 

@@ -5,7 +5,7 @@ Shape letters: L tokens of a window, N units, B windows, D model width, K latent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,11 @@ each bin; STNDT attends over T bins and over N units; NuCLR over each unit's pat
 Neuroformer lets the current window's tokens attend to themselves and to the history's. The identity encoder that reads
 calibration trials (SPINT) is feed-forward: it has no entry for that scheme. All in multiply-adds, twice: scores and
 mixing."""
+
+
+def without_formula(readers: Iterable[str]) -> list[str]:
+    """The readers, of other packages, of which it is not known how they attend."""
+    return [reader for reader in readers if reader not in ATTENTION]
 
 
 def attention_flops(reader: str, lengths: Lengths) -> float:

@@ -98,8 +98,8 @@ def _draw_panel(axis, panel: _Panel, results: list[SchemeResult]) -> None:
     axis.grid(axis="x", color=FAINT, alpha=0.35, lw=0.6)
     axis.set_axisbelow(True)
     if not panel.name:
-        found = [max(r.attention.values(), default=0.0) for r in results]
-        labels = [_readers(r) or "no attention" for r in results]
+        found = [max(r.attention.values(), default=None if r.unpaid == "not known" else 0.0) for r in results]
+        labels = [_readers(r) or {"none": "no attention"}.get(r.unpaid, r.unpaid) for r in results]
     else:
         found = [result.mean(panel.name) for result in results]
         labels = [short(times(v, panel.factor)) for v in found]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spiketok.storage.files import atomic_file
-from spiketok.tokens.compare.attention import ATTENTION, LATENTS, QUERIES, WIDTH
+from spiketok.tokens.compare.attention import ATTENTION, LATENTS, QUERIES, WIDTH, without_formula
 from spiketok.tokens.schemes import Scheme, scheme_config
 
 
@@ -52,6 +52,11 @@ class SchemeResult:
         """FLOPs of one layer's attention a second of recording, by reader; mean over the sessions."""
         readers = self.served[0].facts["attention_flops_per_s"] if self.served else {}
         return {r: statistics.fmean(m.facts["attention_flops_per_s"][r] for m in self.served) for r in readers}
+
+    @property
+    def unpaid(self) -> str:
+        """What stands in place of attention where no reader pays any: ``"none"``, or that it is not known."""
+        return "not known" if not self.attention and without_formula(self.scheme.readers) else "none"
 
 
 MEANS = (
@@ -132,7 +137,7 @@ def _row(result: SchemeResult) -> dict[str, object]:
         "tokens/spike": short(result.mean("tokens_per_spike")),
         "bake, M spikes/s": short(times(result.mean("bake_spikes_per_s"), 1e-6)),
         "cut, windows/s": short(result.mean("cut_windows_per_s")),
-        "attention, MFLOP/s": attention or ("none" if result.served else "-"),
+        "attention, MFLOP/s": attention or (result.unpaid if result.served else "-"),
         "not served": "; ".join(refused),
     }
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from spiketok import __version__
 from spiketok.errors import UsageError
+from spiketok.notes import note_once
 from spiketok.recording.codes import is_code
 from spiketok.recording.intervals import without
 from spiketok.recording.nouns import NS_PER_S, Intervals, Ragged, Session, Signal
@@ -27,8 +28,9 @@ from spiketok.recording.signals import sampling_period_ns
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.storage.clock import find_period, nearest_ticks
 from spiketok.storage.files import atomic_file, human_bytes
+from spiketok.tokens.pictures import not_drawn
 from spiketok.tokens.session_plots import busiest_start, code_rows
-from spiketok.tokens.view.layers import Layer, layer_of
+from spiketok.tokens.view.layers import LAYERS, Layer, layer_of
 from spiketok.tokens.view.packing import Blobs
 
 OVERVIEW_BINS = 2048
@@ -321,7 +323,10 @@ def _signal(name: str, signal: Signal, stretch: tuple[int, int], blobs: Blobs) -
 
 
 def _layer(reader, view: tuple[int, int], blobs: Blobs) -> dict[str, object] | None:
-    """Tokens of a shard around what is shown first, for a minute at most."""
+    """Tokens of a shard around what is shown first, for a minute at most; a note where nothing draws its scheme."""
+    if reader.scheme.name not in LAYERS:
+        note_once(f"{not_drawn(reader.scheme.name, LAYERS)}; the page has none of its tokens")
+        return None
     middle = (view[0] + view[1]) // 2
     layer: Layer | None = layer_of(reader, min(view[0], middle - 30 * NS_PER_S), max(view[1], middle + 30 * NS_PER_S))
     if layer is None:
