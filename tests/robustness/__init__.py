@@ -23,6 +23,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 LONGEST_S, MOST_BYTES = 60, 2 * 10**9  # no command may take more, whatever it is given
 PATIENCE_S = 3 * LONGEST_S  # then it hangs
+LOCKING = "HDF5_USE_FILE_LOCKING"
+GIVEN = os.environ.get(LOCKING)  # to commands; not what the process that runs the cases sets for itself
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Cli:
         environment = os.environ | {"SPIKETOK_ROOT": str(root), "PYTHONPATH": str(self.package), "COLUMNS": "200"}
         for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
             environment[name] = "1"
+        environment.pop(LOCKING, None)
+        environment |= {} if GIVEN is None else {LOCKING: GIVEN}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True} | popen
         command = [self.python, "-m", "spiketok", *map(str, words)]
         return subprocess.Popen(command, env=environment | (env or {}), text=True, cwd=root, **pipes)

@@ -12,6 +12,7 @@ import http.server
 import json
 import os
 import resource
+import subprocess
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 
 from tests.nwb_files import write_plain, write_rich
-from tests.robustness import Case, Cli, Outcome
+from tests.robustness import LOCKING, Case, Cli, Outcome
 from tests.robustness._workspace import LINEAR, workspace
 
 SHIM = Path(__file__).with_name("_shim")
@@ -137,9 +138,15 @@ def _hdf5_without_locks(cli: Cli, folder: Path) -> None:
 
 
 def _hdf5_in_use(cli: Cli, folder: Path) -> None:
-    write_plain(folder / "a.nwb")
-    with h5py.File(folder / "a.nwb", "r+"):
+    """By another program indeed: the process that runs the cases takes no locks."""
+    path = write_plain(folder / "a.nwb")
+    code = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    env = {name: value for name, value in os.environ.items() if name != LOCKING}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([cli.python, "-c", code, str(path)], env=env, **pipes) as other:
+        assert other.stdout.readline() == b"open\n"
         told(cli("ingest", "a.nwb", root=folder), "a.nwb", "locked by another program", "wait")
+        other.stdin.close()
 
 
 def _newer_superblock(cli: Cli, folder: Path) -> None:
