@@ -47,14 +47,18 @@ GIVEN: dict[str, dict] = {
         "words": {"RUN": "poyo", "SESSION": "sub-S02_ses-CO-day02_behavior+ecephys"},
     },
     "see-what-i-trained-and-how-two-runs-differ": {
-        "before": "spiketok train --model linear --set seed=9",
+        "before": "spiketok train --model poyo --set seed=9",
         "words": {"RUN RUN": '$(ls -td "$SPIKETOK_ROOT"/runs/*/ | head -2)'},
+    },
+    "run-falcon-s-evaluator-on-my-run": {
+        "root": "falcon",
+        "before": "spiketok fetch falcon/m1 && spiketok train --model linear --task decode:preprocessed_emg --tokenize",
     },
     "delete-a-run": {"before": "spiketok train --model linear --set seed=9", "words": {"RUN": f"{RUN} --yes"}},
     "train-with-several-seeds-or-sweep-a-setting": {"words": {"1,2,3": "1,2"}},
     "know-whether-a-score-is-real-and-how-it-holds-when-the-recording-changes": {"words": {"RUN": "poyo"}},
     "give-a-longer-calibration": {"words": {"RUN": "poyo", "120": "20"}},
-    "classify-by-what-follows-an-onset": {"words": {"COLUMN": "target_dir", "TABLE": "trials", "FILE": "onset.nwb"}},
+    "classify-by-what-follows-an-onset": {"words": {"COLUMN": "target_dir", "TABLE": "trials"}},
     "fetch-only-a-part-of-a-dataset": {"root": "fetched"},
     "know-that-what-i-downloaded-is-still-what-the-archive-has": {
         "root": "fetched",
