@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spiketok.errors import require
 from spiketok.evaluation.bench.leaderboard import Leaderboard, Row, versions
-from spiketok.evaluation.bench.pictures import colour_of, curve_plot, ranking_plot
+from spiketok.evaluation.bench.pictures import LEAST, colour_of, curve_plot, ranking_plot
 from spiketok.evaluation.bench.suite import NLB, TEST, TRANSFER, Track
 from spiketok.evaluation.controls import CONSTANT, OWN_PAST, SESSION_TIME, TRIAL_TIME, WITHOUT_SPIKES
 from spiketok.evaluation.report import html_table, picture, whole_page
@@ -208,7 +208,8 @@ def _track(board: Leaderboard, track: Track) -> list[str]:
             f"<h2>By length of calibration{title}</h2>",
             picture(figure, f"scores of {track.name} by length of calibration"),
             '<p class="soft small">Full lines: the ranked row of a model. Dotted: its other rows. Bars: SEM over '
-            "seeds. Grey: the floor beside each model, which is scored at the model's own windows.</p>",
+            "seeds. Grey: the floor beside each model, which is scored at the model's own windows. "
+            f"A mean below {LEAST:g} is drawn at {LEAST:g}, without its bar.</p>",
         ]
     rows = all_rows(board, track)
     sections += [f"<h2>Each session{title}</h2>", _table(board, session_rows(board, track))]

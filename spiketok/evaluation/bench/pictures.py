@@ -15,7 +15,7 @@ from spiketok.evaluation.results import FLOOR
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A3E9D", "#8C6D1F")
 INK, GREY = "#22262B", "#8A8F98"
 MARKS = ("o", "s", "^", "D", "v", "P", "X")  # a protocol each
-LEAST = -0.3  # of R2: what is below is drawn at it
+LEAST = -0.3  # of R2: what is below is drawn at it, without a bar; the page says so
 WIDTH = 6.2  # inches
 
 
@@ -81,7 +81,7 @@ def curve_plot(board: Leaderboard, track: Track):
             style |= {"color": colour_of(board, model), "linewidth": 1.7, "marker": "d", "zorder": 3}
         label = f"{model}: {protocol}" if alone or not is_floor else "floors"
         means = [_shown(row.summary(metric).mean) for row in own]
-        sems = [row.summary(metric).sem or 0.0 for row in own]
+        sems = [0.0 if row.summary(metric).mean < LEAST else row.summary(metric).sem or 0.0 for row in own]
         axes.errorbar([row.calibration_s for row in own], means, sems, label="_" if label in drawn else label, **style)
         drawn.add(label)
     axes.set_xscale("log")

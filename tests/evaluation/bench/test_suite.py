@@ -23,7 +23,7 @@ DIGESTS = {
     "falcon 1": "4e581d5c5aa29ab0",
     "nlb21 1": "3f163758d73e879c",
     "smoke 1": "d0d58f6d7c08887c",
-    "xsession 1": "5a2f3c4f491affb1",
+    "xsession 2": "eada6a2c95ff7995",
 }
 
 
