@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import threading
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -11,6 +13,10 @@ from hypothesis import HealthCheck, settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     # one worker a core: torch with a thread for every core in each of them takes more than twice as long
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if threading.current_thread() is threading.main_thread():
+    # a job in the background of a shell has Ctrl-C ignored, and tests that send one would wait, or die of the next
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "default", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

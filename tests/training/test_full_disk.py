@@ -9,7 +9,8 @@ import resource
 import pytest
 
 from spiketok.storage.files import atomic_file
-from spiketok.training.step_log import StepLog, _lines
+from spiketok.storage.records import step_lines
+from spiketok.training.step_log import StepLog
 
 
 def test_a_line_of_the_log_is_whole_or_not_there(tmp_path):
@@ -24,9 +25,9 @@ def test_a_line_of_the_log_is_whole_or_not_there(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(tmp_path / "metrics.jsonl"))
     assert (tmp_path / "metrics.jsonl").read_text() == 3 * (json.dumps(row) + "\n")
-    assert _lines(tmp_path / "metrics.jsonl") == 3 * [row]
+    assert step_lines(tmp_path / "metrics.jsonl") == 3 * [row]
     metrics._append(row)
-    assert len(_lines(tmp_path / "metrics.jsonl")) == 4
+    assert len(step_lines(tmp_path / "metrics.jsonl")) == 4
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
