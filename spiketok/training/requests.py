@@ -15,10 +15,11 @@ from spiketok.errors import UnfitError, UsageError
 from spiketok.models import MODELS
 from spiketok.settings import typed
 from spiketok.storage.workspace import Workspace
+from spiketok.training import loop
 from spiketok.training.checkpoints import Run, load_run
 from spiketok.training.config import RunConfig, load_config
 from spiketok.training.latents import with_latents
-from spiketok.training.loop import TrainResult, train
+from spiketok.training.loop import TrainResult
 from spiketok.training.runs import (
     choose_training,
     default_model,
@@ -173,12 +174,12 @@ def fulfil(
     Raises:
         as :func:`spiketok.training.loop.train`.
     """
-    base, latents = request.base, request.latents
+    rest = {"resume": resume, "base": request.base, "latents": request.latents}
 
     def on(opened: list[SessionTokens]) -> TrainResult:
         run_dir = run_path(workspace, request.config, opened)
         with listening(run_dir) as listen:
-            return train(request.config, opened, run_dir, resume=resume, on_event=listen, base=base, latents=latents)
+            return loop.train(request.config, opened, run_dir, on_event=listen, **rest)
 
     return without_unfit(on, request.sessions, request.unfit, named=request.named, told=told)
 

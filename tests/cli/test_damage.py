@@ -69,10 +69,10 @@ class Done:
 
 def _command(words: list[str], root: str, stop_at_checkpoint: bool) -> int:
     """In the child: the command line, as the console script runs it; its exit code."""
-    from spiketok.cli import main, train
+    from spiketok.cli import main, training
 
     if stop_at_checkpoint:
-        listen = train.training_table
+        listen = training.training_table
 
         @contextlib.contextmanager
         def until_checkpoint():
@@ -83,7 +83,7 @@ def _command(words: list[str], root: str, stop_at_checkpoint: bool) -> int:
                     )
                 )
 
-        train.training_table = until_checkpoint
+        training.training_table = until_checkpoint
     sys.argv = ["spiketok", *words]
     os.environ["SPIKETOK_ROOT"] = root
     try:

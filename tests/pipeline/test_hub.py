@@ -429,7 +429,7 @@ def test_a_model_repository_and_what_its_server_refuses(root, tmp_path, monkeypa
     with hf_server() as hub:
         hub.fail_after = 0
         done = refused(root, "push", run, "hf://lab/decoder")
-        assert "did not take it" in done.stderr and ".safetensors" in done.stderr and "507" in done.stderr
+        assert "did not take it" in done.stderr and f"runs/{run}/" in done.stderr and "507" in done.stderr
         hub.fail_after = None
         spiketok(root, "push", "--public", run, "hf://lab/decoder")
         assert b"library_name" in hub.files("model", "lab/decoder")["README.md"]

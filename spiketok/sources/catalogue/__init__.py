@@ -141,6 +141,7 @@ class _AllRules(MutableMapping):
         if name in self.builtin:
             return None
         found = [DATASETS.origin(d.name) for d in DATASETS.values() if d.rules == name]
+        found = [origin for origin in found if origin is not None]
         packages = list(dict.fromkeys(origin.distribution for origin in found))
         if len(packages) > 1:
             message = f"the rules '{name}' are of {' and of '.join(packages)}: uninstall one, neither is used"
