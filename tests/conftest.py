@@ -36,4 +36,5 @@ def real_data() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # its fonts are listed once
 os.environ["XDG_CONFIG_HOME"] = os.devnull  # no test reads the preferences of who runs it

@@ -19,9 +19,8 @@ GIVEN: dict[str, dict] = {
     "take-only-files-without-doubts": {"root": "strict"},
     "train-on-some-sessions-and-test-on-others": {"words": {"sub-B*": "sub-S02*"}},
     "choose-the-sessions-that-help-most-to-decode-another-one": {
-        "words": {"FILE": '"$(ls -t "$SPIKETOK_ROOT"/choices/*.json | head -1)"'}
+        "words": {"10": "2", "FILE": '"$(ls -t "$SPIKETOK_ROOT"/choices/*.json | head -1)"'}
     },
-    "begin-with-the-easy-sessions": {"words": {"listed": "listed --hold-out none"}},
     "average-the-rates-of-several-runs": {
         "before": "for s in 1 2; do spiketok train --model ndt1 --task population --set seed=$s; done",
         "words": {"RUN RUN ...": '$(ls -td "$SPIKETOK_ROOT"/runs/ndt1-*/ | head -2)'},
@@ -78,7 +77,8 @@ GIVEN: dict[str, dict] = {
     "get-the-tensors-that-nlb-tools-or-falcon-challenge-would-give": {
         "root": "fetched",
         "before": "spiketok fetch mc_maze_small && spiketok tokenize --scheme binned --bin-ms 5 "
-        "--segments trials:move_onset_time,250,450 && spiketok train --model ndt1 --task population --tokenize",
+        "--segments trials:move_onset_time,250,450 && "
+        "spiketok train --model ndt1 --task population --set data.window_ms=700 --tokenize",
     },
     "bake-a-benchmark-s-own-windows": {"words": {"NAME": "mc_maze_small"}},
     "take-a-file-of-torch-brain": {
