@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spiketok.errors import DataError, UnfitError, UsageError
+from spiketok.errors import UsageError
 from spiketok.models.batch import Timing
 from spiketok.recording.splits import SplitRule, resolve_splits, valid_is_test
 from spiketok.settings import build
@@ -16,7 +16,7 @@ from spiketok.tokens.schemes import Scheme
 from spiketok.training.config import split_question, task_class
 from spiketok.training.runs import scheme_of
 from spiketok.training.sampling import SessionTokens
-from spiketok.training.sessions import DividedSession, divide, require_heard, require_window
+from spiketok.training.sessions import DividedSession, divide, divide_each
 from spiketok.training.tasks import TASKS
 from spiketok.training.tasks.base import Task
 
@@ -79,21 +79,13 @@ def divided_for(
     for question in questions:
         config = build(task_class(question.kind).Config, question.settings, f"task.{question.kind}")
         tasks.append(TASKS[question.kind].resolve(question.about, ordered, config))
-    divided, unfit = [], {}
-    for tokens in ordered:
-        try:
-            session = divide(tokens, tasks, rule) if tasks else _unasked(tokens, rule)
-            if len(session.splits["train"]):
-                require_window(session.windows("train"), "train", window_ns)
-            require_heard(session)
-        except DataError as error:
-            unfit[tokens.id] = str(error)
-        else:
-            divided.append(session)
-    if unfit:
-        raise UnfitError(unfit)
-    for task in tasks:
-        task.fit([(s.tokens, s.guarded["train"]) for s in divided if task in s.tasks])
+    divided = divide_each(
+        ordered,
+        tasks,
+        lambda tokens: divide(tokens, tasks, rule) if tasks else _unasked(tokens, rule),
+        lambda session: ["train"] if len(session.splits["train"]) else [],
+        window_ns,
+    )
     return divided, tuple(tasks)
 
 

@@ -525,12 +525,9 @@ def read_intervals(path: Path | RemotePath, attributes: Mapping[str, object], na
     Raises:
         UnknownNameError: the session has no such table. ArtefactError: it is damaged.
     """
-    members, named = open_stored(place(path))[1], _naming(attributes)
-    keys = {named(key): key for key in _children(dict.fromkeys(members.arrays("intervals")), "intervals/")}
-    if name not in keys:
-        raise UnknownNameError("table of intervals", name, keys, attributes["id"])
+    members, named, folder = _one_folder(path, attributes, "intervals", name, "table of intervals")
     try:
-        return _intervals(_read_arrays(members, f"intervals/{keys[name]}"), named)
+        return _intervals(_read_arrays(members, folder), named)
     except (ValueError, KeyError, MemoryError, DataError) as error:
         raise damaged(path, error) from error
 
@@ -544,16 +541,24 @@ def read_signal(path: Path | RemotePath, attributes: Mapping[str, object], name:
     Raises:
         UnknownNameError: the session has no such behaviour. ArtefactError: it is damaged.
     """
-    members, named = open_stored(place(path))[1], _naming(attributes)
-    keys = {named(key): key for key in _children(dict.fromkeys(members.arrays("signals")), "signals/")}
-    if name not in keys:
-        raise UnknownNameError("signal", name, keys, attributes["id"])
+    members, _, folder = _one_folder(path, attributes, "signals", name, "signal")
     try:
-        own, facts = _read_arrays(members, f"signals/{keys[name]}"), attributes["signals"][name]
+        own, facts = _read_arrays(members, folder), attributes["signals"][name]
         components, rate_hz = tuple(facts["components"]), facts["rate_hz"]
         return Signal(own["time_ns"], own["value"], components, facts["measure"], own["valid"], rate_hz)
     except (ValueError, KeyError, MemoryError, DataError) as error:
         raise damaged(path, error) from error
+
+
+def _one_folder(
+    path: Path | RemotePath, attributes: Mapping[str, object], part: str, name: str, noun: str
+) -> tuple[FolderMembers | ZipMembers, Callable[[str], str], str]:
+    """What a session's arrays are read from, what names its keys, and where below ``part`` the one of a name lies."""
+    members, named = open_stored(place(path))[1], _naming(attributes)
+    keys = {named(key): key for key in _children(dict.fromkeys(members.arrays(part)), f"{part}/")}
+    if name not in keys:
+        raise UnknownNameError(noun, name, keys, attributes["id"])
+    return members, named, f"{part}/{keys[name]}"
 
 
 def interval_names(path: Path | RemotePath, attributes: Mapping[str, object]) -> list[str]:

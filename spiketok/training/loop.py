@@ -26,7 +26,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from spiketok.errors import DataError, TooLargeError, UnfitError, UsageError
+from spiketok.errors import DataError, TooLargeError, UsageError
 from spiketok.models.base import Model
 from spiketok.models.batch import Batch, Progress
 from spiketok.recording.intervals import seconds
@@ -67,10 +67,9 @@ from spiketok.training.sessions import (
     Stretches,
     divide,
     divide_days,
+    divide_each,
     dropped_by_split,
     findings_told,
-    require_heard,
-    require_window,
     stand_in_line,
 )
 from spiketok.training.step_log import Event, StepLog
@@ -239,22 +238,13 @@ def prepare(config: RunConfig, sessions: Sequence[SessionTokens]) -> tuple[list[
             raise DataError(message)
     require_named(config, [s.id for s in ordered])
     tasks = resolve_tasks(config, ordered)
-    divided, unfit = [], {}
-    for tokens in ordered:
-        try:
-            session = divide(tokens, tasks, rule, config.data.train_share)
-            for split, allowed in session.splits.items():
-                if split == "train" or len(allowed):
-                    require_window(session.windows(split), split, window_ns)
-            require_heard(session)
-        except DataError as error:
-            unfit[tokens.id] = str(error)
-        else:
-            divided.append(session)
-    if unfit:
-        raise UnfitError(unfit)
-    for task in tasks:
-        task.fit([(s.tokens, s.guarded["train"]) for s in divided if task in s.tasks])
+    divided = divide_each(
+        ordered,
+        tasks,
+        lambda tokens: divide(tokens, tasks, rule, config.data.train_share),
+        lambda session: [split for split, allowed in session.splits.items() if split == "train" or len(allowed)],
+        window_ns,
+    )
     return divided, tasks
 
 

@@ -5,13 +5,13 @@ Usable time is where something was recorded *and* some task of the run has somet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from spiketok.errors import DataError
+from spiketok.errors import DataError, UnfitError
 from spiketok.models.batch import Stretch
 from spiketok.recording.findings import TRAIN, Rated, Told, told_again
 from spiketok.recording.intervals import first_of
@@ -185,6 +185,39 @@ def divide(tokens: SessionTokens, tasks: Sequence[Task], rule: SplitRule, train_
         used = first_of(splits["train"], round(train_share * splits["train"].total_ns))
         splits = {**splits, "train": used}
     return DividedSession(tokens, served, domain, splits, stands_in)
+
+
+def divide_each(
+    sessions: Sequence[SessionTokens],
+    tasks: Sequence[Task],
+    divided: Callable[[SessionTokens], DividedSession],
+    needed: Callable[[DividedSession], Iterable[str]],
+    window_ns: int,
+) -> list[DividedSession]:
+    """Sessions with their time divided, in their order; tasks are fitted on training time.
+
+    Args:
+        divided: divides one. needed: names the splits of one in which a window must fit.
+
+    Raises:
+        UnfitError: some sessions cannot serve, each with its reason.
+    """
+    found, unfit = [], {}
+    for tokens in sessions:
+        try:
+            session = divided(tokens)
+            for split in needed(session):
+                require_window(session.windows(split), split, window_ns)
+            require_heard(session)
+        except DataError as error:
+            unfit[tokens.id] = str(error)
+        else:
+            found.append(session)
+    if unfit:
+        raise UnfitError(unfit)
+    for task in tasks:
+        task.fit([(s.tokens, s.guarded["train"]) for s in found if task in s.tasks])
+    return found
 
 
 def stand_in_line(sessions: Sequence[str], asked: str) -> str:
