@@ -38,6 +38,7 @@ LEAVES = {
         "masking",
         "nn",
         "perceiver",
+        "places",
         "vocabulary",
         "fine",
         "inferred",

@@ -39,7 +39,7 @@ from spiketok.evaluation.adapting import (
 )
 from spiketok.evaluation.floor import floor_answers
 from spiketok.evaluation.identity_map import IdentityMap, start
-from spiketok.evaluation.maps import statistics_of
+from spiketok.evaluation.maps import infer_rows, knows_units, statistics_of
 from spiketok.evaluation.results import ADAPTED, MAPPED, MIXED, OF_MAPS, Cell
 from spiketok.evaluation.unseen import Unseen, still
 from spiketok.models.base import Model
@@ -73,7 +73,7 @@ def why_not(model: Model, protocol: str, session: str) -> str:
     """Why a model has no such row of a session; empty where it has."""
     if protocol == ADAPTED:
         return "" if _kinds_of(model, session) else model.why_not("full", session)
-    if not model.unit_parts(session):
+    if not knows_units(model, session):
         return "it has no numbers of each unit, which a map could foretell"
     return ""
 
@@ -103,12 +103,14 @@ def begin(unseen: Unseen, model: Model, session: DividedSession, labelled: bool)
         SpiketokError: there is no map.
     """
     model.fit_sessions(Stretches([session], CALIBRATION, labelled=False))
+    if model.infers:
+        infer_rows(model, session, unseen.run.config.data.window_ns, unseen.device)
     if not model.identity_parameters([session.id]):
         return 0, None
     tasks = _behaviours(session) if labelled else ()
     try:
         found, known = unseen.maps.of(tasks), None
-        if model.unit_parts(session.id):
+        if knows_units(model, session.id):
             (known,) = statistics_of(unseen.run.config, [session], unseen.stored, tasks)
     except ArtefactError:
         raise
@@ -123,7 +125,7 @@ def _behaviours(session: DividedSession) -> tuple[str, ...]:
 
 def _mapped(unseen: Unseen, model: Model, protocol: str) -> list[Cell]:
     set_, found = begin(unseen, model, unseen.session, protocol == MAPPED)
-    how = {"start": "map", "explained": [round(r.explained, 4) for r in found.ridges], "map_sessions": found.sessions}
+    how = {"start": found.begins()} | found.told()
     unseen.keep(protocol, model)
     unseen.answered(protocol, model, unseen.session.calibration)
     answers = predict(
@@ -141,7 +143,7 @@ def _cells(session: DividedSession, protocol: str, answers: Answers, trained: in
 
 def _kinds_of(model: Model, session: str) -> list[str]:
     """The ways in which a model can move for a session."""
-    kinds = []
+    kinds = ["directions", "rows"] if model.infers else []
     if "identity_only" in model.protocols and model.identity_parameters([session]):
         kinds += ["directions", "rows"] if model.unit_parts(session) else ["rows"]
     return kinds + (["full"] if "full" in model.protocols else [])
@@ -175,7 +177,7 @@ def _adapted(unseen: Unseen) -> list[Cell]:
         ]
         narrow = narrow_components(begun, session.tasks)
         candidate, choice, answers = search(first, other, trial, 0 if narrow else unseen.adapt.adapt_steps)
-        foretold = found is not None and bool(found.ridges)
+        foretold = found is not None and found.foretold
         weights = _weights(unseen, folds, answers, 0.0 if foretold else LEAST_WEIGHT)
         if narrow and not foretold:  # nothing speaks for the start, and the blocks cannot judge it
             weights = dict.fromkeys(weights, 0.0)
@@ -191,10 +193,8 @@ def _adapted(unseen: Unseen) -> list[Cell]:
     unseen.keep(ADAPTED, model)
     unseen.answered(ADAPTED, model, session.calibration)
     answers = walk.answers()
-    how = {"start": "as it is" if found is None else "map" if found.ridges else "mean of the trained sessions"}
-    how |= asdict(choice) | {"narrow": list(narrow)}
-    if found is not None and found.ridges:
-        how |= {"explained": [round(r.explained, 4) for r in found.ridges], "map_sessions": found.sessions}
+    how = {"start": "as it is" if found is None else found.begins()}
+    how |= asdict(choice) | {"narrow": list(narrow)} | ({} if found is None else found.told())
     cells = _cells(session, ADAPTED, answers, walk.walker.numbers() if choice.steps else 0, how)
     return cells + [_mixed(unseen, task, answers, weights, cells[0].trained_parameters, how) for task in session.tasks]
 

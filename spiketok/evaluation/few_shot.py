@@ -85,7 +85,7 @@ def _begun(unseen: Unseen, session: DividedSession) -> tuple[Model, int, dict[st
         return model, 0, {"start": "initial values", "why": str(error)}
     if found is None:
         return model, numbers, {"start": "as it is"}
-    return model, numbers, {"start": "map" if found.ridges else "mean of the trained sessions"}
+    return model, numbers, {"start": found.begins()}
 
 
 # ---- features -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ What is unusual:
 - the statistics of a trained unit are taken from stretches of its training time as long as the calibration: the ridge
   learns how far numbers that are so noisy can be trusted;
 - its penalty is chosen by leaving out whole sessions, or of few sessions whole units;
+- where a ridge has nothing to foretell, a unit begins as the trained one that it is like (``likeness``);
 - what is no unit's own (a session's row) starts at the mean of the trained ones, where all are of one shape.
 
 Shape letters: N units, F statistics, D numbers of a row, K directions.
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spiketok.evaluation.likeness import Likeness, fit_likeness, places_beside
 from spiketok.models.base import Model, Part
 
 ALPHAS = np.logspace(-1, 5, 13)
@@ -53,16 +55,42 @@ class IdentityMap:
     """How what belongs to a new session begins.
 
     Args:
-        ridges: of each kind of unit parts. directions: of each kind, the first principal directions of the trained
-            rows, float32 ``[K, D]``.
-        mean: of each parameter that is a session's own and no unit's; None where those of the sessions differ in shape.
+        ridges: of each kind of unit parts; none where units begin as trained ones that they are like.
+        directions: of each kind, the first principal directions of the trained rows, float32 ``[K, D]``.
+        mean: of each parameter that is a session's own and no unit's; None where those of the sessions differ in shape,
+            and none at all where they have not as many.
         sessions: of how many trained ones.
+        likeness: of a model that infers units or knows them by place. rows: of each kind, float64 ``[M, D]``, of all
+            trained units, where it infers them. places: of each session, int64 ``[M]``, where it knows them by place.
+        own: of each session, what is its own and no unit's, where places mean another thing in each.
     """
 
     ridges: tuple[Ridge, ...]
     directions: tuple[Tensor, ...]
     mean: tuple[Tensor | None, ...]
     sessions: int
+    likeness: Likeness | None = None
+    rows: tuple[np.ndarray, ...] = ()
+    places: tuple[np.ndarray, ...] = ()
+    own: tuple[tuple[Tensor, ...], ...] = ()
+
+    @property
+    def foretold(self) -> bool:
+        """Whether it says something of units."""
+        return bool(self.ridges) or self.likeness is not None
+
+    def told(self) -> dict[str, object]:
+        """How it was learned, JSON-able; nothing where it says nothing of units."""
+        if not self.foretold:
+            return {}
+        explained = {"explained": [round(ridge.explained, 4) for ridge in self.ridges]} if self.ridges else {}
+        return explained | {"map_sessions": self.sessions}
+
+    def begins(self) -> str:
+        """What a session begins at, in words."""
+        if self.likeness is not None:
+            return "trained units that are alike"
+        return "map" if self.ridges else "mean of the trained sessions"
 
 
 def rows_of(part: Part, axis: int) -> Tensor:
@@ -82,29 +110,51 @@ def others_of(model: Model, session: str) -> list[Part]:
     return [p for p in model.identity_parameters([session]) if (id(p.parameter), str(p.rows)) not in units]
 
 
-def fit_map(model: Model, sessions: Sequence[str], draws: Mapping[str, Sequence[np.ndarray]]) -> IdentityMap:
-    """Fit the ridges on trained sessions.
+def fit_map(
+    model: Model,
+    sessions: Sequence[str],
+    draws: Mapping[str, Sequence[np.ndarray]],
+    places: Mapping[str, np.ndarray] | None = None,
+) -> IdentityMap:
+    """Fit the ridges on trained sessions, or learn which of their units a unit is like.
 
     Args:
-        model: as it was trained. sessions: ids of trained ones, at least one.
-        draws: by session, statistics ``[N, F]`` of several stretches; not read of a model without unit parts.
+        model: as it was trained; one that infers units with rows of these sessions.
+        sessions: ids of trained ones, at least one.
+        draws: by session, statistics ``[N, F]`` of several stretches; not read of a model that knows no units.
+        places: by session, of a model that knows units by place.
     """
-    ridges, directions = [], []
-    kinds = len(model.unit_parts(sessions[0]))
-    if kinds:
-        x = np.concatenate([draw for session in sessions for draw in draws[session]])
-        groups = _groups([(len(draws[s][0]), len(draws[s])) for s in sessions])
-    for kind in range(kinds):
-        rows = [rows_of(*model.unit_parts(session)[kind]).double().cpu().numpy() for session in sessions]
-        y = np.concatenate([own for own, session in zip(rows, sessions, strict=True) for _ in draws[session]])
-        ridges.append(fit_ridge(x, y, groups))
-        directions.append(principal(np.concatenate(rows)))
+    kinds = range(len(model.unit_parts(sessions[0])))
+    rows = [[rows_of(*model.unit_parts(s)[kind]).double().cpu().numpy() for s in sessions] for kind in kinds]
+    directions = tuple(principal(np.concatenate(own)) for own in rows)
     others = [others_of(model, session) for session in sessions]
     mean = []
-    for parts in zip(*others, strict=True):
+    for parts in zip(*others, strict=True) if len({len(parts) for parts in others}) == 1 else ():
         alike = len({p.value.shape for p in parts}) == 1
         mean.append(torch.stack([p.value for p in parts]).mean(0) if alike else None)
-    return IdentityMap(tuple(ridges), tuple(directions), tuple(mean), len(sessions))
+    known = directions, tuple(mean), len(sessions)
+    if not (model.infers or model.by_place):
+        return IdentityMap(_ridges(sessions, rows, draws), *known)
+    likeness = fit_likeness({session: draws[session] for session in sessions})
+    if model.infers:
+        return IdentityMap((), *known, likeness, rows=tuple(np.concatenate(own) for own in rows))
+    own = tuple(tuple(part.value.clone() for part in parts) for parts in others)
+    return IdentityMap((), *known, likeness, places=tuple(places[session] for session in sessions), own=own)
+
+
+def _ridges(
+    sessions: Sequence[str], rows: Sequence[Sequence[np.ndarray]], draws: Mapping[str, Sequence[np.ndarray]]
+) -> tuple[Ridge, ...]:
+    """One a kind of unit parts, whose rows ``[N, D]`` are given by session."""
+    if not rows:
+        return ()
+    x = np.concatenate([draw for session in sessions for draw in draws[session]])
+    groups = _groups([(len(draws[s][0]), len(draws[s])) for s in sessions])
+    found = []
+    for of_kind in rows:
+        y = np.concatenate([own for own, session in zip(of_kind, sessions, strict=True) for _ in draws[session]])
+        found.append(fit_ridge(x, y, groups))
+    return tuple(found)
 
 
 def _groups(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -163,14 +213,23 @@ def start(model: Model, session: str, of: IdentityMap, statistics: np.ndarray | 
     """Let what belongs to a new session begin where the map says; returns how many numbers it set.
 
     Args:
-        statistics: float64 ``[N, F]`` of its units; None for a model without unit parts.
+        statistics: float64 ``[N, F]`` of its units; None for a model that knows no units.
     """
-    n = 0
-    for (part, axis), ridge in zip(model.unit_parts(session), of.ridges, strict=True):
-        put_rows(part, axis, torch.from_numpy(ridge.foretell(statistics)).to(part.value))
+    n, others = 0, of.mean
+    rows = [ridge.foretell(statistics) for ridge in of.ridges]
+    if of.rows:
+        alike = of.likeness.among(statistics)
+        rows = [own[alike] for own in of.rows]
+    elif of.places:
+        best, alike = of.likeness.within(statistics)
+        model.put_units(session, places_beside(alike, of.places[best]))
+        n, others = len(alike), of.own[best]
+    for (part, axis), own in zip(model.unit_parts(session), rows, strict=True):
+        put_rows(part, axis, torch.from_numpy(own).to(part.value))
         n += part.value.numel()
-    for part, mean in zip(others_of(model, session), of.mean, strict=True):
-        if mean is not None:
-            part.value.copy_(mean)
+    parts = others_of(model, session)
+    for part, value in zip(parts, others, strict=True) if len(parts) == len(others) else ():
+        if value is not None:
+            part.value.copy_(value)
             n += part.value.numel()
     return n

@@ -6,22 +6,26 @@ at hand, the rows that need a map are empty and say why.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from spiketok.errors import ArtefactError, DataError, SpiketokError
 from spiketok.evaluation.calibration import How, calibration_of
 from spiketok.evaluation.floor import binned_tokens, floor_config
 from spiketok.evaluation.identity_map import IdentityMap, fit_map
 from spiketok.evaluation.unit_statistics import unit_statistics
+from spiketok.models.base import Model
 from spiketok.recording.nouns import NS_PER_S, Intervals, Session
 from spiketok.recording.splits import SplitRule
 from spiketok.training.checkpoints import Run
 from spiketok.training.config import RunConfig
-from spiketok.training.sampling import SessionTokens
+from spiketok.training.predict import session_loader
+from spiketok.training.sampling import SequentialWindows, SessionTokens
 from spiketok.training.sections import TransferConfig
 from spiketok.training.sessions import CALIBRATION, DividedSession
 
@@ -79,9 +83,8 @@ class Maps:
         return found
 
     def _fit(self, tasks: tuple[str, ...]) -> IdentityMap:
-        model = self.run.model
-        chosen = self._chosen()
-        if not model.unit_parts(chosen[0]):
+        model, chosen = self.run.model, self._chosen()
+        if not knows_units(model, chosen[0]):
             return fit_map(model, chosen, {})
         if self._sessions is None:
             self._sessions = self._open(chosen)
@@ -89,8 +92,13 @@ class Maps:
         if not sessions:
             message = f"no trained session has {' and '.join(tasks)}, of which a map could be learned"
             raise DataError(message)
+        if model.infers:
+            model = copy.deepcopy(model)
+            for session in sessions:
+                infer_rows(model, session, self.run.config.data.window_ns)
         draws = {s.id: self._draws(s, tasks) for s in sessions}
-        return fit_map(model, [s.id for s in sessions], draws)
+        places = {s.id: model.places(s.tokens.info) for s in sessions} if model.by_place else None
+        return fit_map(model, [s.id for s in sessions], draws, places)
 
     def _chosen(self) -> list[str]:
         """Trained sessions, some of many; the same whatever is asked."""
@@ -131,6 +139,20 @@ class Maps:
             for part in [calibration_of(time, session.id, length_s, how, k, self.seed ^ zlib.crc32(b"map"))]
         ]
         return statistics_of(self.run.config, parts, self.stored, tasks)
+
+
+def knows_units(model: Model, session: str) -> bool:
+    """Whether a map can say something of the units of a session."""
+    return model.by_place or model.infers or bool(model.unit_parts(session))
+
+
+def infer_rows(model: Model, session: DividedSession, window_ns: int, device: torch.device | str = "cpu") -> None:
+    """Let a model that infers units have rows of a session's: what it infers of all that it may know of it."""
+    split = CALIBRATION if CALIBRATION in session.splits else "train"
+    sampler = SequentialWindows([session.windows(split)], window_ns)
+    batch = next(iter(session_loader(model, sampler, 1, calibration=session.calibration)))
+    model.calibrate([batch.to(device)])
+    model.own_units(session.id)
 
 
 def statistics_of(

@@ -362,11 +362,11 @@ def _begin(unseen: Unseen, model: Model, protocol: str) -> dict[str, object] | N
     """What must stand before an adaptation; ``identity_unlabelled`` begins at a map where one can be learned."""
     if protocol == "identity_unlabelled" and unseen.maps.at_hand and model.unit_parts(unseen.session.id):
         try:
-            begin(unseen, model, unseen.session, labelled=False)
+            _, found = begin(unseen, model, unseen.session, labelled=False)
         except NoMap as error:
             how = {"start": "initial values", "why": str(error)}
         else:
-            return {"start": "map"}
+            return {"start": found.begins()}
     else:
         how = None
     model.fit_sessions(Stretches([unseen.session], CALIBRATION, labelled=False))

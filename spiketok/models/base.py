@@ -80,6 +80,8 @@ class Model(nn.Module, ABC):
         couplings: the ways in which it can say how much a unit depends on another (:meth:`coupling`), the best first.
         weighs_exposure: it reads bins that were recorded in part by their share (``data.exposure``).
         has_latents: beside its answers it puts out ``latents``, ``[B * T, K]``, a row a bin of its counts.
+        infers: who a unit is it infers from calibration (:meth:`own_units`).
+        by_place: it knows a unit by its place among the others alone, and has no number of it (:meth:`places`).
         read_by: the name of its module dict that holds, by ``module_key`` of a task, the last layer of each behaviour;
             empty where there is none (:meth:`last_layers`).
         reconstructs: it learns from the spikes also where no task asks them.
@@ -103,6 +105,8 @@ class Model(nn.Module, ABC):
     has_latents: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
     weighs_exposure: ClassVar[bool] = False
+    infers: ClassVar[bool] = False
+    by_place: ClassVar[bool] = False
     read_by: ClassVar[str] = ""
     Config: ClassVar[type]
     sizes: ClassVar[dict[str, dict[str, object]]]
@@ -198,6 +202,28 @@ class Model(nn.Module, ABC):
         """
         self.session_row(session)
         return []
+
+    def own_units(self, session: str) -> None:
+        """Make rows of a session's units of what :meth:`calibrate` inferred, and read them from now on.
+
+        Of a model that ``infers``; the rows are :meth:`unit_parts` then.
+        """
+        message = f"{self.name} infers no units"
+        raise UsageError(message)
+
+    def places(self, info: SessionInfo) -> np.ndarray:
+        """int64 ``[N]``: of a model that knows units ``by_place``, the place of each unit of a session."""
+        message = f"{self.name} knows no unit by its place"
+        raise UsageError(message)
+
+    def put_units(self, session: str, places: Sequence[int]) -> None:
+        """Read each unit of a session at another place from now on; of a model that knows units ``by_place``.
+
+        Raises:
+            DataError: these are not different places that the model has, one for each unit.
+        """
+        message = f"{self.name} knows no unit by its place"
+        raise UsageError(message)
 
     # ---- the computation ------------------------------------------------------------------------------------------
 

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spiketok.errors import DataError, UsageError
-from spiketok.models.base import NamesUnits, check_range
+from spiketok.models.base import NamesUnits, Part, check_range
 from spiketok.models.batch import Batch, Tokens
+from spiketok.models.nn import module_key
 
 VECTORS = "vectors"  # the input of a session that comes from a file
 SPIKE = 0  # the type of a token that is a spike
@@ -35,8 +37,10 @@ class Inferred(NamesUnits, ABC):
     """A model that infers who its units are from inputs of their session.
 
     What :meth:`calibrate` inferred is kept for evaluation. It is no part of the state, and is forgotten when training
-    begins or other weights are loaded.
+    begins or other weights are loaded. An adaptation makes rows of it (:meth:`own_units`), which are parameters.
     """
+
+    infers: ClassVar[bool] = True
 
     def make_inferred(self, names: Sequence[str]) -> None:
         """Know no session yet.
@@ -47,6 +51,7 @@ class Inferred(NamesUnits, ABC):
         self.names = tuple(names)
         self.units: dict[str, list[str]] = {}
         self._calibrated: dict[str, Tensor] = {}
+        self.own = nn.ParameterDict()
         self.register_load_state_dict_post_hook(_forget)
 
     @abstractmethod
@@ -60,9 +65,34 @@ class Inferred(NamesUnits, ABC):
     def check_given(self, session: str, given: Mapping[str, Tokens]) -> None:
         """Raise DataError where inputs of a session are not of its units, or have another shape than is read."""
 
+    def extra_state(self) -> dict[str, object]:
+        own = [[session, self.own[module_key(session)].shape[1]] for session in self.units if self._owns(session)]
+        return super().extra_state() | ({"own": own} if own else {})
+
     def load_extra_state(self, state: dict[str, object]) -> None:
         super().load_extra_state(state)
         self._calibrated.clear()
+        self.own = nn.ParameterDict()
+        for session, width in state.get("own", ()):
+            self.own[module_key(session)] = nn.Parameter(torch.zeros(len(self.units[session]), width))
+
+    # ---- rows of its own ------------------------------------------------------------------------------------------
+
+    def own_units(self, session: str) -> None:
+        self.session_row(session)
+        self.own[module_key(session)] = nn.Parameter(self._calibrated[session].clone())
+
+    def _owns(self, session: str) -> bool:
+        return module_key(session) in self.own
+
+    def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
+        """The rows of sessions whose units have such."""
+        super().identity_parameters(sessions)
+        known = self.units if sessions is None else sessions
+        return [Part(self.own[module_key(session)]) for session in known if self._owns(session)]
+
+    def unit_parts(self, session: str) -> list[tuple[Part, int]]:
+        return [(part, 0) for part in self.identity_parameters([session])]
 
     # ---- identities -----------------------------------------------------------------------------------------------
 
@@ -92,9 +122,10 @@ class Inferred(NamesUnits, ABC):
         return dict(zip(given, self.identify(list(given.values()), n_units), strict=True))
 
     def session_identities(self, batch: Batch) -> list[Tensor]:
-        """``[N, D]`` for each session of ``batch.present``: kept by :meth:`calibrate`, else from the batch."""
+        """``[N, D]`` for each session of ``batch.present``: its rows, or by :meth:`calibrate`, or of the batch."""
         kept = {} if self.training else self._calibrated
         found = {session: kept[session] for session in batch.present if session in kept}
+        found |= {session: self.own[module_key(session)] for session in batch.present if self._owns(session)}
         if len(found) < len(batch.present):
             found |= self._identify({s: given for s, given in self._given(batch).items() if s not in found})
         return [found[session] for session in batch.present]

@@ -222,8 +222,14 @@ def other_units_are_refused(bench: Bench) -> None:
 
 
 def state_rebuilds_it(bench: Bench) -> None:
-    """``extra_state`` is JSON, and with the weights it gives the same model."""
+    """``extra_state`` is JSON, and with the weights it gives the same model, also one that has adapted."""
     model, batch = bench.model()
+    first = bench.tokens()[0].info
+    if model.infers:
+        model.calibrate([batch])
+        model.own_units(first.id)
+    if model.by_place:
+        model.put_units(first.id, model.places(first)[::-1])
     state = json.loads(json.dumps(model.extra_state()))
     torch.manual_seed(99)
     other = bench.cls(bench.config.model_config(), list(model.heads.values()), bench.config.timing)

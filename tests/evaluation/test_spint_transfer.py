@@ -35,6 +35,7 @@ from tests.decodable import decodable_session  # noqa: E402
 
 SECOND = 1_000_000_000
 R2 = "r2_variance_weighted"
+TASK = "decode:hand_vel"
 
 
 # ---- sessions, and what is done to them -----------------------------------------------------------------------------
@@ -127,6 +128,43 @@ def test_identities_depend_on_spikes_alone(tmp_path):
     run = load_run(tmp_path / "run")
     found = transfer(run, tokens[2:], 10, "zero_shot", "zero_gradient")
     check_what_identities_depend_on(tmp_path, run, sessions[2:], found, 10)
+
+
+SMALL_NDT2 = [
+    *("model.dim=32", "model.layers=1", "model.decoder_layers=1", "model.patch_size=4", "model.group_by="),
+    *("data.window_ms=500", "data.batch_size=16", "optim.steps=250", "optim.lr=0.005"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("model", "sets"), [("spint", BRIEF), ("ndt2", SMALL_NDT2)])
+def test_units_without_rows_begin_as_trained_ones_that_are_alike(model, sets, tmp_path):
+    """A trained day again, its units in another order: they are found again, and all is said as of the day itself."""
+    config = load_config(model, None, [*sets, f"tasks={TASK}", "transfer.adapt_steps=4"])
+    sessions = [decodable_session(f"day{k}", k, n_units=9 + k) for k in range(2)]
+    again = replace(permuted(sessions[0]), id="made/again", source=Source("again.nwb", "9" * 64, 1))
+    tokens = {s.id: tokens_for(tmp_path / "as-is", s, config) for s in (*sessions, again)}
+    train(config, [tokens[s.id] for s in sessions], tmp_path / "run")
+    run, stored = load_run(tmp_path / "run"), {s.id: s for s in (*sessions, again)}.get
+
+    def found(trained, protocols, within=False, ids=(again.id,)):
+        return evaluate_transfer(
+            run, [tokens[i] for i in ids], protocols=protocols, calibration_s=20, device="cpu", stored=stored,
+            trained=trained, within=within,
+        )  # fmt: skip
+
+    here = found(lambda ids: [tokens[i] for i in ids], ["zero_shot", "mapped", "adapted"])
+    known = (
+        found(None, ["zero_shot"], within=True, ids=(sessions[0].id,)).cell(sessions[0].id, "within", TASK).score[R2]
+    )
+    begun = here.cell(again.id, "mapped", TASK)
+    assert begun.how == {"start": "trained units that are alike", "map_sessions": 2}
+    assert begun.score[R2] > known - 0.05
+    assert here.cell(again.id, "adapted", TASK).how["start"] == begun.how["start"]
+    if model == "ndt2":
+        assert begun.score[R2] > here.cell(again.id, "zero_shot", TASK).score[R2] + 0.2
+    alone = found(None, ["mapped"])
+    assert "trained sessions' shards, which are not at hand" in (alone.cell(again.id, "mapped", TASK).reason)
 
 
 # ---- in minutes: the demonstration ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -376,6 +377,30 @@ def test_kept_identities_are_of_these_weights_only():
     assert not torch.allclose(predict(model.eval(), batch), inline, rtol=1e-3)
     kept = copy.deepcopy(model)
     assert torch.equal(predict(kept, batch), predict(model, batch))
+
+
+def test_rows_of_a_sessions_own_are_what_was_inferred_until_they_move():
+    model, batch = build(), make_batch(WINDOWS)
+    inline, state = predict(model, batch), copy.deepcopy(model.extra_state())
+    assert model.unit_parts(A.info.id) == [] and "own" not in state
+    model.calibrate([batch])
+    model.own_units(A.info.id)
+    ((part, axis),) = model.unit_parts(A.info.id)
+    assert axis == 0 and part.value.shape[0] == A.info.n_units and model.unit_parts(B.info.id) == []
+    torch.testing.assert_close(predict(model, batch), inline, rtol=1e-6, atol=1e-7)
+    model.train()  # which forgets what was only kept
+    model.loss(batch, model(batch), END)["total"].backward()
+    assert part.parameter.grad.abs().max() > 0
+    model.eval()
+    part.value.add_(1)
+    moved = predict(model, batch)
+    assert not torch.allclose(moved, inline, rtol=1e-3)
+    only_b = make_batch([(B, 3)])
+    torch.testing.assert_close(predict(model, only_b), predict(build(), only_b))  # no other session reads them
+    other = build(seed=1)
+    other.load_extra_state(json.loads(json.dumps(model.extra_state())))
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(predict(other, batch), moved)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
