@@ -25,6 +25,7 @@ from spiketok.errors import ArtefactError, SpiketokError
 from spiketok.evaluation import adapting
 from spiketok.evaluation.adapting import (
     LEAST_WEIGHT,
+    PARTIAL,
     SHARES,
     Candidate,
     Choice,
@@ -176,6 +177,8 @@ def _adapted(unseen: Unseen) -> list[Cell]:
             for fold, one in zip(folds, starts, strict=True)
         ]
         narrow = narrow_components(begun, session.tasks)
+        if len(kinds) > 1 and narrow_components(begun, session.tasks, PARTIAL):
+            first, other = ([c for c in some if c.moves != "full"] for some in (first, other))
         candidate, choice, answers = search(first, other, trial, 0 if narrow else unseen.adapt.adapt_steps)
         foretold = found is not None and found.foretold
         weights = _weights(unseen, folds, answers, 0.0 if foretold else LEAST_WEIGHT)

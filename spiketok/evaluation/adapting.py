@@ -51,6 +51,7 @@ EXPLORE = 200  # steps that everything is trained for in any case: a model that 
 PATIENCE, GAIN = 2, 0.02  # points of the grid that gain less than this share, after which a candidate is not followed
 MARGIN = 0.1  # so much less error, in share, lets the choice leave what is simpler
 NARROW = 0.2  # of a component's variance in training time: with less of it in the calibration blocks cannot judge
+PARTIAL = 0.35  # likewise: with less of it what is no session's own stays, which else forgets where nobody was
 LEAST_WEIGHT = 0.2  # beside the linear decoder, of a model whose start no map foretold
 CLIP = 1.0
 
@@ -268,10 +269,15 @@ def block_errors(answers: Sequence[dict[str, Answer]], tasks: Sequence[Task]) ->
     return Errors(*np.mean(errors, axis=0).tolist())
 
 
-def narrow_components(answers: Sequence[dict[str, Answer]], tasks: Sequence[Task]) -> tuple[str, ...]:
+def narrow_components(
+    answers: Sequence[dict[str, Answer]], tasks: Sequence[Task], least: float = NARROW
+) -> tuple[str, ...]:
     """Components of behaviours that vary too little in the blocks for an adaptation to be judged there.
 
     What moves along with such a component looks like a gain in every block and is wrong at all other values of it.
+
+    Args:
+        least: the share of their variance in training time below which they do.
     """
     found = []
     for task in tasks:
@@ -281,7 +287,7 @@ def narrow_components(answers: Sequence[dict[str, Answer]], tasks: Sequence[Task
         true = [_in_sd(answer.true, task)[answer.valid] for answer in known]
         if sum(map(len, true)):
             share = np.concatenate(true).var(0)
-            found += [f"{task.name} {c}" for c, v in zip(known[0].components, share, strict=True) if v < NARROW]
+            found += [f"{task.name} {c}" for c, v in zip(known[0].components, share, strict=True) if v < least]
     return tuple(found)
 
 

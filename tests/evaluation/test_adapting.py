@@ -17,7 +17,9 @@ from spiketok.evaluation.adapting import (
     GRID,
     LEAST_WEIGHT,
     MARGIN,
+    NARROW,
     OTHER,
+    PARTIAL,
     SHARES,
     Candidate,
     Errors,
@@ -421,6 +423,22 @@ def test_a_component_that_hardly_varies_in_all_blocks_is_named(poyo):
     task = replace_std(poyo.tasks[0], (1.0, 60.0))
     assert narrow_components([{task.name: m} for m in models], [task]) == (f"{task.name} y",)
     assert narrow_components([{}], [task]) == ()
+    assert narrow_components([{task.name: m} for m in models], [task], least=1e-9) == ()
+
+
+def test_where_a_component_varies_little_what_is_no_sessions_own_stays(poyo, tokens, made, monkeypatch):
+    def tried():
+        found = evaluate_transfer(
+            poyo, [tokens[IDS[2]]], protocols=["adapted"], calibration_s=6, stored=made.get,
+            trained=lambda ids: [tokens[i] for i in ids],
+        )  # fmt: skip
+        return {name.split(",")[0] for name in found.cell(IDS[2], "adapted", TASK).how["errors"]}
+
+    little = ("hand_vel x",)
+    monkeypatch.setattr(adapted, "narrow_components", lambda answers, tasks, least=NARROW: little[: least == PARTIAL])
+    assert tried() == {"directions", "rows"}
+    little = ()
+    assert tried() == {"directions", "rows", "full"}
 
 
 def test_a_start_that_nobody_foretold_takes_no_part_where_blocks_cannot_judge(poyo, tokens, made, monkeypatch):
@@ -437,7 +455,7 @@ def test_a_start_that_nobody_foretold_takes_no_part_where_blocks_cannot_judge(po
         adapted, "mixing_weight", lambda models, linears, task, least: 0.4 if least == LEAST_WEIGHT else 1.0
     )
     assert how()["weight"] == 0.4
-    monkeypatch.setattr(adapted, "narrow_components", lambda answers, tasks: ("hand_vel x",))
+    monkeypatch.setattr(adapted, "narrow_components", lambda answers, tasks, least=0: ("hand_vel x",))
     narrow = how()
     assert (narrow["weight"], narrow["steps"], narrow["narrow"]) == (0.0, 0, ["hand_vel x"])
 
