@@ -1,9 +1,9 @@
 """Ctrl-C at a moment drawn by seed: one line, code 130; the same command again ends in an undisturbed run's bytes.
 
 Every fifth moment is SIGTERM, as a scheduler sends it. The signal goes to the whole group of processes, as a terminal
-sends it. A command that had ended before its moment is counted too: all moments of its time are as likely. What a stop
-may leave behind are files in the making, under their own names, of a step that could not end them; the next command
-removes them.
+sends it; where Python itself still starts and nobody listens, it comes as soon as somebody does. A command that had
+ended before its moment is counted too: all moments of its time are as likely. What a stop may leave behind are files in
+the making, under their own names, of a step that could not end them; the next command removes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from tests.robustness._workspace import tree
 
 MOMENTS = 20  # of each command
 ENDS_S = 15  # no command may take longer to end
-BORN = "import spiketok.stopping"  # before that Python itself starts, and nobody listens
 BODIES = {f"sub-A/sub-A_ses-{k}_ecephys.nwb": random.Random(k).randbytes(900_000) for k in range(3)}
 TRAIN = ["train", "--model", "poyo", "--set", "optim.steps=25", "--set", "data.batch_size=4",
          "--task", "decode:cursor_vel"]  # fmt: skip
@@ -125,8 +124,7 @@ def _run(name: str, seed: int, cli: Cli, folder: Path) -> None:
         if name == "fetch" and seed % 2:  # a server that says nothing more in the middle of a file
             server.faults.stall = {path: moment.randrange(1, 900_000) for path in BODIES}
         words, root = _placed(stage, cli, server), stage.base(cli, folder)
-        born_s = _born_s(cli)
-        after_s = moment.uniform(born_s, max(took, born_s))
+        after_s = moment.uniform(0, took)
         number = signal.SIGTERM if seed % 5 == 4 else signal.SIGINT
         code, err, ended_s = _stop(cli, root, words, after_s, number)
         server.faults.stall = {}
@@ -179,12 +177,11 @@ def _undisturbed(name: str, cli: Cli) -> tuple[dict[str, str], float]:
         return _peace[key]
 
 
-def _born_s(cli: Cli) -> float:
-    """Twice what Python takes to start now, on a machine that may have other work."""
-    begun = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": str(cli.package)}
-    subprocess.run([cli.python, "-c", BORN], env=environment, check=True)
-    return 2 * (time.monotonic() - begun)
+def _listens(pid: int) -> bool:
+    """Whether the process has a handler of SIGTERM: until then Python itself starts, and a signal ends it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _stop(cli: Cli, root: Path, words: list[str], after_s: float, number: int) -> tuple[int, str, float]:
@@ -192,7 +189,7 @@ def _stop(cli: Cli, root: Path, words: list[str], after_s: float, number: int) -
     with open(root.parent / "err.txt", "w+") as err:
         process = cli.start(*words, root=root, stdout=subprocess.DEVNULL, stderr=err)
         begun = time.monotonic()
-        while time.monotonic() < begun + after_s and process.poll() is None:
+        while process.poll() is None and not (time.monotonic() >= begun + after_s and _listens(process.pid)):
             time.sleep(0.002)
         sent = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
