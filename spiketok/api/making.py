@@ -57,6 +57,7 @@ def ingest(
     min_rate_hz: float | None = None,
     quality: str | None = None,
     merge_as: str = "",
+    join: str = "",
     strict: bool = False,
     jobs: int = 1,
 ) -> Sessions:
@@ -69,6 +70,7 @@ def ingest(
         min_rate_hz: leave out units with fewer spikes per observed second. quality: keep units that pass, as
             ``"isi_violations<0.5"``.
         merge_as: join probes, blocks or behaviour of several files into one session of this name.
+        join: with it, ``"units"`` (probes of one time) or ``"time"`` (blocks in order), where the files do not tell.
         strict: store no session that has a warning or an error. jobs: processes.
 
     Returns:
@@ -78,6 +80,7 @@ def ingest(
         PartError: some files failed; the others are in the store.
     """
     from spiketok.pipeline import ingest as ingestion
+    from spiketok.recording.joining_time import HOWS
     from spiketok.recording.quality import parse_quality
     from spiketok.recording.steps import parse_step
     from spiketok.sources.catalogue import rules_of
@@ -87,6 +90,11 @@ def ingest(
     require_name(dataset, "dataset")
     if merge_as:
         require_name(merge_as, "merge_as")
+    if join:
+        if join not in HOWS or not merge_as:
+            message = f"join='{join}': must be one of {', '.join(HOWS)}, with merge_as"
+            raise UsageError(message)
+        wanted["join"] = join
     if min_rate_hz is not None:
         wanted["min_rate_hz"] = float(min_rate_hz)
     if quality is not None:
@@ -130,6 +138,8 @@ def fetch(
     glob: str | None = None,
     max_sessions: int | None = None,
     max_bytes: str | int | None = None,
+    merge_as: str = "",
+    join: str = "",
     jobs: int = 4,
     strict: bool = False,
 ) -> Sessions:
@@ -138,12 +148,13 @@ def fetch(
     Args:
         name: as of ``spiketok fetch``. root: a workspace, or its folder. version: in place of the pinned one.
         sessions, subjects, glob: globs of which files. max_sessions, max_bytes: at most so much (``"2GB"``).
+        merge_as, join: of :func:`ingest`: one session of all that comes; nothing is stored where a file failed.
         jobs: files to download at a time. strict: store no session that has a warning or an error.
 
     Raises:
         PartError: some files could not be had or read; the others are in the store.
     """
-    from spiketok.pipeline.fetch import Failure, bring, plan_each
+    from spiketok.pipeline.fetch import Failure, bring, joined_under, plan_each
     from spiketok.sources.catalogue import LocalRequest, Selection, resolve
     from spiketok.storage.files import parse_bytes
 
@@ -151,7 +162,7 @@ def fetch(
     limit = parse_bytes(max_bytes, "max_bytes") if isinstance(max_bytes, str) else max_bytes
     request = resolve(name, version)
     if isinstance(request, LocalRequest):
-        return ingest(request.path, root=ws, strict=strict)
+        return ingest(request.path, root=ws, merge_as=merge_as, join=join, strict=strict)
     selection = Selection(sessions, subjects, glob, max_sessions, limit)
     files: list[Path] = []
     failures: list[Failure] = []
@@ -166,9 +177,13 @@ def fetch(
         files += brought.files
         failures += brought.failures
     failed, made, total = {one.name: one.error for one in failures}, Sessions(ws.place, []), len(failures)
+    if merge_as and failed:
+        failed |= {str(path): f"not joined as '{merge_as}': another file failed" for path in files}
+        total, files = len(failed), []
     if files:
+        dataset = joined_under(files, merge_as) if merge_as else "local"
         try:
-            made = ingest(files, root=ws, strict=strict)
+            made = ingest(files, root=ws, dataset=dataset, merge_as=merge_as, join=join, strict=strict)
             total += len(made)
         except PartError as error:
             failed |= error.failed

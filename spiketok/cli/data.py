@@ -85,6 +85,16 @@ TrialTable = Annotated[
         "--trials", metavar="TABLE", help="The interval table whose rows are the trials, if none is so called."
     ),
 ]
+MergeAs = Annotated[
+    str | None,
+    typer.Option(
+        "--merge-as", metavar="NAME", help="Join probes, blocks or behaviour of several files into one session."
+    ),
+]
+Join = Annotated[
+    str | None,
+    typer.Option("--join", metavar="units|time", help="With --merge-as: probes of one time, or blocks in order."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Store no session that has a warning or an error; exit with 1.")]
 Restarts = Annotated[
     list[str] | None,
@@ -159,16 +169,8 @@ def ingest(
     min_rate: MinRate = None,
     quality: Quality = None,
     metrics: Metrics = False,
-    merge_as: Annotated[
-        str | None,
-        typer.Option(
-            "--merge-as", metavar="NAME", help="Join probes, blocks or behaviour of several files into one session."
-        ),
-    ] = None,
-    join: Annotated[
-        str | None,
-        typer.Option("--join", metavar="units|time", help="With --merge-as: probes of one time, or blocks in order."),
-    ] = None,
+    merge_as: MergeAs = None,
+    join: Join = None,
     sorter: Annotated[
         str | None,
         typer.Option(
@@ -196,20 +198,11 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Normalize NWB or torch_brain files, or the output of a spike sorter, into the store."""
-    for option, name in (("--dataset", dataset), ("--merge-as", merge_as)):
-        if name is not None:
-            require_name(name, option)
+    require_name(dataset, "--dataset")
     wanted = wanted_settings(
         process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts, trials
     )
-    wanted |= _sorter_settings(sorter, start_s, frame_rate)
-    if join is not None:
-        from spiketok.recording.joining_time import HOWS
-
-        if join not in HOWS or merge_as is None:
-            message = f"--join {join}: must be one of {', '.join(HOWS)}, with --merge-as NAME"
-            raise UsageError(message)
-        wanted["join"] = join
+    wanted |= _sorter_settings(sorter, start_s, frame_rate) | join_settings(merge_as, join)
     rows, failed = ingest_paths(
         Workspace.locate(root, store),
         paths,
@@ -226,6 +219,20 @@ def ingest(
         raise typer.Exit(1)
     if not as_json:
         say("next: spiketok tokenize --scheme per-spike")
+
+
+def join_settings(merge_as: str | None, join: str | None) -> dict[str, object]:
+    """What ``--join`` is in a store's settings; UsageError where it is none, or a name is none of a session."""
+    if merge_as is not None:
+        require_name(merge_as, "--merge-as")
+    if join is None:
+        return {}
+    from spiketok.recording.joining_time import HOWS
+
+    if join not in HOWS or merge_as is None:
+        message = f"--join {join}: must be one of {', '.join(HOWS)}, with --merge-as NAME"
+        raise UsageError(message)
+    return {"join": join}
 
 
 def _units_path(text: str) -> str:

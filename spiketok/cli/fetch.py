@@ -15,7 +15,9 @@ import typer
 from spiketok.cli.console import complain, progress, say, show, show_json, show_rows
 from spiketok.cli.data import (
     DropOutside,
+    Join,
     Mask,
+    MergeAs,
     Metrics,
     MinRate,
     Process,
@@ -26,6 +28,7 @@ from spiketok.cli.data import (
     TrialTable,
     UnitsPath,
     ingest_paths,
+    join_settings,
     session_row,
     tell_notes,
     wanted_settings,
@@ -86,6 +89,8 @@ def fetch(
     min_rate: MinRate = None,
     quality: Quality = None,
     metrics: Metrics = False,
+    merge_as: MergeAs = None,
+    join: Join = None,
     mask: Mask = None,
     time_unit: TimeUnits = None,
     drop_outside: DropOutside = False,
@@ -110,6 +115,11 @@ def fetch(
         message = "--verify, --dry-run, --stream and --download-only exclude each other"
         raise UsageError(message)
     part = part_of(division)
+    joins = join_settings(merge_as, join)
+    without = (("--verify", verify), ("--stream", stream), ("--download-only", download_only), ("--part", part))
+    if merge_as is not None and (other := next((option for option, given in without if given), "")):
+        message = f"--merge-as {merge_as} with {other}: one session is made of whole files that are here; leave one out"
+        raise UsageError(message)
     if part is not None and verify:
         message = f"--part {division} with --verify: all that is here is checked at once; leave --part out"
         raise UsageError(message)
@@ -120,6 +130,7 @@ def fetch(
     wanted = wanted_settings(
         process, min_rate, quality, metrics, mask, time_unit, drop_outside, units, restarts, trials
     )
+    wanted |= joins
     requests = [resolve(name, version) for name in expanded(names)]
     if verify:
         _verify(workspace, requests, selection, _place_options(root, api_url), as_json)
@@ -157,7 +168,11 @@ def fetch(
         return
     for plan in plans:
         paths += _download(workspace, plan, jobs, policy, failures, whole_sessions=not download_only)
-    _finish(workspace, paths, failures, None if download_only else wanted, strict, as_json)
+    if merge_as is not None and failures:
+        for path in paths:
+            _tell(Failure(str(path), "ingest", f"not joined as '{merge_as}': another file failed"), failures)
+        paths = []
+    _finish(workspace, paths, failures, None if download_only else wanted, strict, as_json, merge_as or "")
 
 
 def _show_choice(as_json: bool) -> None:
@@ -207,9 +222,10 @@ def _finish(
     wanted: dict[str, object] | None,
     strict: bool,
     as_json: bool,
+    merge_as: str = "",
 ) -> None:
     """Ingest what came (None is wanted: do not), and tell what is where and what failed."""
-    from spiketok.pipeline.fetch import Failure
+    from spiketok.pipeline.fetch import Failure, joined_under
 
     if wanted is None:
         _report([{"file": str(path), "state": "here"} for path in paths], failures, "files", as_json)
@@ -217,7 +233,9 @@ def _finish(
     rows: list[dict] = []
     if paths:
         bad: list[dict] = []
-        rows, _ = ingest_paths(workspace, paths, wanted=wanted, strict=strict, failures=bad)
+        dataset = joined_under(paths, merge_as) if merge_as else "local"
+        how = {"wanted": wanted, "merge_as": merge_as, "strict": strict, "failures": bad}
+        rows, _ = ingest_paths(workspace, paths, dataset, **how)
         failures += [Failure(one["file"], "ingest", one["error"]) for one in bad]
     _report(rows, failures, "sessions", as_json)
     if not as_json:

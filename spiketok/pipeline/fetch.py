@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from spiketok.errors import ArtefactError, FetchError
+from spiketok.errors import ArtefactError, FetchError, UsageError
 from spiketok.pipeline.jobs import share_of
 from spiketok.sources.catalogue import (
     DATASETS,
@@ -20,6 +20,7 @@ from spiketok.sources.catalogue import (
     Request,
     Selection,
     check_here,
+    dataset_of,
     download,
     plan_fetch,
     session_of,
@@ -129,6 +130,19 @@ def bring(
             files.append(result.file)
     states = tuple(result.status for result in results if result.file is not None)
     return Brought(tuple(files), tuple(failures), states)
+
+
+def joined_under(files: Sequence[Path], merge_as: str) -> str:
+    """The dataset of the one session that these files make: that of those that were fetched.
+
+    Raises:
+        UsageError: they were fetched from several.
+    """
+    names = sorted({name for file in files if (name := dataset_of(file)) is not None})
+    if len(names) > 1:
+        message = f"--merge-as {merge_as}: the files are of {' and '.join(names)}; a session is of one dataset"
+        raise UsageError(message)
+    return names[0] if names else "local"
 
 
 def check_each(

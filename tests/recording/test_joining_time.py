@@ -16,14 +16,17 @@ from pynwb import NWBFile, TimeSeries
 from pynwb.file import Subject
 from pynwb.image import ImageSeries
 
-from spiketok.errors import DataError
+from spiketok.api.making import ingest as ingest_files
+from spiketok.errors import DataError, UsageError
+from spiketok.pipeline.fetch import joined_under
 from spiketok.recording.joining_time import join_files
 from spiketok.recording.nouns import NS_PER_S, Session, Source
 from spiketok.sources.formats.nwb import read_nwb
-from spiketok.storage.store import read_session
+from spiketok.storage.store import read_attributes, read_session
 from spiketok.storage.workspace import Workspace
 from tests import nwb_files
 from tests.cli.test_cli import spiketok
+from tests.dandi_server import DandiServer
 
 START = datetime(2024, 5, 3, 9, 30, tzinfo=UTC)
 
@@ -263,5 +266,42 @@ def test_the_command_joins_and_verify_makes_the_session_again(tmp_path):
     assert "equal" in spiketok(root, "verify", "local/day").stdout
     again = json.loads(spiketok(root, "ingest", *paths[::-1], "--merge-as", "day", "--join", "time", "--json").stdout)
     assert [row["state"] for row in again] == ["already"]
+    (made,) = ingest_files(paths[::-1], root=tmp_path / "api", merge_as="day", join="time")
+    digests = {read_attributes(Workspace(at).store_path(made.id))["digest"] for at in (root, tmp_path / "api")}
+    assert len(digests) == 1
+    with pytest.raises(UsageError, match="join='order': must be one of"):
+        ingest_files(paths, root=tmp_path / "api", merge_as="day", join="order")
     for words in (("--join", "time"), ("--merge-as", "x", "--join", "order")):
         assert "--join" in spiketok(root, "ingest", *paths, *words, code=2).stderr
+
+
+@pytest.mark.long
+def test_a_fetch_joins_what_it_brings_or_nothing(tmp_path):
+    """Units and behaviour of one recording, two files of a dandiset: one session, of that dandiset."""
+    made = [save(tmp_path / "sub-A_ecephys.nwb", (0, 90), with_behaviour=False),
+            save(tmp_path / "sub-A_behavior.nwb", (0, 90), with_units=False)]  # fmt: skip
+    assets, root = {f"sub-A/{path.name}": path.read_bytes() for path in made}, tmp_path / "root"
+    with DandiServer(assets, dandiset="000999") as server:
+        words = ("fetch", "000999", "--api-url", server.api_url, "--merge-as", "both")
+        server.faults.vanished.add("sub-A/sub-A_behavior.nwb")
+        half = spiketok(root, *words, code=1)
+        assert "sub-A_ecephys.nwb: not joined as 'both': another file failed" in half.stderr
+        assert not list(root.glob("store/*/*"))
+        server.faults.vanished.clear()
+        spiketok(root, *words)
+    session = read_session(Workspace(root).store_path("000999/both"))
+    assert len(session.units) == 4 and session.signals
+    assert {source.file.rpartition("/")[2] for source in session.source.files} == {path.name for path in made}
+    assert "equal" in spiketok(root, "verify", "000999/both").stdout
+    for more in (("--stream",), ("--part", "1/2"), ("--download-only",), ("--verify",)):
+        assert f"--merge-as both with {more[0]}: " in spiketok(root, *words, *more, code=2).stderr
+    assert "--join time: must be one of" in spiketok(root, "fetch", "000999", "--join", "time", code=2).stderr
+
+
+def test_joined_files_are_of_one_dataset(monkeypatch):
+    of = {"a.nwb": "000140", "b.nwb": "000128", "own.nwb": None}
+    monkeypatch.setattr("spiketok.pipeline.fetch.dataset_of", lambda path: of[path.name])
+    assert joined_under([Path("own.nwb"), Path("a.nwb")], "x") == "000140"
+    assert joined_under([Path("own.nwb")], "x") == "local"
+    with pytest.raises(UsageError, match="--merge-as x: the files are of 000128 and 000140"):
+        joined_under([Path("a.nwb"), Path("b.nwb")], "x")
