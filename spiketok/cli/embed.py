@@ -87,7 +87,7 @@ def embed(
     )
     from spiketok.storage.store import read_session
     from spiketok.training.checkpoints import load_run
-    from spiketok.training.runs import device_of, find_run, opened_shards, trained_recordings
+    from spiketok.training.runs import device_of, find_run, opened_shards, trained_recordings, twins_among
 
     workspace = indexed(root)
     if suite not in (None, "bwb"):
@@ -120,8 +120,13 @@ def embed(
     tested = None if test is None else workspace.select(test)
     trained = {one.id for one in loaded.trained_on}
     others = [of.info.id for of in tokens if of.info.id not in trained] if columns else []
-    for session, fact in trained_recordings(workspace, loaded, others).items():
-        line = f"{session} {fact}, which the run was trained on: its units are none that the model never saw"
+    why = "which the run was trained on: its units are none that the model never saw"
+    twins = {session: f"{fact}, {why}" for session, fact in trained_recordings(workspace, loaded, others).items()}
+    why = "whose units are asked too: they would be fitted and tested, or found again, as themselves"
+    more = twins_among(workspace, [session for session in others if session not in twins])
+    twins |= {session: f"{fact}, {why}" for session, fact in more.items()}
+    for session, fact in twins.items():
+        line = f"{session} {fact}"
         if sessions is not None or session in (tested or ()) or len(tokens) == 1:
             message = f"{line}; leave it out"
             raise UsageError(message)

@@ -13,12 +13,14 @@ from spiketok.models import MODELS
 from spiketok.models.batch import Input
 from spiketok.pipeline.tokenize import plan_session, shard_path, tokenize, tokenize_words
 from spiketok.pipeline.upgrade import has_old_shard
+from spiketok.recording.codes import is_code
 from spiketok.recording.identity import Identity, Recordings, Shared, common_ns
 from spiketok.recording.nouns import FLUORESCENCE, Intervals
 from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
 from spiketok.storage.finding import find_run as find_run
+from spiketok.storage.store import read_attributes, read_signal
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
 from spiketok.tokens.shards import ShardReader
@@ -416,6 +418,20 @@ def trained_recordings(workspace: Workspace, run: Run, chosen: Sequence[str]) ->
     return found
 
 
+def twins_among(workspace: Workspace, chosen: Sequence[str]) -> dict[str, str]:
+    """By session that is the recording of one before it what they share, for a message."""
+    known, found = Recordings(), {}
+    for session in chosen:
+        identity = Identity.of(workspace.facts(session))
+        for other, what in known.like(identity):
+            if _same_time(workspace, identity, other, what):
+                found[session] = f"is the recording of {other.session} (they share {what.words})"
+                break
+        else:
+            known.put(identity)
+    return found
+
+
 def _one_of_each(
     workspace: Workspace, chosen: Sequence[str], held: Collection[str], *, asked: bool
 ) -> tuple[list[str], list[str]]:
@@ -474,15 +490,36 @@ def _with_behaviour(
     """The sessions that have one of some behaviours, and a line for each of the others; all where none is named."""
     if not targets:
         return list(session_ids), []
+    having = {s: set(workspace.facts(s)["signals"]) - {FLUORESCENCE} for s in session_ids}
+    codes = _codes_among(workspace, having) if "auto" in targets else set()
+    if not any(signals - codes for signals in having.values()):
+        codes = set()  # whoever chooses the behaviour says what all of them hold
     kept, left_out = [], []
-    for session_id in session_ids:
-        signals = set(workspace.facts(session_id)["signals"]) - {FLUORESCENCE}
-        if signals if "auto" in targets else signals & set(targets):
+    for session_id, signals in having.items():
+        if signals - codes if "auto" in targets else signals & set(targets):
             kept.append(session_id)
         else:
             named = "" if "auto" in targets else f" '{listing(targets)}'"
-            left_out.append(f"{session_id} has no behaviour{named}")
+            but = f" but event codes ({listing(sorted(signals))})" if signals & codes else ""
+            left_out.append(f"{session_id} has no behaviour{named}{but}")
     return kept, left_out
+
+
+def _codes_among(workspace: Workspace, having: Mapping[str, set[str]]) -> set[str]:
+    """The signals that hold event codes, of which the first session that has one says so; only where sessions differ in
+    what they have: else no session is better than another, and nothing is read."""
+    names = set().union(*having.values())
+    if all(signals == names for signals in having.values()):
+        return set()
+    found = set()
+    for name in sorted(names):
+        for session in (s for s, signals in having.items() if name in signals):
+            path = workspace.store_path(session)
+            signal = read_signal(path, read_attributes(path), name)
+            if signal.valid.any():
+                found |= {name} if is_code(signal) else set()
+                break
+    return found
 
 
 def run_path(workspace: Workspace, config: RunConfig, sessions: Sequence[SessionTokens]) -> Path:

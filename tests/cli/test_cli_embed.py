@@ -110,3 +110,19 @@ def test_a_trained_recording_under_another_name_is_no_session_that_the_model_nev
     assert fact in refused.stderr and "leave it out" in refused.stderr
     assert fact in spiketok(copy, *words, "again/*", "--match", "neuron", code=2).stderr
     assert json.loads(spiketok(copy, *words).stdout)["sessions"] == 4  # vectors alone claim nothing
+
+
+@pytest.mark.long
+def test_of_two_unseen_sessions_of_one_recording_one_is_asked(root, tmp_path):
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    (file,) = sorted((root.parent / "typed").rglob("*CO-day02*.nwb"))
+    spiketok(copy, "ingest", file, "--dataset", "again")
+    twin = f"again/{DAYS[1].partition('/')[2]}"
+    fact = f"{DAYS[1]} is the recording of {twin} (they share "  # the first by name is kept
+    words = ("embed", "nuclr", "--tokenize", "--json", "--out", copy / "v.npz")
+    told = spiketok(copy, *words, "--probe", "region", "--test", twin)
+    assert f"left out: {fact}" in told.stderr and json.loads(told.stdout)["sessions"] == 3
+    refused = spiketok(copy, *words, "--probe", "region", "--test", DAYS[1], code=2)
+    assert fact in refused.stderr and "leave it out" in refused.stderr
+    assert fact in spiketok(copy, *words, "*CO*", "--match", "neuron", code=2).stderr

@@ -6,13 +6,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spiketok.cli.options import counted
-from spiketok.recording.nouns import Intervals
+from spiketok.recording.nouns import Intervals, Signal, Source
 from spiketok.storage.store import write_session
+from spiketok.storage.workspace import Workspace
+from spiketok.training.config import load_config
+from spiketok.training.runs import choose_training
 from tests.cli.test_cli import spiketok
 from tests.decodable import decodable_session
+from tests.made import random_session
 
 TRAIN = ("train", "-m", "linear", "--task", "decode:hand_vel", "--hold-out", "*held")
 SECOND = 1_000_000_000
@@ -39,6 +44,29 @@ def test_training_leaves_out_what_nobody_named(root):
     assert len(left) == 1, done.stderr
     assert "made/good" in done.stdout and "made/short" not in done.stdout
     assert "made/short: no " in spiketok(root, *TRAIN, "-s", "made/good,made/short,made/held", code=1).stderr
+
+
+def test_a_session_of_event_codes_alone_is_no_choice(tmp_path):
+    """Where all are so, none is better than another: who chooses the behaviour says so of all."""
+    for k, name in enumerate(("one", "two", "strobes")):
+        session = random_session(name, k, seconds=10.0)
+        vel = session.signals["vel"]
+        if name == "strobes":
+            code = (np.arange(len(vel.time_ns)) // 50 % 4)[:, None].astype(np.float32)
+            own = {"strobe": Signal(vel.time_ns, code, ("code",), "n/a", np.ones(len(code), np.bool_), 100.0)}
+        else:
+            own = {"vel": vel}
+        source = Source(f"{name}.nwb", str(k) * 64, 1)
+        write_session(replace(session, signals=own, source=source), tmp_path / "store" / session.id)
+    workspace = Workspace(tmp_path)
+    chosen = choose_training(workspace, load_config("linear"), None, "none")
+    assert sorted(chosen.sessions) == ["made/one", "made/two"]
+    assert chosen.left_out == ["made/strobes has no behaviour but event codes (strobe)"]
+    named = load_config("linear", tasks=["decode:strobe"])  # named, a code is decoded
+    assert choose_training(workspace, named, None, "none").sessions == ["made/strobes"]
+    for name in ("one", "two"):
+        shutil.rmtree(tmp_path / "store" / "made" / name)
+    assert choose_training(Workspace(tmp_path), load_config("linear"), None, "none").sessions == ["made/strobes"]
 
 
 def test_evaluation_leaves_out_what_nobody_named(root):
