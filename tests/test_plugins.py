@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok import notes  # noqa: E402
+from spiketok.cli import completion  # noqa: E402
 from spiketok.errors import ArtefactError, PluginError, UnknownNameError, UsageError  # noqa: E402
 from spiketok.models import MODELS  # noqa: E402
 from spiketok.models.poyo import Poyo  # noqa: E402
@@ -78,6 +80,16 @@ def broken(folder: Path, text: str, group: str = "models", name: str = "odd") ->
 
 
 # ---- the example package --------------------------------------------------------------------------------------------
+
+
+def test_a_shell_completes_its_names_and_keys_and_imports_nothing_of_it(example):
+    before = set(sys.modules)
+    assert "unit-sum" in completion.model_names() and "sparse-counts" in completion.scheme_names()
+    assert "example_reach" in completion.dataset_names()
+    keys = completion.set_keys("train", SimpleNamespace(params={"model": "unit-sum"}))
+    assert {"model.dim", "model.past_bins", "model.init_std", "task.speed.root"} <= set(keys)
+    assert "bin_ns" in completion.set_keys("tokenize", SimpleNamespace(params={"scheme": "sparse-counts"}))
+    assert not [name for name in set(sys.modules) - before if "example" in name]
 
 
 def _example_laws() -> list:

@@ -1,8 +1,8 @@
 """What a shell completes: names of schemes, models, datasets, runs, sessions, and keys of ``--set``.
 
 What is unusual: nothing of what is named is imported, because a shell asks at each press of a key: torch and numba
-take seconds. Names of leaves are read out of their source text by ``ast``; sessions and runs are folders. A test holds
-both against the registries.
+take seconds. Names of leaves are read out of their source text by ``ast``, those of other packages out of their entry
+points; sessions and runs are folders. A test holds both against the registries.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import typer
@@ -140,21 +141,50 @@ def _assigns(item: ast.stmt) -> bool:
     return isinstance(item, ast.Assign)
 
 
+def _plugged(kind: str) -> dict[str, str]:
+    """What other packages have of a kind, by name: ``"package.module:Class"``. Nothing of it is imported."""
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry.value for entry in entry_points(group=f"spiketok.{kind}s")}
+
+
+def _leaves(kind: str, folder: str) -> dict[str, tuple[Path, ast.ClassDef]]:
+    """The classes of a kind by name: those of a folder, and those of other packages whose source text is there."""
+    found = {}
+    for name, entry in _plugged(kind).items():
+        module, _, wanted = entry.partition(":")
+        file = _source_of(module)
+        if file is not None and (node := _class(file, wanted)) is not None:
+            found[name] = (file, node)
+    return found | _named(folder)
+
+
+def _source_of(module: str) -> Path | None:
+    """The source text of a module, found as an import would find it; none of its packages is imported."""
+    path = None
+    for part in module.split("."):
+        found = PathFinder.find_spec(part, path)
+        if found is None:
+            return None
+        path = found.submodule_search_locations
+    return Path(found.origin) if found.origin and found.origin.endswith(".py") else None
+
+
 def model_names() -> list[str]:
-    """The models of the package."""
-    return sorted(_named("models"))
+    """The models of the package and of others."""
+    return sorted({*_named("models"), *_plugged("model")})
 
 
 def scheme_names() -> list[str]:
-    """The token schemes of the package."""
-    return sorted(_named("tokens/schemes"))
+    """The token schemes of the package and of others."""
+    return sorted({*_named("tokens/schemes"), *_plugged("scheme")})
 
 
 def dataset_names() -> list[str]:
-    """The datasets of the catalogue, and the names of groups of them."""
+    """The datasets of the catalogue and of other packages, and the names of groups of them."""
     from spiketok.cli.groups import DATASETS, GROUPS
 
-    return sorted({*DATASETS, *GROUPS})
+    return sorted({*DATASETS, *GROUPS, *_plugged("dataset")})
 
 
 # ---- keys of --set --------------------------------------------------------------------------------------------------
@@ -165,7 +195,8 @@ def set_keys(command: str, ctx: typer.Context) -> list[str]:
     if command in ("tokenize", "stream", "compare", "splits"):
         given = ctx.params.get("scheme") or "all"
         names = scheme_names() if given == "all" else [name.strip() for name in given.split(",")]
-        found = {name: _fields(*_named("tokens/schemes")[name]) for name in names if name in scheme_names()}
+        known = _leaves("scheme", "tokens/schemes")
+        found = {name: _fields(*known[name]) for name in names if name in known}
         alone = [key for keys in found.values() for key in keys] if len(found) == 1 else []
         return sorted([*alone, *(f"{name}.{key}" for name, keys in found.items() for key in keys)])
     if command == "eval-xsession":
@@ -173,11 +204,11 @@ def set_keys(command: str, ctx: typer.Context) -> list[str]:
     if command != "train":
         return []
     keys = [*TOP_KEYS, *(f"{prefix}{key}" for prefix in SECTIONS for key in _section(prefix))]
-    for name, (path, node) in _named("training/tasks").items():
+    for name, (path, node) in _leaves("task", "training/tasks").items():
         keys += [f"task.{name}.{key}" for key in _config_fields(path, node)]
-    model = ctx.params.get("model")
-    if model in model_names():
-        keys += [f"model.{key}" for key in _config_fields(*_named("models")[model])]
+    models = _leaves("model", "models")
+    if (model := ctx.params.get("model")) in models:
+        keys += [f"model.{key}" for key in _config_fields(*models[model])]
     return sorted(keys)
 
 

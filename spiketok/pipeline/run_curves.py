@@ -33,9 +33,13 @@ def curves_of(runs: Sequence[Path]) -> Curves:
             for panel, value in _values(line):
                 found.setdefault(panel, {}).setdefault(run.name, []).append((line["step"], value))
     if not found:
-        message = (
-            f"no {STEPS} with a line in {', '.join(run.name for run in runs) or 'any run'}: only training makes one"
-        )
+        names = [run.name for run in runs]
+        message = f"no {STEPS} with a line in {', '.join(names) or 'any run'}: "
+        if any((run / "result.json").exists() for run in runs):
+            message += "a model that is fitted in closed form (linear) takes no step, so that there is no curve: "
+            message += f"spiketok view {names[0]}"
+        else:
+            message += "only training makes one"
         raise DataError(message)
     return _without_twins(found)
 

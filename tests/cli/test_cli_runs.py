@@ -148,7 +148,10 @@ def test_curves_are_those_of_the_log(made, tmp_path):
     assert f"{last['loss']['total']:.4g} at step 4" in page
     spiketok(made[0], "inspect", path.name, "--plot", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    assert "only training makes one" in refused(made[0], "runs", "curves", made[2]["runs"][0]["run"])
+    solved = made[2]["runs"][0]["run"]
+    for words in (("runs", "curves", solved), ("inspect", solved, "--plot", tmp_path / "none.png")):
+        assert f"takes no step, so that there is no curve: spiketok view {solved}" in refused(made[0], *words)
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_a_run_that_something_needs_is_not_deleted(made, tmp_path):

@@ -10,16 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from spiketok.errors import NotServedError, UsageError
+from spiketok.errors import NotServedError, UnknownNameError, UsageError
 from spiketok.models import MODELS
 from spiketok.models.batch import Asked, Progress, mean_counts, observed_counts, whole_counts
 from spiketok.models.losses import poisson_log_rate, stirling
 from spiketok.recording.metrics import bps_of_units, null_rate
 from spiketok.recording.nouns import Intervals, Session
 from spiketok.settings import typed
-from spiketok.tokens.schemes import Binned, Calibration, Patch, Quantized, scheme_config, scheme_from_config
+from spiketok.tokens.schemes import (
+    SCHEMES,
+    Binned,
+    Calibration,
+    Patch,
+    Quantized,
+    make_scheme,
+    scheme_config,
+    scheme_from_config,
+)
 from spiketok.tokens.shards import ShardReader, write_shard
-from spiketok.training.config import load_config
+from spiketok.training.config import load_config, model_class
 from spiketok.training.loop import build_model, prepare, train_loader
 from spiketok.training.predict import predict
 from spiketok.training.runs import run_inputs, scheme_of
@@ -163,5 +172,11 @@ def test_models_learn_and_are_scored_by_share(tmp_path, model):
 
 
 def test_models_that_do_not_weigh_it_refuse():
-    with pytest.raises(UsageError, match="lfads does not weigh bins by the share that was recorded: .*ndt1.* do"):
-        run_inputs(load_config("lfads", sets=["data.exposure=true"]))
+    others = [name for name in MODELS if not model_class(name).weighs_exposure]
+    assert {"lfads", "ldns", "ndt2", "ndt3"} <= set(others)
+    for name in others:
+        with pytest.raises(UsageError, match=f"{name} does not weigh bins by the share that was recorded: .*ndt1.* do"):
+            run_inputs(load_config(name, sets=["data.exposure=true"]))
+    for scheme in set(SCHEMES) - {"binned"}:
+        with pytest.raises(UnknownNameError, match=f"unknown field 'exposure' in {scheme}"):
+            make_scheme(scheme, exposure=True)
