@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from spiketok.errors import ArtefactError
+from spiketok.errors import ArtefactError, FetchError
 from spiketok.pipeline.citations import Citation
 from spiketok.pipeline.hub.card import KEPT, license_of
 from spiketok.pipeline.hub.items import pickle_in
+from spiketok.pipeline.hub.places import Bucket, File
 from spiketok.sources.simulator import SimulationConfig, simulate
 from spiketok.storage.files import human_bytes, json_text, sha256_file
+from spiketok.storage.locks import locked
 from spiketok.storage.pushed import PUSHED, manifest_of, read_manifest, require_names
-from tests.cli.test_cli import Done, spiketok
+from spiketok.storage.remote import RemotePath
+from tests.cli.test_cli import Done, in_a_process, spiketok
 from tests.hf_server import hf_server
 from tests.s3_server import s3_server
 
@@ -394,6 +400,140 @@ def test_through_a_bucket(root, tmp_path):
         assert "checkpoint/model.safetensors has sha256" in done.stderr and artefacts(tmp_path / "third") == {}
         assert "; 0 B sent" not in spiketok(root, "push", run, "s3://given/one").stderr
         spiketok(tmp_path / "third", "pull", "s3://given/one")  # what was changed there was sent again
+
+
+KILLED = """
+import os, signal
+from spiketok.storage.remote import RemotePath
+upload, sent = RemotePath.upload_file, []
+def dies(self, path):
+    if len(sent) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    upload(self, path)
+    sent.append(path)
+RemotePath.upload_file = dies
+"""
+
+
+def put(answered: list[str]) -> list[str]:
+    return [one.removeprefix("PUT /given/").partition("?")[0] for one in answered if one.startswith("PUT")]
+
+
+@pytest.mark.long
+def test_a_push_to_a_bucket_that_was_interrupted_goes_on(root, tmp_path, monkeypatch):
+    """By a kill, which leaves no note, and by the network, after which what came is known."""
+    run, other, copy = run_of(root), tmp_path / "other", tmp_path / "copy"
+    for part in ("runs", "shards", "store"):
+        shutil.copytree(root / part, copy / part)
+    with s3_server() as (s3, answered):
+        s3.mkdir("given")
+        words = ("push", "--with-data", run, "s3://given/one")
+        answered.clear()
+        assert in_a_process(copy, *words, first=KILLED).returncode == -9
+        assert len(put(answered)) == 3
+        assert "nothing was pushed there" in refused(other, "pull", "s3://given/one").stderr
+        assert artefacts(other) == {}
+
+        upload, done = RemotePath.upload_file, []
+
+        def breaks(self, path):
+            if len(done) == 5:
+                message = f"{self}: the network is gone"
+                raise FetchError(message)
+            upload(self, path)
+            done.append(str(self).removeprefix("s3://given/"))
+
+        monkeypatch.setattr(RemotePath, "upload_file", breaks)
+        assert "the network is gone" in refused(copy, *words).stderr
+        monkeypatch.setattr(RemotePath, "upload_file", upload)
+        assert not s3.exists(f"given/one/{PUSHED}")
+        answered.clear()
+        spiketok(copy, *words)
+        again = put(answered)
+        assert not set(again) & set(done) and again[-1] == f"one/{PUSHED}"
+        answered.clear()
+        assert "0 B sent" in spiketok(copy, *words).stderr and not put(answered)
+        spiketok(other, "pull", "s3://given/one")
+        assert {n: d for n, d in artefacts(root).items() if n in artefacts(other)} == artefacts(other) != {}
+        assert {link["state"] for link in chain(other, run, "--quick")} == {"holds", "not here"}
+
+
+def test_what_a_killed_push_may_have_left_is_not_taken_for_what_the_manifest_says(tmp_path, monkeypatch):
+    """Another machine pushed; a push of changed files of the same size was killed here; then the first ones again."""
+    here = {}
+    for version in ("old", "new"):
+        for name in ("a", "b"):
+            path = tmp_path / version / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{version} {name}")
+            here.setdefault(version, {})[name] = File(path, sha256_file(path), path.stat().st_size)
+    (tmp_path / "there").mkdir()
+    url = RemotePath(f"file://{tmp_path}/there")
+    Bucket(url, None).put(here["old"], b"card", b"manifest", lambda name, nbytes: None)
+    known = {name: (file.sha256, file.nbytes) for name, file in here["old"].items()}
+    assert Bucket(url, tmp_path).there(here["old"], known) == {"a", "b"}
+
+    class Killed(BaseException):
+        pass
+
+    def dies(name: str, nbytes: int) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "_note", lambda self, batch: None)  # a kill notes nothing
+        with pytest.raises(Killed):
+            Bucket(url, tmp_path).put(here["new"], b"card", b"other", dies)
+    assert (tmp_path / "there" / "a").read_text() == "new a"
+    assert "a" not in Bucket(url, tmp_path).there(here["old"], known)
+    Bucket(url, tmp_path).put(here["old"], b"card", b"manifest", lambda name, nbytes: None)
+    assert (tmp_path / "there" / "a").read_text() == "old a"
+    assert Bucket(url, tmp_path).there(here["old"], known) == {"a", "b"}
+
+
+@pytest.mark.long
+def test_training_from_shards_in_a_bucket_gives_the_same_weights_within_the_cap(root, tmp_path, monkeypatch):
+    """Of two sessions whose columns do not fit into the cache together: what is read next comes again."""
+    local, far = tmp_path / "local", tmp_path / "far"
+    for workspace in (local, far):
+        shutil.copytree(root / "store", workspace / "store")
+    shutil.copytree(root / "shards", local / "shards")
+    words = ["train", "--model", "ndt1", "--task", "decode:cursor_vel", "--hold-out", "none", *FEW]
+    spiketok(local, *words)
+    sizes = [p.stat().st_size for p in (root / "shards").rglob("columns.bin")]
+    cap, most, done = sum(sizes) - min(sizes) // 2, [0], threading.Event()
+    monkeypatch.setenv("SPIKETOK_CACHE", str(tmp_path / "cache"))
+
+    def held() -> int:
+        total = 0
+        for file in (tmp_path / "cache").rglob("columns.bin*"):
+            with contextlib.suppress(FileNotFoundError):
+                total += file.stat().st_size if file.name == "columns.bin" else int(file.name.rpartition("-")[2])
+        return total
+
+    def watch() -> None:
+        while not done.is_set():
+            for home in (tmp_path / "cache").glob("shards/*"):
+                with locked(home / ".lock", "the cache", wait=True):  # else it counts what goes and what comes
+                    most[0] = max(most[0], held())
+            time.sleep(0.01)
+
+    with s3_server() as (s3, answered):
+        s3.put(str(root / "shards"), "given/shards", recursive=True)
+        answered.clear()
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            spiketok(far, *words, "--shards", "s3://given/shards", "--shards-cap", str(cap))
+        finally:
+            done.set()
+            watcher.join()
+        fetched = [one.partition("?")[0] for one in answered if one.startswith("GET") and "columns.bin" in one]
+    assert 0 < most[0] <= cap and not (far / "shards").exists()
+    assert len(set(fetched)) == len(sizes)
+    (mine,), (theirs,) = (list(workspace.glob("runs/ndt1-*")) for workspace in (local, far))
+    assert mine.name == theirs.name
+    for name in ("checkpoint/model.safetensors", "result.json"):
+        assert sha256_file(mine / name) == sha256_file(theirs / name)
 
 
 def test_through_hugging_face(root, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from spiketok.tokens.context import context_fingerprint
 from spiketok.tokens.schemes import make_scheme
 from spiketok.tokens.shards import ShardReader, write_shard
 from tests.made import MS, golden_session, whole
+from tests.s3_server import s3_server
 
 SIZE = 1000
 
@@ -115,6 +118,50 @@ def test_threads_share_a_cache_that_is_smaller_than_what_they_read(files, tmp_pa
     done.set()
     watcher.join()
     assert not wrong and 0 < most[0] <= 4 * SIZE
+
+
+READER = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from spiketok.storage.cached import Cache
+from spiketok.storage.remote import RemotePath
+url, folder, cap, size, seed, *names = sys.argv[1:]
+cache = Cache(RemotePath(url), Path(folder), int(cap))
+cache.list()
+came = 0
+for k in np.random.default_rng(int(seed)).integers(0, len(names), 25):
+    handle, new = cache.lease(cache.folder / names[k] / "columns.bin", int(size))
+    assert os.pread(handle, int(size), 0) == bytes([k]) * int(size) and os.fstat(handle).st_nlink
+    came += new
+    os.close(handle)
+print(came)
+"""
+
+
+@pytest.mark.long
+def test_processes_share_a_cache_of_a_bucket_that_is_smaller_than_what_they_read(files, tmp_path):
+    """Three at once, one more that is killed while it reads: none gets other bytes, and the cap holds."""
+    there, names = files
+    cap, most = 4 * SIZE, 0
+    with s3_server() as (s3, _):
+        s3.put(str(there), "given/shards", recursive=True)
+        cache = Cache(RemotePath("s3://given/shards"), tmp_path / "cache", cap)
+        words = [sys.executable, "-c", READER, str(cache.url), cache.folder, cap, SIZE]
+        readers = [
+            subprocess.Popen([*map(str, words), str(seed), *names], stdout=subprocess.PIPE, text=True)
+            for seed in range(4)
+        ]
+        while any(reader.poll() is None for reader in readers[:3]):
+            if cache.folder.exists():
+                with locked(cache.folder / ".lock", "the cache", wait=True):
+                    most = max(most, held(cache))
+                    if most == cap:
+                        readers[3].kill()
+            time.sleep(0.01)
+        came = [int(reader.communicate()[0] or 0) for reader in readers]
+    assert [reader.returncode for reader in readers[:3]] == [0, 0, 0]
+    assert 0 < most <= cap and sum(came) > len(names)  # what had gone came again
 
 
 def test_what_a_killed_process_was_bringing_makes_room_again(files, tmp_path):

@@ -28,6 +28,7 @@ from spiketok.storage.remote import RemotePath, place
 
 HF = "hf://"
 BATCH_BYTES = 200_000_000  # so much is sent to a bucket between two notes of what is there
+UNKNOWN = ["", ""]  # noted of a file while it is being sent: no file is so
 Sent = Callable[[str, int], None]
 
 
@@ -186,16 +187,20 @@ class Bucket(Place):
         return {name for name, file in files.items() if same(name, file)}
 
     def put(self, files: Mapping[str, File], card: bytes, manifest: bytes, sent: Sent) -> None:
+        self._write_notes(dict.fromkeys(files, UNKNOWN))  # whatever a kill leaves there is sent again
         batch: dict[str, File] = {}
-        for name, file in files.items():
-            (self.url / name).upload_file(file.path)
-            require_same(file.path, file, str(file.path))
-            batch[name] = file
-            sent(name, file.nbytes)
-            if sum(one.nbytes for one in batch.values()) > BATCH_BYTES:
+        try:
+            for name, file in files.items():
+                (self.url / name).upload_file(file.path)
+                require_same(file.path, file, str(file.path))
+                batch[name] = file
+                sent(name, file.nbytes)
+                if sum(one.nbytes for one in batch.values()) > BATCH_BYTES:
+                    self._note(batch)
+                    batch = {}
+        finally:
+            with contextlib.suppress(FetchError):  # without the note they are sent once more
                 self._note(batch)
-                batch = {}
-        self._note(batch)
         (self.url / CARD).write_bytes(card)
         (self.url / PUSHED).write_bytes(manifest)
 
@@ -215,7 +220,11 @@ class Bucket(Place):
         if self.notes is None or not batch:
             return
         listed = self.url.files()
-        new = {name: [file.sha256, listed[name].stamp] for name, file in batch.items() if name in listed}
+        self._write_notes({n: [file.sha256, listed[n].stamp] for n, file in batch.items() if n in listed})
+
+    def _write_notes(self, new: Mapping[str, list[str]]) -> None:
+        if self.notes is None or not new:
+            return
         self.notes.parent.mkdir(parents=True, exist_ok=True)
         write_signed(self.notes, {"place": self.name, "files": self._noted() | new})
 
