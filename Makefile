@@ -75,7 +75,10 @@ $(DOCS)/ready: constraints-docs.txt
 $(LOADERS)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LOADERS)
 	$(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]' \
-		mosaicml-streaming==0.13.0 litdata==0.2.76 webdataset==1.0.2 datasets==5.2.0
+		litdata==0.2.76 webdataset==1.0.2 datasets==5.2.0 torchvision==0.28.0 transformers==5.24.0 brotli==1.2.1 \
+		python-snappy==0.7.3 zstd==1.5.7.2 xxhash==4.1.0 catalogue==2.0.10
+	$(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		mosaicml-streaming==0.13.0  # which asks for numpy below 2.2 and transformers below 5, and works with these
 	touch $@
 
 $(NLB)/ready: constraints-nlb.txt tests/oracles/nlb_environment.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_what_is_wrong_is_one_line(root, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
     done = spiketok(root, *words, "webdataset", code=2)
     assert "needs 'webdataset', which is not installed: pip install webdataset" in done.stderr
+    monkeypatch.delitem(sys.modules, "webdataset")
+    monkeypatch.syspath_prepend(tmp_path)
+    for text, fact in (("import torchpicture", "which needs 'torchpicture', which is not installed: pip install web"),
+                       ("raise RuntimeError('operator x::nms does not exist')", "which is installed and cannot be "
+                        "imported (RuntimeError: operator x::nms does not exist)")):  # fmt: skip
+        (tmp_path / "webdataset.py").write_text(f"{text}\n")
+        importlib.invalidate_caches()
+        assert fact in spiketok(root, *words, "webdataset", code=2).stderr
+    (tmp_path / "webdataset.py").unlink()
     monkeypatch.setitem(sys.modules, "webdataset", json)  # something that can be imported
     for setting, line in (("window_ms=7", "no multiple of 20 ms"), ("scheme=patch", "has no patch shard"),
                           ("target=none_such", "unknown behaviour 'none_such'"),
@@ -86,6 +96,21 @@ def test_what_is_wrong_is_one_line(root, tmp_path, monkeypatch):
 
 
 # ---- read back by the libraries -------------------------------------------------------------------------------------
+
+
+DECLARED = []  # a library of torch lives as long as somebody holds it
+
+
+def _can_import_torchvision() -> None:
+    """streaming imports torchvision, whose wheels are built for CUDA: beside a torch without it their kernels do not
+    load, and the import ends at those that it describes anew. So they are declared; nothing here calls them.
+    """
+    import torch
+
+    if torch.version.cuda is None and not DECLARED:
+        DECLARED.append(torch.library.Library("torchvision", "DEF"))
+        for kernel in ("nms", "qnms"):
+            DECLARED[0].define(f"{kernel}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def _from_mds(folder: Path) -> list[dict]:
@@ -125,6 +150,9 @@ READ = {"mds": ("streaming", _from_mds), "litdata": ("litdata", _from_litdata),
 @pytest.mark.parametrize("to", READ)
 def test_each_library_reads_back_the_same_samples(root, tmp_path, to, scheme):
     module, read = READ[to]
+    if to == "mds":
+        pytest.importorskip("torchvision")
+        _can_import_torchvision()
     pytest.importorskip(module)
     out = tmp_path / "out"
     words = ["export", "made/*", "--to", to, "--out", out, "--set", f"scheme={scheme}", "--set", "window_ms=500",

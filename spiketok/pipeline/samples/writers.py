@@ -43,7 +43,17 @@ class Writer:
         try:
             return import_module(self.module)
         except ModuleNotFoundError as error:
-            message = f"--to {self.name} needs '{self.module}', which is not installed: pip install {self.package}"
+            lacks = error.name or self.module
+            own = lacks.partition(".")[0] == self.module
+            fact = "is not installed" if own else f"needs '{lacks}', which is not installed"
+            message = f"--to {self.name} needs '{self.module}', which {fact}: pip install {self.package}"
+            raise MissingExtraError(message) from error
+        except (ImportError, RuntimeError, AttributeError, OSError) as error:  # of a library that it imports
+            fact = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no word'}"
+            message = (
+                f"--to {self.name} needs '{self.module}', which is installed and cannot be imported ({fact}): mend "
+            )
+            message += f"the environment, until python -c 'import {self.module}' says nothing"
             raise MissingExtraError(message) from error
 
 
