@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spiketok.errors import require
-from spiketok.evaluation.report import COLOURS, Report, page_of, picture, plain_axes
+from spiketok.evaluation.page import picture
+from spiketok.evaluation.report import COLOURS, Report, page_of, plain_axes
 from spiketok.evaluation.results import TransferResult
 from spiketok.storage.files import atomic_file, json_text, sha256_file, signed
 from spiketok.training.tasks.base import Task

@@ -7,11 +7,8 @@ with the reason why it is empty.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import numpy as np
 
 from spiketok import __version__
 from spiketok.errors import require
+from spiketok.evaluation.page import escape, html_table, number, picture, whole, whole_page
 from spiketok.evaluation.remarks import calibration_words, chosen_lines, named_tasks, remarks
 from spiketok.evaluation.results import (
     ADAPTED,
@@ -174,12 +172,6 @@ def _figure(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _png(figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
-    return stream.getvalue()
-
-
 def plain_axes(axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -240,7 +232,7 @@ def _bar(axes, k: int, result: TransferResult, task: Task, protocol: str, name: 
     if over["ci95"] is not None:
         axes.plot([k + 0.24, k + 0.24], over["ci95"], color=TRUE_COLOUR, linewidth=1.4, zorder=3)
     top = max(over["mean"], *values, 0.0)
-    label = f"{over['mean']:.{3 if task.head().output == 'counts' else 2}f}"
+    label = f"{over['mean']:z.{3 if task.head().output == 'counts' else 2}f}"
     _above(axes, k, top, label, fontsize=9, color=TRUE_COLOUR, fontweight="bold")
 
 
@@ -274,7 +266,7 @@ def trace_plot(result: TransferResult, task: Task, session: str):
             axes = grid[row][column]
             _trace(axes, prediction, column, start_ns, stop_ns, COLOURS[protocol])
             r2 = cell.score["r2_per_component"][component]
-            text = f"{protocol}   R² {r2:.2f}" if r2 is not None else f"{protocol}   no R²"
+            text = f"{protocol}   R² {r2:z.2f}" if r2 is not None else f"{protocol}   no R²"
             axes.set_title(text, fontsize=8.5, loc="left", color=COLOURS[protocol], fontweight="bold", pad=3)
             plain_axes(axes)
             axes.set_ylabel(f"{component} ({measure})" if measure else component, fontsize=8, color="#22262B")
@@ -293,76 +285,21 @@ def _trace(axes, prediction: Prediction, column: int, start_ns: int, stop_ns: in
         time_ns = np.insert(time_ns, gap, time_ns[gap] - 1)
         true, predicted = np.insert(true, gap, np.nan), np.insert(predicted, gap, np.nan)
     second = time_ns / NS_PER_S
-    axes.plot(second, true, color=TRUE_COLOUR, linewidth=1.0, alpha=0.75)
+    axes.plot(second, true, color=TRUE_COLOUR, linewidth=1.0, alpha=0.9)
     axes.plot(second, predicted, color=colour, linewidth=1.3)
     axes.set_xlim(start_ns / NS_PER_S, stop_ns / NS_PER_S)
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
 
-_STYLE = """
-:root { --ink:#22262b; --soft:#5b626b; --line:#e3e6ea; --band:#f6f7f9; --accent:#0072b2; }
-* { box-sizing:border-box; }
-body { margin:0; color:var(--ink); background:#fff; }
-body { font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; }
-main { max-width:1160px; margin:0 auto; padding:36px 24px 64px; }
-h1 { font-size:26px; line-height:1.25; margin:0 0 6px; }
-h2 { font-size:18px; margin:40px 0 10px; padding-bottom:6px; border-bottom:1px solid var(--line); }
-h3 { font-size:15px; margin:24px 0 6px; }
-p { margin:8px 0; } .soft { color:var(--soft); } .small { font-size:13px; }
-.facts { display:flex; flex-wrap:wrap; gap:10px; margin:20px 0 8px; }
-.fact { background:var(--band); border:1px solid var(--line); border-radius:8px; padding:9px 14px; }
-.fact b { display:block; font-size:18px; font-weight:650; } .fact span { color:var(--soft); font-size:12.5px; }
-.scroll { overflow-x:auto; }
-table { border-collapse:collapse; width:100%; font-size:13.5px; margin:8px 0; }
-th { text-align:left; font-weight:600; color:var(--soft); border-bottom:1.5px solid var(--line); padding:6px 10px; }
-td { border-bottom:1px solid var(--line); padding:6px 10px; vertical-align:top; }
-td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; }
-td.n, .protocol { white-space:nowrap; }
-tr.mean td { background:var(--band); font-weight:600; }
-.dot { display:inline-block; width:10px; height:10px; border-radius:3px; margin-right:7px; }
-.empty { color:var(--soft); font-style:italic; }
-code, .hash { font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; font-size:12px; }
-img { max-width:100%; height:auto; display:block; margin:6px 0; }
-details { margin:10px 0; } summary { cursor:pointer; color:var(--accent); }
-pre { background:var(--band); border:1px solid var(--line); border-radius:8px; padding:12px; }
-pre { overflow:auto; font-size:12px; }
-"""
-
-
-def _escape(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def html_table(head: Sequence[tuple[str, bool]], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """``head``: (text, is a number); ``rows``: (class of the row, cells as HTML)."""
-    kind = ["n" if number else "" for _, number in head]
-    top = "".join(f'<th class="{k}">{_escape(text)}</th>' for k, (text, _) in zip(kind, head, strict=True))
-    body = "".join(
-        f'<tr class="{cls}">'
-        + "".join(f'<td class="{k}">{cell}</td>' for k, cell in zip(kind, cells, strict=True))
-        + "</tr>"
-        for cls, cells in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def picture(figure, text: str) -> str:
-    data = base64.b64encode(_png(figure)).decode()
-    return f'<img alt="{_escape(text)}" src="data:image/png;base64,{data}">'
-
 
 def _protocol(name: str) -> str:
     dot = f'<span class="dot" style="background:{COLOURS[name]}"></span>'
-    return f'<span class="protocol">{dot}{_escape(name)}</span>'
+    return f'<span class="protocol">{dot}{escape(name)}</span>'
 
 
 def _short(digest: str) -> str:
-    return f'<span class="hash" title="{_escape(digest)}">{_escape(digest[:12])}</span>' if digest else ""
+    return f'<span class="hash" title="{escape(digest)}">{escape(digest[:12])}</span>' if digest else ""
 
 
 def _shards(session: TrainedSession) -> str:
@@ -372,7 +309,7 @@ def _shards(session: TrainedSession) -> str:
         readers.setdefault(shard["digest"], []).append(name)
     if len(session.shards) == 1:
         return _short(next(iter(readers)))
-    return "<br>".join(f"{_escape(', '.join(names))} {_short(digest)}" for digest, names in readers.items())
+    return "<br>".join(f"{escape(', '.join(names))} {_short(digest)}" for digest, names in readers.items())
 
 
 def _page(result: TransferResult, body: dict[str, object]) -> str:
@@ -401,11 +338,11 @@ def page_of(
     title: str, tables: Sequence[tuple[str, list[str], list[dict[str, object]]]], pictures: Sequence[str]
 ) -> str:
     """A page of tables, each under its picture."""
-    sections = [f"<h1>{_escape(title)}</h1>"]
+    sections = [f"<h1>{escape(title)}</h1>"]
     for (name, columns, rows), drawn in zip(tables, pictures, strict=True):
         head = [(column.replace("_", " "), column != "protocol") for column in columns]
         cells = [("", [_cell(column, row[column]) for column in columns]) for row in rows]
-        sections += [f"<h2>{_escape(name)}</h2>", drawn, html_table(head, cells)]
+        sections += [f"<h2>{escape(name)}</h2>", drawn, html_table(head, cells)]
     return whole_page(title, sections)
 
 
@@ -413,25 +350,15 @@ def _cell(column: str, value: object) -> str:
     if column == "protocol":
         return _protocol(str(value))
     return (
-        _number(value)
+        number(value)
         if isinstance(value, float) and column != "calibration_s"
-        else _escape("" if value is None else f"{value:g}")
-    )
-
-
-def whole_page(title: str, sections: Sequence[str]) -> str:
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        + "\n".join(sections)
-        + "</main></body></html>\n"
+        else escape("" if value is None else f"{value:g}")
     )
 
 
 def _of(result: TransferResult, task: Task) -> str:
     """Which task a section is about, where there are several."""
-    return f": {_escape(task.name)}" if len(result.tasks) > 1 else ""
+    return f": {escape(task.name)}" if len(result.tasks) > 1 else ""
 
 
 def _head(result: TransferResult, title: str) -> str:
@@ -443,12 +370,12 @@ def _head(result: TransferResult, title: str) -> str:
         (f"{run.model.n_fitted():,}", "parameters"),
         (f"{run.step:,} of {run.total_steps:,}", "training steps"),
     ]
-    boxes = "".join(f'<div class="fact"><b>{_escape(a)}</b><span>{_escape(b)}</span></div>' for a, b in facts)
+    boxes = "".join(f'<div class="fact"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in facts)
     asked = ", and ".join(_asked(task) for task in result.tasks)
     seen = [f.trained_on for f in result.sessions]
     whose = "was trained on" if all(seen) else "was trained on, and of others" if any(seen) else "never saw"
     return (
-        f"<h1>{_escape(title)}</h1>"
+        f"<h1>{escape(title)}</h1>"
         f'<p class="soft">The model was asked for {asked}, from spikes of sessions that it {whose}. Scores are on test '
         f"time that is disjoint from calibration.</p>"
         f'<div class="facts">{boxes}</div>'
@@ -460,14 +387,15 @@ def _asked(task: Task) -> str:
     head = task.head()
     if head.output == "counts":
         return "hidden counts of the <b>population</b>"
-    what = f"<b>{_escape(task.about)}</b> ({_escape(listing(head.words))})"
+    what = f"<b>{escape(task.about)}</b> ({escape(listing(head.words))})"
     return what if head.output == "values" else f"the {'class' if head.output == 'classes' else head.kind} of {what}"
 
 
 def _summary_table(result: TransferResult, task: Task) -> str:
-    head = [("protocol", False), ("what it sees", False), ("n", True)]
+    head = [("protocol", False), ("n", True)]
     for name in task.metrics:
-        head += [(task.titles[name], True), ("SD", True), ("95 % CI", True)]
+        head += [(task.titles[name], True), ("SD", True), ("95\u00a0%\u00a0CI", True)]
+    head.append(("what it sees", False))
     rows = []
     kinds = {
         kind: [p for p in result.protocols_of(task.name) if CALIBRATION_OF[p] == kind] for kind in CALIBRATION_KINDS
@@ -475,16 +403,17 @@ def _summary_table(result: TransferResult, task: Task) -> str:
     for protocol in (p for kind in CALIBRATION_KINDS for p in kinds[kind]):
         if protocol == kinds[CALIBRATION_OF[protocol]][0]:
             kind = {"none": "no calibration"}.get(CALIBRATION_OF[protocol], f"{CALIBRATION_OF[protocol]} calibration")
-            rows.append(("mean", [_escape(kind), *[""] * (len(head) - 1)]))
+            rows.append(("mean", [escape(kind)]))
         over = result.summary[task.name][protocol]
-        cells = [_protocol(protocol), _escape(MEANING[protocol]), str(over[task.metrics[0]]["n"])]
+        cells = [_protocol(protocol), str(over[task.metrics[0]]["n"])]
         for name in task.metrics:
             ci = over[name]["ci95"]
             cells += [
-                f"<b>{_number(over[name]['mean'])}</b>",
-                _number(over[name]["sd"]),
-                f"{ci[0]:.3f} … {ci[1]:.3f}" if ci else "",
+                f"<b>{number(over[name]['mean'])}</b>",
+                number(over[name]["sd"]),
+                f"{number(ci[0])} … {number(ci[1])}" if ci else "",
             ]
+        cells.append(f'<span class="sees">{escape(MEANING[protocol])}</span>')
         rows.append(("", cells))
     return html_table(head, rows)
 
@@ -492,23 +421,25 @@ def _summary_table(result: TransferResult, task: Task) -> str:
 def _session_table(result: TransferResult, task: Task) -> str:
     head = [("session", False), ("protocol", False), *((task.titles[name], True) for name in task.metrics)]
     head += [("each", False), ("trained numbers", True), ("test samples", True), ("scored", True), ("unanswered", True)]
-    rows, words = [], set(task.head().words)
+    rows, words, last = [], set(task.head().words), None
     for facts in result.sessions:
         for protocol in result.protocols_of(task.name):
             cell = result.cell(facts.session.id, protocol, task.name, facts.repeat)
             if cell is None:
                 continue
-            name = [_escape(cell.session), _protocol(protocol)]
+            again = last == (cell.session, facts.repeat)
+            name = ["" if again else whole(cell.session), _protocol(protocol)]
+            last = (cell.session, facts.repeat)
             if cell.score is None:
                 empty = [""] * len(task.metrics)
-                rows.append(("", [*name, *empty, f'<span class="empty">{_escape(cell.reason)}</span>', *[""] * 4]))
+                rows.append(("", [*name, *empty, f'<span class="empty">{escape(cell.reason)}</span>', *[""] * 4]))
                 continue
             parts = next((v for v in cell.score.values() if isinstance(v, dict) and words.issuperset(v)), {})
-            each = _escape(", ".join(f"{c} {_number(v, 2)}" for c, v in parts.items()))
-            each += "".join(f' <span class="empty">{_escape(line)}</span>' for line in chosen_lines(cell))
+            each = ", ".join(whole(f"{c} {number(v, 2)}") for c, v in parts.items())
+            each += "".join(f' <span class="empty">{escape(line)}</span>' for line in chosen_lines(cell))
             for metric, why in cell.score.get("reasons", {}).items():
-                each += f'<span class="empty">{_escape(f"{task.titles.get(metric, metric)}: {why}")}</span> '
-            scores = [_number(cell.score[key]) for key in task.metrics]
+                each += f'<span class="empty">{escape(f"{task.titles.get(metric, metric)}: {why}")}</span> '
+            scores = [number(cell.score[key]) for key in task.metrics]
             numbers = [f"{cell.trained_parameters:,}", f"{cell.score['n_samples']:,}"]
             times = [f"{cell.score[key]:.1f} s" for key in TIMES]
             rows.append(("", [*name, *scores, each, *numbers, *times]))
@@ -520,7 +451,7 @@ def _traces(result: TransferResult, task: Task) -> str:
     for session in result.session_ids:  # of several draws the first
         figure = trace_plot(result, task, session)
         if figure is not None:
-            parts.append(f"<h3>{_escape(session)}</h3>")
+            parts.append(f"<h3>{escape(session)}</h3>")
             parts.append(picture(figure, f"predicted and true {task.about} in {session}"))
     if not parts:
         return ""
@@ -535,7 +466,7 @@ def _used(result: TransferResult) -> str:
     trained = html_table(
         [("trained on", False), ("subject", False), ("units", True), ("spikes", True), ("shard", False)],
         [
-            ("", [_escape(s.id), _escape(s.subject), f"{s.n_units:,}", f"{s.n_spikes:,}", _shards(s)])
+            ("", [escape(s.id), escape(s.subject), f"{s.n_units:,}", f"{s.n_spikes:,}", _shards(s)])
             for s in result.run.trained_on
         ],
     )
@@ -553,8 +484,8 @@ def _used(result: TransferResult) -> str:
             (
                 "",
                 [
-                    _escape(f.session.id) + (" (trained on)" if f.trained_on else ""),
-                    _escape(f.session.subject),
+                    escape(f.session.id) + (" (trained on)" if f.trained_on else ""),
+                    escape(f.session.subject),
                     f"{f.session.n_units:,}",
                     f"{seconds(f.calibration):.1f} s",
                     f"{f.calibration.start_ns[0] / NS_PER_S:.2f} s",
@@ -583,14 +514,14 @@ def _provenance(result: TransferResult, body: dict[str, object]) -> str:
         ("scored", [f.session for f in result.sessions]),
     ):
         for s in sessions:
-            rows.append(("", [f"{kind}: {_escape(s.id)}", _shards(s), _short(s.store_digest)]))
+            rows.append(("", [f"{kind}: {escape(s.id)}", _shards(s), _short(s.store_digest)]))
             rows[-1][1].append(_short(s.source_sha256))
     chain = html_table([("artefact", False), ("digest", False), ("store", False), ("source", False)], rows)
     settings = {key: body[key] for key in ("config", "adapt", "seed")}
-    told = _escape(json.dumps(settings, indent=2, sort_keys=True))
+    told = escape(json.dumps(settings, indent=2, sort_keys=True))
     return (
         chain
         + f"<details><summary>All settings</summary><pre>{told}</pre></details>"
-        + f'<p class="soft small">Written by spiketok {_escape(__version__)}. R² variance-weighted: components count '
+        + f'<p class="soft small">Written by spiketok {escape(__version__)}. R² variance-weighted: components count '
         "by their variance (as FALCON). R² mean: plain mean over components (as NLB and POYO).</p>"
     )

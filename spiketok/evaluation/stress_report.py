@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from spiketok.evaluation.controls import CONTROLS, LABELS_SHIFTED, LABELS_SHUFFLED, NO_SPIKES, WITHOUT_SPIKES
-from spiketok.evaluation.report import COLOURS, html_table, picture, plain_axes
+from spiketok.evaluation.page import html_table, picture
+from spiketok.evaluation.report import COLOURS, plain_axes
 from spiketok.evaluation.results import TransferResult
 from spiketok.evaluation.stress import Row
 from spiketok.evaluation.stress_intervals import TOLD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from spiketok.evaluation.curve import write_curve
+from spiketok.evaluation.page import number
 from spiketok.evaluation.remarks import chosen_lines, paired_lines
 from spiketok.evaluation.report import TRACE_S, bar_plot, trace_plot, write_report
 from spiketok.evaluation.results import Cell
@@ -81,6 +83,18 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(page):
         if name in ("src", "href"):
             assert value.startswith("data:image/png;base64,"), value[:60]
     assert not re.search(r"https?://|@import|url\(|<script|<link", page[1])
+
+
+def test_a_session_is_named_once_whole_and_a_kind_of_calibration_goes_over_all_columns(page, result):
+    each = page[1].split("<h2>Each session")[1].split("</table>")[0]
+    for session in result.session_ids:
+        assert each.count(f'<span class="whole">{html.escape(session)}</span>') == 1
+    assert '<td colspan="9">labelled calibration</td>' in page[1]
+    assert "prefers-color-scheme:dark" in page[1]
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert [number(value, 2) for value in (-0.001, 0.0, -0.01, None)] == ["0.00", "0.00", "-0.01", ""]
 
 
 def test_pictures_are_pictures(page, result):

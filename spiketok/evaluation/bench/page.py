@@ -16,7 +16,7 @@ from spiketok.evaluation.bench.leaderboard import Leaderboard, Row, versions
 from spiketok.evaluation.bench.pictures import LEAST, colour_of, curve_plot, ranking_plot
 from spiketok.evaluation.bench.suite import NLB, TEST, TRANSFER, Track
 from spiketok.evaluation.controls import CONSTANT, OWN_PAST, SESSION_TIME, TRIAL_TIME, WITHOUT_SPIKES
-from spiketok.evaluation.report import html_table, picture, whole_page
+from spiketok.evaluation.page import html_table, picture, whole_page
 from spiketok.evaluation.results import CALIBRATION_OF, FLOOR
 from spiketok.evaluation.star.page import escaped
 from spiketok.settings import plain

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from spiketok import __version__
 from spiketok.errors import require
-from spiketok.evaluation.report import html_table, picture, plain_axes, whole_page
+from spiketok.evaluation.page import html_table, picture, whole_page
+from spiketok.evaluation.report import plain_axes
 from spiketok.evaluation.star.measuring import CHUNKS_MS, JITTERS_MS, SHARES
 from spiketok.evaluation.star.results import CHUNK_MS, COLUMNS, StarTable, at
 from spiketok.storage.files import atomic_file
