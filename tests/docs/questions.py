@@ -17,6 +17,7 @@ WORDS = {"SESSION": SESSION, "RUN": RUN, "REPORT": REPORT, "FILES": "file.nwb", 
 # "code" the exit code that answers it.
 GIVEN: dict[str, dict] = {
     "take-only-files-without-doubts": {"root": "strict"},
+    "begin-with-the-easy-sessions": {"words": {"=listed": "=listed --set data.curriculum_epochs=1"}},
     "train-on-some-sessions-and-test-on-others": {"words": {"sub-B*": "sub-S02*"}},
     "choose-the-sessions-that-help-most-to-decode-another-one": {
         "words": {"10": "2", "FILE": '"$(ls -t "$SPIKETOK_ROOT"/choices/*.json | head -1)"'}
@@ -39,6 +40,22 @@ GIVEN: dict[str, dict] = {
         "words": {"OLD": "a", "NEW": "first", "GLOB": "first --yes"},  # nobody is there to be asked
     },
     "set-a-field-of-a-scheme": {"words": {"NAME": "patch"}},
+    "run-a-benchmark-of-several-models-with-seeds": {"root": "benched", "words": {"smoke": "small.toml"}},
+    "know-what-a-benchmark-s-server-would-say-to-my-files": {
+        "words": {
+            "spiketok score FILES --suite falcon|nlb21|bwb [--truth FOLDER]": "for s in falcon nlb21 bwb; do "
+            "spiketok score scored/$s/said* --suite $s --truth scored/$s/true*; done"
+        }
+    },
+    "look-at-one-session-of-a-large-dandiset-without-downloading-it": {
+        "root": "streamed",
+        "words": {"GLOB": "'*day02*'"},
+    },
+    "join-two-probes-of-one-recording-blocks-of-one-day-or-units-and-behaviour-in-two-files": {
+        "root": "joined",
+        "words": {"a.nwb b.nwb": "part_ecephys.nwb part_behavior.nwb", "NAME": "whole"},
+    },
+    "read-a-file-whose-clock-begins-again": {"root": "blocks", "words": {"FILES": "again.nwb"}},
     "choose-a-model": {"words": {"linear,poyo,ndt1": "linear,ndt1"}},
     "decode-live": {"before": "spiketok train --model poyo", "words": {"RUN": "poyo"}},
     "decode-a-new-session-live": {

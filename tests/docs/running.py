@@ -19,6 +19,7 @@ STEPS = " ".join(
 # What is added behind the words of a command, so that it takes seconds and not minutes; the last word counts.
 SHORTER = {
     "simulate": "--duration-s 60 --units 20 --sessions-per-subject 2",
+    "train @easy.json": "--set optim.steps=40 --set data.batch_size=8",  # the curriculum's last session must be met
     "train": "--set optim.steps=4 --set data.batch_size=8",
     "eval-xsession --keep": f"--protocols adapted {STEPS}",
     "eval-xsession": f"--protocols zero_shot,identity_only,full {STEPS}",
@@ -74,6 +75,11 @@ class Place:
     def shell(self, text: str, code: int = 0) -> str:
         """Run lines as bash does; the first that fails ends them."""
         return self._run(["bash", "-e", "-o", "pipefail", "-c", text], None, code)
+
+    def has(self, module: str) -> bool:
+        """Whether the environment has a module."""
+        asked = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+        return subprocess.run([str(self.installed / "python"), "-c", asked], env=self._environment()).returncode == 0
 
     def python(self, text: str) -> str:
         """Run a program with the Python of the environment."""

@@ -2,6 +2,7 @@
 # wheel.sh PYTHON TESTS_PYTHON: a source archive and a wheel of it in dist/, the wheel in a clean environment that lies
 # outside of the checkout, and with that environment's spiketok every block of the guides. TESTS_PYTHON runs the tests.
 set -eu
+unset PYTHONPATH PYTHONHOME  # a checkout on the path is a spiketok that pip takes for installed
 python=$1 tests=$2
 here=$(cd "$(dirname "$0")/../.." && pwd)
 made=$(mktemp -d)
@@ -16,6 +17,7 @@ rm -rf "$here/build"
 wheel=$(ls "$here"/dist/*.whl)
 
 "$python" -m venv "$made/clean"
-"$made/clean/bin/python" -m pip install $quiet -c "$here/constraints.txt" "$wheel[train,dandi,plots,remote,hub,sorting,trackers]"
+"$made/clean/bin/python" -m pip install $quiet -c "$here/constraints.txt" "$wheel[train,dandi,plots,remote,hub,sorting,lightning,trackers]"
+(cd / && "$made/clean/bin/spiketok" --version)
 cd "$here"
 SPIKETOK_BIN="$made/clean/bin" "$tests" -m pytest -n auto --dist loadscope -m slow tests/docs
