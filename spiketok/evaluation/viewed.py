@@ -17,6 +17,8 @@ from spiketok.training.tasks.decode import Prediction
 from spiketok.training.tasks.population import Rates
 from spiketok.training.tasks.sequence import Read
 
+NOTHING = "(nothing)"  # read in a trial: a mark without a word would be taken for one that has no room
+
 
 def session_of(run: Run, asked: str | None) -> str:
     """The session whose page is made: the one that was asked for, else the first that the run was trained on.
@@ -65,7 +67,7 @@ def viewed(workspace: Workspace, run: Run, session_id: str, split: str) -> tuple
 def _words(task: Task, score: dict) -> str:
     """The task's own metrics: ``"R² variance-weighted 0.767, R² mean over components 0.764"``."""
     titles = {name: task.titles.get(name, name) for name in task.metrics if score.get(name) is not None}
-    return ", ".join(f"{title} {score[name]:.3f}" for name, title in titles.items()) or "no score"
+    return ", ".join(f"{title} {score[name]:z.3f}" for name, title in titles.items()) or "no score"
 
 
 def _shown(task: Task, answer: Answer, score: str) -> Trace | Labels | None:
@@ -87,6 +89,6 @@ def _shown(task: Task, answer: Answer, score: str) -> Trace | Labels | None:
         said, true = words[answer.log_probability[used].argmax(axis=1)], words[answer.label[used]]
         return Labels(task.name, score, answer.time_ns[used], said.tolist(), true.tolist())
     if isinstance(answer, Read):
-        said, true = (["".join(one) for one in part] for part in (answer.said, answer.true))
+        said, true = ([answer.separator.join(one) or NOTHING for one in part] for part in (answer.said, answer.true))
         return Labels(task.name, score, answer.time_ns, said, true)
     return None

@@ -230,7 +230,7 @@ button("◐", "dark or light (d)", dark);
 button("?", "keys (?)", () => help.showModal());
 const order = make("select", bar, undefined, { "aria-label": "order of units", title: "order of units" });
 const orders = ["as stored", "rate", ...Object.keys(F.units.columns)];
-orders.forEach(name => make("option", order, "units by " + name, { value: name }));
+orders.forEach(name => make("option", order, name === "as stored" ? "units " + name : "units by " + name, { value: name }));
 order.addEventListener("change", () => { sortUnits(order.value); ask(); });
 const help = make("dialog", document.body);
 make("h2", help, "Keys and pointer");
@@ -397,7 +397,7 @@ function rgbOf(colour) {
 const raster = panel("units", () => clip(N * (innerWidth < 600 ? 4 : 6), 110, Math.max(220, innerHeight * 0.46)), (c, h) => {
   gaps(c, h); grid(c, h);
   const each = h / Math.max(1, N), step = Math.max(1, nice(N, h / 26));
-  for (let r = 0; r < N; r += step) label(c, orders.includes(order.value) && order.value !== "as stored" && order.value !== "rate" ? F.units.columns[order.value][unitAt[r]] : F.units.id[unitAt[r]], h - (r + 0.5) * each);
+  for (let r = 0; r < N; r += step) label(c, orders.includes(order.value) && order.value !== "as stored" && order.value !== "rate" ? F.units.columns[order.value][unitAt[r]] : F.units.id[unitAt[r]], clip(h - (r + 0.5) * each, 6, h - 6));
   inPlot(c, h, () => {
     const inside = T[0] >= F.stretch[0] - 1e-9 && T[1] <= F.stretch[1] + 1e-9;
     const low = below(spikeTime, T[0]), high = below(spikeTime, T[1]);
