@@ -151,7 +151,6 @@ READ = {"mds": ("streaming", _from_mds), "litdata": ("litdata", _from_litdata),
 def test_each_library_reads_back_the_same_samples(root, tmp_path, to, scheme):
     module, read = READ[to]
     if to == "mds":
-        pytest.importorskip("torchvision")
         _can_import_torchvision()
     pytest.importorskip(module)
     out = tmp_path / "out"
