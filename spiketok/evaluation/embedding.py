@@ -11,8 +11,8 @@ What is unusual:
   cosine of features that are standardised within each day; a unit column says who is who;
 - of a model that keeps rows or read-ins of units, and puts out no vectors, a unit's vector is what it keeps of it:
   sessions that the run was trained on have such alone;
-- beside the vectors stand, for the same units, those of the same model without training, the log of the rate and the
-  histogram of the intervals between spikes, and chance.
+- beside the vectors stand, for the same units and of the same time, those of the same model without training, the log
+  of the rate and the histogram of the intervals between spikes, and chance.
 
 Shape letters: N units, D width.
 """
@@ -31,6 +31,7 @@ import torch
 from spiketok.errors import DataError, UsageError, require
 from spiketok.evaluation.calibration import calibration_of
 from spiketok.models.batch import Head
+from spiketok.recording.intervals import holds
 from spiketok.recording.nouns import Intervals, Session, SessionInfo
 from spiketok.recording.splits import SplitRule
 from spiketok.storage.files import atomic_file
@@ -208,16 +209,18 @@ def require_column(infos: Sequence[SessionInfo], column: str) -> None:
 # ---- what is known of units beside their vectors --------------------------------------------------------------------
 
 
-def spike_statistics(session: Session) -> dict[str, np.ndarray]:
-    """Of each unit, ``rate``: ln of spikes a second of observed time; ``isi``: shares of the intervals by length.
+def spike_statistics(session: Session, time: Intervals) -> dict[str, np.ndarray]:
+    """Of each unit, ``rate``: ln of spikes a second of that time; ``isi``: shares of the intervals by length.
 
-    Intervals across unobserved time are counted as any other; a unit with fewer than two spikes has shares of 0.
+    Intervals across time that is left out are counted as any other; a unit with fewer than two spikes has shares of 0.
     """
-    n = len(session.units)
-    order = np.lexsort((session.spikes.time_ns, session.spikes.unit))
-    time_s, unit = session.spikes.time_ns[order] / 1e9, session.spikes.unit[order]
+    n, time = len(session.units), session.observed.intersect(time)
+    inside = holds(time, session.spikes.time_ns)
+    time_s, unit = session.spikes.time_ns[inside] / 1e9, session.spikes.unit[inside]
+    order = np.lexsort((time_s, unit))
+    time_s, unit = time_s[order], unit[order]
     edge = np.searchsorted(unit, np.arange(n + 1))
-    observed_s = session.observed.total_ns / 1e9
+    observed_s = time.total_ns / 1e9
     isi = np.zeros((n, len(ISI_EDGES_S) - 1))
     for k in range(n):
         between = np.diff(time_s[edge[k] : edge[k + 1]]).clip(ISI_EDGES_S[0], ISI_EDGES_S[-1])
@@ -242,7 +245,7 @@ class Compared:
     def of(cls, found: UnitVectors, drawn: UnitVectors, session: Session) -> Compared:
         """Args: found, drawn: by the run, and by it untrained. session: the same, from the store."""
         vectors = {"vector": found.vector, "untrained": drawn.vector}
-        return cls(found.info, found.trained, vectors | spike_statistics(session))
+        return cls(found.info, found.trained, vectors | spike_statistics(session, found.time))
 
     @property
     def seen(self) -> np.ndarray:

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed (pip install 'spiketok[train]')")
 
 from spiketok.errors import DataError
-from spiketok.evaluation.embedding import Compared, f1_by_chance, matches, probes
-from spiketok.recording.nouns import SessionInfo
+from spiketok.evaluation.embedding import Compared, UnitVectors, f1_by_chance, matches, probes
+from spiketok.recording.nouns import Intervals, SessionInfo
+from tests.made import SECOND, random_session
 
 
 def compared(
@@ -92,3 +93,24 @@ def test_days_that_share_no_unit_are_refused():
         matches(days, "neuron")
     with pytest.raises(DataError, match="made/m1: the column 'neuron' has 'a' for 2 units, not for one"):
         matches([compared(1, ["a", "a"], features), days[1]], "neuron")
+
+
+def test_what_stands_beside_vectors_is_of_the_same_time():
+    """Rate and intervals of two seconds, as the vectors are, and not of all six; against a loop."""
+    session = random_session("one", 3)
+    time = Intervals([SECOND, 4 * SECOND], [2 * SECOND, 5 * SECOND])
+    n = len(session.units)
+    info = SessionInfo(session.id, "m", np.arange(n).astype(str), 0, session.start_ns, session.stop_ns)
+    found = UnitVectors(info, np.eye(n, dtype=np.float32), np.ones(n, np.int64), False, time)
+    features = Compared.of(found, found, session).features
+    at, unit = session.spikes.time_ns, session.spikes.unit
+    observed = session.observed.intersect(time)
+    inside = np.zeros(len(at), bool)
+    for start, stop in zip(observed.start_ns, observed.stop_ns, strict=True):
+        inside |= (at >= start) & (at < stop)
+    assert 0 < inside.sum() < len(at)
+    for k in range(n):
+        own = np.sort(at[inside & (unit == k)])
+        assert features["rate"][k, 0] == pytest.approx(np.log((len(own) + 0.5) / (observed.total_ns / 1e9)))
+        short = (np.diff(own) / 1e9 < 0.01).mean() if len(own) > 1 else 0
+        assert features["isi"][k, :5].sum() == pytest.approx(short)
