@@ -74,7 +74,11 @@ GIVEN: dict[str, dict] = {
     "train-with-several-seeds-or-sweep-a-setting": {"words": {"1,2,3": "1,2"}},
     "know-whether-a-score-is-real-and-how-it-holds-when-the-recording-changes": {"words": {"RUN": "poyo"}},
     "give-a-longer-calibration": {"words": {"RUN": "poyo", "120": "20"}},
-    "classify-by-what-follows-an-onset": {"words": {"COLUMN": "target_dir", "TABLE": "trials"}},
+    "classify-by-what-follows-an-onset": {  # what it ingests has no shards, which later trainings would ask for
+        "root": "onsets",
+        "before": "spiketok simulate --subjects 1",
+        "words": {"COLUMN": "target_dir", "TABLE": "trials"},
+    },
     "fetch-only-a-part-of-a-dataset": {"root": "fetched"},
     "know-that-what-i-downloaded-is-still-what-the-archive-has": {
         "root": "fetched",
