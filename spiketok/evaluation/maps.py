@@ -97,7 +97,7 @@ class Maps:
             for session in sessions:
                 infer_rows(model, session, self.run.config.data.window_ns)
         draws = {s.id: self._draws(s, tasks) for s in sessions}
-        places = {s.id: model.places(s.tokens.info) for s in sessions} if model.by_place else None
+        places = {s.id: model.unit_places(s.tokens.info) for s in sessions} if model.by_place else None
         return fit_map(model, [s.id for s in sessions], draws, places)
 
     def _chosen(self) -> list[str]:

@@ -81,7 +81,7 @@ class Model(nn.Module, ABC):
         weighs_exposure: it reads bins that were recorded in part by their share (``data.exposure``).
         has_latents: beside its answers it puts out ``latents``, ``[B * T, K]``, a row a bin of its counts.
         infers: who a unit is it infers from calibration (:meth:`own_units`).
-        by_place: it knows a unit by its place among the others alone, and has no number of it (:meth:`places`).
+        by_place: it knows a unit by its place among the others alone, and has no number of it (:meth:`unit_places`).
         read_by: the name of its module dict that holds, by ``module_key`` of a task, the last layer of each behaviour;
             empty where there is none (:meth:`last_layers`).
         reconstructs: it learns from the spikes also where no task asks them.
@@ -211,7 +211,7 @@ class Model(nn.Module, ABC):
         message = f"{self.name} infers no units"
         raise UsageError(message)
 
-    def places(self, info: SessionInfo) -> np.ndarray:
+    def unit_places(self, info: SessionInfo) -> np.ndarray:
         """int64 ``[N]``: of a model that knows units ``by_place``, the place of each unit of a session."""
         message = f"{self.name} knows no unit by its place"
         raise UsageError(message)

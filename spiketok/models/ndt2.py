@@ -317,7 +317,7 @@ class Ndt2(Model):
     def sessions(self) -> list[str]:
         return list(self.units)
 
-    def places(self, info: SessionInfo) -> np.ndarray:
+    def unit_places(self, info: SessionInfo) -> np.ndarray:
         own = patch_places(info, self.config.patch_size, self.config.group_by)
         return np.array(self.put.get(info.id, own), np.int64)
 

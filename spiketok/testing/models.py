@@ -229,7 +229,7 @@ def state_rebuilds_it(bench: Bench) -> None:
         model.calibrate([batch])
         model.own_units(first.id)
     if model.by_place:
-        model.put_units(first.id, model.places(first)[::-1])
+        model.put_units(first.id, model.unit_places(first)[::-1])
     state = json.loads(json.dumps(model.extra_state()))
     torch.manual_seed(99)
     other = bench.cls(bench.config.model_config(), list(model.heads.values()), bench.config.timing)

@@ -20,6 +20,7 @@ from spiketok.recording.splits import recording_day
 from spiketok.settings import typed
 from spiketok.storage.files import fingerprint
 from spiketok.storage.finding import find_run as find_run
+from spiketok.storage.remote import RemotePath
 from spiketok.storage.store import read_attributes, read_signal
 from spiketok.storage.workspace import Workspace, match_sessions
 from spiketok.tokens.schemes import Scheme, make_scheme
@@ -506,10 +507,13 @@ def _with_behaviour(
 
 
 def _codes_among(workspace: Workspace, having: Mapping[str, set[str]]) -> set[str]:
-    """The signals that hold event codes, of which the first session that has one says so; only where sessions differ in
-    what they have: else no session is better than another, and nothing is read."""
+    """The signals that hold event codes, of which the first session that has one says so.
+
+    Nothing is read where all sessions have the same, since none is better than another, and nothing of a store behind
+    a URL, which a training asks for its index alone.
+    """
     names = set().union(*having.values())
-    if all(signals == names for signals in having.values()):
+    if isinstance(workspace.store, RemotePath) or all(signals == names for signals in having.values()):
         return set()
     found = set()
     for name in sorted(names):

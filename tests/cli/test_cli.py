@@ -332,7 +332,7 @@ def test_a_model_is_told_with_every_setting():
     assert {"protocol": "mapped", "has it": "yes", "why not": ""} in told["protocols"]
     (mapped,) = (
         r
-        for r in json.loads(spiketok(Path("."), "models", "spint", "--json").stdout)["protocols"]
+        for r in json.loads(spiketok(Path("."), "models", "neds", "--json").stdout)["protocols"]
         if r["protocol"] == "mapped"
     )
     assert mapped["has it"] == "no" and "numbers of each unit" in mapped["why not"]

@@ -81,11 +81,11 @@ def test_a_unit_in_another_slot_is_read_there():
         moved[:, :n] = slots[:, order] if name == "patch" else slots[:, :n]
         columns[name] = moved.reshape(columns[name].shape)
     assert not torch.allclose(run(model, turned)[TASK], expected[TASK], rtol=1e-3)
-    model.put_units(A.info.id, model.places(A.info)[order])
+    model.put_units(A.info.id, model.unit_places(A.info)[order])
     found = run(model, turned)
     torch.testing.assert_close(found[TASK], expected[TASK], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["population"], expected["population"][:, order], rtol=1e-4, atol=1e-5)
-    assert model.places(A.info).tolist() == order.tolist()
+    assert model.unit_places(A.info).tolist() == order.tolist()
 
 
 def test_units_may_stand_where_the_session_has_no_patch():
@@ -104,7 +104,7 @@ def test_where_units_stand_is_part_of_the_model():
     for session in (A, B):
         batch = make_batch(model, [(session, 3)])
         assert torch.equal(run(other, batch)[TASK], run(model, batch)[TASK])
-    assert other.places(B.info).tolist() == model.places(B.info).tolist()
+    assert other.unit_places(B.info).tolist() == model.unit_places(B.info).tolist()
 
 
 @pytest.mark.parametrize("places", [[0, 1], [0] * 6, [-1, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 10_000]])
@@ -121,6 +121,6 @@ def test_other_models_know_no_places():
 
     model = Poyo(PoyoConfig(dim=16, depth=1, dim_head=8), [VELOCITY], TIMING)
     assert not model.by_place and not model.infers
-    for ask in (lambda: model.places(A.info), lambda: model.put_units(A.info.id, [])):
+    for ask in (lambda: model.unit_places(A.info), lambda: model.put_units(A.info.id, [])):
         with pytest.raises(UsageError, match="knows no unit by its place"):
             ask()
