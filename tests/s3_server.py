@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -45,14 +46,18 @@ def s3_server() -> Iterator[tuple]:
         return app(environ, start_response)
 
     server._server.app = counted
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "FSSPEC_S3"):
-            patch.delenv(name, raising=False)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield s3fs.S3FileSystem(use_listings_cache=False), answered
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    url = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", url)
+            patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "FSSPEC_S3"):
+                patch.delenv(name, raising=False)
+            s3fs.S3FileSystem.clear_instance_cache()
+            yield s3fs.S3FileSystem(use_listings_cache=False), answered
+            s3fs.S3FileSystem.clear_instance_cache()
+    finally:
+        urlopen(Request(f"{url}/moto-api/reset", method="POST")).close()  # else the next server has these buckets
+        server.stop()
