@@ -15,7 +15,7 @@ import pytest
 from spiketok.evaluation.curve import write_curve
 from spiketok.evaluation.page import number
 from spiketok.evaluation.remarks import chosen_lines, paired_lines
-from spiketok.evaluation.report import TRACE_S, bar_plot, trace_plot, write_report
+from spiketok.evaluation.report import LOWEST, TRACE_S, bar_plot, trace_plot, write_report
 from spiketok.evaluation.results import Cell
 from spiketok.evaluation.spread import summarize
 from spiketok.evaluation.transfer import evaluate_transfer
@@ -91,6 +91,7 @@ def test_a_session_is_named_once_whole_and_a_kind_of_calibration_goes_over_all_c
         assert each.count(f'<span class="whole">{html.escape(session)}</span>') == 1
     assert '<td colspan="9">labelled calibration</td>' in page[1]
     assert "prefers-color-scheme:dark" in page[1]
+    assert f"What lies below {LOWEST} is drawn at the edge." in page[1]
 
 
 def test_what_rounds_to_zero_has_no_sign():
