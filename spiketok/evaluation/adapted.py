@@ -5,8 +5,8 @@
     adapted            labelled    from there on what blocks of the calibration chose (``adapting``), refit on all of it
     adapted+linear     labelled    ``adapted`` and the ridge, with a weight that the same blocks gave
 
-A model without parts along its units begins ``adapted`` as it is, with what else is a session's own at the mean of the
-trained ones. Each of the blocks' copies begins at a map of its own statistics, so no block knows of itself.
+A model of whose units no map says anything begins ``adapted`` as it is, with what else is a session's own at the mean
+of the trained ones. Each of the blocks' copies begins at a map of its own statistics, so no block knows of itself.
 """
 
 from __future__ import annotations
