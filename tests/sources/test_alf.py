@@ -228,14 +228,18 @@ def test_what_a_folder_looks_like(tmp_path):
     assert parts_of("/a/NYU-1/2020-01-02/003/alf/probe00") is None
 
 
-def test_nothing_of_the_layout_is_left(tmp_path):
+def test_nothing_of_the_layout_is_left(tmp_path, monkeypatch):
     """The scratch file is gone after the reading, also after one that failed."""
     import tempfile
 
-    folder = write_alf(tmp_path)
-    before = set(Path(tempfile.gettempdir()).glob("spiketok-*"))
+    folder, scratch = write_alf(tmp_path / "session"), tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))  # the machine's own is shared with whatever else runs
+    seen = []
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *args, make=tempfile.mkdtemp: seen.append(make(*args)) or seen[-1])
     read(folder)
     save(folder / "alf/_ibl_trials.choice.npy", np.ones(3))
     with pytest.raises(SourceError):
         read(folder)
-    assert set(Path(tempfile.gettempdir()).glob("spiketok-*")) <= before
+    assert seen and all(Path(made).parent == scratch for made in seen)
+    assert not list(scratch.iterdir())
