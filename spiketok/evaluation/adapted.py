@@ -106,7 +106,7 @@ def begin(unseen: Unseen, model: Model, session: DividedSession, labelled: bool)
     model.fit_sessions(Stretches([session], CALIBRATION, labelled=False))
     if model.infers:
         infer_rows(model, session, unseen.run.config.data.window_ns, unseen.device)
-    if not model.identity_parameters([session.id]):
+    if not (model.by_place or model.identity_parameters([session.id])):
         return 0, None
     tasks = _behaviours(session) if labelled else ()
     try:

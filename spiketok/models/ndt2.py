@@ -53,7 +53,7 @@ from spiketok.models.losses import poisson_log_rate, softened_counts, softened_c
 from spiketok.models.masking import keep_tokens
 from spiketok.models.ndt2_layers import Reader, Rows, Stack, together
 from spiketok.models.nn import NEVER, module_key
-from spiketok.models.places import check_places, laid, patch_places
+from spiketok.models.places import ByPlace
 from spiketok.models.vocabulary import Vocabulary
 from spiketok.recording.nouns import SessionInfo
 
@@ -185,7 +185,7 @@ _PUBLISHED = {
 }
 
 
-class Ndt2(Model):
+class Ndt2(ByPlace, Model):
     """Reads patches; gives log rates of what it does not see, and behaviour at the bins of the queries."""
 
     name: ClassVar[str] = "ndt2"
@@ -194,7 +194,6 @@ class Ndt2(Model):
     default_tasks: ClassVar[tuple[str, ...]] = ("population", "decode")
     protocols: ClassVar[tuple[str, ...]] = ("zero_shot", "identity_unlabelled", "identity_only", "full")
     one_session_batches: ClassVar[bool] = True  # what a population is asked is one table for a batch
-    by_place: ClassVar[bool] = True
     read_by: ClassVar[str] = "decoders"
     Config: ClassVar[type] = Ndt2Config
     sizes: ClassVar[dict[str, dict[str, object]]] = {
@@ -314,18 +313,6 @@ class Ndt2(Model):
             )
             raise DataError(message)
 
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
-    def unit_places(self, info: SessionInfo) -> np.ndarray:
-        own = patch_places(info, self.config.patch_size, self.config.group_by)
-        return np.array(self.put.get(info.id, own), np.int64)
-
-    def put_units(self, session: str, places: Sequence[int]) -> None:
-        self.session_row(session)
-        check_places(session, places, len(self.units[session]), self.config.patch_size * self.config.max_patches)
-        self.put[session] = [int(slot) for slot in places]
-
     def identity_parameters(self, sessions: Sequence[str] | None = None) -> list[Part]:
         """The tokens of each session, and those of a subject or dataset that no other session has."""
         kinds = [(table, block_of, Counter(map(block_of, self.units))) for table, _, block_of in self._kinds()]
@@ -343,13 +330,13 @@ class Ndt2(Model):
         return f"{_dataset(session)}/{self.subject_of[session]}"
 
     def extra_state(self) -> dict[str, object]:
-        state = {"sessions": [[session, self.subject_of[session], keys] for session, keys in self.units.items()]}
-        return state | ({"put": [[session, places] for session, places in self.put.items()]} if self.put else {})
+        sessions = [[session, self.subject_of[session], keys] for session, keys in self.units.items()]
+        return {"sessions": sessions} | self.put_state()
 
     def load_extra_state(self, state: dict[str, object]) -> None:
         self.units = {session: list(keys) for session, _, keys in state["sessions"]}
         self.subject_of = {session: subject for session, subject, _ in state["sessions"]}
-        self.put = {session: list(places) for session, places in state.get("put", ())}
+        self.load_put(state)
         for table, flag, block_of in self._kinds():
             blocks = dict.fromkeys(map(block_of, self.units))
             table.load_state([[block, _words(flag)] for block in blocks])
@@ -400,10 +387,7 @@ class Ndt2(Model):
         return keep_tokens(n_tokens, self.config.mask_ratio, device=device)
 
     def _tokens(self, batch: Batch) -> _Tokens:
-        columns, length = batch.inputs[PATCHES].packed()
-        if not self.put.keys().isdisjoint(batch.sessions):
-            put = self.put[batch.one_session(self.name)]
-            columns, length = laid(columns, length, put, self.config.patch_size)
+        columns, length = self.patches(batch, PATCHES)
         n_bins = batch.window_ns // self.timing.bin_ns
         needed = n_bins + (self.lag_bins if self.decoders and self.config.causal else 0)
         if needed > self.config.max_bins:

@@ -12,7 +12,8 @@ What is unusual:
 - the sequence is shifted by one: the row that predicts a token holds the token before, at the place and bin of its own.
   So no count or behaviour is ever seen by the row that says it, and evaluation needs no hiding of its own;
 - counts are classes: the target of a count y is the Poisson distribution of mean y. A rate is the expected count;
-- no parameter belongs to a session or a unit: a new session is read as it is.
+- no parameter belongs to a session or a unit: a new session is read as it is, or with its units in the slots of trained
+  ones that they are like.
 
 Behaviour that is an input in training is copied by the model and not decoded: the reference hides all of it
 (``hide_behaviour`` 1: its v5 configuration comes to that). In evaluation the truth of a behaviour is read only where
@@ -57,11 +58,12 @@ from spiketok.models.batch import Asked, Batch, Head, Input, Progress, Stretch, 
 from spiketok.models.losses import softened_counts, softened_cross_entropy, weighted_cross_entropy, weighted_mse
 from spiketok.models.masking import drop_inputs
 from spiketok.models.ndt3_layers import Cache, Stack
+from spiketok.models.places import SPIKES, ByPlace
 from spiketok.recording.nouns import SessionInfo
 
 PATCHES = "patches"  # the name of the input
 COUNTS = "counts"  # the name under which a population task hides counts
-CONSTRAINT, SPIKES, RETURN = 1, 2, 3  # the column ``kind`` of the scheme
+CONSTRAINT, RETURN = 1, 3  # beside ``SPIKES``, the column ``kind`` of the scheme
 MIN_RATE = 1e-9  # of rates that are sums over classes
 
 
@@ -208,7 +210,7 @@ _PUBLISHED = {
 }
 
 
-class Ndt3(Model):
+class Ndt3(ByPlace, Model):
     """Reads patches and behaviour; gives log rates of every count from what came before, and behaviour likewise."""
 
     name: ClassVar[str] = "ndt3"
@@ -277,6 +279,7 @@ class Ndt3(Model):
             table = softened_counts(config.max_count + 1, top_row=not config.reference_quirks)
             self.register_buffer("softened", table, persistent=False)
         self.units: dict[str, list[str]] = {}
+        self.put: dict[str, list[int]] = {}
 
     # ---- sessions -----------------------------------------------------------------------------------------------
 
@@ -302,14 +305,12 @@ class Ndt3(Model):
             fresh[info.id] = keys
         self.units |= fresh
 
-    def sessions(self) -> list[str]:
-        return list(self.units)
-
     def extra_state(self) -> dict[str, object]:
-        return {"sessions": [[session, keys] for session, keys in self.units.items()]}
+        return {"sessions": [[session, keys] for session, keys in self.units.items()]} | self.put_state()
 
     def load_extra_state(self, state: dict[str, object]) -> None:
         self.units = {session: list(keys) for session, keys in state["sessions"]}
+        self.load_put(state)
 
     def fit(self, sessions: Mapping[str, Sequence[Stretch]]) -> None:
         """With ``rate_init``, the Poisson distribution of the mean count of the training time as the bias of counts."""
@@ -331,7 +332,7 @@ class Ndt3(Model):
         behaviour in buckets its ``logits``, and beside returns theirs with their targets.
         """
         n_bins = batch.window_ns // self.timing.bin_ns
-        columns, length = batch.inputs[PATCHES].packed()
+        columns, length = self.patches(batch, PATCHES, sum(self.config.places[:2]))
         behaviours = self._behaviours(batch, n_bins)
         sequence = self._sequence(batch, columns, length, behaviours, n_bins)
         rolled = not self.training and bool(sequence.rolled.any())

@@ -10,13 +10,17 @@ Shape letters: L tokens, K units of a patch, N units, P patches, R bins of all w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spiketok.errors import DataError
+from spiketok.models.batch import Batch
 from spiketok.recording.nouns import SessionInfo
+
+SPIKES = 2  # the column ``kind`` of a patch, where the scheme has other kinds of tokens too
 
 
 def patch_places(info: SessionInfo, patch_size: int, group_by: str) -> np.ndarray:
@@ -70,3 +74,76 @@ def laid(
     found["space"] = torch.arange(patches, device=row.device, dtype=columns["space"].dtype).repeat(n_rows)
     per_bin = len(row) // max(n_rows, 1)
     return found, [n // max(per_bin, 1) * patches for n in length]
+
+
+def laid_among(
+    columns: Mapping[str, Tensor], length: Sequence[int], places: Sequence[int], patch_size: int, first: int
+) -> tuple[dict[str, Tensor], list[int]]:
+    """:func:`laid` where tokens of other kinds (the column ``kind``) stand before and behind the patches of a bin.
+
+    Args:
+        first: the position (``space``) of the first patch. The other kinds keep theirs.
+    """
+    device = columns["time"].device
+    window = torch.repeat_interleave(torch.tensor(length, device=device), output_size=sum(length))
+    patches = columns["kind"] == SPIKES
+    own = {name: value[patches] for name, value in columns.items()}
+    own["space"] = own["space"] - first
+    found, n = laid(own, torch.bincount(window[patches], minlength=len(length)).tolist(), places, patch_size)
+    found["space"] = found["space"] + first
+    merged = {}
+    for name, value in columns.items():
+        if name not in found:
+            empty = SPIKES if name == "kind" else 0
+            found[name] = value.new_full((sum(n), *value.shape[1:]), empty)
+        merged[name] = torch.cat([found[name], value[~patches]])
+    window = torch.cat([torch.repeat_interleave(torch.tensor(n, device=device)), window[~patches]])
+    order = torch.arange(len(window), device=device)
+    for key in (merged["space"], merged["time"], window):  # the last is the first to sort by
+        order = order[torch.argsort(key[order], stable=True)]
+    return {name: value[order] for name, value in merged.items()}, torch.bincount(window).tolist()
+
+
+class ByPlace:
+    """Beside :class:`spiketok.models.base.Model`: what a model of patches has that knows units by place.
+
+    Of its ``config`` it reads ``patch_size``, ``max_patches`` and ``group_by``. ``units`` holds the keys of each
+    session's units, ``put`` the slots of those that stand elsewhere than the scheme put them.
+    """
+
+    by_place: ClassVar[bool] = True
+    units: dict[str, list[str]]
+    put: dict[str, list[int]]
+
+    def sessions(self) -> list[str]:
+        return list(self.units)
+
+    def unit_places(self, info: SessionInfo) -> np.ndarray:
+        own = patch_places(info, self.config.patch_size, self.config.group_by)
+        return np.array(self.put.get(info.id, own), np.int64)
+
+    def put_units(self, session: str, places: Sequence[int]) -> None:
+        self.session_row(session)
+        check_places(session, places, len(self.units[session]), self.config.patch_size * self.config.max_patches)
+        self.put[session] = [int(slot) for slot in places]
+
+    def put_state(self) -> dict[str, object]:
+        """Of ``extra_state``; nothing where all units stand as the scheme put them."""
+        return {"put": [[session, places] for session, places in self.put.items()]} if self.put else {}
+
+    def load_put(self, state: Mapping[str, object]) -> None:
+        self.put = {session: list(places) for session, places in state.get("put", ())}
+
+    def patches(self, batch: Batch, name: str, first: int = 0) -> tuple[dict[str, Tensor], list[int]]:
+        """The packed tokens of an input and how many each window has, units where they were put.
+
+        Args:
+            first: the position of the first patch where the scheme has other kinds of tokens too.
+        """
+        columns, length = batch.inputs[name].packed()
+        if self.put.keys().isdisjoint(batch.sessions):
+            return columns, length
+        put = self.put[batch.one_session(self.name)]
+        if "kind" in columns:
+            return laid_among(columns, length, put, self.config.patch_size, first)
+        return laid(columns, length, put, self.config.patch_size)
