@@ -55,7 +55,7 @@ GIVEN: dict[str, dict] = {
         "root": "joined",
         "words": {"a.nwb b.nwb": "part_ecephys.nwb part_behavior.nwb", "NAME": "whole"},
     },
-    "read-a-file-whose-clock-begins-again": {"root": "blocks", "words": {"FILES": "again.nwb"}},
+    "read-a-file-whose-clock-begins-again": {"root": "blocks", "words": {"FILE": "again.nwb"}},
     "choose-a-model": {"words": {"linear,poyo,ndt1": "linear,ndt1"}},
     "decode-live": {"before": "spiketok train --model poyo", "words": {"RUN": "poyo"}},
     "decode-a-new-session-live": {
@@ -92,7 +92,11 @@ GIVEN: dict[str, dict] = {
     "read-an-ibl-alf-one-session-s-folder": {"root": "alf", "words": {"SUBJECT/2023-05-06/001": "alf-session"}},
     "read-what-suite2p-wrote": {"root": "imaged", "words": {"FOLDER": "suite2p"}},
     "see-the-splits-of-a-benchmark": {"root": "fetched", "before": "spiketok fetch mc_maze_small"},
-    "divide-by-trials": {"words": {"NAME": SESSION, "COLUMN": "target_dir"}},
+    "divide-by-trials": {  # a division is part of the session: what was made of it before is of another one
+        "root": "divided",
+        "before": "spiketok simulate --subjects 1",
+        "words": {"NAME": SESSION, "COLUMN": "target_dir"},
+    },
     "cross-validate": {"words": {"0 1 2 3 4": "0 4"}},
     "be-sure-that-no-window-reaches-from-train-into-test": {"words": {"hand_vel": "cursor_vel"}, "code": 1},
     "get-the-tensors-that-nlb-tools-or-falcon-challenge-would-give": {
