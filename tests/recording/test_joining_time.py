@@ -16,8 +16,9 @@ from pynwb import NWBFile, TimeSeries
 from pynwb.file import Subject
 from pynwb.image import ImageSeries
 
+from spiketok.api.making import fetch as fetch_files
 from spiketok.api.making import ingest as ingest_files
-from spiketok.errors import DataError, UsageError
+from spiketok.errors import DataError, PartError, UsageError
 from spiketok.pipeline.fetch import joined_under
 from spiketok.recording.joining_time import join_files
 from spiketok.recording.nouns import NS_PER_S, Session, Source
@@ -296,6 +297,28 @@ def test_a_fetch_joins_what_it_brings_or_nothing(tmp_path):
     for more in (("--stream",), ("--part", "1/2"), ("--download-only",), ("--verify",)):
         assert f"--merge-as both with {more[0]}: " in spiketok(root, *words, *more, code=2).stderr
     assert "--join time: must be one of" in spiketok(root, "fetch", "000999", "--join", "time", code=2).stderr
+
+
+@pytest.mark.long
+def test_fetch_of_python_joins_what_it_brings_or_nothing(tmp_path, monkeypatch):
+    from spiketok.pipeline import fetch as fetching
+
+    made = [save(tmp_path / "sub-A_ecephys.nwb", (0, 90), with_behaviour=False),
+            save(tmp_path / "sub-A_behavior.nwb", (0, 90), with_units=False)]  # fmt: skip
+    assets = {f"sub-A/{path.name}": path.read_bytes() for path in made}
+    with DandiServer(assets, dandiset="000999") as server:
+        plan = fetching.plan_fetch
+        monkeypatch.setattr(
+            fetching, "plan_fetch", lambda *of, api_url, **more: plan(*of, api_url=server.api_url, **more)
+        )
+        server.faults.vanished.add("sub-A/sub-A_behavior.nwb")
+        with pytest.raises(PartError, match="not joined as 'both': another file failed"):
+            fetch_files("000999", root=tmp_path / "root", merge_as="both")
+        assert not list((tmp_path / "root").glob("store/*/*"))
+        server.faults.vanished.clear()
+        (one,) = fetch_files("000999", root=tmp_path / "root", merge_as="both")
+    assert one.id == "000999/both" and len(one.units) == 4
+    assert len(one.load().source.files) == 2 and one.load().signals
 
 
 def test_joined_files_are_of_one_dataset(monkeypatch):
