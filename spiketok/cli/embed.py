@@ -166,7 +166,8 @@ def embed(
         matched = matches(compared, match) if match else []
     if regions:
         judged = [of.info.id for of in compared if (not of.trained if tested is None else of.info.id in tested)]
-        told = probe_regions(with_isi(compared, stored), stored, judged, regions)
+        times = None if calibration_s is None else [own.time for own in found]
+        told = probe_regions(with_isi(compared, stored, times), stored, judged, regions)
         read = rows_of(told)
         for region in told["vector"].lacking:
             say(f"no unit of the sessions that are fitted on lies in {region}: its probability is 0")

@@ -29,7 +29,8 @@ from spiketok.evaluation.bwb_export import Build
 from spiketok.evaluation.embedding import Compared, require_column
 from spiketok.evaluation.scoring.bwb_files import REGIONS, About, write_regions
 from spiketok.evaluation.scoring.bwb_units import mean_of_neighbours
-from spiketok.recording.nouns import Session
+from spiketok.recording.intervals import holds
+from spiketok.recording.nouns import Intervals, Session, Spikes
 from spiketok.sources.catalogue.bwb.windows import eid_of, isi_histograms, scored_units
 
 TASK = "ts3-unit_cosmos"
@@ -181,10 +182,23 @@ def rows_of(found: Mapping[str, ProbedRegions]) -> list[dict[str, object]]:
     return rows
 
 
-def with_isi(compared: Sequence[Compared], stored: Sequence[Session]) -> list[Compared]:
-    """The sessions with the benchmark's histogram of intervals in place of the one that stands beside other probes."""
-    rows = [isi_histograms(session, np.arange(len(session.units))) for session in stored]
+def with_isi(
+    compared: Sequence[Compared], stored: Sequence[Session], times: Sequence[Intervals] | None = None
+) -> list[Compared]:
+    """The sessions with the benchmark's histogram of intervals in place of the one that stands beside other probes.
+
+    Args:
+        times: of each session, the time of its vectors, where that is a part of it.
+    """
+    seen = stored if times is None else [_of_time(*pair) for pair in zip(stored, times, strict=True)]
+    rows = [isi_histograms(session, np.arange(len(session.units))) for session in seen]
     return [replace(of, features={**of.features, "isi": isi}) for of, isi in zip(compared, rows, strict=True)]
+
+
+def _of_time(session: Session, time: Intervals) -> Session:
+    """The session with the spikes of some time alone."""
+    inside = holds(time, session.spikes.time_ns)
+    return replace(session, spikes=Spikes(session.spikes.time_ns[inside], session.spikes.unit[inside]))
 
 
 def write_region_files(root: Path, label: str, seed: int, build: Build, probed: ProbedRegions) -> list[Path]:

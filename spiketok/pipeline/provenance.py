@@ -411,7 +411,8 @@ class _Walk:
     ) -> Link:
         digest = attributes["digest"]
         if expected.digest and digest != expected.digest:
-            remark = f"{_differs_from(digest, expected)}: it was ingested or divided anew; spiketok tokenize, then train again"
+            why = "it was ingested or divided anew; spiketok tokenize, then train again"
+            remark = f"{_differs_from(digest, expected)}: {why}"
             return Link("store", session.id, depth, "broken", digest, remark)
         if attributes["settings"].get("streamed"):
             remark = "digest only: its source was read from afar and never verified as a whole"

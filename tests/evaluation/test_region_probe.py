@@ -22,7 +22,7 @@ from spiketok.evaluation.region_probe import (
     write_region_files,
 )
 from spiketok.evaluation.scoring.bwb_files import REGIONS, read_header, read_tensors, unpack_ids
-from spiketok.recording.nouns import Session, SessionInfo, Source, Spikes, UnitTable
+from spiketok.recording.nouns import NS_PER_S, Intervals, Session, SessionInfo, Source, Spikes, UnitTable
 from spiketok.sources.catalogue import RULES
 from tests.made import random_session
 from tests.references.test_references import BESIDE
@@ -118,6 +118,17 @@ def test_intervals_of_the_benchmark_stand_beside():
     compared, stored = probed_sessions()
     (one, _) = with_isi(compared, stored)
     assert one.features["isi"].shape == (80, 128) and (one.features["isi"].sum(1) == 1).all()  # each of 5 ms
+
+
+def test_intervals_are_of_the_time_of_the_vectors():
+    """Intervals of 5 ms in the first second, of 50 ms after it: vectors of that second stand beside the first alone."""
+    compared, stored = probed_sessions()
+    early = np.arange(0, NS_PER_S, 5_000_000)
+    train = np.concatenate([early, np.arange(NS_PER_S, 9 * NS_PER_S, 50_000_000)])
+    stored = [replace(one, spikes=Spikes.from_units([train] * len(one.units))) for one in stored]
+    first = [Intervals([0], [NS_PER_S])] * len(stored)
+    for found, n_bins in ((with_isi(compared, stored), 2), (with_isi(compared, stored, first), 1)):
+        assert all(((of.features["isi"] > 0).sum(1) == n_bins).all() for of in found)
 
 
 def test_files_of_regions_are_two_submissions(tmp_path):
