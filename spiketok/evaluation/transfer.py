@@ -43,7 +43,7 @@ from spiketok.evaluation.calibration import How, calibration_of, check_draws
 from spiketok.evaluation.few_shot import few_shot_cells
 from spiketok.evaluation.floor import floor_cell
 from spiketok.evaluation.kept import Kept
-from spiketok.evaluation.maps import Maps, Opened
+from spiketok.evaluation.maps import Maps, Opened, knows_units
 from spiketok.evaluation.results import (
     ADAPTED,
     ALIGNED_CCA,
@@ -360,7 +360,7 @@ def _evaluate(unseen: Unseen, protocol: str) -> list[Cell]:
 
 def _begin(unseen: Unseen, model: Model, protocol: str) -> dict[str, object] | None:
     """What must stand before an adaptation; ``identity_unlabelled`` begins at a map where one can be learned."""
-    if protocol == "identity_unlabelled" and unseen.maps.at_hand and model.unit_parts(unseen.session.id):
+    if protocol == "identity_unlabelled" and unseen.maps.at_hand and knows_units(model, unseen.session.id):
         try:
             _, found = begin(unseen, model, unseen.session, labelled=False)
         except NoMap as error:

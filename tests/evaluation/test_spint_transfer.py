@@ -172,6 +172,23 @@ def test_units_without_rows_begin_as_trained_ones_that_are_alike(model, sets, tm
     assert "trained sessions' shards, which are not at hand" in (alone.cell(again.id, "mapped", TASK).reason)
 
 
+@pytest.mark.long
+def test_an_adaptation_without_labels_puts_units_beside_their_like_too(tmp_path):
+    short = [*SMALL_NDT2, "optim.steps=2", "transfer.identity_steps=1"]
+    config = load_config("ndt2", None, short, tasks=[TASK, "population"])
+    sessions = [decodable_session(f"day{k}", k, n_units=9 + k) for k in range(3)]
+    tokens = {s.id: tokens_for(tmp_path / "as-is", s, config) for s in sessions}
+    train(config, [tokens[s.id] for s in sessions[:2]], tmp_path / "run")
+    begun = {}
+    for trained in (None, lambda ids: [tokens[i] for i in ids]):
+        found = evaluate_transfer(
+            load_run(tmp_path / "run"), [tokens[sessions[2].id]], protocols=["identity_unlabelled"], calibration_s=20,
+            device="cpu", stored={s.id: s for s in sessions}.get, trained=trained,
+        )  # fmt: skip
+        begun[trained is None] = found.cell(sessions[2].id, "identity_unlabelled", TASK).how
+    assert begun == {True: None, False: {"start": "trained units that are alike"}}
+
+
 # ---- in minutes: the demonstration ----------------------------------------------------------------------------------
 
 STEADY = SimulationConfig(turnover=0.05, drift_deg=5.0, drift_gain=0.05, drift_rate=0.05, rate_sigma=1.0)
