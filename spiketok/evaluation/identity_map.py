@@ -60,8 +60,8 @@ class IdentityMap:
         mean: of each parameter that is a session's own and no unit's; None where those of the sessions differ in shape,
             and none at all where they have not as many.
         sessions: of how many trained ones.
-        likeness: of a model that infers units or knows them by place. rows: of each kind, float64 ``[M, D]``, of all
-            trained units, where it infers them. places: of each session, int64 ``[M]``, where it knows them by place.
+        likeness: where units begin as trained ones that they are like. rows: of each kind, float64 ``[M, D]``, of all
+            trained units, where there are rows. places: of each session, int64 ``[M]``, where it knows them by place.
         own: of each session, what is its own and no unit's, where places mean another thing in each.
     """
 
@@ -115,6 +115,7 @@ def fit_map(
     sessions: Sequence[str],
     draws: Mapping[str, Sequence[np.ndarray]],
     places: Mapping[str, np.ndarray] | None = None,
+    alike: bool = False,
 ) -> IdentityMap:
     """Fit the ridges on trained sessions, or learn which of their units a unit is like.
 
@@ -123,6 +124,7 @@ def fit_map(
         sessions: ids of trained ones, at least one.
         draws: by session, statistics ``[N, F]`` of several stretches; not read of a model that knows no units.
         places: by session, of a model that knows units by place.
+        alike: learn which trained units one is like, of a model that has rows of units too.
     """
     kinds = range(len(model.unit_parts(sessions[0])))
     rows = [[rows_of(*model.unit_parts(s)[kind]).double().cpu().numpy() for s in sessions] for kind in kinds]
@@ -133,10 +135,10 @@ def fit_map(
         alike = len({p.value.shape for p in parts}) == 1
         mean.append(torch.stack([p.value for p in parts]).mean(0) if alike else None)
     known = directions, tuple(mean), len(sessions)
-    if not (model.infers or model.by_place):
+    if not (model.infers or model.by_place or (alike and rows)):
         return IdentityMap(_ridges(sessions, rows, draws), *known)
     likeness = fit_likeness({session: draws[session] for session in sessions})
-    if model.infers:
+    if not model.by_place:
         return IdentityMap((), *known, likeness, rows=tuple(np.concatenate(own) for own in rows))
     own = tuple(tuple(part.value.clone() for part in parts) for parts in others)
     return IdentityMap((), *known, likeness, places=tuple(places[session] for session in sessions), own=own)

@@ -1,4 +1,5 @@
-"""Which trained unit a unit of a new session is most like: the start where no row of a unit can be foretold.
+"""Which trained unit a unit of a new session is most like: the start where no row of a unit can be foretold, and
+where ``transfer.new_units`` asks for it.
 
 Two kinds of models have no row that a ridge could foretell. One knows a unit by its place alone (NDT2): a new unit goes
 where the trained one stood that it is like. One infers who a unit is (SPINT): what it infers of trained units it has

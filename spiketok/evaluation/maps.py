@@ -98,7 +98,8 @@ class Maps:
                 infer_rows(model, session, self.run.config.data.window_ns)
         draws = {s.id: self._draws(s, tasks) for s in sessions}
         places = {s.id: model.unit_places(s.tokens.info) for s in sessions} if model.by_place else None
-        return fit_map(model, [s.id for s in sessions], draws, places)
+        alike = self.adapt.new_units == "alike"
+        return fit_map(model, [s.id for s in sessions], draws, places, alike)
 
     def _chosen(self) -> list[str]:
         """Trained sessions, some of many; the same whatever is asked."""

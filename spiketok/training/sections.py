@@ -195,6 +195,8 @@ class TransferConfig:
         weight_decay: on the weights that training decays, in ``full`` only.
         adapt_steps, adapt_blocks: the most steps of ``adapted``, and the blocks of the calibration that choose them.
         map_sessions, map_draws: trained sessions of which maps are learned, at most, and stretches of each.
+        new_units: how the rows of a new session's units begin where trained ones have rows: foretold by a ridge
+            (``"map"``), or as those of trained units that are alike (``"alike"``), as where units have no rows.
     """
 
     identity_steps: int = 100
@@ -208,6 +210,7 @@ class TransferConfig:
     adapt_blocks: int = 3
     map_sessions: int = 40
     map_draws: int = 6
+    new_units: Literal["map", "alike"] = "map"
 
     def __post_init__(self) -> None:
         _positive("transfer", self, "identity_steps", "identity_lr", "full_steps", "full_lr", "batch_size")

@@ -31,7 +31,7 @@ from spiketok.training.config import RunConfig, load_config  # noqa: E402
 from spiketok.training.loop import train  # noqa: E402
 from spiketok.training.runs import run_inputs, scheme_of  # noqa: E402
 from spiketok.training.sampling import Once, SessionTokens  # noqa: E402
-from tests.decodable import decodable_session  # noqa: E402
+from tests.decodable import SMALL_POYO, decodable_session  # noqa: E402
 
 SECOND = 1_000_000_000
 R2 = "r2_variance_weighted"
@@ -142,8 +142,16 @@ SMALL_NDT3 = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("model", "sets"), [("spint", BRIEF), ("ndt2", SMALL_NDT2), ("ndt3", SMALL_NDT3)])
-def test_units_without_rows_begin_as_trained_ones_that_are_alike(model, sets, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "sets"),
+    [
+        ("spint", BRIEF),
+        ("ndt2", SMALL_NDT2),
+        ("ndt3", SMALL_NDT3),
+        ("poyo", [*SMALL_POYO, "optim.steps=150", "optim.lr=0.01", "transfer.new_units=alike"]),
+    ],
+)
+def test_units_begin_as_trained_ones_that_are_alike(model, sets, tmp_path):
     """A trained day again, its units in another order: they are found again, and all is said as of the day itself."""
     config = load_config(model, None, [*sets, f"tasks={TASK}", "transfer.adapt_steps=4"])
     sessions = [decodable_session(f"day{k}", k, n_units=9 + k) for k in range(2)]

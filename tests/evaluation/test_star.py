@@ -323,7 +323,7 @@ def test_two_models_are_measured_and_nothing_is_measured_twice(tmp_path):
     sets = ["data.window_ms=500", "data.batch_size=4", "transfer.identity_steps=2", "transfer.full_steps=2",
             "transfer.unfreeze_after=1", "linear.model.lags=5"]  # fmt: skip
     said: list[str] = []
-    words = {"hold_out": "*day2", "sets": sets, "steps": 12, "calibration_s": 5.0, "protocols": ["full"]}
+    words = {"hold_out": "*day2", "sets": sets, "steps": 12, "calibration_s": 5.0, "protocols": ["full", "mapped"]}
 
     def measure() -> StarTable:
         said.clear()
@@ -342,6 +342,7 @@ def test_two_models_are_measured_and_nothing_is_measured_twice(tmp_path):
         assert facts["decode"]["recording_s"] == pytest.approx(2 * 0.2 * 20, rel=0.1)
     assert first.of("poyo")[0].facts["train"]["steps"] == 12
     assert first.mean("linear", "transfer")[0] is None and first.mean("poyo", "transfer")[0] is not None
+    assert first.of("poyo")[0].facts["transfer"]["scores"]["mapped"] is not None  # the map is learned here too
     body = first.to_json()
     assert set(body["settings"]["session_digests"]) == {"made/day0", "made/day1", "made/day2"}
     again = measure()

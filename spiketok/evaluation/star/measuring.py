@@ -177,7 +177,7 @@ def measure_transfer(how: How, one: Entrant) -> dict[str, object]:
         adapt=with_transfer(run.config, how.adapt).transfer,
         device=device_of(run.config),
         stored=lambda session: read_session(how.workspace.store_path(session)),
-        trained=(lambda chosen: open_shards(how.workspace, chosen, run.config)) if how.protocols is None else None,
+        trained=lambda chosen: open_shards(how.workspace, chosen, run.config),
     )
     rows = {p: result.summary[name][p][METRIC] for p in result.protocols_of(name)}
     scores = {p: row["mean"] for p, row in rows.items()}
