@@ -73,6 +73,7 @@ GIVEN: dict[str, dict] = {
     "delete-a-run": {"before": "spiketok train --model linear --set seed=9", "words": {"RUN": f"{RUN} --yes"}},
     "train-with-several-seeds-or-sweep-a-setting": {"words": {"1,2,3": "1,2"}},
     "know-whether-a-score-is-real-and-how-it-holds-when-the-recording-changes": {"words": {"RUN": "poyo"}},
+    "decode-a-new-day-of-the-same-animal-without-a-label": {"words": {"RUN": "poyo"}},
     "give-a-longer-calibration": {"words": {"RUN": "poyo", "120": "20"}},
     "classify-by-what-follows-an-onset": {  # what it ingests has no shards, which later trainings would ask for
         "root": "onsets",
