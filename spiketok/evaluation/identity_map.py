@@ -132,8 +132,8 @@ def fit_map(
     others = [others_of(model, session) for session in sessions]
     mean = []
     for parts in zip(*others, strict=True) if len({len(parts) for parts in others}) == 1 else ():
-        alike = len({p.value.shape for p in parts}) == 1
-        mean.append(torch.stack([p.value for p in parts]).mean(0) if alike else None)
+        one_shape = len({p.value.shape for p in parts}) == 1
+        mean.append(torch.stack([p.value for p in parts]).mean(0) if one_shape else None)
     known = directions, tuple(mean), len(sessions)
     if not (model.infers or model.by_place or (alike and rows)):
         return IdentityMap(_ridges(sessions, rows, draws), *known)
