@@ -1,9 +1,9 @@
-"""Which trained unit a unit of a new session is most like: the start where no row of a unit can be foretold, and
-where ``transfer.new_units`` asks for it.
+"""Which trained unit a unit of a new session is most like: the start where no row of a unit can be foretold.
 
-Two kinds of models have no row that a ridge could foretell. One knows a unit by its place alone (NDT2): a new unit goes
-where the trained one stood that it is like. One infers who a unit is (SPINT): what it infers of trained units it has
-learned to read, a mean of several of them it has not, so a new unit begins as the trained one that it is like.
+``transfer.new_units`` asks for it where one can. Two kinds of models have no row that a ridge could foretell. One knows
+a unit by its place alone (NDT2): a new unit goes where the trained one stood that it is like. One infers who a unit is
+(SPINT): what it infers of trained units it has learned to read, a mean of several of them it has not, so a new unit
+begins as the trained one that it is like.
 
 What is unusual:
 

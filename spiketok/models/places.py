@@ -101,7 +101,9 @@ def laid_among(
     order = torch.arange(len(window), device=device)
     for key in (merged["space"], merged["time"], window):  # the last is the first to sort by
         order = order[torch.argsort(key[order], stable=True)]
-    return {name: value[order] for name, value in merged.items()}, torch.bincount(window).tolist()
+    return {name: value[order] for name, value in merged.items()}, torch.bincount(
+        window, minlength=len(length)
+    ).tolist()
 
 
 class ByPlace:

@@ -8,6 +8,7 @@ import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 from spiketok.cli.console import show_rows  # noqa: E402
 from spiketok.errors import DataError, UnknownNameError, UsageError  # noqa: E402
 from spiketok.evaluation import star  # noqa: E402
-from spiketok.evaluation.star import compare_models  # noqa: E402
+from spiketok.evaluation.star import compare_models, measuring  # noqa: E402
 from spiketok.evaluation.star.apart import apart, peak_bytes, step_times  # noqa: E402
 from spiketok.evaluation.star.entrants import Chosen, Entrant, configs, require_same  # noqa: E402
 from spiketok.evaluation.star.jitter import jitter_scores, jittered  # noqa: E402
@@ -307,6 +308,25 @@ def test_a_process_of_its_own_answers_refuses_or_dies():
         apart(os._exit, 3)
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         apart(divmod, 1, 0)
+
+
+def test_maps_are_learned_also_where_rows_are_named(tmp_path, monkeypatch):
+    """The trained sessions are at hand, whichever rows are asked for."""
+
+    class Asked(BaseException):
+        pass
+
+    def evaluated(run, opened, **given):
+        raise Asked(given["trained"]("of these"), given["protocols"])
+
+    run = SimpleNamespace(model=SimpleNamespace(one_session=False), tasks=(), config=load_config("poyo"))
+    monkeypatch.setattr(measuring, "_run", lambda one: run)
+    monkeypatch.setattr(measuring, "open_shards", lambda workspace, chosen, config: ("opened", chosen))
+    monkeypatch.setattr(measuring, "evaluate_transfer", evaluated)
+    for rows in (None, ("mapped",)):
+        with pytest.raises(Asked) as said:
+            measuring.measure_transfer(How(Workspace(tmp_path), Chosen([], ["made/day2"]), protocols=rows), None)
+        assert said.value.args == (("opened", "of these"), rows)
 
 
 def load_refused(name: str) -> None:
