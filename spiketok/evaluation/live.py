@@ -34,7 +34,7 @@ from spiketok.tokens.live import Streamer, Window
 from spiketok.tokens.schemes.base import Tokens as Cut
 from spiketok.tokens.schemes.base import Windows
 from spiketok.training.checkpoints import Run
-from spiketok.training.predict import Walk, used_queries
+from spiketok.training.predict import Walk, eval_step_ns, used_queries
 from spiketok.training.runs import require_inputs
 from spiketok.training.sampling import SessionTokens, SessionWindows, listing
 from spiketok.training.tasks.base import Group
@@ -380,7 +380,7 @@ def live_step_ns(run: Run, tokens: SessionTokens, step_ns: int | None = None) ->
     Args:
         step_ns: another one than the run's.
     """
-    step_ns = run.config.data.eval_step_ns if step_ns is None else step_ns
+    step_ns = eval_step_ns(run.model, run.config.data) if step_ns is None else step_ns
     return max(step_ns // tokens.grid_ns, 1) * tokens.grid_ns
 
 

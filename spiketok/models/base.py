@@ -126,6 +126,11 @@ class Model(nn.Module, ABC):
         super().__init__()
         self.config, self.heads, self.timing = config, {head.task: head for head in heads}, timing
 
+    @property
+    def unanswered_ns(self) -> int:
+        """Time at the start of each window that gets no answer, for want of a history."""
+        return 0
+
     def head(self, output: str) -> Head:
         """The one head of a model that answers one question of this kind of output.
 

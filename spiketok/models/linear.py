@@ -8,8 +8,8 @@ What is unusual:
 - folds are blocks of time, never shuffled, and a fold's border is treated like the end of a recording: no row of one
   fold sees a bin of another;
 - lags never reach over the start of a window or stretch, and nothing is padded: the first ``lags - 1`` bins of a window
-  get no prediction (NaN), nor does a bin whose history holds an unobserved bin. Windows that overlap by that much cover
-  all but the very beginning;
+  get no prediction (NaN), nor does a bin whose history holds an unobserved bin. Windows overlap by that much at least,
+  unless ``data.eval_step_ms`` says otherwise, and so cover all but the very beginning;
 - everything is computed from sums over rows (normal equations in float64, in blocks), so that memory does not grow with
   the recording and cross-validation costs one pass; scikit-learn's Ridge gives the same weights
   (tests/models/test_models.py).
@@ -117,6 +117,10 @@ class Linear(BinnedModel):
     @property
     def causal(self) -> bool:
         return True
+
+    @property
+    def unanswered_ns(self) -> int:
+        return (self.config.lags - 1) * self.timing.bin_ns
 
     def why_not(self, protocol: str, session_id: str) -> str:
         return "closed form: it has no weights for an unseen session; its refit is the row 'linear'"

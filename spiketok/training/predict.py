@@ -24,6 +24,7 @@ from spiketok.training.config import RunConfig
 from spiketok.training.loader import Loader
 from spiketok.training.sampling import Sampler, SequentialWindows, SessionWindows
 from spiketok.training.scored import WindowTime, time_told
+from spiketok.training.sections import DataConfig
 from spiketok.training.sessions import DividedSession, require_window
 from spiketok.training.tasks.base import Answer, Collector, Pass, Score, Task, own_sampler
 
@@ -115,6 +116,17 @@ def score_split(
     return {session: {task: own.score(task) for task in own} for session, own in answers.items()}, answers
 
 
+def eval_step_ns(model: Model, data: DataConfig) -> int:
+    """From one window's start to the next, where predictions are put together: what ``data.eval_step_ms`` says.
+
+    Without it half a window; less where the model leaves more than that of each window's start unanswered, so that the
+    answers of one window begin where those of the one before end.
+    """
+    if data.eval_step_ms is not None:
+        return data.eval_step_ns
+    return min(data.eval_step_ns, max(data.window_ns - model.unanswered_ns, 1))
+
+
 def session_loader(
     model: Model,
     sampler: Sampler,
@@ -170,7 +182,7 @@ def _run(
 ) -> None:
     """Collect the predictions of one walk; all tasks asked hide what is theirs."""
     window_ns, grid_ns = config.data.window_ns, windows.grid_ns
-    step_ns = window_ns if model.carries else max(config.data.eval_step_ns // grid_ns, 1) * grid_ns
+    step_ns = window_ns if model.carries else max(eval_step_ns(model, config.data) // grid_ns, 1) * grid_ns
     own = own_sampler(question.asked, [windows], window_ns, seed=0, training=False)
     sampler = own or SequentialWindows([windows], window_ns, step_ns=step_ns)
     batch_size = 1 if model.carries else config.data.batch_size

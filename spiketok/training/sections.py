@@ -39,7 +39,7 @@ class DataConfig:
 
     Args:
         window_ms: length of a window. eval_step_ms: step between windows whose predictions are averaged; half a
-            window by default (``"auto"``).
+            window by default (``"auto"``), less where a model needs more history than that inside its window.
         batch_size: windows in a batch.
         bin_ms: bin width of the schemes that bin.
         segments: what is baked: ``"observed"`` (each stretch of observed time), ``"continuous"`` (the whole extent of

@@ -102,6 +102,18 @@ def test_later_days_are_left_for_transfer(tmp_path, capsys):
         prepare(load_config("linear", sets=["split.kind=day", "split.train=0.0", "split.test=0.9"]), readers)
 
 
+def test_a_long_history_leaves_nothing_unanswered_but_the_beginning(tmp_path):
+    """15 lags of 20 ms are more than half of a window of 400 ms: windows overlap by as much as the model needs."""
+    tokens, scores = bake_tokens(tmp_path, smoothed("a"), "binned"), {}
+    for name, step in (("auto", []), ("short", ["data.eval_step_ms=20"]), ("half", ["data.eval_step_ms=200"])):
+        sets = ["data.window_ms=400", "data.bin_ms=20", *step]
+        train(load_config("linear", sets=sets), [tokens], tmp_path / name)
+        scores[name] = json.loads((tmp_path / name / "result.json").read_text())["test"]["made/a"]["decode:hand_vel"]
+    assert scores["auto"] == scores["short"]
+    assert scores["auto"]["unanswered_s"] == pytest.approx(14 * 0.02 + BACK / SECOND)  # the smoothing reaches back
+    assert scores["half"]["unanswered_s"] > 0.3 * scores["half"]["scored_s"]  # what is asked for is done
+
+
 def test_trials_divide_training_and_what_is_dropped_is_written(tmp_path):
     start = np.arange(20) * 2 * SECOND
     trials = Intervals(start, start + 1500 * MS, {"side": np.array(["l", "r"] * 10)})
