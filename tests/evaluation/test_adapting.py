@@ -21,6 +21,7 @@ from spiketok.evaluation.adapting import (
     OTHER,
     PARTIAL,
     SHARES,
+    STANDING,
     Candidate,
     Errors,
     Point,
@@ -90,7 +91,7 @@ def test_the_best_is_followed_to_its_end_and_the_others_are_not():
     assert (candidate, choice.steps, choice.share) == (FIRST[2], GRID[-1], 0.5)  # all of the way is no better
     assert answers == (far_best, GRID[-1], 0.5)
     assert far[str(OTHER[2])] <= 100  # the other rate was tried beside it
-    assert far[str(FIRST[0])] == far[str(FIRST[1])] == 25
+    assert (far[str(FIRST[0])], far[str(FIRST[1])]) == (STANDING, 25)
 
 
 def test_another_rate_is_chosen_where_it_is_better_and_what_rises_again_is_not_followed():
@@ -114,7 +115,7 @@ def test_what_gains_late_is_seen_where_everything_is_trained():
     assert searched({str(FIRST[1]): falls})[1].steps == 0  # rows alone are not followed so far
 
 
-def test_what_is_simpler_stands_unless_the_other_is_better_by_a_margin():
+def test_half_way_along_directions_stands_and_what_is_simpler_unless_the_other_is_better_by_a_margin():
     def chosen(*less, whole=0.0):
         """By kind of move so much less than the start; all of the way so much less than half of it."""
         curves = {
@@ -122,32 +123,37 @@ def test_what_is_simpler_stands_unless_the_other_is_better_by_a_margin():
             for c, gain in zip(FIRST, less, strict=True)
         }
         candidate, choice, *_ = searched(curves)
-        return candidate.moves, choice.steps > 0, choice.share
+        return candidate.moves, choice.steps, choice.share
 
-    assert chosen(MARGIN - 0.01, 0.0, 0.0) == ("directions", False, 1.0)
-    assert chosen(MARGIN + 0.01, 0.0, 0.0) == ("directions", True, 0.5)
-    assert chosen(0.5, 0.51, 0.52) == ("directions", True, 0.5)
-    assert chosen(0.5, 0.56, 0.52) == ("rows", True, 0.5)
-    assert chosen(0.5, 0.56, 0.61) == ("full", True, 0.5)
-    assert chosen(0.5, 0.0, 0.0, whole=0.04) == ("directions", True, 0.5)
-    assert chosen(0.5, 0.0, 0.0, whole=0.06) == ("directions", True, 1.0)
-
-
-def test_more_steps_are_chosen_only_where_they_are_better_by_a_margin():
-    def steps(later):
-        return searched({str(FIRST[0]): lambda n, share: {0: 1.0, 25: 0.5}.get(n, later)})[1].steps
-
-    assert steps(0.46) == 25
-    assert steps(0.44) == 50
+    assert chosen(1 - 1 / (1 - MARGIN) - 0.01, 0.0, 0.0) == ("directions", 0, 1.0)  # the start is better by more
+    assert chosen(1 - 1 / (1 - MARGIN) + 0.01, 0.0, 0.0) == ("directions", STANDING, 0.5)
+    assert chosen(0.5, 0.51, 0.52) == ("directions", STANDING, 0.5)
+    assert chosen(0.5, 0.53, 0.52) == ("rows", GRID[0], 0.5)
+    assert chosen(0.5, 0.53, 0.56) == ("full", GRID[0], 0.5)
+    assert chosen(0.5, 0.0, 0.0, whole=0.02) == ("directions", STANDING, 0.5)
+    assert chosen(0.5, 0.0, 0.0, whole=0.03) == ("directions", STANDING, 1.0)
 
 
-def test_what_is_better_about_the_means_of_blocks_alone_does_not_leave_the_start():
-    curves = {str(c): lambda n, share: Errors(0.5 if n else 1.0, 1.1 if n else 1.0) for c in FIRST}
-    assert searched(curves)[1].steps == 0
-    curves = {str(c): lambda n, share: Errors(0.5 if n else 1.0, 0.99 if n else 1.0) for c in FIRST}
-    assert searched(curves)[1].steps == GRID[0]
-    curves = {str(c): lambda n, share: Errors(1.0, 0.1 if n else 1.0) for c in FIRST}  # learned the mean, no more
-    assert searched(curves)[1].steps == 0
+def test_other_steps_are_chosen_only_where_they_are_better_by_a_margin():
+    def steps(first, later):
+        return searched({str(FIRST[0]): lambda n, share: {0: 1.0, 25: first, 50: 0.5}.get(n, later)})[1].steps
+
+    assert steps(0.5, 0.48) == STANDING
+    assert steps(0.5, 0.47) == 100
+    assert steps(0.47, 0.48) == 25
+
+
+def test_both_errors_of_the_blocks_choose():
+    def steps(shape, plain):
+        curves = {str(c): lambda n, share: Errors(shape if n else 1.0, plain if n else 1.0) for c in (*FIRST, *OTHER)}
+        return searched(curves)[1].steps
+
+    assert steps(0.5, 4.0) == 0  # better about the mean of each block alone
+    assert steps(4.0, 0.1) == STANDING
+    assert steps(0.9, 1.3) == 0
+    assert steps(0.9, 1.1) == STANDING
+    assert Errors(-0.8, -0.8).judged == -0.8  # scores with their sign turned, where a run has no values
+    assert Errors(np.inf, np.inf).judged == np.inf
 
 
 def test_no_step_beyond_the_most():
