@@ -156,6 +156,14 @@ def test_both_errors_of_the_blocks_choose():
     assert Errors(np.inf, np.inf).judged == np.inf
 
 
+def test_better_is_what_is_better_in_each_block():
+    one = Errors(0.5, 0.5, (0.4, 0.6, np.inf))
+    assert Errors(0.4, 0.4, (0.3, 0.5, np.inf)).beats(one)  # where neither can be scored a block has no vote
+    assert not Errors(0.4, 0.4, (0.1, 0.7, np.inf)).beats(one)
+    assert not Errors(0.4, 0.4, (0.3, 0.5, 0.1)).beats(Errors(0.4, 0.4, (0.4, 0.6, 0.2)))  # and by the margin
+    assert not Errors(0.4, 0.4, (0.3, np.inf, np.inf)).beats(one)
+
+
 def test_no_step_beyond_the_most():
     falling = {str(c): lambda n, share: 1.0 / (1 + n) for c in (*FIRST, *OTHER)}
     for most in (0, 1, 7, 60):
@@ -414,10 +422,12 @@ def test_the_errors_of_blocks_are_over_all_their_samples_in_sds(poyo):
     assert found.plain == pytest.approx(np.square(np.concatenate(offs)).mean())
     within = [off.var(0).mean() for off in offs]
     assert found.shape == pytest.approx(np.average(within, weights=[len(off) for off in offs]))
+    alone = [np.sqrt(off.var(0).mean() * np.square(off).mean()) for off in offs]
+    assert found.blocks == pytest.approx(alone)
     shifted = [replace(m, predicted=m.predicted + np.array([k, -9.0])) for k, m in enumerate(models)]
     moved = block_errors([{task.name: m} for m in shifted], [task])
     assert moved.shape == pytest.approx(found.shape) and moved.plain != pytest.approx(found.plain)
-    assert block_errors([{}], [task]) == (np.inf, np.inf)
+    assert block_errors([{}], [task]) == (np.inf, np.inf, (np.inf,))
 
 
 def test_a_component_that_hardly_varies_in_all_blocks_is_named(poyo):
