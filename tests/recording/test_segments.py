@@ -138,7 +138,8 @@ def inhabited_twin(points: list[int], others: list[int], spans: list[tuple[int, 
             found[-1] = (found[-1][0], max(found[-1][1], last))
         else:
             found.append((first, last))
-    return [(a, b) for a, b in found if b - a >= SECOND] or found
+    found = [(a, b) for a, b in found if b - a >= SECOND] or found
+    return [(a, b) for a, b in found if any(a <= p < b for p in points)] or found
 
 
 MINUTES = st.integers(-30, 130).map(lambda m: m * 60 * SECOND)
