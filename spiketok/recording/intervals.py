@@ -51,6 +51,17 @@ def without(time: Intervals, gone: Intervals) -> Intervals:
     return whole.intersect(Intervals(start[real], stop[real]))
 
 
+def touching(rows: Intervals, time: Intervals) -> np.ndarray:
+    """bool ``[I]``: which rows share time with the other intervals.
+
+    >>> touching(Intervals([0, 5, 9], [3, 6, 10]), Intervals([2, 9], [4, 20])).tolist()
+    [True, False, True]
+    """
+    whole = time.union()
+    later = np.searchsorted(whole.stop_ns, rows.start_ns, side="right")  # the first that ends after a row begins
+    return np.append(whole.start_ns, np.iinfo(np.int64).max)[later] < np.maximum(rows.stop_ns, rows.start_ns + 1)
+
+
 def grown(intervals: Intervals, by_ns: int) -> Intervals:
     """Each interval longer by ``by_ns`` at both ends, as sorted disjoint intervals."""
     return Intervals(intervals.start_ns - by_ns, intervals.stop_ns + by_ns).union()

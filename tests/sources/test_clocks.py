@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from pynwb import TimeSeries
@@ -256,3 +257,26 @@ def test_less_plain_times_in_no_seconds_are_refused_until_stated(tmp_path, optio
     with pytest.raises(SourceError, match=rf"{fact}.*these are not seconds: say what they are with --time-unit"):
         read(path)
     assert len(read(path, time_unit=unit).spikes)
+
+
+def test_columns_of_trials_in_another_unit_are_read_as_stated(tmp_path):
+    """Times of their rows follow the unit of their table; what counts from the trial is stated by its own name."""
+    seconds, path = made(tmp_path / "s.nwb"), made(tmp_path / "ms.nwb", trials=lambda t: t * 1e3)
+    rng = np.random.default_rng(4)
+    after_s = np.round(rng.uniform(0.2, 1.5, 19), 3)
+    for file, scale in ((seconds, 1.0), (path, 1e3)):
+        with h5py.File(file, "r+") as h5:
+            start = h5["intervals/trials/start_time"][()]
+            for name, value in (("cue_time", start + after_s * scale), ("react", np.rint(after_s * 1e3).astype(int))):
+                item = h5["intervals/trials"].create_dataset(name, data=value)
+                item.attrs.update({"neurodata_type": "VectorData", "namespace": "hdmf-common", "description": "x"})
+                item.attrs["object_id"] = name
+            names = [*h5["intervals/trials"].attrs["colnames"], "cue_time", "react"]
+            h5["intervals/trials"].attrs["colnames"] = np.array(names, dtype=h5py.string_dtype())
+    plain = read(seconds, time_unit={"react": "ms"}).trials.columns
+    stated = read(path, time_unit={"trials": "ms", "react": "ms"})
+    assert plain["react"] == pytest.approx(after_s)
+    assert stated.trials.columns["react"] == pytest.approx(after_s)
+    assert stated.trials.columns["cue_time"] == pytest.approx(plain["cue_time"])
+    unstated = read(path, time_unit={"trials": "ms"}).trials.columns["react"]
+    assert unstated.tolist() == np.rint(after_s * 1e3).tolist()

@@ -161,7 +161,7 @@ def read_nwb(
         if not len(observed):  # no units, and no sample that is valid
             observed = Intervals([reach.start_ns], [reach.stop_ns + 1])
         start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
-        _note_assumed(units.recorded_ns, tables, observed, found)
+        _note_assumed(units.recorded_ns, tables, observed, end_ns, found)
         observed = observed if blocks is None else without(observed, blocks.gaps)
         note_long(rows, observed, found)
     else:
@@ -304,7 +304,9 @@ def _stated(table: Table) -> Intervals:
     return Intervals(start_ns, stop_ns)
 
 
-def _note_assumed(spike_ns: np.ndarray, tables: Sequence[Table], observed: Intervals, found: Findings) -> None:
+def _note_assumed(
+    spike_ns: np.ndarray, tables: Sequence[Table], observed: Intervals, end_ns: int | None, found: Findings
+) -> None:
     start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
     extent, empty_ns = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}", stop_ns - start_ns - observed.total_ns
     but = f"but for {in_seconds(empty_ns)} of emptiness, each part longer than {in_seconds(EMPTY_NS)}"
@@ -315,7 +317,7 @@ def _note_assumed(spike_ns: np.ndarray, tables: Sequence[Table], observed: Inter
     starts = [table.start_s[is_time(table.start_s)] for table in tables]
     first_ns = min((float(s.min()) for s in starts if s.size), default=math.inf) * NS_PER_S
     long_ns = max(LATE_NS, LATE_SHARE * (stop_ns - start_ns))
-    first, last = spike_ns[0], spike_ns[-1]
+    first, last, stop_ns = spike_ns[0], spike_ns[-1], max(stop_ns, end_ns or stop_ns)
     if first - first_ns > long_ns:
         text = (
             f"the first spike comes at {in_seconds(first)}, the first trial at {in_seconds(first_ns)}: "

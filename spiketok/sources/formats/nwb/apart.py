@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spiketok.recording.intervals import EMPTY_NS, holds, inhabited, longer_than, without
+from spiketok.recording.intervals import EMPTY_NS, holds, inhabited, longer_than, touching, without
 from spiketok.recording.nouns import NS_PER_S, Intervals, Signal
 from spiketok.sources.formats.nwb.clocks import MOST_RATIO, TELLING, TELLING_ROWS, UNBOUND
 from spiketok.sources.formats.nwb.intervals import Table
@@ -44,9 +44,7 @@ def note_apart(
     for table, rows in tables:
         if table.parts[-1] != "trials" or len(rows) < TELLING_ROWS:
             continue
-        later = np.searchsorted(observed.stop_ns, rows.start_ns, side="right")  # the first that ends after a row begins
-        begins = np.append(observed.start_ns, np.iinfo(np.int64).max)[later]
-        n_out = int((begins > rows.stop_ns).sum())
+        n_out = int((~touching(rows, observed)).sum())
         text = f"{table.path}: {n_out} of {len(rows)} rows lie where no unit was observed ({span_told(observed)})"
         found.note("trials-apart", n_out if 2 * n_out >= len(rows) else 0, text)
     for one, signal in signals:
