@@ -83,6 +83,7 @@ TABLE: dict[str, Rating] = {
     "units-undescribed": Rating(WARNING),
     "sortings-other": Rating(WARNING),
     "sorter-tables-differ": Rating(WARNING),
+    "sorter-rows-differ": Rating(WARNING),
     "sorter-table-rows": Rating(WARNING),
     # time
     "observed-assumed": _of_training(INFO, "the source does not say what was observed"),
