@@ -124,3 +124,24 @@ def test_stated_observed_time_that_contradicts_the_data_is_said(tmp_path):
     assert found(other)["spikes-all-unobserved"] == len(other.spikes)
     good = found(read(with_observed(made(tmp_path / "good.nwb"), 0, 61)))
     assert not {"observed-empty", "spikes-all-unobserved", "trials-apart", "signal-apart"} & set(good)
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [
+        lambda t: t[::-1],
+        lambda t: np.random.default_rng(0).permutation(t),
+        lambda t: t * 0 + 5.0,
+        lambda t: (t + 1.7e9).astype(np.float32).astype(np.float64) - 1.7e9,
+    ],
+)
+def test_a_behaviour_of_which_next_to_nothing_rises_is_none(tmp_path, stamps):
+    """A tenth of it would be half lost, and two samples of it no behaviour: it is left out as a whole, and said."""
+    path = made(tmp_path / "mixed.nwb", stamps=stamps)
+    session = read(path)
+    assert "hand_vel" not in session.signals
+    assert found(session)["signal-times"] > 5000
+    assert "hand_vel" in next(note.text for note in session.notes if note.id == "series-left-out")
+    assert verified(path, tmp_path) == "equal"
+    coarse = read(made(tmp_path / "coarse.nwb", stamps=lambda t: np.floor(t * 10) / 10))
+    assert coarse.signals["hand_vel"].time_ns.size == 600
