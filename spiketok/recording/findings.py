@@ -115,6 +115,7 @@ TABLE: dict[str, Rating] = {
     "signal-transposed": _of_signal(WARNING, "it was read with components first"),
     "signal-conversion": _of_signal(WARNING, "its conversion was no number and is taken as 1"),
     "signal-not-finite": _of_signal(INFO, "samples that are not finite are not scored"),
+    "signal-component-missing": _of_signal(WARNING, "a component is finite in no sample, so none can be decoded"),
     "signal-gaps": _of_signal(INFO, "samples in gaps of its domain are not scored"),
     "signal-apart": _of_signal(WARNING, "it lies where no unit was observed"),
     "signal-short": _of_signal(WARNING, "it lasts a small part of the recording and is sampled very often"),

@@ -145,3 +145,14 @@ def test_a_behaviour_of_which_next_to_nothing_rises_is_none(tmp_path, stamps):
     assert verified(path, tmp_path) == "equal"
     coarse = read(made(tmp_path / "coarse.nwb", stamps=lambda t: np.floor(t * 10) / 10))
     assert coarse.signals["hand_vel"].time_ns.size == 600
+
+
+def test_a_component_that_is_never_finite_is_named(tmp_path):
+    path = made(tmp_path / "missing.nwb")
+    with h5py.File(path, "r+") as file:
+        file["processing/behavior/hand_vel/data"][:, 1] = np.nan
+    (note,) = [note for note in read(path).notes if note.id == "signal-component-missing"]
+    assert "processing/behavior/hand_vel: c1 of 2 components" in note.text
+    with h5py.File(path, "r+") as file:
+        file["processing/behavior/hand_vel/data"][7, 1] = 1.0
+    assert "signal-component-missing" not in found(read(path))
