@@ -362,11 +362,11 @@ def _again(name: str, time_ns: np.ndarray, unit: np.ndarray, n_units: int) -> li
     n_back, n_of, most_ns = kernels.steps_back(own_ns, offset)
     some = f"{again.told}, those of the others go on; {SORTED_AS_ONE}"
     text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by "
-    found = (
-        ("spikes-begin-again", again.n_units, some),
-        ("spikes-unsorted", n_back, f"{text}{most_ns / NS_PER_S:.1f} s"),
-    )
-    return [Finding(id_, count, told) for id_, count, told in found if count]
+    found = [
+        Finding("spikes-begin-again", again.n_units, some),
+        Finding("spikes-unsorted", n_back, f"{text}{most_ns / NS_PER_S:.1f} s"),
+    ]
+    return [one for one in found if one.count]
 
 
 def _require_rate(name: str, spike_ns: np.ndarray, unit: np.ndarray, observed: Intervals, clock_hz: float) -> None:
