@@ -274,7 +274,9 @@ def _with_trials(session: Session, table: str) -> Session:
 
 def _require_stated(parts: Sequence[Session], settings: Mapping[str, object], session_id: str) -> None:
     """Raise UsageError where a time unit is stated of what none of the files has."""
-    held = {name for part in parts for name in (*part.signals, *part.intervals, *part.stimuli)} | {"", "spikes"}
+    held = {name for part in parts for name in (*part.signals, *part.intervals, *part.stimuli)}
+    held |= {"", "spikes", "obs_intervals"}
+    held |= {name for part in parts for table in part.intervals.values() for name in table.columns}
     for what in settings.get("time_unit", {}):
         if not any(what.split("/")[-1] in (name, name.split(".")[-1]) for name in held):
             message = f"{session_id}: a time unit is stated of '{what}', which none of its files has"

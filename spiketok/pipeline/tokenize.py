@@ -312,7 +312,8 @@ def _baked(
     notes = []
     if segments_rule not in (OBSERVED, CONTINUOUS) and len(segments) < len(session.trials):
         left_out = len(session.trials) - len(segments)
-        notes.append(f"{left_out} of {len(session.trials)} trials have no time inside of them to align to: left out")
+        why = "have no time inside of them to align to, or lie where nothing was observed"
+        notes.append(f"{left_out} of {len(session.trials)} trials {why}: left out")
     held = scheme.spikes_held(Columns(target, manifest["columns"], KIND))
     return _tokenized(target, "new", manifest, held, notes)
 

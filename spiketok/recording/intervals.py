@@ -16,6 +16,8 @@ GAP_PERIODS = 3  # valid samples further apart than this many sampling periods h
 # population, with its trials and behaviours, is silent for a minute if it usually fires thirty times in one.
 EMPTY_NS = 60 * NS_PER_S
 EMPTY_TIMES = 30  # usual intervals between spikes
+LEAST_ROWS = 5  # a table with fewer has no usual row
+TOUCHING_NS = NS_PER_S // 1000  # where one row begins so near to another's stop, the first ends there
 STRAY_NS = NS_PER_S  # what lies alone for less than this is no recording of its own
 
 
@@ -49,6 +51,17 @@ def without(time: Intervals, gone: Intervals) -> Intervals:
     return whole.intersect(Intervals(start[real], stop[real]))
 
 
+def touching(rows: Intervals, time: Intervals) -> np.ndarray:
+    """bool ``[I]``: which rows share time with the other intervals.
+
+    >>> touching(Intervals([0, 5, 9], [3, 6, 10]), Intervals([2, 9], [4, 20])).tolist()
+    [True, False, True]
+    """
+    whole = time.union()
+    later = np.searchsorted(whole.stop_ns, rows.start_ns, side="right")  # the first that ends after a row begins
+    return np.append(whole.start_ns, np.iinfo(np.int64).max)[later] < np.maximum(rows.stop_ns, rows.start_ns + 1)
+
+
 def grown(intervals: Intervals, by_ns: int) -> Intervals:
     """Each interval longer by ``by_ns`` at both ends, as sorted disjoint intervals."""
     return Intervals(intervals.start_ns - by_ns, intervals.stop_ns + by_ns).union()
@@ -74,7 +87,9 @@ def inhabited(moments: Sequence[np.ndarray], spans: Iterable[Intervals] = ()) ->
 
     Two things lie together where no emptiness longer than ``EMPTY_NS`` is between them, nor longer than ``EMPTY_TIMES``
     the usual interval of the first ``moments``: so a few units that fire once a minute are no row of stretches. What
-    lies alone, in a stretch shorter than ``STRAY_NS``, is left out where there is any other.
+    lies alone, in a stretch shorter than ``STRAY_NS``, is left out where there is any other; so is a stretch without
+    any of the first ``moments`` where another has some: that trials or a behaviour lie there, on a clock of their own
+    or hours before, says nothing of the units.
 
     Args:
         moments: int64, each sorted: times of spikes, of samples; those of the spikes first. spans: as trials, which
@@ -107,7 +122,40 @@ def inhabited(moments: Sequence[np.ndarray], spans: Iterable[Intervals] = ()) ->
     lasting = last - first >= STRAY_NS
     if lasting.any():
         first, last = first[lasting], last[lasting]
+    spikes = moments[0] if moments else np.zeros(0, np.int64)
+    spiking = np.searchsorted(spikes, last) > np.searchsorted(spikes, first)
+    if spiking.any():
+        first, last = first[spiking], last[spiking]
     return Intervals(first, last)
+
+
+def as_far_as_usual(rows: Intervals) -> Intervals:
+    """The rows of a table; of one that lasts far longer than usual, and over ``EMPTY_NS``, its two ends alone.
+
+    A start or a stop that is a filler (0, 9999) makes a row of hours: that row is no sign that anything was observed.
+    One that ends where the next begins, with none beginning in it, is as it should be: a pause that is a trial.
+
+    >>> minute = 60 * NS_PER_S
+    >>> starts = [k * minute for k in range(5)]
+    >>> rows = Intervals(starts, [*(start + NS_PER_S for start in starts[:4]), 1000 * minute])
+    >>> as_far_as_usual(rows).total_ns == 4 * NS_PER_S
+    True
+    """
+    lasts_ns = rows.stop_ns - rows.start_ns
+    if len(rows) < LEAST_ROWS:
+        return rows
+    long = lasts_ns > max(EMPTY_NS, EMPTY_TIMES * int(np.median(lasts_ns)))
+    starts = np.sort(rows.start_ns)
+    following = np.searchsorted(starts, rows.start_ns, side="right")
+    apart_ns = np.append(starts, 2**62)[following] - rows.stop_ns
+    long &= np.abs(apart_ns) > TOUCHING_NS
+    if not long.any():
+        return rows
+    ends = rows.stop_ns[long]
+    start_ns, stop_ns = np.concatenate([rows.start_ns, ends]), np.concatenate([rows.stop_ns, ends])
+    stop_ns[: len(rows)][long] = rows.start_ns[long]
+    order = np.argsort(start_ns, kind="stable")
+    return Intervals(start_ns[order], stop_ns[order])
 
 
 def from_whole_second(intervals: Intervals) -> Intervals:

@@ -47,6 +47,7 @@ from spiketok.recording.nouns import (
 )
 
 HOWS = ("units", "time")
+FEW = 20  # so few spikes may be the same by chance
 DAY_NS = 24 * 3600 * NS_PER_S
 MOST_RATIO, LONG_NS = 50, 3600 * NS_PER_S  # behaviour that lasts so many times as long as the spikes, and so long
 PROBES = re.compile(r"probe|imec|shank|array|tetrode", re.IGNORECASE)  # what tells files of probes by their names
@@ -71,6 +72,7 @@ def join_files(sessions: Sequence[Session], session_id: str, how: str = "") -> S
         raise DataError(message)
     names = [file_stem(s.source.file) for s in sessions]
     _check_subjects(sessions, session_id)
+    _check_copies(with_units, session_id)
     with_units = _with_behaviours(with_units, [s for s in sessions if not len(s.units)], session_id)
     if len(sessions) == 1:
         return merge_units(sessions, session_id)
@@ -92,6 +94,17 @@ def _check_subjects(sessions: Sequence[Session], session_id: str) -> None:
     if len(stated) > 1:
         message = f"{session_id}: its files have different subjects ({', '.join(map(repr, stated))}): not one recording"
         raise DataError(message)
+
+
+def _check_copies(sessions: Sequence[Session], session_id: str) -> None:
+    """Raise DataError where two files hold the same spikes: one recording twice, whatever the files say."""
+    for k, one in enumerate(sessions):
+        for other in sessions[:k]:
+            pair = ((s.spikes.time_ns, s.spikes.unit, s.units.id) for s in (one, other))
+            if len(one.spikes) >= FEW and all(np.array_equal(a, b) for a, b in zip(*pair, strict=True)):
+                names = " and ".join(file_stem(s.source.file) for s in (other, one))
+                message = f"{session_id}: {names} hold the same {len(one.spikes)} spikes: leave one of them out"
+                raise DataError(message)
 
 
 def _zero(session: Session) -> str:

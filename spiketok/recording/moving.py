@@ -55,17 +55,43 @@ def moved_columns(
     """
     found: dict[str, Column] = {}
     for name, column in columns.items():
-        value = column.value if isinstance(column, Ragged) else column
         found[name] = column
-        if value.dtype.kind != "f" or value.ndim != 1:
-            continue
-        row = np.arange(len(start_s))
-        row = np.repeat(row, np.diff(column.offset)) if isinstance(column, Ragged) else row
-        inside = (value >= start_s[row] - TOUCHES_S) & ~(value > stop_s[row] + TOUCHES_S)
-        together = np.diff(shift_s[row][inside]) == 0  # from one block to the next they may fall
-        rises = np.diff(value[inside])[together] > 0
-        is_time = "time" in name.lower() or (rises.sum() >= LEAST_RISING and rises.mean() > SHARE_RISING)
-        if is_time and inside.any() and 2 * inside.sum() >= np.isfinite(value).sum():
+        value, inside, row = _times(name, column, start_s, stop_s, shift_s)
+        if inside is not None:
             moved = value + np.where(inside, shift_s[row], 0.0)
             found[name] = Ragged(moved, column.offset) if isinstance(column, Ragged) else moved
     return found
+
+
+def scaled_columns(
+    columns: Mapping[str, Column], start_s: np.ndarray, stop_s: np.ndarray, scale: float
+) -> dict[str, Column]:
+    """The columns of a table in another unit, with the times among them as :func:`moved_columns` knows them.
+
+    Args:
+        columns, start_s, stop_s: as there, in the unit that they stand in. scale: what each time is multiplied by.
+    """
+    found: dict[str, Column] = {}
+    for name, column in columns.items():
+        found[name] = column
+        value, inside, _ = _times(name, column, start_s, stop_s, np.zeros(len(start_s)))
+        if inside is not None:
+            scaled = np.where(inside, value * scale, value)
+            found[name] = Ragged(scaled, column.offset) if isinstance(column, Ragged) else scaled
+    return found
+
+
+def _times(
+    name: str, column: Column, start_s: np.ndarray, stop_s: np.ndarray, shift_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """The values of a column, which of them are times of its own row (None: it holds none), and the row of each."""
+    value = column.value if isinstance(column, Ragged) else column
+    row = np.arange(len(start_s))
+    if value.dtype.kind != "f" or value.ndim != 1:
+        return value, None, row
+    row = np.repeat(row, np.diff(column.offset)) if isinstance(column, Ragged) else row
+    inside = (value >= start_s[row] - TOUCHES_S) & ~(value > stop_s[row] + TOUCHES_S)
+    together = np.diff(shift_s[row][inside]) == 0  # from one block to the next they may fall
+    rises = np.diff(value[inside])[together] > 0
+    is_time = "time" in name.lower() or (rises.sum() >= LEAST_RISING and rises.mean() > SHARE_RISING)
+    return value, inside if is_time and inside.any() and 2 * inside.sum() >= np.isfinite(value).sum() else None, row

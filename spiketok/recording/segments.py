@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from spiketok.errors import DataError, UnknownNameError, UsageError
+from spiketok.recording.intervals import touching
 from spiketok.recording.nouns import NS_PER_MS, NS_PER_S, Intervals, Ragged, Session
 
 OBSERVED = "observed"  # each stretch of observed time
 CONTINUOUS = "continuous"  # the whole extent of a session as one stretch
 MOST_S = 2.0**63 / NS_PER_S  # int64 ns end there
+TIME_UNITS = {"s": 1.0, "ms": 1e-3}  # in which a column may count
 JOINED_GAP_NS = 10 * NS_PER_S  # stretches of observed time with a shorter gap are baked as one: trials, short pauses
 
 
@@ -27,11 +29,13 @@ def resolve_segments(session: Session, rule: str) -> Intervals:
         rule: ``"observed"`` (:func:`observed_stretches`), ``"continuous"`` (its whole extent as one stretch), or
             ``"trials:ALIGN,PRE_MS,POST_MS"`` (for each trial ``[align - pre, align + post)``, where ALIGN is ``start``,
             ``stop``, a time column of the trial table, or ``COLUMN+start`` or ``COLUMN+stop`` where that counts from
-            the trial's start or stop). Trials whose time is no number or lies outside of them are left out.
+            the trial's start or stop). Trials whose time is no number or lies outside of them are left out, and so are
+            those whose stretch holds no observed time.
 
     Raises:
-        UsageError: the rule cannot be read. DataError: the session has no trials, no trial has the time, or most times
-            lie outside of their trials. UnknownNameError: the trial table has no such column.
+        UsageError: the rule cannot be read. DataError: the session has no trials, no trial has the time, most times
+            lie outside of their trials, or all lie where nothing was observed. UnknownNameError: the trial table has
+            no such column.
     """
     if rule == CONTINUOUS:
         return Intervals(np.array([session.start_ns]), np.array([session.stop_ns]))
@@ -45,7 +49,16 @@ def resolve_segments(session: Session, rule: str) -> Intervals:
         raise DataError(message)
     found = trial_times(trials, align, session.id)
     time_ns = found.time_ns[found.inside]
-    return Intervals(time_ns - pre_ns, time_ns + post_ns)
+    seen = touching(Intervals(time_ns - pre_ns, time_ns + post_ns), session.observed)
+    if not seen.any():
+        first_s, since_s = time_ns[0] / NS_PER_S, session.observed.start_ns[0] / NS_PER_S
+        place = f"the first is at {first_s:.6g} s, observed is from {since_s:.6g} s"
+        message = (
+            f"{session.id}: none of {time_ns.size} stretches around '{align}' of trials holds observed time ({place}): "
+            f"trials and spikes are on other clocks: see spiketok inspect {session.id}"
+        )
+        raise DataError(message)
+    return Intervals(time_ns[seen] - pre_ns, time_ns[seen] + post_ns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +88,11 @@ def trial_times(trials: Intervals, align: str, place: str) -> TrialTimes:
     if align in edges:
         return TrialTimes(edges[align], np.ones(len(trials), np.bool_), 0)
     name, _, base = align.rpartition("+") if align.rpartition("+")[2] in edges else (align, "", "")
-    numeric = {
-        k for k, c in trials.columns.items() if not isinstance(c, Ragged) and c.dtype.kind == "f" and c.ndim == 1
-    }
-    if name not in numeric:
-        raise UnknownNameError("trial time", name, set(edges) | numeric, place)
-    return held_in_trials(trials, trials.columns[name], name, place, base)
+    plain = {k: c.dtype.kind for k, c in trials.columns.items() if not isinstance(c, Ragged) and c.ndim == 1}
+    if plain.get(name, "") not in ("f", "i"):  # whole numbers may be times, but most columns of them are none
+        known = {k for k, kind in plain.items() if kind == "f" or (kind == "i" and "time" in k.lower())}
+        raise UnknownNameError("trial time", name, set(edges) | known, place)
+    return held_in_trials(trials, trials.columns[name].astype(np.float64), name, place, base)
 
 
 def held_in_trials(
@@ -103,9 +115,9 @@ def held_in_trials(
         message = f"{place}: no trial has a finite '{name}'"
         raise DataError(message)
 
-    def inside(base: str) -> tuple[np.ndarray, np.ndarray]:
+    def inside(base: str, unit_s: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """The times in ns, in floating point, and which lie in their trial; a filler beyond int64 lies in none."""
-        time_ns = np.rint(np.clip(np.where(stated, seconds, 0), -MOST_S, MOST_S) * NS_PER_S)
+        time_ns = np.rint(np.clip(np.where(stated, seconds * unit_s, 0), -MOST_S, MOST_S) * NS_PER_S)
         time_ns = time_ns + (edges[base] if base else 0)
         return time_ns, stated & (time_ns >= trials.start_ns - slack_ns) & (time_ns <= trials.stop_ns + slack_ns)
 
@@ -117,10 +129,21 @@ def held_in_trials(
             f"lie outside of their trial (the first is {time_ns[first] / NS_PER_S:.6g} s, its trial "
             f"{trials.start_ns[first] / NS_PER_S:.6g} to {trials.stop_ns[first] / NS_PER_S:.6g} s)"
         )
-        relative = [other for other in edges if 2 * inside(other)[1].sum() >= stated.sum()]
-        if relative:
-            message += f": they fit as counted from the trial's {relative[0]}"
-            cure = cure or f"align to '{name}+{relative[0]}'"
+        differ = 2 * np.unique(seconds[stated & (seconds != 0)]).size >= stated.sum()  # one filler is no time in ms
+        fits = [  # a filler of 0 lies at the edge of each trial: it tells of nothing
+            (unit, other)
+            for unit, unit_s in TIME_UNITS.items()
+            for other in ("", *edges)
+            if (unit, other) != ("s", base)
+            and (differ or unit == "s")
+            and 2 * (inside(other, unit_s)[1] & (seconds != 0)).sum() >= stated.sum()
+        ]
+        if fits:
+            unit, other = fits[0]
+            message += f": they fit as {'' if unit == 's' else f'{unit} '}"
+            message += f"counted from the trial's {other}" if other else "of the recording's clock"
+            again = "" if unit == "s" else f"ingest it again with --time-unit {name}={unit}, and "
+            cure = cure or f"{again}align to '{name}{'+' * bool(other)}{other}'"
         message += f": {cure or 'align to another column, or to start or stop'}"
         raise DataError(message)
     found = np.zeros(len(trials), np.int64)

@@ -28,6 +28,7 @@ from spiketok.storage.workspace import Workspace
 from tests import nwb_files
 from tests.cli.test_cli import spiketok
 from tests.dandi_server import DandiServer
+from tests.sources.test_clocks import made
 
 START = datetime(2024, 5, 3, 9, 30, tzinfo=UTC)
 
@@ -328,3 +329,11 @@ def test_joined_files_are_of_one_dataset(monkeypatch):
     assert joined_under([Path("own.nwb")], "x") == "local"
     with pytest.raises(UsageError, match="--merge-as x: the files are of 000128 and 000140"):
         joined_under([Path("a.nwb"), Path("b.nwb")], "x")
+
+
+@pytest.mark.parametrize("how", ["time", "units"])
+def test_one_recording_twice_is_not_joined(tmp_path, how):
+    """Under another name, written again or at another start: as blocks it would be trained on and tested on."""
+    paths = [made(tmp_path / f"{name}.nwb") for name in ("first", "copy")]
+    with pytest.raises(DataError, match="first and copy hold the same 2400 spikes: leave one of them out"):
+        joined(paths, how)

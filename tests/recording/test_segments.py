@@ -93,7 +93,9 @@ def with_cues(cue_s: np.ndarray) -> Session:
     start = np.arange(4) * 5 * SECOND + 10 * SECOND
     trials = Intervals(start, start + 2 * SECOND, {"cue": cue_s, "go": np.full(4, np.nan)})
     session = random_session("a", 1)
-    return replace(session, intervals={"trials": trials}, start_ns=min(session.start_ns, 0))
+    low_ns, high_ns = min(session.start_ns, 0), max(session.stop_ns, 30 * SECOND)
+    observed = Intervals([low_ns], [high_ns])
+    return replace(session, intervals={"trials": trials}, start_ns=low_ns, stop_ns=high_ns, observed=observed)
 
 
 def test_times_of_trials_are_held_against_their_trial():
@@ -123,6 +125,31 @@ def test_times_of_trials_are_held_against_their_trial():
         resolve_segments(with_cues(CUE_S), "trials:cue_+start,200,600")
 
 
+def test_times_of_trials_in_another_unit_are_offered_as_what_they_are():
+    start = np.arange(4) * 5.0 + 10
+    again = r"ingest it again with --time-unit cue=ms, and align to 'cue"
+    for cue, rule in ((CUE_S * 1e3, "cue"), (CUE_S * 1e3, "cue+start"), ((CUE_S - 2) * 1e3, "cue+stop")):
+        base = "stop" if cue[0] < 0 else "start"
+        with pytest.raises(DataError, match=rf"they fit as ms counted from the trial's {base}: {again}\+{base}'"):
+            resolve_segments(with_cues(np.rint(cue).astype(np.int64)), f"trials:{rule},200,600")
+    with pytest.raises(DataError, match=rf"they fit as ms of the recording's clock: {again}'"):
+        resolve_segments(with_cues((start + CUE_S) * 1e3), "trials:cue,200,600")
+    whole = resolve_segments(with_cues((start + 1).astype(np.int64)), "trials:cue,200,600")
+    assert whole.start_ns.tolist() == ((start + 1) * 1e9 - 200 * MS).astype(np.int64).tolist()
+    lowest = np.array([11, np.iinfo(np.int64).min, 21, 26])
+    assert len(resolve_segments(with_cues(lowest), "trials:cue,200,600")) == 3
+    with pytest.raises(DataError, match="align to another column"):  # zeros lie at the edge of every trial
+        resolve_segments(with_cues(np.array([10.5, 0.0, 0.0, 0.0])), "trials:cue,200,600")
+
+
+def test_stretches_where_nothing_was_observed_are_left_out():
+    session = with_cues(CUE_S)
+    part = replace(session, observed=Intervals([0], [16 * SECOND]))
+    assert len(resolve_segments(part, "trials:start,200,600")) == 2
+    with pytest.raises(DataError, match="none of 4 stretches around 'start' of trials holds observed time"):
+        resolve_segments(replace(session, observed=Intervals([0], [5 * SECOND])), "trials:start,200,600")
+
+
 # ---- where something lies -------------------------------------------------------------------------------------------
 
 
@@ -138,7 +165,8 @@ def inhabited_twin(points: list[int], others: list[int], spans: list[tuple[int, 
             found[-1] = (found[-1][0], max(found[-1][1], last))
         else:
             found.append((first, last))
-    return [(a, b) for a, b in found if b - a >= SECOND] or found
+    found = [(a, b) for a, b in found if b - a >= SECOND] or found
+    return [(a, b) for a, b in found if any(a <= p < b for p in points)] or found
 
 
 MINUTES = st.integers(-30, 130).map(lambda m: m * 60 * SECOND)

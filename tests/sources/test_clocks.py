@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from pynwb import TimeSeries
@@ -111,13 +112,15 @@ def test_a_restart_is_found_as_a_slow_reading_finds_it():
     for _ in range(200):
         blocks = [np.sort(rng.choice(1000, rng.integers(8, 40), replace=False)) for _ in range(rng.integers(1, 5))]
         times = np.concatenate(blocks).astype(np.int64)
+        stands = np.repeat(times, rng.integers(1, 3, times.size))  # times that stand twice, and fillers, tell nothing
+        stands = np.insert(stands, rng.integers(0, stands.size, 3), (-5000, 10**12, 10**12))
         expected = 0
         for k in range(3, times.size - 2):
             before, after = times[k - 3 : k].tolist(), times[k : k + 3].tolist()
             falls = before[-1] - after[0] >= 20
             rises = sorted(set(before)) == before and sorted(set(after)) == after
             expected += falls and rises and before[0] > after[0] and after[-1] < before[-1]
-        assert kernels.begins_again(times, 20, 3)[0] == expected
+        assert kernels.begins_again(stands, 20, 3, -100, 2000)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -175,3 +178,105 @@ def test_the_command_takes_a_unit_and_verify_makes_the_session_again(tmp_path):
     )  # the same options, the same session
     for words in (("hand_vel=min",), ("ms", "--time-unit", "s")):
         assert spiketok("ingest", str(path), "--time-unit", *words).exit_code != 0
+
+
+def many(times):
+    """The spikes of a unit that fires three times as often."""
+    return np.sort(np.concatenate([times, times + 0.003, times + 0.007]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"spikes": lambda t: np.append(again(25.0, 35.0)(t), 1e6)},
+        {"spikes": lambda t: np.concatenate([[-1.0, -1.0], again(25.0, 35.0)(t), [9999.0] * 3])},
+        {"spikes": lambda t: np.round(again(25.0, 35.0)(many(t)), 2)},
+        {"stamps": lambda t: np.append(again(41.0, 19.0)(t)[:-1], 9999.0)},
+        {"stamps": lambda t: np.insert(again(41.0, 19.0)(t)[:-2], [50, 900], (1e9, -7.0))},
+        {"stamps": lambda t: np.floor(again(41.0, 19.0)(t) * 10) / 10},
+    ],
+)
+def test_neither_fillers_nor_coarse_times_hide_a_restart(tmp_path, options):
+    with pytest.raises(SourceError, match="begin again"):
+        read(made(tmp_path / "hidden.nwb", **options))
+
+
+def test_fillers_do_not_undo_the_layout_of_blocks(tmp_path):
+    blocks = again(25.0, 35.0)
+    path = made(tmp_path / "filled.nwb", spikes=lambda t: np.append(blocks(t), 9999.0), stamps=blocks)
+    with pytest.raises(SourceError, match="intervals/trials has 1 block of time, the spikes have 2"):
+        read(path, restarts=("blocks",))
+    session, plain = read(path, restarts=("blocks", "trials=1")), read(made(tmp_path / "plain.nwb"))
+    recorded = np.sort(session.spikes.time_ns)[:-5]
+    own = np.sort(plain.spikes.time_ns)
+    second = own >= 25 * NS_PER_S
+    assert recorded[: int((~second).sum())].tolist() == own[~second].tolist()
+    moved = recorded[int((~second).sum()) :] - own[second]
+    assert moved.max() - moved.min() <= 1  # one shift for all of the second block
+    assert moved.min() >= 30 * NS_PER_S
+
+
+def test_trials_that_begin_again_are_refused_and_other_orders_are_not(tmp_path):
+    def restarted(at_s):
+        return lambda t: t - (at_s if t[0] >= at_s else 0)
+
+    for trials in (restarted(30.5), restarted(45.0), lambda t: t - (t[0] // 20) * 20):
+        with pytest.raises(SourceError, match=r"intervals/trials: its rows begin again \d times? .* lie over one from"):
+            read(made(tmp_path / "again.nwb", trials=trials))
+    zero = made(tmp_path / "zero.nwb", trials=lambda t: t - t[0])
+    with pytest.raises(SourceError, match=r"all 19 rows begin at 0.0 s: each trial has a zero of its own"):
+        read(zero)
+    assert len(read(zero, time_unit={"trials": "s"}).trials) == 19
+    by_condition = made(tmp_path / "sorted.nwb", trials=lambda t: t + 3 * (t[0] // 3 * 2 % 19 - t[0] // 3))
+    assert len(read(by_condition).trials) == 19
+
+
+def test_some_units_that_begin_again_are_a_finding_of_their_own(tmp_path):
+    counter = iter(range(5))
+    path = made(tmp_path / "some.nwb", spikes=lambda t: again(20.0, 40.0)(t) if next(counter) < 2 else t)
+    session = read(path)
+    assert [note.count for note in session.notes if note.id == "spikes-begin-again"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "fact", "unit"),
+    [
+        ({"spikes": lambda t: many(t) * 1e3}, "0.024 Hz a unit, all trials and behaviours", {"spikes": "ms"}),
+        ({"spikes": lambda t: t * 1e3 + 1.7e12}, "beyond 292 years", {"spikes": "ms"}),
+        (
+            {"stamps": lambda t: np.arange(t.size) * 1.0, "lasts_s": 30.0},
+            "in steps of 1 s",
+            {"hand_vel": "samples:100"},
+        ),
+        ({"stamps": lambda t: t * 1e3, "lasts_s": 3.4}, "in steps of 10 s", {"hand_vel": "ms"}),
+        ({"trials": lambda t: t * 1e3}, "intervals/trials lasts", {"trials": "ms"}),
+    ],
+)
+def test_less_plain_times_in_no_seconds_are_refused_until_stated(tmp_path, options, fact, unit):
+    path = made(tmp_path / "other.nwb", **options)
+    with pytest.raises(SourceError, match=rf"{fact}.*these are not seconds: say what they are with --time-unit"):
+        read(path)
+    assert len(read(path, time_unit=unit).spikes)
+
+
+def test_columns_of_trials_in_another_unit_are_read_as_stated(tmp_path):
+    """Times of their rows follow the unit of their table; what counts from the trial is stated by its own name."""
+    seconds, path = made(tmp_path / "s.nwb"), made(tmp_path / "ms.nwb", trials=lambda t: t * 1e3)
+    rng = np.random.default_rng(4)
+    after_s = np.round(rng.uniform(0.2, 1.5, 19), 3)
+    for file, scale in ((seconds, 1.0), (path, 1e3)):
+        with h5py.File(file, "r+") as h5:
+            start = h5["intervals/trials/start_time"][()]
+            for name, value in (("cue_time", start + after_s * scale), ("react", np.rint(after_s * 1e3).astype(int))):
+                item = h5["intervals/trials"].create_dataset(name, data=value)
+                item.attrs.update({"neurodata_type": "VectorData", "namespace": "hdmf-common", "description": "x"})
+                item.attrs["object_id"] = name
+            names = [*h5["intervals/trials"].attrs["colnames"], "cue_time", "react"]
+            h5["intervals/trials"].attrs["colnames"] = np.array(names, dtype=h5py.string_dtype())
+    plain = read(seconds, time_unit={"react": "ms"}).trials.columns
+    stated = read(path, time_unit={"trials": "ms", "react": "ms"})
+    assert plain["react"] == pytest.approx(after_s)
+    assert stated.trials.columns["react"] == pytest.approx(after_s)
+    assert stated.trials.columns["cue_time"] == pytest.approx(plain["cue_time"])
+    unstated = read(path, time_unit={"trials": "ms"}).trials.columns["react"]
+    assert unstated.tolist() == np.rint(after_s * 1e3).tolist()

@@ -67,8 +67,8 @@ def test_phy(tmp_path, rate, start_s):
     assert columns["KSLabel"].tolist() == ["good", "good", "mua", "mua"]
     assert columns["Amplitude"].tolist() == [1.5, 3.5, 6.0, 10.0]
     assert session.start_ns == round(start_s * 1e9)
-    assert {f.id: f.count for f in session.notes} == {"units-silent": 1, "observed-assumed": 1}
-    assert session.repairs == ()
+    # the last spike lies alone, an hour behind all others
+    assert found(session) == {"units-silent": 1, "observed-assumed": 1, "spikes-unobserved": 1}
 
 
 def test_kilosort_keeps_every_unit(tmp_path):
@@ -222,3 +222,95 @@ def test_a_folders_digest_is_over_names_and_bytes(tmp_path):
     lines = f"b/two {hashlib.sha256(b'2').hexdigest()}\none {hashlib.sha256(b'1').hexdigest()}\n"
     assert sha256_source(tmp_path / "a") == hashlib.sha256(lines.encode()).hexdigest()
     assert sha256_source(tmp_path / "a" / "one") == sha256_file(tmp_path / "a" / "one")
+
+
+IDS = (2, 5, 9, 14)
+
+
+def write_spikes(
+    folder: Path, frame: np.ndarray, *, rate: str = "30000.", tables: dict[str, str] | None = None
+) -> Path:
+    """As Kilosort writes them: samples in order, the cluster of each, tables by name."""
+    folder.mkdir(parents=True)
+    np.save(folder / "spike_times.npy", frame)
+    np.save(folder / "spike_clusters.npy", np.array(IDS)[np.arange(frame.size) * 7 % 11 % 4].astype(np.int32))
+    (folder / "params.py").write_text(f"sample_rate = {rate}\n")
+    for name, text in (tables or {}).items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def samples(n: int = 4000, lasts_s: float = 70.0, seed: int = 0) -> np.ndarray:
+    return np.sort(np.random.default_rng(seed).integers(0, int(lasts_s * 30_000), n))
+
+
+def found(session: Session) -> dict[str, int]:
+    return {one.id: one.count for one in (*session.repairs, *session.notes)}
+
+
+@pytest.mark.parametrize(
+    ("change", "rate", "line"),
+    [
+        (
+            lambda t: np.where(t > 930_000, t - 930_000, t),
+            "30000.",
+            "4 of 4 units begin again .* do not lie one behind",
+        ),
+        (lambda t: np.append(np.where(t > 930_000, t - 930_000, t)[:-1], 10**9), "30000.", "begin again"),
+        (lambda t: np.round(t / 30_000).astype(np.int64), "30000.", "Hz a unit: these are no samples at 30000 Hz"),
+        (lambda t: t // 30, "30000.", "Hz a unit: these are no samples at 30000 Hz"),
+        (lambda t: t * 2000, "32000.", "Hz a unit: these are no samples at 32000 Hz"),
+        (lambda t: t, "25.", "at which no spike is seen: mend sample_rate in params.py .is it in kHz: 25000"),
+        (
+            lambda t: (t + 2**31 - 900_000).astype(np.int32),
+            "30000.",
+            "the samples ran over that type: write them as int64",
+        ),
+    ],
+)
+def test_samples_of_no_one_recording_are_refused(tmp_path, change, rate, line):
+    folder = write_spikes(tmp_path / "odd", change(samples()), rate=rate)
+    with pytest.raises(SourceError, match=line):
+        read(folder, "phy")
+
+
+def test_odd_spikes_have_the_findings_of_nwb(tmp_path):
+    plain = read(write_spikes(tmp_path / "plain", samples()), "phy")
+    assert found(plain).keys() <= {"observed-assumed", "spikes-duplicate"}
+    lone = samples()
+    lone[-1] = 5000 * 30_000
+    session = read(write_spikes(tmp_path / "lone", lone), "phy")
+    assert found(session)["spikes-unobserved"] == 1
+    assert session.observed.total_ns < 70 * 10**9
+    filled = np.append(samples(), np.full(40, 9999 * 30_000))
+    assert found(read(write_spikes(tmp_path / "filled", filled), "phy"))["spikes-filler"] == 40
+    swapped = samples()
+    swapped[1000:1012] = swapped[1000:1012][::-1]
+    assert found(read(write_spikes(tmp_path / "swapped", swapped), "phy"))["spikes-unsorted"] > 0
+    some = np.where((np.arange(4000) * 7 % 11 % 4 == 1) & (samples() > 930_000), samples() - 930_000, samples())
+    assert found(read(write_spikes(tmp_path / "some", some), "phy"))["spikes-begin-again"] == 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64, np.int64])
+def test_what_went_below_zero_is_negative_in_any_type(tmp_path, dtype):
+    frame = samples()
+    frame[:7] = -np.arange(70, 0, -10)
+    session = read(write_spikes(tmp_path / "under", frame.astype(dtype)), "phy")
+    assert found(session)["spikes-negative"] == 7
+    assert session.spikes.time_ns[0] == pytest.approx(-70 / 30_000 * 1e9, abs=1)
+    long = np.sort(np.random.default_rng(1).integers(0, 2**32 - 1, 40_000)).astype(np.uint32)
+    if dtype is np.uint32:  # a recording of 39 h may well reach there
+        assert read(write_spikes(tmp_path / "long", long, rate="30000."), "phy").spikes.time_ns[-1] > 140_000 * 10**9
+
+
+def test_tables_that_state_a_cell_twice_and_other_hands_are_read_and_said(tmp_path):
+    group = "cluster_id\tgroup\n2\tgood\n5\tmua\n9\tnoise\n14\tgood\n"
+    twice = read(write_spikes(tmp_path / "twice", samples(), tables={"cluster_group.tsv": group + "5\tgood\n"}), "phy")
+    assert found(twice)["sorter-rows-differ"] == 1
+    both = {"cluster_group.tsv": group, "cluster_group.csv": "cluster_id,group\n2,noise\n5,mua\n9,mua\n"}
+    session = read(write_spikes(tmp_path / "both", samples(), tables=both), "phy")
+    assert found(session)["sorter-rows-differ"] == 2
+    assert session.units.columns["quality"].tolist() == ["good", "mua", "noise", "good"]
+    for name, text in (("semi", group.replace("\t", ";")), ("case", group.replace("cluster_id", "Cluster_ID"))):
+        session = read(write_spikes(tmp_path / name, samples(), tables={"cluster_group.tsv": text}), "phy")
+        assert session.units.columns["quality"].tolist() == ["good", "mua", "noise", "good"]

@@ -11,13 +11,14 @@ from spiketok.pipeline.source_check.blocks import Layout
 from spiketok.pipeline.source_check.columns import WIDE, as_values, compare_columns, source_columns
 from spiketok.pipeline.source_check.differences import Verification
 from spiketok.pipeline.source_check.source_file import DAY_NS, is_time, merged, stated, to_ns
-from spiketok.recording.intervals import EMPTY_NS, EMPTY_TIMES, STRAY_NS
+from spiketok.recording.intervals import EMPTY_NS, EMPTY_TIMES, LEAST_ROWS, STRAY_NS, TOUCHING_NS
 from spiketok.recording.nouns import Column, Intervals, Ragged, Session
 
 ACRONYMS = (  # columns that stand for a location or region that is not there
     *("beryl_location", "ecephys_structure_acronym", "structure_acronym", "brain_region", "brain_area"),
     *("allen_location", "cosmos_location"),
 )
+TOUCHING = range(-TOUCHING_NS, TOUCHING_NS + 1)  # so near to its stop the next row of a table begins: all of it counts
 
 
 def _rows(column) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +153,10 @@ def _apart(pairs: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> list[tu
     return pairs
 
 
+def _next_start(table: Intervals, start_ns: int) -> int:
+    return int(table.start_ns[table.start_ns > start_ns].min(initial=2**63 - 1))
+
+
 def _stated_stops(table: Intervals) -> list[int]:
     repaired = table.columns.get("stop_repaired", np.zeros(len(table), np.bool_))
     return table.stop_ns[~repaired].tolist()
@@ -199,7 +204,12 @@ def assumed(session: Session) -> list[tuple[int, int]]:
         moments.append(signal.time_ns[signal.valid & inside])
     for table in session.intervals.values():
         repaired = table.columns.get("stop_repaired", np.zeros(len(table), np.bool_))
+        lasts = np.where(repaired, 0, table.stop_ns - table.start_ns)
+        longest = max(EMPTY_NS, EMPTY_TIMES * int(np.median(lasts))) if len(table) >= LEAST_ROWS else 2**63
         for start, stop, is_repaired in zip(table.start_ns.tolist(), table.stop_ns.tolist(), repaired, strict=True):
+            if not is_repaired and stop - start > longest and _next_start(table, start) - stop not in TOUCHING:
+                moments.append(np.array([edge for edge in (start, stop) if low_ns <= edge <= high_ns], np.int64))
+                continue
             last = start if is_repaired or not low_ns <= stop <= high_ns else max(start, stop - 1)
             if low_ns <= start <= high_ns:
                 moments.append(np.array([*range(start, last, EMPTY_NS), last], np.int64))
@@ -207,5 +217,6 @@ def assumed(session: Session) -> list[tuple[int, int]]:
     gap = np.flatnonzero(np.diff(moment) - 1 > most)
     pairs = list(zip([moment[0], *moment[gap + 1]], [*(moment[gap] + 1), moment[-1] + 1], strict=True))
     pairs = [(int(a), int(b)) for a, b in pairs if b - a >= STRAY_NS] or [(int(a), int(b)) for a, b in pairs]
+    pairs = [pair for pair in pairs if ((spikes >= pair[0]) & (spikes < pair[1])).any()] or pairs
     first = pairs[0][0]
     return [(first // 10**9 * 10**9 if first > 0 else first, pairs[0][1]), *pairs[1:]]

@@ -24,6 +24,7 @@ from spiketok.sources.formats.plain import BLANK, read_npy, read_rows, too_long,
 INFO, GROUP = "cluster_info", "cluster_group"
 NAMES = {"group": "quality"}  # as spikeinterface calls it
 LONGEST_S = 2 * 24 * 3600
+FAR_END, FAR_SHARE = 64, 0.1  # the last 64th of an unsigned type, with so few of all values in it
 MISTYPED = "the times of spikes are whole numbers of samples there: check what wrote them"
 
 
@@ -95,7 +96,30 @@ def _whole(folder: Path, name: str) -> np.ndarray:
                 f"{folder.name}: {name} is {array.dtype} and holds {array[wrong[0]]} in row {wrong[0]}: {MISTYPED}"
             )
             raise SourceError(message)
+    if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
+        array = _unwrapped(array, folder.name, name)
     return array.astype(np.uint64).view(np.int64) if array.dtype.kind == "u" else array.astype(np.int64)
+
+
+def _unwrapped(array: np.ndarray, folder: str, name: str) -> np.ndarray:
+    """Few values at the far end of a narrow unsigned type as the negative ones that they were.
+
+    Raises:
+        SourceError: they ran over a signed type, so that what follows is negative.
+    """
+    info = np.iinfo(array.dtype)
+    if not array.size or array.dtype.itemsize < 4:
+        return array
+    if array.dtype.kind == "i" and int(array.min()) < info.min // 2 and int(array.max()) > info.max // 2:
+        message = (
+            f"{folder}: {name} is {array.dtype} and reaches from {array.min()} to {array.max()}: the samples ran over "
+            "that type: write them as int64"
+        )
+        raise SourceError(message)
+    far = array > info.max - info.max // FAR_END if array.dtype.kind == "u" else np.zeros(array.size, np.bool_)
+    if not far.any() or far.mean() > FAR_SHARE or int(array[~far].max()) > info.max // 2:
+        return array
+    return np.where(far, array.astype(np.int64) - info.max - 1, array.astype(np.int64))
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -105,10 +129,11 @@ def _tables(folder: Path) -> tuple[dict[str, dict[int, dict[str, str]]], list[Fi
     """By table, by cluster id, its cells that are not blank; and notes on rows without an id."""
     tables: dict[str, dict[int, dict[str, str]]] = {}
     lost: list[str] = []
+    twice: list[str] = []
     for path in sorted([*folder.glob("cluster_*.tsv"), *folder.glob("cluster_*.csv")]):
         rows: dict[int, dict[str, str]] = {}
         names, lines = read_rows(path, f"{folder.name}/{path.name}")
-        key = next((name for name in names if name in ("cluster_id", "id")), None)
+        key = next((name for name in names if name.strip().lower() in ("cluster_id", "id")), None)
         if key is None:
             lost.append(f"{path.name} (it has no column cluster_id)")
             continue
@@ -120,9 +145,21 @@ def _tables(folder: Path) -> tuple[dict[str, dict[int, dict[str, str]]], list[Fi
             except (ValueError, OverflowError):
                 lost.append(f"{path.name}, line {number} (its id is '{word}')")
                 continue
-            rows[cluster] = {name: cell for name, cell in row.items() if cell.lower() not in BLANK}
-        tables[path.stem] = rows
+            cells = {name: cell for name, cell in row.items() if cell.lower() not in BLANK}
+            known = rows.get(cluster, tables.get(path.stem, {}).get(cluster, {}))
+            twice += [
+                f"{path.name}, line {number} ('{name}' of {cluster} is '{cell}', before it '{known[name]}')"
+                for name, cell in cells.items()
+                if known.get(name, cell) != cell
+            ]
+            rows[cluster] = known | cells
+        tables[path.stem] = tables.get(path.stem, {}) | rows
     notes = []
+    if twice:
+        named = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more" if len(twice) > 3 else "")
+        notes.append(
+            Finding("sorter-rows-differ", len(twice), f"cells that are stated twice, the last is taken: {named}")
+        )
     if lost:
         named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         notes.append(Finding("sorter-table-rows", len(lost), f"left out of tables of clusters: {named}"))

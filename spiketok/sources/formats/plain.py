@@ -118,8 +118,8 @@ def read_rows(path: Path, name: str) -> tuple[list[str], Iterator[dict[str, str]
         text = path.read_text(encoding="utf-8-sig")
         lines = text.splitlines()
         csv.field_size_limit(LONGEST_CELL)
-        tabs = "\t" in lines[0] if lines else path.suffix == ".tsv"
-        rows = csv.DictReader(lines, delimiter="\t" if tabs else ",")
+        first = lines[0] if lines else ""
+        rows = csv.DictReader(lines, delimiter=next((sign for sign in "\t,;" if sign in first), ","))
         names = list(rows.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise_cause(error, path, SourceError)

@@ -23,10 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from spiketok.errors import SourceError, UnknownNameError, UsageError, require
-from spiketok.recording.intervals import inhabited
-from spiketok.recording.nouns import NS_PER_S, Finding, Session, Source, Spikes, UnitTable
+from spiketok.recording.intervals import holds, inhabited
+from spiketok.recording.nouns import NS_PER_S, Finding, Intervals, Session, Source, Spikes, UnitTable
+from spiketok.recording.outside import filler_note, fillers
 from spiketok.sources.formats.alf import SUFFIXES as ALF_SUFFIXES
 from spiketok.sources.formats.alf import parts_of, read_alf
+from spiketok.sources.formats.nwb import kernels
+from spiketok.sources.formats.nwb.clocks import HOUR_NS, LEAST_RATE_HZ, SORTED_AS_ONE, TELLING, units_again
 from spiketok.sources.formats.phy import read_clusters
 from spiketok.sources.formats.plain import require_whole_npz
 from spiketok.sources.formats.suite2p import READ as SUITE2P_FILES
@@ -63,6 +66,8 @@ EVERYTHING = {"keep_good_only": False, "remove_empty_units": False}  # nobody is
 DEEP = ("", "*/", "*/*/", "*/*/*/")  # how deep spikes may lie in a folder of ALF files
 MAX_UNIT_VALUES = 16
 SLOWEST_HZ, FASTEST_HZ = 1e-3, 1e9  # of a clock whose samples are counted
+SLOWEST_OF_SPIKES_HZ = 1000.0  # of a recording in which spikes were sorted: what is slower is stated in kHz
+MOST_RATE_HZ = 200.0  # of half of the units of a recording
 BROKEN = (
     OSError,
     RuntimeError,
@@ -153,10 +158,14 @@ def read_sorting(
         message = f"{path.name}: has {len(unit_ids)} units and not one spike: check what the sorter wrote"
         raise SourceError(message)
     time_ns = _frames_to_ns(frame, clock_hz) + round(start_s * NS_PER_S)
+    again = _again(path.name, time_ns, unit, len(unit_ids))
     order = np.lexsort((unit, time_ns))
     spikes = Spikes(time_ns[order], unit[order])
-    observed = inhabited([spikes.time_ns, np.array([round(start_s * NS_PER_S)])])  # sample 0 is of the recording
-    notes = [*sorted_.notes, *_findings(sorter, spikes, len(unit_ids), int((frame < 0).sum()))]
+    recorded = fillers(spikes)
+    observed = inhabited([spikes.time_ns[recorded], np.array([round(start_s * NS_PER_S)])])  # sample 0 is recorded
+    _require_rate(path.name, spikes.time_ns[recorded], unit, observed, clock_hz)
+    notes = [*sorted_.notes, *again, *_findings(sorter, spikes, len(unit_ids), int((frame < 0).sum()))]
+    notes += [note for note in (filler_note(spikes, recorded), _unobserved(spikes, observed)) if note is not None]
     return Session(
         id=session_id,
         subject="",
@@ -185,7 +194,14 @@ class _Sorted:
 
 
 def _read_phy(path: Path) -> _Sorted:
-    clock_hz = _clock_hz(path, _check_params(path / "params.py").get("sample_rate"))
+    stated = _check_params(path / "params.py").get("sample_rate")
+    clock_hz = _clock_hz(path, stated)
+    if clock_hz < SLOWEST_OF_SPIKES_HZ:
+        message = (
+            f"{path.name}: has the sampling frequency {stated} Hz, at which no spike is seen: mend sample_rate in "
+        )
+        message += f"params.py (is it in kHz: {clock_hz * 1000:g}?)"
+        raise SourceError(message)
     found = read_clusters(path, clock_hz)
     return _Sorted(found.unit_id.tolist(), found.frame, found.unit, dict(found.columns), clock_hz, found.notes)
 
@@ -330,6 +346,55 @@ def _texts(value: np.ndarray) -> np.ndarray:
     """An array of objects as one of texts, empty where nothing is stated; unchanged where it holds anything else."""
     flat = ["" if v is None or v != v else v for v in value.reshape(-1).tolist()]  # NaN is not itself
     return np.array(flat, dtype=np.str_).reshape(value.shape) if all(isinstance(v, str) for v in flat) else value
+
+
+def _again(name: str, time_ns: np.ndarray, unit: np.ndarray, n_units: int) -> list[Finding]:
+    """What is said of times that step back, as they stand; SourceError where those of most units begin again."""
+    by_unit = np.argsort(unit, kind="stable")
+    own_ns, offset = time_ns[by_unit], np.searchsorted(unit[by_unit], np.arange(n_units + 1))
+    again = units_again(own_ns, offset)
+    if again.is_restart:
+        message = (
+            f"{name}: {again.told}: the recordings that were sorted do not lie one behind the other: write the samples "
+            "of one recording, or sort each by itself and join them with --merge-as NAME --join time"
+        )
+        raise SourceError(message)
+    n_back, n_of, most_ns = kernels.steps_back(own_ns, offset)
+    some = f"{again.told}, those of the others go on; {SORTED_AS_ONE}"
+    text = f"sorted the spikes of {n_of} of {n_units} units: {n_back} steps back in time, the largest by "
+    found = [
+        Finding("spikes-begin-again", again.n_units, some),
+        Finding("spikes-unsorted", n_back, f"{text}{most_ns / NS_PER_S:.1f} s"),
+    ]
+    return [one for one in found if one.count]
+
+
+def _require_rate(name: str, spike_ns: np.ndarray, unit: np.ndarray, observed: Intervals, clock_hz: float) -> None:
+    """Raise SourceError where units fire as none does: then times are in another unit than samples of that clock.
+
+    Args:
+        name: what the message calls it. spike_ns: int64, of all units. unit: int32, the unit of each spike.
+        observed: in which they fire. clock_hz: samples a second, as stated.
+    """
+    count = np.bincount(unit)
+    count = count[count >= TELLING]
+    if not count.size:
+        return
+    rate_hz = float(np.median(count)) * NS_PER_S / max(observed.total_ns, 1)
+    lasts_ns = int(spike_ns[-1]) - int(spike_ns[0])
+    if rate_hz > MOST_RATE_HZ or (rate_hz < LEAST_RATE_HZ and lasts_ns > HOUR_NS):
+        message = (
+            f"{name}: {spike_ns.size} spikes lie from {spike_ns[0] / NS_PER_S:.3g} to {spike_ns[-1] / NS_PER_S:.3g} s, "
+            f"{rate_hz:.3g} Hz a unit: these are no samples at {clock_hz:g} Hz: check what wrote the times of spikes, "
+            "and the sampling frequency"
+        )
+        raise SourceError(message)
+
+
+def _unobserved(spikes: Spikes, observed: Intervals) -> Finding | None:
+    n_out = int((~holds(observed, spikes.time_ns)).sum())
+    text = f"{n_out} spikes lie outside of the observed time; kept, --drop-outside leaves them out"
+    return Finding("spikes-unobserved", n_out, text) if n_out else None
 
 
 def _findings(sorter: str, spikes: Spikes, n_units: int, early: int) -> list[Finding]:

@@ -35,7 +35,7 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from spiketok.recording.intervals import EMPTY_NS, from_whole_second, inhabited, without
+from spiketok.recording.intervals import EMPTY_NS, as_far_as_usual, from_whole_second, inhabited, without
 from spiketok.recording.nouns import (
     FLUORESCENCE,
     NS_PER_S,
@@ -47,8 +47,14 @@ from spiketok.recording.nouns import (
     UnitTable,
 )
 from spiketok.recording.outside import filler_note
+from spiketok.sources.formats.nwb.apart import note_apart, note_empty, note_long, span_told
 from spiketok.sources.formats.nwb.blocks import find_blocks
-from spiketok.sources.formats.nwb.clocks import refuse_times_in_no_seconds
+from spiketok.sources.formats.nwb.clocks import (
+    UNBOUND,
+    refuse_restarted_trials,
+    refuse_spikes_that_last,
+    refuse_times_in_no_seconds,
+)
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.intervals import Reach, Table, find_reach, finish_table, read_tables, source_splits
 from spiketok.sources.formats.nwb.series import Series, find_series, read_events, read_signal, short_names
@@ -60,8 +66,8 @@ from spiketok.sources.formats.nwb.units import count_unobserved, note_spikes
 from spiketok.sources.formats.nwb.zarr_folder import as_hdf5, is_zarr_folder
 
 INVALID = "invalid_times"
-UNBOUND = ("acquisition", "stimulus")  # what is there may run on long before and after the recording
 UNIX_NS = (10**9 * NS_PER_S, 4 * 10**9 * NS_PER_S)  # September 2001 to 2096
+STATED = "obs_intervals"
 LATE_NS, LATE_SHARE = 60 * NS_PER_S, 0.1  # so long (and so much of the extent) without spikes at an end is noted
 
 
@@ -115,10 +121,12 @@ def read_nwb(
         tables = read_tables(h5, found) + below.tables
         units = units or no_units(h5, below.series, tables)
         for table in tables:
-            refuse_times_in_no_seconds(h5, table.parts, table.start_s, units.reach)
+            refuse_times_in_no_seconds(h5, table.parts, table.start_s, units.reach, is_table=True)
+            refuse_restarted_trials(h5, table)
         reach = find_reach(units.reach, tables, found)
         series = [one for one in below.series if one.parts not in units.taken]
         signals, events = _read_series(h5, series, reach, below.left_out, found)
+        refuse_spikes_that_last(h5, units.recorded_ns, units.unit_id.size, _others_ns(tables, signals))
         stimuli = _read_stimuli(h5, below.stimuli, reach, below.left_out, found)
         if stated.unmet and not is_part:
             h5.refuse(
@@ -145,22 +153,34 @@ def read_nwb(
     filler = None if units.recorded is None else filler_note(spikes, units.recorded)
     if filler is not None:
         found.notes.append(filler)
+    near = [_counted(one, signal, reach, max(reach.stop_ns, end_ns or reach.stop_ns)) for one, signal in signals]
+    rows = {table.path: _near(_stated(table), reach) for table in tables}
     if observed is None:
-        near = [_counted(one, signal, reach, max(reach.stop_ns, end_ns or reach.stop_ns)) for one, signal in signals]
-        spans = [_near(span, reach) for span in (*map(_stated, tables), *(event for _, event in events))]
+        spans = [_near(span, reach) for span in (*map(as_far_as_usual, map(_stated, tables)), *(e for _, e in events))]
         observed = from_whole_second(inhabited([units.recorded_ns, *near], spans))
         if not len(observed):  # no units, and no sample that is valid
             observed = Intervals([reach.start_ns], [reach.stop_ns + 1])
         start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
-        _note_assumed(units.recorded_ns, tables, observed, found)
+        _note_assumed(units.recorded_ns, tables, observed, end_ns, found)
         observed = observed if blocks is None else without(observed, blocks.gaps)
+        note_long(rows, observed, found)
     else:
         start_ns = min(reach.start_ns, int(observed.start_ns[0]))
         start_ns -= max(start_ns, 0) % NS_PER_S  # on the recording's own clock, as where nothing is stated
         stop_ns = max(reach.stop_ns, end_ns or reach.stop_ns, int(observed.stop_ns[-1]))
+        if units.observed_source == STATED:
+            spans = [*rows.values(), *(inhabited([time_ns]) for time_ns in near), *(e for _, e in events)]
+            note_empty(units.recorded_ns, spans, observed, found)
+    if units.unit_id.size:
+        note_apart([(table, rows[table.path]) for table in tables], signals, observed, found)
     outside = count_unobserved(spikes, observed, unit_observed)
     hint = ", --drop-outside leaves them out" if units.observed is None else ""
-    found.note("spikes-unobserved", outside, f"{outside} spikes lie outside of the observed time; kept{hint}")
+    if outside and outside == len(spikes):
+        where = f"observed is {span_told(observed)}, the spikes lie from {in_seconds(spikes.time_ns[0])}"
+        text = f"all {outside} spikes lie outside of the observed time ({where} to {in_seconds(spikes.time_ns[-1])})"
+        found.note("spikes-all-unobserved", outside, f"{text}: one of both is on another clock")
+    text = f"{outside} spikes lie outside of the observed time; kept{hint}"
+    found.note("spikes-unobserved", outside, text)
 
     ends_ns = () if blocks is None else blocks.ends_ns.tolist()
     finished = [(table.parts, finish_table(table, stop_ns, found, ends_ns)) for table in tables] + events
@@ -252,6 +272,12 @@ def _behaviour_end(tables: Sequence[Table], signals: Sequence[tuple[Series, Sign
     return int(near.max()) if near.size else None
 
 
+def _others_ns(tables: Sequence[Table], signals: Sequence[tuple[Series, Signal]]) -> list[np.ndarray]:
+    """The times of what lies beside the spikes and is on their clock: starts of tables, samples of behaviours."""
+    starts = [np.sort(ns_from_seconds(table.start_s[is_time(table.start_s)])) for table in tables]
+    return starts + [signal.time_ns for one, signal in signals if one.parts[0] not in UNBOUND]
+
+
 def _near(span: Intervals, reach: Reach) -> Intervals:
     """The rows that begin near the recording; one that stops far from it lasts no time."""
     begins = reach.is_near(span.start_ns)
@@ -278,7 +304,9 @@ def _stated(table: Table) -> Intervals:
     return Intervals(start_ns, stop_ns)
 
 
-def _note_assumed(spike_ns: np.ndarray, tables: Sequence[Table], observed: Intervals, found: Findings) -> None:
+def _note_assumed(
+    spike_ns: np.ndarray, tables: Sequence[Table], observed: Intervals, end_ns: int | None, found: Findings
+) -> None:
     start_ns, stop_ns = int(observed.start_ns[0]), int(observed.stop_ns[-1])
     extent, empty_ns = f"{in_seconds(start_ns)} to {in_seconds(stop_ns)}", stop_ns - start_ns - observed.total_ns
     but = f"but for {in_seconds(empty_ns)} of emptiness, each part longer than {in_seconds(EMPTY_NS)}"
@@ -289,7 +317,7 @@ def _note_assumed(spike_ns: np.ndarray, tables: Sequence[Table], observed: Inter
     starts = [table.start_s[is_time(table.start_s)] for table in tables]
     first_ns = min((float(s.min()) for s in starts if s.size), default=math.inf) * NS_PER_S
     long_ns = max(LATE_NS, LATE_SHARE * (stop_ns - start_ns))
-    first, last = spike_ns[0], spike_ns[-1]
+    first, last, stop_ns = spike_ns[0], spike_ns[-1], max(stop_ns, end_ns or stop_ns)
     if first - first_ns > long_ns:
         text = (
             f"the first spike comes at {in_seconds(first)}, the first trial at {in_seconds(first_ns)}: "

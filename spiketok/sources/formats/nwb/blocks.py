@@ -23,7 +23,15 @@ from spiketok.errors import UsageError
 from spiketok.recording.moving import gaps, laid_out, moved_columns
 from spiketok.recording.nouns import NS_PER_S, Intervals
 from spiketok.sources.formats.nwb import kernels
-from spiketok.sources.formats.nwb.clocks import SAMPLES_AROUND, SPIKES_AROUND, STATE, TELLING, least_fall_ns
+from spiketok.sources.formats.nwb.clocks import (
+    OWN_CLOCK,
+    SPIKES_AROUND,
+    STATE,
+    TELLING,
+    least_fall_ns,
+    samples_again,
+    telling_span,
+)
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.imaging import find_imaged
 from spiketok.sources.formats.nwb.intervals import Reach, Table, read_tables
@@ -37,7 +45,6 @@ BLOCKS = "blocks"
 SPIKES, OBSERVED = "spikes", "obs_intervals"
 MOST_BLOCKS = 10_000
 LONGEST_S = MAX_SECONDS / 4  # laid out they are int64 ns still
-OWN_CLOCK = "write its times on the clock of the spikes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,27 +322,29 @@ def _falls(time_ns: np.ndarray, n_blocks: int, *, ties: bool = False) -> np.ndar
 
     ``ties``: two rows may begin their blocks at the same time, as trials do that count from zero.
     """
-    steps = np.diff(time_ns)
+    if not time_ns.size:
+        return np.zeros(0, np.int64)
+    span = telling_span(time_ns)
+    row = np.flatnonzero((time_ns >= span[0]) & (time_ns <= span[1]))  # a filler is where the one before it is
+    steps = np.diff(time_ns[row])
     for first in (np.flatnonzero(steps < 0) + 1, np.flatnonzero(steps <= 0) + 1 if ties else ()):
         if len(first) == n_blocks - 1:
-            return first
-    return np.flatnonzero(steps <= -least_fall_ns(time_ns)) + 1 if time_ns.size else np.zeros(0, np.int64)
+            return row[first]
+    return row[np.flatnonzero(steps <= -least_fall_ns(time_ns, span)) + 1]
 
 
 def _restarts(one: _Thing) -> int:
     """How often the stamps of a series begin again, as they are refused without --restarts."""
-    time_ns = ns_from_seconds(one.seconds[is_time(one.seconds)])
-    if time_ns.size < 2 * SAMPLES_AROUND:
-        return 0
-    n_again, n_back, _, _ = kernels.begins_again(time_ns, least_fall_ns(time_ns), SAMPLES_AROUND)
-    return int(n_again) if 2 * n_again >= n_back else 0
+    return samples_again(ns_from_seconds(one.seconds[is_time(one.seconds)]))
 
 
 def _restarts_of_units(time_ns: np.ndarray, offset: np.ndarray) -> int | None:
     """How often the times of most units begin again; 0 where they do not; None where all have too few to tell."""
-    least_ns, counts = least_fall_ns(time_ns), Counter()
+    span, counts = telling_span(time_ns), Counter()
+    least_ns = least_fall_ns(time_ns, span)
     for n in np.flatnonzero(np.diff(offset) >= TELLING).tolist():
-        n_again, n_back, _, _ = kernels.begins_again(time_ns[offset[n] : offset[n + 1]], least_ns, SPIKES_AROUND)
+        own = time_ns[offset[n] : offset[n + 1]]
+        n_again, n_back, _, _ = kernels.begins_again(own, least_ns, SPIKES_AROUND, *span)
         counts[int(n_again) if 2 * n_again >= n_back else 0] += 1
     if not counts:
         return None

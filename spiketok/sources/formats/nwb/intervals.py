@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
+from spiketok.recording.moving import scaled_columns
 from spiketok.recording.nouns import NS_PER_S, Column, Intervals, Ragged
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.tables import (
@@ -61,13 +62,28 @@ def read_table(h5: Hdf5, group: h5py.Group, parts: tuple[str, ...], found: Findi
             h5.refuse(fact, BROKEN)
         return h5.array(item).astype(np.float64) * (h5.time_unit.scale(parts) or 1.0)
 
-    columns = {"id": ids} | read_columns(h5, group, ids.size, found, skip=("start_time", "stop_time", "timestamp"))
+    columns = read_columns(h5, group, ids.size, found, skip=("start_time", "stop_time", "timestamp"))
+    own = {name: _in_unit(column, h5.time_unit.own_scale((*parts, name))) for name, column in columns.items()}
+    columns = {"id": ids} | own
     if h5.child(group, "start_time") is not None:
         table = Table(parts, seconds("start_time"), seconds("stop_time"), columns)
     else:
         start_s, lasts_s = seconds("timestamp"), seconds("duration")
         table = Table(parts, start_s, start_s + np.where(is_time(lasts_s) & (lasts_s > 0), lasts_s, 0), columns)
+    scale = h5.time_unit.scale(parts)
+    if scale not in (None, 1.0):  # the columns that hold times of their rows are in the same unit
+        plain = {name: column for name, column in columns.items() if h5.time_unit.own_scale((*parts, name)) is None}
+        table.columns |= scaled_columns(plain, table.start_s / scale, table.stop_s / scale, scale)
     return table if h5.laid is None else h5.laid.lay_table(table)
+
+
+def _in_unit(column: Column, scale: float | None) -> Column:
+    """A column whose unit is stated, in seconds; others, and texts, as they are."""
+    value = column.value if isinstance(column, Ragged) else column
+    if scale is None or value.dtype.kind not in "if":
+        return column
+    seconds = value.astype(np.float64) * scale
+    return Ragged(seconds, column.offset) if isinstance(column, Ragged) else seconds
 
 
 def read_tables(h5: Hdf5, found: Findings) -> list[Table]:

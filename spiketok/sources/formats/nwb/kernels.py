@@ -91,29 +91,37 @@ def count_inside(time_ns, unit, start_ns, stop_ns, offset):
 
 
 @njit(nogil=True)
-def begins_again(time_ns, least_ns, around):
+def begins_again(time_ns, least_ns, around, low_ns, high_ns):
     """How often times begin again: step back and go on rising through time that was there before.
+
+    A time that is the one before it once more tells nothing, nor does one outside of ``low_ns`` to ``high_ns``.
 
     Args:
         time_ns: int64 ``[S]``, as they stand. least_ns: a smaller step back does not count.
         around: so many before the step are later than the first after it, rising, and so many after it are earlier
             than the last before it, rising.
+        low_ns, high_ns: the first and the last time that tells of the clock.
 
     Returns:
         how often; how many steps back there are at all; the times before and after the first.
     """
+    own, size = np.empty(time_ns.size, np.int64), 0
+    for k in range(time_ns.size):
+        if low_ns <= time_ns[k] <= high_ns and (size == 0 or own[size - 1] != time_ns[k]):
+            own[size] = time_ns[k]
+            size += 1
     n_again, n_back, before, after = 0, 0, np.int64(0), np.int64(0)
-    for k in range(1, time_ns.size):
-        if time_ns[k - 1] - time_ns[k] < least_ns:
+    for k in range(1, size):
+        if own[k - 1] - own[k] < least_ns:
             continue
         n_back += 1
-        if k < around or k + around > time_ns.size:
+        if k < around or k + around > size:
             continue
-        rises = time_ns[k - around] > time_ns[k] and time_ns[k + around - 1] < time_ns[k - 1]
+        rises = own[k - around] > own[k] and own[k + around - 1] < own[k - 1]
         for j in range(1, around):
-            rises = rises and time_ns[k - j - 1] < time_ns[k - j] and time_ns[k + j - 1] < time_ns[k + j]
+            rises = rises and own[k - j - 1] < own[k - j] and own[k + j - 1] < own[k + j]
         if rises:
             if n_again == 0:
-                before, after = time_ns[k - 1], time_ns[k]
+                before, after = own[k - 1], own[k]
             n_again += 1
     return n_again, n_back, before, after

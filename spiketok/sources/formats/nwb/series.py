@@ -21,6 +21,7 @@ from spiketok.sources.formats.nwb.tables import BROKEN, Findings, is_time, misfi
 
 PLACES = (("processing",), ("acquisition",), ("analysis",), ("stimulus", "presentation"))
 MAX_COMPONENTS = 64
+FEW, LEAST_KEPT = 20, 20  # of more samples than a few, less than half of all times, or one in so many, is no behaviour
 MAX_DEPTH = 32  # groups within groups: NWB's own are at most five deep
 SCALED_VALUES = 10**6  # scaled at a time
 MAX_VALUES = 10**8  # more is raw data: 1 kHz and three components reach it after 9 hours
@@ -291,16 +292,26 @@ def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Sign
     time_ns, raw = stamped(series, seconds, raw, reach if rate_hz is None else None, found)
     if not time_ns.size:
         return "no sample with a usable time stamp"
+    if rate_hz is None:
+        own_ns = ns_from_seconds(seconds[is_time(seconds)])
+        own_ns = own_ns[reach.is_near(own_ns)]
+        if own_ns.size > FEW and (2 * time_ns.size < np.unique(own_ns).size or LEAST_KEPT * time_ns.size < own_ns.size):
+            return f"{own_ns.size} time stamps, of which {time_ns.size} rise"
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is marked so below
         value = _scaled(h5, series, data, raw, found, np.float32).reshape(time_ns.size, n_components)
+    names = _component_names(h5, series, n_components)
     finite = np.isfinite(value)
     valid = finite.all(axis=1)
     n_invalid, n_beyond = int((~valid).sum()), int((~reach.is_near(time_ns)).sum())
     text = f"{series.path}: {n_invalid} of {valid.size} samples are not finite, marked as not valid"
     found.note("signal-not-finite", n_invalid, text)
+    never = [one for one, any_finite in zip(names, finite.any(axis=0), strict=True) if not any_finite]
+    text = (
+        f"{series.path}: {', '.join(never[:8])} of {n_components} components are finite in no sample, so none is valid"
+    )
+    found.note("signal-component-missing", len(never), f"{text}: write it without them")
     text = f"{series.path}: {n_beyond} of {valid.size} samples lie over a day from all spikes and trials; kept"
     found.note("signal-beyond", n_beyond, text)
-    names = _component_names(h5, series, n_components)
     return Signal(time_ns, np.where(finite, value, 0), names, h5.text_attr(data, "unit"), valid, rate_hz)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from spiketok.recording.nouns import NS_PER_S, Column, Intervals, Ragged, Signal, Spikes
 from spiketok.recording.outside import fillers
-from spiketok.sources.formats.nwb.clocks import refuse_restarted_samples
+from spiketok.sources.formats.nwb.clocks import refuse_observed_in_no_seconds, refuse_restarted_samples
 from spiketok.sources.formats.nwb.hdf5 import VALUE_BYTES, Hdf5
 from spiketok.sources.formats.nwb.imaging import Imaged, find_imaged, read_imaged
 from spiketok.sources.formats.nwb.intervals import Reach, Table
@@ -90,6 +90,8 @@ def read_units_table(h5: Hdf5, found: Findings, path: str = "") -> UnitData | No
     observed, unit_observed = read_observed(h5, table, unit_id.size, found) or (None, None)
     recorded = fillers(spikes)
     first_ns, last_ns = spikes.time_ns[recorded][[0, -1]]
+    if observed is not None:
+        refuse_observed_in_no_seconds(h5, observed, Reach(int(first_ns), int(last_ns) + 1))
     return UnitData(
         unit_id=unit_id,
         spikes=spikes,

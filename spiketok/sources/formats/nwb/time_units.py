@@ -49,6 +49,10 @@ class TimeUnit:
                 return self._seconds_per[what]
         return None
 
+    def own_scale(self, parts: Sequence[str]) -> float | None:
+        """The same of what is stated by name or path alone: of a column, which what is said of all does not reach."""
+        return None if {"/".join(parts), parts[-1]}.isdisjoint(self._seconds_per) else self.scale(parts)
+
     @property
     def unmet(self) -> list[str]:
         """The names of which the file has nothing."""

@@ -15,7 +15,12 @@ from spiketok.recording.merging import merge_units
 from spiketok.recording.nouns import Column, Intervals, Ragged, Spikes
 from spiketok.recording.outside import fillers
 from spiketok.sources.formats.nwb import kernels
-from spiketok.sources.formats.nwb.clocks import SPIKES, refuse_restarted_spikes, refuse_spikes_in_no_seconds
+from spiketok.sources.formats.nwb.clocks import (
+    SPIKES,
+    STATE,
+    refuse_restarted_spikes,
+    refuse_spikes_in_no_seconds,
+)
 from spiketok.sources.formats.nwb.hdf5 import Hdf5
 from spiketok.sources.formats.nwb.tables import (
     BROKEN,
@@ -44,7 +49,7 @@ CLOCK_COLUMNS = ("sampling_rate", "sampling_frequency", "sample_rate", "sampling
 
 PLACES = ("processing", "acquisition", "analysis", "scratch", "stimulus", "general", "intervals")
 MAX_DEPTH = 32  # groups within groups
-UNITS = "units"
+UNITS, OBSERVED = "units", "obs_intervals"
 
 
 def find_units(h5: Hdf5, path: str, found: Findings) -> tuple[h5py.Group, str] | None:
@@ -165,6 +170,10 @@ def spike_ns(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tupl
     n_removed = seconds.size - kernels.count_times(seconds, MAX_SECONDS)
     text = f"removed {n_removed} of {seconds.size} spike times that are NaN, infinite or beyond 292 years"
     found.repair("spikes-not-finite", n_removed, text)
+    if n_removed == seconds.size and np.isfinite(seconds).any():
+        first = seconds[np.isfinite(seconds)][0]
+        fact = f"all {seconds.size} spike times of {n_units} units are beyond 292 years (the first is {first:.6g} s)"
+        h5.refuse(f"{fact}: these are not seconds", STATE.format("spikes"))
     if n_removed:
         good = is_time(seconds)
         seconds, offset = seconds[good], np.concatenate([[0], np.cumsum(good)])[offset]
@@ -178,7 +187,7 @@ def spike_ns(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tupl
 def read_spikes(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> Spikes:
     """All spikes, to the nearest ns and in order of time."""
     time_ns, offset = spike_ns(h5, units, n_units, found)
-    refuse_restarted_spikes(h5, time_ns, offset)
+    refuse_restarted_spikes(h5, time_ns, offset, found)
     if h5.laid is not None:
         h5.laid.lay_spikes(time_ns)
     n_back, n_of, most_ns = kernels.steps_back(time_ns, offset)
@@ -200,7 +209,7 @@ def warm_up() -> None:
     time_ns = ns_from_seconds(np.array([2.0, 1.0]))
     kernels.seconds_to_ns(np.zeros(kernels.count_times(np.zeros(1), MAX_SECONDS)), np.zeros(1, np.int64))
     kernels.steps_back(time_ns, np.array([0, 2]))
-    kernels.begins_again(time_ns, 1, 1)
+    kernels.begins_again(time_ns, 1, 1, 0, 1)
     note_spikes(Spikes(*merge_units(time_ns, np.array([0, 2]))), 1, None, Findings())
 
 
@@ -362,7 +371,7 @@ def observed_seconds(h5: Hdf5, units: h5py.Group, n_units: int) -> tuple[np.ndar
     if index is None and shape[0] != n_units:
         h5.refuse(f"{shape[0]} observation intervals of {n_units} units have no 'obs_intervals_index'", BROKEN)
     offset = np.arange(n_units + 1) if index is None else ragged_offset(h5, index, n_units, shape[0])
-    return h5.array(data).astype(np.float64), np.diff(offset)
+    return h5.array(data).astype(np.float64) * (h5.time_unit.scale((UNITS, OBSERVED)) or 1.0), np.diff(offset)
 
 
 def read_observed(h5: Hdf5, units: h5py.Group, n_units: int, found: Findings) -> tuple[Intervals, Ragged | None] | None:
