@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from spiketok.errors import ArtefactError, BusyError
 from spiketok.storage.files import WIP, clean_leftovers, human_bytes, read_json, sha256_file, source_bytes
 from spiketok.storage.locks import inside, locked
+from spiketok.storage.npz import read_npz
 from spiketok.storage.records import (
     CHECKPOINT,
     RESULT,
@@ -284,11 +283,10 @@ def _vectors(workspace: Workspace, digest: str) -> Iterator[Path]:
     """Files of vectors that a run made, in its folder and among those that runs read."""
     for file in sorted([*workspace.runs.glob("*/*.npz"), *(workspace.root / "vectors").glob("*.npz")]):
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                made = str(arrays["run_digest"]) if "run_digest" in arrays else ""
-        except (OSError, ValueError, EOFError):
+            made = read_npz(file, "run_digest").get("run_digest", "")
+        except (OSError, ArtefactError):
             continue  # it is none: whoever reads it says so
-        if made == digest:
+        if str(made) == digest:
             yield file
 
 

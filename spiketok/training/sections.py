@@ -15,6 +15,7 @@ from spiketok.recording.segments import CONTINUOUS, OBSERVED
 # Keys of optim of which one layer (recipe, file, --set) gives at most one, and a later layer's replaces the others.
 RIVALS = (("epochs", "steps"), ("warmup", "warmup_steps", "warmup_epochs"))
 MOST_WINDOWS, MOST_DEVICES = 2**20, 1024  # of a batch, of a run: what is beyond is a slip of the hand
+MOST_PIECES = 1000  # of what is cut anew for each session: draws of maps, blocks of a calibration
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,8 @@ class TransferConfig:
         _positive("transfer", self, "identity_steps", "identity_lr", "full_steps", "full_lr", "batch_size")
         _positive("transfer", self, "map_sessions", "map_draws")
         _at_most("transfer", self, MOST_WINDOWS, "batch_size")
+        for name in ("map_draws", "adapt_blocks"):
+            _at_most("transfer", self, MOST_PIECES, name)
         _not_negative("transfer", self, "unfreeze_after", "weight_decay", "adapt_steps", "adapt_blocks")
 
 

@@ -120,6 +120,8 @@ def test_an_unknown_model_is_refused_with_the_nearest():
         ("data.session_weights={a=-1}", "must not be negative"),
         ("split.train=0.9", "must sum to 1"),
         ("data.unit_dropout={min=5,mode=3,max=9}", "0 < min <= mode <= max"),
+        ("transfer.map_draws=1000000000000", "transfer.map_draws is 1000000000000, must be at most 1000"),
+        ("transfer.adapt_blocks=1001", "transfer.adapt_blocks is 1001, must be at most 1000"),
         ("transfer.unfreeze_after=-1", "transfer.unfreeze_after is -1, must not be negative"),
         ("optim.epochs=-1", "optim.epochs is -1, must be above 0"),
         ("optim.accumulate=0", "optim.accumulate is 0, must be above 0"),
