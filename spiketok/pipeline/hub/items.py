@@ -21,7 +21,7 @@ from spiketok.plugins import Origin, find_module, origins_of, present, require_o
 from spiketok.storage.files import WIP, read_json, read_signed, sha256_file
 from spiketok.storage.locks import LOCK
 from spiketok.storage.pushed import MARKS, RUN_FILES, STATE, kind_at
-from spiketok.storage.records import checkpoint_digest, is_run, report_body, run_checkpoint, run_result
+from spiketok.storage.records import CONFIG, RESULT, checkpoint_digest, is_run, report_body, run_checkpoint, run_result
 from spiketok.storage.remote import RemotePath
 from spiketok.storage.store import holds_session, is_packed, read_session
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace, match_sessions
@@ -36,7 +36,8 @@ class Item:
 
     Args:
         path: its place in a workspace, as ``"runs/poyo-0123456789"``. files: by name in it.
-        left_out: files of it that stay here. skipped: files that are no part of what it is.
+        left_out: files of it that stay here. skipped: files that are no part of what it is. outside: links to what lies
+            outside of the workspace and stands under no digest.
         needs: places of what it cannot be used without. made_of: of what it was made of.
         about: facts for the card. cite: what to cite for it.
     """
@@ -47,6 +48,7 @@ class Item:
     cite: list[Citation] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     made_of: tuple[str, ...] = ()
 
@@ -170,7 +172,8 @@ def _shard(workspace: Workspace, path: str) -> Item:
         about |= {"scheme": manifest["scheme"]["name"], "config": manifest["scheme"]["config"],
                   "segments": manifest["segments_rule"], "spikes": manifest["n_spikes"]}  # fmt: skip
     files = {name.name: name for name in (folder / MANIFEST, folder / "columns.bin")}
-    return Item(path, files, about, cite([str(folder)], workspace), (), (), needs, (f"store/{session_id}",))
+    made_of = (f"store/{session_id}",)
+    return Item(path, files, about, cite([str(folder)], workspace), needs=needs, made_of=made_of)
 
 
 def _vectors(workspace: Workspace, path: str) -> Item:
@@ -196,7 +199,8 @@ def _run(workspace: Workspace, path: str, optimizer: bool, with_data: bool) -> I
             message = f"{link.kind} {link.name} {link.remark}: nothing was pushed"
             raise ArtefactError(message)
     checkpoint = run_checkpoint(folder)
-    files, skipped, reports, entries = {}, [], {}, list(checkpoint["sessions"])
+    files, skipped, outside, reports, entries = {}, [], [], {}, list(checkpoint["sessions"])
+    own = {CONFIG, RESULT, MARKS["run"], *(f"checkpoint/{name}" for name in checkpoint["files"])}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = file.relative_to(folder).as_posix()
         if any(part.startswith((WIP, LOCK)) for part in name.split("/")):
@@ -204,6 +208,9 @@ def _run(workspace: Workspace, path: str, optimizer: bool, with_data: bool) -> I
         refuse_pickle(file)
         if not name.endswith(RUN_FILES) or any(part.startswith(".") for part in name.split("/")):
             skipped.append(name)
+        elif name not in own and _leads_out(file, (workspace.root, folder)):
+            outside.append(name)
+            continue
         elif name != STATE or optimizer:
             files[name] = file
         if file.name == "report.json":
@@ -242,8 +249,22 @@ def _run(workspace: Workspace, path: str, optimizer: bool, with_data: bool) -> I
         needs.append(f"vectors/{digest}.npz")
     made_of = [f"shards/{shard['shard']}" for s in entries for shard in s["shards"].values()]
     made_of += [f"store/{s['id']}" for s in entries]
-    return Item(path, files, about, cite([str(folder)], workspace), left_out, tuple(skipped), tuple(needs),
-                tuple(dict.fromkeys(made_of)))  # fmt: skip
+    return Item(
+        path,
+        files,
+        about,
+        cite([str(folder)], workspace),
+        left_out=left_out,
+        skipped=tuple(skipped),
+        outside=tuple(outside),
+        needs=tuple(needs),
+        made_of=tuple(dict.fromkeys(made_of)),
+    )
+
+
+def _leads_out(file: Path, places: Sequence[Path]) -> bool:
+    """Whether a file is a link to what lies in none of some folders."""
+    return file.is_symlink() and not any(file.resolve().is_relative_to(place.resolve()) for place in places)
 
 
 def _origins(workspace: Workspace, config: dict) -> list[Path]:
