@@ -14,6 +14,7 @@ from pathlib import Path
 
 from spiketok.errors import ArtefactError, BusyError
 from spiketok.storage.files import WIP, clean_leftovers, human_bytes, read_json, sha256_file, source_bytes
+from spiketok.storage.forms import Each, form_fault
 from spiketok.storage.locks import inside, locked
 from spiketok.storage.npz import read_npz
 from spiketok.storage.records import (
@@ -231,6 +232,9 @@ def scores_beside(rows: Sequence[RunRow]) -> list[dict[str, object]]:
 
 # ---- what depends on one --------------------------------------------------------------------------------------------
 
+# what a run says of the runs that it needs
+_NAMED = {"config": {"model_overrides?": Each(object)}, "kept": [{"parent?": Each(object)}]}
+
 
 def dependents(workspace: Workspace, run: Path, *, but: Sequence[Path] = ()) -> list[str]:
     """What a run's deletion would leave without its origin, in words.
@@ -250,8 +254,10 @@ def dependents(workspace: Workspace, run: Path, *, but: Sequence[Path] = ()) -> 
     for other in run_folders(workspace):
         if other.resolve() in (run, *gone):
             continue
-        facts = _read(other / CHECKPOINT) | {"configured": _read(other / "config.json")}
-        config = facts.get("config") or facts["configured"]
+        facts = _read(other / CHECKPOINT)
+        config = facts.get("config") or _read(other / "config.json")
+        if form_fault({"config": config, "kept": facts.get("kept", [])}, _NAMED):
+            continue  # it is damaged: whoever reads it says so
         overrides = config.get("model_overrides", {})
         if config.get("start") == digest:
             found.append(f"run {other.name}, which started from its weights (--from)")

@@ -18,6 +18,7 @@ from spiketok.errors import ArtefactError, DataError, SpiketokError, UnknownName
 from spiketok.pipeline.citations import Citation, cite
 from spiketok.pipeline.provenance import first_broken, walk
 from spiketok.plugins import Origin, find_module, origins_of, present, require_origins
+from spiketok.storage.causes import content_fault
 from spiketok.storage.files import WIP, read_json, read_signed, sha256_file
 from spiketok.storage.locks import LOCK
 from spiketok.storage.pushed import MARKS, RUN_FILES, STATE, kind_at
@@ -378,10 +379,9 @@ def check_item(staged: Workspace, path: str) -> None:
         return
     if kind in ("shard", "context"):
         _check_place(path, place)
-    if kind == "run" and read_json(place / MARKS["run"]).get("version", 0) < 2:
-        message = f"{path} is of an earlier release: upgrade it where it was made, and push again"
-        raise ArtefactError(message)
     if kind == "run":
+        _require_version(path, place)
+        run_checkpoint(place)  # says what a checkpoint says
         _require_named(path, place)
     if kind == "session":
         found = read_session(place).id  # every byte
@@ -395,6 +395,21 @@ def check_item(staged: Workspace, path: str) -> None:
         if broken is not None:
             message = f"{path}: {broken.kind} {broken.name}: {broken.remark}"
             raise ArtefactError(message)
+
+
+def _require_version(path: str, place: Path) -> None:
+    """Raise ArtefactError where a run that came is none, or of a release whose runs are upgraded first."""
+    try:
+        version = read_json(place / MARKS["run"]).get("version", 0)
+    except ValueError as error:
+        message = f"{path} has a checkpoint that cannot be read ({content_fault(error)}): it is not taken"
+        raise ArtefactError(message) from error
+    if not isinstance(version, int):
+        message = f"{path} has a checkpoint of version {str(version)[:40]!r}, expected a whole number: it is not taken"
+        raise ArtefactError(message)
+    if version < 2:
+        message = f"{path} is of an earlier release: upgrade it where it was made, and push again"
+        raise ArtefactError(message)
 
 
 def plugins_at(place: Path, kind: str) -> list[Origin]:
