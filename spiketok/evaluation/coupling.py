@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ import torch
 from spiketok.errors import DataError, UsageError, require
 from spiketok.models.batch import Batch
 from spiketok.storage.files import atomic_file
+from spiketok.storage.names import file_stem
 from spiketok.training.checkpoints import Run
 from spiketok.training.loader import Loader
 from spiketok.training.predict import session_loader
@@ -163,7 +163,7 @@ def write_coupling(found: Coupling, run: Run, folder: Path) -> Path:
     Returns:
         the file.
     """
-    path = Path(folder) / f"{quote(found.session, safe='')}.npz"
+    path = Path(folder) / f"{file_stem(found.session)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as wip, wip.open("wb") as file:
         np.savez(

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from spiketok.models.batch import Generation
 from spiketok.recording.nouns import Session
 from spiketok.recording.sample_scores import poisson_sample, sample_scores
 from spiketok.storage.files import atomic_file, write_json
+from spiketok.storage.names import file_stem
 from spiketok.training.checkpoints import Run
 from spiketok.training.predict import session_loader
 from spiketok.training.sampling import SequentialWindows, SessionTokens
@@ -154,7 +154,7 @@ def write_drawn(drawn: Drawn, how: Generation, folder: Path) -> Path:
     Returns:
         the ``.npz``.
     """
-    path = Path(folder) / f"{quote(drawn.session, safe='')}.npz"
+    path = Path(folder) / f"{file_stem(drawn.session)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as wip, wip.open("wb") as file:
         np.savez_compressed(

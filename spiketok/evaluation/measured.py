@@ -19,7 +19,8 @@ def read_measured(path: Path, key: str) -> dict | None:
         record = read_signed(path, "measure", "it is measured again")
     except (FileNotFoundError, ArtefactError):
         return None
-    return record["facts"] if record["key"] == key else None
+    facts = record.get("facts")
+    return facts if record.get("key") == key and isinstance(facts, dict) else None
 
 
 def put_measured(path: Path, key: str, facts: Mapping[str, object]) -> dict:

@@ -15,34 +15,38 @@ import numpy as np
 
 from spiketok.errors import ArtefactError, ChangedError, UsageError
 from spiketok.pipeline.isolation import bounds, isolated
+from spiketok.pipeline.kinds import OF_OTHERS as OF_OTHERS
+from spiketok.pipeline.kinds import kind_of as kind_of
+from spiketok.pipeline.kinds import leaderboard_file as leaderboard_file
+from spiketok.pipeline.kinds import report_file as report_file
+from spiketok.pipeline.kinds import star_file
 from spiketok.plugins import origins_of
 from spiketok.recording.codes import code_words, is_code
 from spiketok.recording.findings import ERROR, WARNING, Rated, rated
 from spiketok.recording.nouns import FLUORESCENCE, NS_PER_S, Ragged, Session, Source
 from spiketok.recording.splits import set_splits, stored_sets
 from spiketok.recording.steps import step_text
-from spiketok.storage.files import human_bytes, read_json, sha256_source, source_bytes
+from spiketok.storage.causes import raise_cause
+from spiketok.storage.files import human_bytes, sha256_source, source_bytes
 from spiketok.storage.finding import locate as locate
 from spiketok.storage.index import findings_of
-from spiketok.storage.pushed import PUSHED
+from spiketok.storage.npz import read_npz
 from spiketok.storage.records import (
     CHECKPOINT,
     RESULT,
     checkpoint_digest,
     choice_body,
     choice_rows,
-    is_leaderboard,
     is_run,
     leaderboard_body,
     report_body,
     run_checkpoint,
     run_config,
     run_result,
+    star_body,
 )
-from spiketok.storage.store import holds_session, read_attributes, read_session
-from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace
-
-OF_OTHERS = ("nwb", "truth")  # kinds of files that spiketok reads and others make
+from spiketok.storage.store import read_attributes, read_session
+from spiketok.storage.workspace import CONTEXT, Workspace
 
 
 @dataclass(frozen=True)
@@ -56,60 +60,6 @@ class Description:
     facts: dict[str, object]
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
-
-
-def kind_of(path: Path) -> str:
-    """``"nwb"``, ``"session"``, ``"shard"``, ``"context"``, ``"run"``, ``"report"``, ``"truth"``, ``"choice"``,
-    ``"leaderboard"`` or ``"workspace"``.
-    """
-    if path.is_file() and path.suffix == ".npz":
-        return "truth"
-    if path.is_file() and path.name in ("report.json", "report.html"):
-        return "report"
-    if path.is_file() and path.suffix == ".json" and path.parent.name == "choices":
-        return "choice"
-    if (path.is_file() and is_leaderboard(path)) or (path / "leaderboard.json").exists():
-        return "leaderboard"
-    if path.is_file() or path.name.lower().endswith((".nwb", ".nwb.zarr")):
-        return "nwb"
-    if holds_session(path):
-        return "session"
-    if (path / MANIFEST).exists():
-        return _kind_of_manifest(path / MANIFEST)
-    if (path / "report.json").exists():
-        return "report"
-    if (path / "curve.json").exists():
-        lengths = ", ".join(
-            sorted((p.parent.name for p in path.glob("*/report.json")), key=lambda name: (len(name), name))
-        )
-        message = f"{path} holds a report for each length of calibration: name one of {lengths}"
-        raise UsageError(message)
-    if is_run(path):
-        return "run"
-    if any((path / name).exists() for name in ("store", "shards", PUSHED)):
-        return "workspace"
-    message = f"{path} is nothing that spiketok writes, and no NWB file"
-    raise ArtefactError(message)
-
-
-def _kind_of_manifest(file: Path) -> str:
-    """``"shard"`` or ``"context"``; a manifest that cannot be read is taken for a shard's, whose reader says so."""
-    from spiketok.tokens.context import FORMAT
-
-    try:
-        return "context" if read_json(file).get("format") == FORMAT else "shard"
-    except (OSError, ValueError):
-        return "shard"
-
-
-def report_file(path: Path) -> Path:
-    """The ``report.json`` of a report, which is named by its folder, by that file, or by its page."""
-    return path / "report.json" if path.is_dir() else path.with_name("report.json")
-
-
-def leaderboard_file(path: Path) -> Path:
-    """The file of a leaderboard's scores, which is named by its folder, by that file, or by its page."""
-    return path / "leaderboard.json" if path.is_dir() else path.with_suffix(".json")
 
 
 def check_ending(out: Path) -> None:
@@ -147,7 +97,8 @@ def describe_path(path: Path, restarts: Sequence[str] = ()) -> Description:
         return isolated(_DESCRIBE[kind], path, name=path.name, **_bounds(path))
     try:
         return _DESCRIBE[kind](path)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise_cause(error, path)
         message = f"{path} does not say what a {kind} says ({type(error).__name__}: {error}): spiketok verify {path}"
         raise ArtefactError(message) from error
 
@@ -505,6 +456,23 @@ def _describe_truth(path: Path) -> Description:
     return Description("truth", {"file": path.name}, {"arrays": rows})
 
 
+def _describe_vectors(path: Path) -> Description:
+    """Of the vectors of units that ``spiketok embed`` wrote: whose they are, of which time, by which run."""
+    arrays = read_npz(path, "session", "vector", "run_digest", "time.session", "time.start_ns", "time.stop_ns")
+    took_ns = arrays["time.stop_ns"] - arrays["time.start_ns"]
+    rows = [
+        {
+            "session": name,
+            "units": int((arrays["session"] == name).sum()),
+            "seconds": int(took_ns[arrays["time.session"] == name].sum()) / NS_PER_S,
+        }
+        for name in dict.fromkeys(arrays["session"].tolist())
+    ]
+    told = {"file": path.name, "numbers of a unit": arrays["vector"].shape[1]}
+    told |= {"by the run of checkpoint": str(arrays["run_digest"])[:12]}
+    return Description("vectors", told, {"sessions": rows})
+
+
 def _describe_workspace(path: Path) -> Description:
     workspace = Workspace.locate(path)
     rows = []
@@ -568,6 +536,22 @@ def _describe_leaderboard(path: Path) -> Description:
     return Description("leaderboard", told, tables)
 
 
+def _describe_star_table(path: Path) -> Description:
+    facts = star_body(star_file(path))
+    told = {"models": len(facts["models"]), "sessions": ", ".join(facts["settings"]["sessions"])}
+    told |= {"seed": facts["settings"]["seed"], "digest": facts["digest"][:12]}
+    titles = {name: of["title"] for name, of in facts["columns"].items()}
+    tables = {
+        "stars": [{"model": one["label"]} | _titled(titles, one["stars"]) for one in facts["models"]],
+        "means": [{"model": one["label"]} | _titled(titles, one["mean"]) for one in facts["models"]],
+    }
+    return Description("star table", told, tables)
+
+
+def _titled(titles: dict[str, str], values: dict[str, float | None]) -> dict[str, object]:
+    return {titles.get(name, name): "-" if value is None else value for name, value in values.items()}
+
+
 _DESCRIBE = {
     "nwb": _describe_nwb,
     "session": _describe_session,
@@ -576,6 +560,8 @@ _DESCRIBE = {
     "run": _describe_run,
     "report": _describe_report,
     "truth": _describe_truth,
+    "vectors": _describe_vectors,
+    "star table": _describe_star_table,
     "workspace": _describe_workspace,
     "choice": _describe_choice,
     "leaderboard": _describe_leaderboard,

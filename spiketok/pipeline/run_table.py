@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from spiketok.errors import ArtefactError, BusyError
 from spiketok.storage.files import WIP, clean_leftovers, human_bytes, read_json, sha256_file, source_bytes
+from spiketok.storage.forms import Each, form_fault
 from spiketok.storage.locks import inside, locked
+from spiketok.storage.npz import read_npz
 from spiketok.storage.records import (
     CHECKPOINT,
     RESULT,
@@ -232,6 +232,9 @@ def scores_beside(rows: Sequence[RunRow]) -> list[dict[str, object]]:
 
 # ---- what depends on one --------------------------------------------------------------------------------------------
 
+# what a run says of the runs that it needs
+_NAMED = {"config": {"model_overrides?": Each(object)}, "kept": [{"parent?": Each(object)}]}
+
 
 def dependents(workspace: Workspace, run: Path, *, but: Sequence[Path] = ()) -> list[str]:
     """What a run's deletion would leave without its origin, in words.
@@ -251,8 +254,10 @@ def dependents(workspace: Workspace, run: Path, *, but: Sequence[Path] = ()) -> 
     for other in run_folders(workspace):
         if other.resolve() in (run, *gone):
             continue
-        facts = _read(other / CHECKPOINT) | {"configured": _read(other / "config.json")}
-        config = facts.get("config") or facts["configured"]
+        facts = _read(other / CHECKPOINT)
+        config = facts.get("config") or _read(other / "config.json")
+        if form_fault({"config": config, "kept": facts.get("kept", [])}, _NAMED):
+            continue  # it is damaged: whoever reads it says so
         overrides = config.get("model_overrides", {})
         if config.get("start") == digest:
             found.append(f"run {other.name}, which started from its weights (--from)")
@@ -284,11 +289,10 @@ def _vectors(workspace: Workspace, digest: str) -> Iterator[Path]:
     """Files of vectors that a run made, in its folder and among those that runs read."""
     for file in sorted([*workspace.runs.glob("*/*.npz"), *(workspace.root / "vectors").glob("*.npz")]):
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                made = str(arrays["run_digest"]) if "run_digest" in arrays else ""
-        except (OSError, ValueError, EOFError):
+            made = read_npz(file, "run_digest").get("run_digest", "")
+        except (OSError, ArtefactError):
             continue  # it is none: whoever reads it says so
-        if made == digest:
+        if str(made) == digest:
             yield file
 
 

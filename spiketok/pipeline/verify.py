@@ -86,7 +86,7 @@ def verify_session_files(workspace: Workspace, session_id: str, quick: bool = Fa
         n_rows=sum(len(t) for t in session.intervals.values()),
         n_samples=sum(len(s.time_ns) for s in session.signals.values()),
         n_shards=sum(folder.parts[-4] != CONTEXT for folder in folders),
-        differences=differences,
+        differences=list(dict.fromkeys(differences)),  # a context that several shards share is told once
         not_here=not_here,
     )
 

@@ -319,6 +319,8 @@ def _too_long(path: Path | None, error: BaseException) -> tuple[str, str]:
     size = len(os.fsencode(longest))
     if size > 255:
         return f"a name of {size} bytes is longer than its file system takes (mostly 255)", "choose a shorter one"
+    if path is None:
+        return "a name or a path is longer than the system takes", "choose shorter names, or a shorter --root"
     return f"a path of {len(os.fsencode(str(path)))} bytes is longer than the system takes", "choose a shorter --root"
 
 

@@ -10,12 +10,14 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from urllib.parse import quote
 
 from spiketok.errors import UsageError
 
 RESERVED = '<>:"/\\|?*[],'  # of Windows; of patterns, by which sessions are chosen
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 MAX_BYTES = 180  # of 255 that a name may have, less what a temporary folder's name has beside it
+MAX_STEM = 150  # of a file of predictions: a temporary name has more beside it
 DIGEST_CHARS = 8
 
 
@@ -59,6 +61,19 @@ def safe_name(text: str) -> str:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:DIGEST_CHARS]
     return f"{name.encode()[: MAX_BYTES - DIGEST_CHARS - 1].decode('utf-8', 'ignore')}-{digest}"
+
+
+def file_stem(text: str) -> str:
+    """Any text as the stem of a file's name, percent-encoded; a long one is cut, and ends in ``~`` and a digest.
+
+    >>> file_stem("made/a"), len(file_stem("猫" * 100))
+    ('made%2Fa', 150)
+    """
+    word = quote(text, safe="", errors="surrogatepass")
+    if len(word) <= MAX_STEM:
+        return word
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{word[: MAX_STEM - 17]}~{digest}"
 
 
 def folded(session_ids: Iterable[str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from spiketok.errors import ArtefactError
 from spiketok.storage.causes import NEWER
 from spiketok.storage.files import content_digest, parse_json, read_signed, sha256_file, signed
+from spiketok.storage.forms import Each, require_form
 from spiketok.storage.names import fault_of, fold_name
 from spiketok.storage.workspace import COLUMNS, CONTEXT, MANIFEST
 
@@ -35,6 +36,18 @@ MARKS = {"session": "session.json", "context": MANIFEST, "shard": MANIFEST, "run
 RUN_FILES = (".json", ".jsonl", ".safetensors", ".npz", ".html", ".png", ".svg", ".pdf", ".csv", ".tsv", ".md", ".txt",
              ".toml")  # fmt: skip
 
+_FORM = {  # what pull and verify read of an item; what its page says of it is looked at by whoever shows it
+    "items": Each(
+        {
+            "kind": str,
+            "files": Each({"sha256": str, "bytes": int}),
+            "needs": [str],
+            "made_of": [str],
+            "left_out": [str],
+            "about": Each(object),
+        }
+    )
+}
 _HEX64, _HEX16 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
 _FILES = {"session": {"session.json", "arrays.zip"}, "context": {MANIFEST, COLUMNS}, "shard": {MANIFEST, COLUMNS}}
 
@@ -97,11 +110,8 @@ def read_manifest(data: bytes, where: str) -> dict:
             f"{str(facts.get('digest'))[:12]}: push again"
         )
         raise ArtefactError(message)
-    try:
-        require_names(facts["items"], file)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        message = f"{file} does not say what a manifest says ({type(error).__name__}: {error}): push again"
-        raise ArtefactError(message) from error
+    require_form(facts, _FORM, "manifest", file, "push again")
+    require_names(facts["items"], file)
     return facts
 
 
@@ -214,7 +224,12 @@ def _of_records(records: tuple[tuple[Path, int, int], ...]) -> Pulled:
     """Read once for all sessions of a command; ``records``: with time and size, by which another state is another."""
     found: dict[str, list[Mapping]] = {}
     for file, _, _ in records:
-        facts = read_signed(file, "record of what was pulled", "pull it again")
+        word, remedy = (
+            ("manifest", "push again") if file.name == PUSHED else ("record of what was pulled", "pull it again")
+        )
+        facts = read_signed(file, word, remedy)
+        require_form(facts, _FORM, word, file, remedy)
+        require_names(facts["items"], str(file))
         for path, item in facts["items"].items():
             found.setdefault(path, []).append(item)
     return Pulled(found)

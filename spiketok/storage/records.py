@@ -6,6 +6,7 @@
     <report>/report.json                  the scores of a transfer
     <root>/choices/<name>.json            which sessions are to be trained on, and why
     <bench>/leaderboard.json              the scores of a suite
+    <folder>/star.json                    models beside each other, in ten columns
     <folder>/predictions.json             of which checkpoint the predictions below it are, and the digest of each file
 
 Whoever reads one reads it here, so that no command believes a file that was changed.
@@ -20,14 +21,104 @@ from pathlib import Path
 from spiketok.errors import ArtefactError, ChangedError
 from spiketok.storage.causes import content_fault
 from spiketok.storage.files import below, read_signed, sha256_file, write_signed
+from spiketok.storage.forms import Each, Maybe, require_form
 
 CONFIG, RESULT, PREDICTIONS = "config.json", "result.json", "predictions.json"
 STEPS = "metrics.jsonl"  # the log of a training's steps
 CHOICE = "spiketok-choice"  # the format of a choice of sessions
+STAR_TABLE = "spiketok-star-table"  # the format of models beside each other
 LEADERBOARDS = ("leaderboard", "leaderboard-partial")  # of all of a suite, and of some of its models, seeds or tracks
 CHECKPOINT = Path("checkpoint") / "checkpoint.json"
+_CHECKPOINTS = (2, 3)  # versions of it whose form is known here
 SIGNED_VERSION = 3  # of the checkpoint: from it on the configuration beside it is signed
 AGAIN = "run the same 'spiketok train' again"
+
+# What each must say (``forms``); what only some releases wrote may be missing.
+_SESSION = {
+    "id": str,
+    "subject?": str,
+    "n_units?": int,
+    "n_spikes?": int,
+    "shards?": Each({"digest": str, "shard?": str}),
+    "store_digest?": str,
+    "source_sha256?": str,
+    "source?": Each(object),
+    "earlier?": bool,
+    "recording?": Each(object),
+}
+_TASK = {"kind": str, "name?": str, "about?": str, "metrics?": [str]}
+_KEPT = {
+    "session": str,
+    "protocol": str,
+    "labels": str,
+    "parent": {"run": str, "checkpoint_digest": str},
+    "calibration_ns": [[int]],
+    "test_ns": [[int]],
+    "valid_is_test": bool,
+}
+_CONFIG = {"model": str, "data": Each(object), "model_overrides": Each(object)}
+_FORMS: dict[str, object] = {
+    "checkpoint": {
+        "config": _CONFIG,
+        "tasks": [_TASK],
+        "sessions": [_SESSION],
+        "step": int,
+        "total_steps": int,
+        "files": Each(str),
+        "kept?": [_KEPT],
+    },
+    "result": {
+        "model": str,
+        "checkpoint_digest?": str,
+        "tasks": [_TASK],
+        "test": Each(Each(Each(object))),
+        "test_mean": Each(Each(Maybe(float))),
+        "train_s?": Each(float),
+        "findings?": [object],
+    },
+    "report": {
+        "run?": str,
+        "checkpoint_digest?": str,
+        "model?": str,
+        "config?": _CONFIG,
+        "trained_on?": [_SESSION],
+        "sessions?": [_SESSION],
+        "summary?": Each(Each(Each(Each(object)))),
+    },
+    "choice": {
+        "task": str,
+        "targets": Each(str),
+        "calibration_s": float,
+        "sessions": [
+            {"session": str, "store_digest": str, "rate_hz": float, "own": float, "transfer": Each(float)},
+        ],
+        "chosen": [str],
+        "written_by?": str,
+    },
+    "leaderboard": {
+        "suite": {"name": str, "version": int, "models": [{"name": str, "model": str}]},
+        "suite_digest": str,
+        "models": [str],
+        "seeds": [int],
+        "sessions": Each(str),
+        "runs": [{"run": str, "checkpoint_digest": str}],
+        "versions": Each(str),
+        "partial": [str],
+    },
+    "star table": {
+        "columns": Each({"title": str, "stars": str}),
+        "models": [{"label": str, "mean": Each(Maybe(float)), "stars": Each(Maybe(int))}],
+        "settings": {"sessions": [str], "seed": int},
+    },
+    "predictions": {"files": Each(str), "checkpoint_digest": str},
+}
+
+
+def _formed(kind: str, file: Path, remedy: str) -> dict:
+    """What a signed artefact of a kind says, after its form was looked at."""
+    facts = read_signed(file, kind, remedy)
+    require_form(facts, _FORMS[kind], kind, file, remedy)
+    return facts
 
 
 def is_run(folder: Path) -> bool:
@@ -65,12 +156,18 @@ def _agree(a: object, b: object) -> bool:
 
 def run_checkpoint(run: Path) -> dict:
     """What stands beside a run's weights; FileNotFoundError where there is none, also for those below."""
-    return read_signed(run / CHECKPOINT, "checkpoint", "train again with --restart")
+    facts, again = (
+        read_signed(run / CHECKPOINT, "checkpoint", "train again with --restart"),
+        "train again with --restart",
+    )
+    if facts.get("version") in _CHECKPOINTS:  # of another one its reader says which
+        require_form(facts, _FORMS["checkpoint"], "checkpoint", run / CHECKPOINT, again)
+    return facts
 
 
 def run_result(run: Path) -> dict:
     """The scores of a finished run; ArtefactError also where they are of another checkpoint than the one beside."""
-    facts = read_signed(run / RESULT, "result", AGAIN)
+    facts = _formed("result", run / RESULT, AGAIN)
     said, found = str(facts.get("checkpoint_digest", "")), checkpoint_digest(run)
     if said != found:
         message = f"result {run / RESULT} is of checkpoint {said[:12]}, beside it lies {found[:12] or 'none'}: {AGAIN}"
@@ -103,7 +200,7 @@ def step_lines(path: Path) -> list[dict]:
 
 def report_body(file: Path) -> dict:
     """A transfer report."""
-    return read_signed(file, "report", "spiketok eval-xsession RUN")
+    return _formed("report", file, "spiketok eval-xsession RUN")
 
 
 def choice_body(file: Path) -> dict:
@@ -116,6 +213,11 @@ def choice_body(file: Path) -> dict:
     if facts.get("format") != CHOICE:
         message = f"{file} has format '{facts.get('format')}', expected '{CHOICE}': spiketok choose"
         raise ArtefactError(message)
+    require_form(facts, _FORMS["choice"], "choice", file, "spiketok choose")
+    missing = sorted(set(facts["chosen"]) - {one["session"] for one in facts["sessions"]})
+    if missing:
+        message = f"choice {file} chooses '{missing[0][:120]}', which is none of its sessions: spiketok choose"
+        raise ArtefactError(message)
     return facts
 
 
@@ -126,7 +228,12 @@ def is_leaderboard(file: Path) -> bool:
 
 def leaderboard_body(file: Path) -> dict:
     """The scores of a suite, by the file of them or of their page."""
-    return read_signed(file.with_suffix(".json"), "leaderboard", "spiketok bench SUITE")
+    return _formed("leaderboard", file.with_suffix(".json"), "spiketok bench SUITE")
+
+
+def star_body(file: Path) -> dict:
+    """Models beside each other, as ``spiketok compare --models`` measured them."""
+    return _formed("star table", file, "spiketok compare --models NAME,...")
 
 
 def choice_rows(facts: Mapping) -> list[dict[str, object]]:
@@ -156,7 +263,7 @@ def predictions_fault(folder: Path, checkpoint: str, remedy: str) -> str:
         FileNotFoundError: nothing was written down of them, as by an earlier release.
     """
     try:
-        sealed = read_signed(folder / PREDICTIONS, "predictions", remedy)
+        sealed = _formed("predictions", folder / PREDICTIONS, remedy)
         for name, digest in sealed["files"].items():
             file = below(folder, name, PREDICTIONS)
             found = sha256_file(file) if file.is_file() else ""

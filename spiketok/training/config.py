@@ -318,6 +318,7 @@ def _resolve(name: str, size: str, given: dict[str, object]) -> RunConfig:
     if isinstance(optim, dict) and "lr_per_window" in optim:
         per_window = optim.pop("lr_per_window")
         optim.setdefault("lr", per_window * _batch_size(values))
+    build(dict[str, object], overrides, "model")  # what no setting may be is named as it was typed
     config = RunConfig.from_dict(values | {"model": name, "size": size, "model_overrides": overrides})
     _check(config)
     return config

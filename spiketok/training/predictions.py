@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from spiketok.storage.files import atomic_file
+from spiketok.storage.names import file_stem
 from spiketok.training.tasks.base import Answer
 
 
@@ -25,7 +25,7 @@ def write_predictions(folder: Path, session: str, answers: Mapping[str, Answer])
     """Write the answers of one session; returns the files."""
     written = []
     for task, answer in answers.items():
-        path = Path(folder) / quote(session, safe="") / f"{quote(task, safe='')}.safetensors"
+        path = Path(folder) / file_stem(session) / f"{file_stem(task)}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.ascontiguousarray(array) for name, array in answer.arrays().items()}
         about = {"session": session, "task": task, "score": json.dumps(answer.score())}

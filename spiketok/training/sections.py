@@ -15,6 +15,10 @@ from spiketok.recording.segments import CONTINUOUS, OBSERVED
 # Keys of optim of which one layer (recipe, file, --set) gives at most one, and a later layer's replaces the others.
 RIVALS = (("epochs", "steps"), ("warmup", "warmup_steps", "warmup_epochs"))
 MOST_WINDOWS, MOST_DEVICES = 2**20, 1024  # of a batch, of a run: what is beyond is a slip of the hand
+MOST_OVERLAPPING = 10_000  # windows of an evaluation over each other
+MOST_STEPS = 10**9  # at a millisecond each, eleven days
+MOST_RATE = 1e15  # of what gradients are multiplied by: the product of two is a number of 32 bits
+MOST_PIECES = 1000  # of what is cut anew for each session: draws of maps, blocks of a calibration
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,12 @@ class DataConfig:
         if self.eval_step_ms is not None:
             _positive("data", self, "eval_step_ms")
             _whole_ns("data", self, "eval_step_ms")
+            if self.eval_step_ms < self.window_ms / MOST_OVERLAPPING:
+                message = (
+                    f"data.eval_step_ms is {self.eval_step_ms:g} and data.window_ms is {self.window_ms:g}: every "
+                    f"moment would lie in more than {MOST_OVERLAPPING} windows"
+                )
+                raise UsageError(message)
         whole = self.segments in (OBSERVED, CONTINUOUS)
         if not whole and not re.fullmatch(r"trials:[^,]+,-?[\d.]+,-?[\d.]+", self.segments):
             known = f"'{OBSERVED}', '{CONTINUOUS}' or 'trials:ALIGN,PRE_MS,POST_MS'"
@@ -163,6 +173,7 @@ class OptimConfig:
             message = f"optim.epochs is {self.epochs} and optim.steps is {self.steps}: exactly one must be set"
             raise UsageError(message)
         _positive("optim", self, "epochs" if self.steps is None else "steps")
+        _at_most("optim", self, MOST_STEPS, "epochs" if self.steps is None else "steps", "accumulate")
         if self.clip is not None:
             _positive("optim", self, "clip")
         _not_negative("optim", self, "weight_decay", "checkpoint_every", "validate_every", "hold_steps")
@@ -174,10 +185,14 @@ class OptimConfig:
             shown = f"optim.warmup_steps is {self.warmup_steps} and optim.warmup_epochs is {self.warmup_epochs}"
             message = f"{shown}: give one of the two"
             raise UsageError(message)
-        _not_negative("optim", self, *(n for n in RIVALS[1][1:] if getattr(self, n) is not None))
+        warmups = [name for name in RIVALS[1][1:] if getattr(self, name) is not None]
+        _not_negative("optim", self, *warmups)
+        _at_most("optim", self, MOST_STEPS, *warmups)
+        _at_most("optim", self, MOST_RATE, "lr", "weight_decay", *(["clip"] if self.clip is not None else []))
         for prefix, factor in self.group_lr.items():
-            if not factor >= 0:
-                message = f"optim.group_lr['{prefix}'] is {factor}, must not be negative"
+            if not 0 <= factor <= MOST_RATE:
+                bound = "must not be negative" if factor < 0 else f"must be at most {MOST_RATE:g}"
+                message = f"optim.group_lr['{prefix}'] is {factor}, {bound}"
                 raise UsageError(message)
 
 
@@ -216,6 +231,9 @@ class TransferConfig:
         _positive("transfer", self, "identity_steps", "identity_lr", "full_steps", "full_lr", "batch_size")
         _positive("transfer", self, "map_sessions", "map_draws")
         _at_most("transfer", self, MOST_WINDOWS, "batch_size")
+        _at_most("transfer", self, MOST_STEPS, "identity_steps", "unfreeze_after", "full_steps", "adapt_steps")
+        _at_most("transfer", self, MOST_PIECES, "map_draws", "adapt_blocks")
+        _at_most("transfer", self, MOST_RATE, "identity_lr", "full_lr", "weight_decay")
         _not_negative("transfer", self, "unfreeze_after", "weight_decay", "adapt_steps", "adapt_blocks")
 
 
@@ -229,10 +247,12 @@ def _positive(section: str, config: object, *names: str) -> None:
             raise UsageError(message)
 
 
-def _at_most(section: str, config: object, most: int, name: str) -> None:
-    if getattr(config, name) > most:
-        message = f"{section}.{name} is {getattr(config, name)}, must be at most {most}"
-        raise UsageError(message)
+def _at_most(section: str, config: object, most: float, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) > most:
+            bound = most if isinstance(most, int) else f"{most:g}"
+            message = f"{section}.{name} is {getattr(config, name)}, must be at most {bound}"
+            raise UsageError(message)
 
 
 def _whole_ns(section: str, config: object, *names: str) -> None:

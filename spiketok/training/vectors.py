@@ -10,17 +10,18 @@ What is unusual:
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spiketok.errors import ArtefactError, DataError, UsageError
+from spiketok.errors import ArtefactError, DataError, SpiketokError, UsageError
 from spiketok.recording.intervals import without
 from spiketok.recording.nouns import Intervals, SessionInfo
+from spiketok.storage.causes import raise_cause
 from spiketok.storage.files import atomic_file, sha256_file, writing
+from spiketok.storage.npz import read_npz
 from spiketok.storage.workspace import Workspace
 
 VECTORS = "vectors"  # the name of the input
@@ -99,8 +100,7 @@ def read_vectors(path: Path) -> VectorFile:
         ArtefactError: there is no such file, or it is no such file, or one that does not say of which time it is.
     """
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        arrays = read_npz(path)
         session, vector = arrays["session"], arrays["vector"]
         if vector.dtype.kind != "f" or np.isinf(vector).any():
             message = f"vectors of {vector.dtype}" + (", some infinite" if vector.dtype.kind == "f" else "")
@@ -109,18 +109,25 @@ def read_vectors(path: Path) -> VectorFile:
         if vector.ndim != 2 or not vector.shape[1] or not len(session) == len(vector) == len(arrays["unit"]):
             message = f"{len(session)} rows of units and vectors of shape {vector.shape}"
             raise ValueError(message)
+        if not (session.dtype.kind == "U" and session.ndim == arrays["unit"].ndim == 1):
+            raise ValueError("sessions and units that are no lists of names")
         of_time, start_ns, stop_ns = (arrays[f"time.{name}"] for name in ("session", "start_ns", "stop_ns"))
         found = {}
         for name in dict.fromkeys(session.tolist()):
             own, spans = session == name, of_time == name
             time = Intervals(start_ns[spans], stop_ns[spans])
+            if not len(time):
+                message = f"vectors of '{name}' of no time"
+                raise ValueError(message)
             found[name] = arrays["unit"][own].tolist(), SessionVectors(name, vector[own], time)
         return VectorFile(path, sha256_file(path), str(arrays["run_digest"]), vector.shape[1], found)
     except FileNotFoundError:
         message = f"there is no file of unit vectors {path}: {AGAIN}"
         raise ArtefactError(message) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        message = f"{path} is no file of unit vectors ({type(error).__name__}: {error}): {AGAIN}"
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SpiketokError) as error:
+        raise_cause(error, path)
+        fact = f"no array {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        message = f"{path} is no file of unit vectors ({fact}): {AGAIN}"
         raise ArtefactError(message) from error
 
 

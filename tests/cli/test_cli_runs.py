@@ -168,6 +168,9 @@ def test_a_run_that_something_needs_is_not_deleted(made, tmp_path):
     write_signed(root / "elsewhere" / "report.json", {"checkpoint_digest": digest})
     np.savez(run / "vectors.npz", run_digest=np.array(digest))
     np.savez(workspace.runs / "other.npz", run_digest=np.array("another"))
+    for name, size in (("cut", -300), ("shorter", 40), ("empty", 0)):  # none of them is anybody's
+        whole = (run / "vectors.npz").read_bytes()
+        (workspace.runs / "later" / f"{name}.npz").write_bytes(whole[:size])
     assert dependents(workspace, run) == [
         f"vectors runs/{run.name}/vectors.npz",
         "run later, which started from its weights (--from)",

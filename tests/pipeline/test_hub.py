@@ -142,6 +142,33 @@ def test_what_is_there_is_not_sent_and_what_is_here_is_not_fetched(root, tmp_pat
     assert "1 written, 1 already" in spiketok(other, "pull", there).stderr
 
 
+def test_a_link_out_of_the_workspace_stays_where_it_is(root, tmp_path):
+    """Whoever gives a run away gives no file that somebody put a link to into its folder."""
+    run, there = run_of(root), tmp_path / "given"
+    folder = root / "runs" / run
+    secret = tmp_path / "secret.txt"
+    secret.write_text("s3cr3t")
+    links = [folder / "notes.txt", folder / "xsession" / "more.json"]
+    inside = folder / "again.txt"
+    weights, moved = folder / "checkpoint" / "model.safetensors", tmp_path / "model.safetensors"
+    shutil.move(weights, moved)
+    try:
+        for link in links:
+            link.symlink_to(secret)
+        inside.symlink_to(folder / "config.json")
+        weights.symlink_to(moved)  # on another disk, and known by its digest
+        done = spiketok(root, "push", run, there)
+    finally:
+        for link in (*links, inside, weights):
+            link.unlink()
+        shutil.move(moved, weights)
+    assert "notes.txt and 1 more stays here: a link out of the workspace" in done.stderr
+    came = files(there, f"runs/{run}")
+    assert not any(name.endswith(("notes.txt", "more.json")) for name in came)
+    assert {"again.txt", "model.safetensors"} <= {Path(name).name for name in came}
+    assert not any(b"s3cr3t" in p.read_bytes() for p in there.rglob("*") if p.is_file())
+
+
 @pytest.mark.long
 def test_the_state_of_the_optimizer_comes_only_where_it_was_asked_for(root, steps, tmp_path):
     run = steps

@@ -20,6 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from spiketok.storage.files import json_text, signed
 from tests.evaluation.bench.made_suite import TEXT
 from tests.evaluation.scoring.submissions import CHOICE, FORECAST, WHEEL, write_submission
 from tests.evaluation.scoring.test_falcon_scorer import made_binned, written
@@ -82,9 +83,9 @@ FILES = {
     "leaderboard": "bench/*/leaderboard.json",
     "page": "bench/*/*.html",
     "choice": CHOSEN,
-    "kept checkpoint": "runs/*/xsession/kept/**/checkpoint.json",
-    "kept weights": "runs/*/xsession/kept/**/*.safetensors",
-    "kept config": "runs/*/xsession/kept/**/config.json",
+    "kept checkpoint": "runs/*-identity_only-*/checkpoint/checkpoint.json",
+    "kept weights": "runs/*-identity_only-*/checkpoint/*.safetensors",
+    "kept config": "runs/*-identity_only-*/config.json",
     "vectors": VECTORS,
     "vectors of a run": "vectors/*",
     "suite": SUITE,
@@ -127,6 +128,8 @@ def cases(count: int | None = None) -> list[Case]:
     made += [Case(f"vectors: {name}", partial(_vectors, change)) for name, change in NPZ.items()]
     for suite, damages in PREDICTIONS.items():
         made += [Case(f"score {suite}: {name}", partial(_scored, suite, change)) for name, change in damages.items()]
+    made += [Case(f"signed anew: {name}", partial(_signed_anew, *how)) for name, how in SIGNED_ANEW.items()]
+    made.append(Case("runs delete beside a damaged npz", _delete_beside))
     return made
 
 
@@ -163,6 +166,63 @@ def _faults(kind: str, words: list[str], path: Path, changed: bool, done: Outcom
         return [] if same[0] == same[1] else [f"another leaderboard: {done}"]
     is_bound = words[0] == "verify" or (words[0] in ("train", "stream") and kind in ("choice", "vectors"))
     return [f"damaged, and not said: {done}"] if changed and is_bound and kind != "page" else []
+
+
+# ---- signed anew ----------------------------------------------------------------------------------------------------
+
+
+def _at(facts: dict, place: str, value: object) -> None:
+    """Put a value at a place of JSON; ``*`` is the first key or item there."""
+    *way, last = place.split("/")
+    for key in way:
+        facts = facts[next(iter(facts))] if key == "*" and isinstance(facts, dict) else facts[0 if key == "*" else key]
+    facts[0 if last == "*" and isinstance(facts, list) else next(iter(facts)) if last == "*" else last] = value
+
+
+CHOOSING = ["train", "-m", "linear", "--hold-out", "none", "--sessions", f"@{CHOSEN}", "--json"]
+SIGNED_ANEW: dict[str, tuple[str, str, object, list[str]]] = {
+    "a chosen session that is a number": (CHOSEN, "chosen/*", -1, CHOOSING),
+    "a chosen session that is none": (CHOSEN, "chosen/*", "../x", CHOOSING),
+    "sessions as a text": (CHOSEN, "sessions", "x\x1b[2J", CHOOSING),
+    "a session without a digest": (CHOSEN, "sessions/*/store_digest", None, CHOOSING),
+    "a choice, looked at": (CHOSEN, "sessions/*/transfer", [3], ["inspect", CHOSEN]),
+    "a cell of a bench without its key": ("bench/*/cells/*/*/train.json", "key", None, ["bench", SUITE, "--json"]),
+    "a cell of a bench of text": ("bench/*/cells/*/*/train.json", "facts", "x", ["bench", SUITE, "--json"]),
+    "a leaderboard's sessions as a list": ("bench/*/leaderboard.json", "sessions", ["x"], ["cite", "bench/tiny-2"]),
+    "calibration of a kept run as text": (
+        "runs/*-identity_only-*/checkpoint/checkpoint.json",
+        "kept/*/calibration_ns",
+        "x",
+        ["stream", "*day03*", "--run", "{run}", "--json"],
+    ),
+}
+
+
+def _signed_anew(pattern: str, place: str, value: object, words: list[str], cli: Cli, folder: Path) -> None:
+    """A file that was edited and whose digest holds all the same: one line, or what it says is made again."""
+    shutil.copytree(base(cli), folder / "copy", symlinks=True)
+    path = sorted((folder / "copy").glob(pattern))[0]
+    facts = json.loads(path.read_text())
+    _at(facts, place, value)
+    path.write_text(json_text(signed({key: one for key, one in facts.items() if key != "digest"})))
+    done = cli(*(word.format(run=path.parent.parent) for word in words), root=folder / "copy").sane()
+    if "cells" in path.parts:
+        done.succeeds()
+        return
+    names = (path.name, path.parent.parent.name)
+    lines = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert done.code == 1 and len(lines) == 1 and any(name in lines[0] for name in names), str(done)
+    assert "\x1b" not in done.text, str(done)
+
+
+def _delete_beside(cli: Cli, folder: Path) -> None:
+    """A cut npz in a run's folder is nobody's vectors, and no reason that another run cannot be deleted."""
+    shutil.copytree(base(cli), folder / "copy", symlinks=True)
+    root = folder / "copy"
+    one, other, *_ = sorted(path for path in (root / "runs").glob("linear-*"))
+    (other / "vectors.npz").write_bytes((root / VECTORS).read_bytes()[:-300])
+    done = cli("runs", "delete", one.name, "--yes", root=root).sane()
+    assert done.code == 0 or "is needed by" in done.err, str(done)
 
 
 # ---- suites ---------------------------------------------------------------------------------------------------------
@@ -231,7 +291,24 @@ def _claims(path: Path, rng: random.Random) -> None:
             file.writestr(name, body)
 
 
+def _packed(path: Path, rng: random.Random) -> None:
+    """An array of 4 GB of zeros in a few megabytes."""
+    head = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 1)}
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("vector.npy", "w", force_zip64=True) as out,
+    ):
+        np.lib.format.write_array_header_1_0(out, head)
+        for _ in range(400):
+            out.write(bytes(10**7))
+
+
 NPZ: dict[str, Damage] = {
+    "4 GB packed": _packed,
+    "a session that is one text": _arrays(lambda a: a.update(session=np.array("x"))),
+    "times of NaN": _arrays(lambda a: a.update({"time.start_ns": np.full(len(a["time.start_ns"]), np.nan)})),
+    "times that end before they begin": _arrays(lambda a: a.update({"time.start_ns": a["time.stop_ns"] + 1})),
+    "times of fewer sessions than named": _arrays(lambda a: a.update({"time.session": a["time.session"][:-1]})),
     "pickled objects": _arrays(lambda a: a.update(vector=np.array([{}, []], object))),
     "complex": _arrays(lambda a: a.update(vector=a["vector"] * 1j)),
     "texts": _arrays(lambda a: a.update(vector=a["vector"].astype(str))),

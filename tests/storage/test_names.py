@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from spiketok.errors import UsageError
-from spiketok.storage.names import MAX_BYTES, fault_of, folded, require_name, safe_name, twin_of
+from spiketok.storage.names import MAX_BYTES, fault_of, file_stem, folded, require_name, safe_name, twin_of
 
 GOOD = (
     "local",
@@ -60,3 +60,13 @@ def test_twins():
     assert twin_of("steinmetz/other", known) == "Steinmetz"
     assert twin_of("Steinmetz/" + unicodedata.normalize("NFD", "É"), known) == "Steinmetz/é"
     assert twin_of("local/c", known) == twin_of("new/b", known) == ""
+
+
+@pytest.mark.parametrize("text", ["decode:cursor_vel", "a/b", "..", "猫" * 100, "x" * 300, "a\nb\x1b[2J", "", "\ud800"])
+def test_any_text_is_the_stem_of_a_file(tmp_path, text):
+    """Behaviours and sessions have any names; two that share their first letters stay two files."""
+    stems = {file_stem(text + end) for end in ("", "1", "2")}
+    assert len(stems) == 3
+    for stem in stems:
+        (tmp_path / f"{stem}.safetensors").write_bytes(b"x")
+    assert len([*tmp_path.iterdir()]) == 3

@@ -94,8 +94,30 @@ def test_what_is_no_such_file_is_refused(sessions, tmp_path):
     with np.load(tmp_path / "v.npz") as file:
         good = file["vector"]
     for wrong in (good * 1j, good.astype(str), np.full_like(good, np.inf), good[:, :0]):
-        with pytest.raises(ArtefactError, match=r"is no file of unit vectors \(ValueError: .*vectors of"):
+        with pytest.raises(ArtefactError, match=r"is no file of unit vectors \(.*vectors of"):
             read_vectors(write(tmp_path / "w.npz", sessions, vector=wrong))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"session": np.array("made/day0")},
+        {"session": np.zeros(21)},
+        {"unit": np.zeros((21, 2))},
+        {"unit": np.array(3)},
+        {"time.start_ns": np.zeros(3)},
+        {"time.start_ns": np.full(3, np.nan)},
+        {"time.start_ns": np.array(["0", "0", "0"])},
+        {"time.start_ns": np.full(3, 10**18)},
+        {"time.start_ns": np.zeros((3, 2), np.int64)},
+        {"time.session": np.array(["made/day0"])},
+        {"time.session": np.array(["made/day0", "made/day0", "made/day0"])},
+    ],
+    ids=lambda wrong: " ".join(f"{key} {value.dtype} {value.shape}" for key, value in wrong.items()),
+)
+def test_arrays_that_do_not_go_together_are_one_line_with_the_file(sessions, tmp_path, wrong):
+    with pytest.raises(ArtefactError, match=r"w.npz is no file of unit vectors \(.*\): spiketok embed RUN"):
+        read_vectors(write(tmp_path / "w.npz", sessions, **wrong))
 
 
 def with_vectors(tokens, file):

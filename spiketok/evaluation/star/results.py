@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spiketok.storage.files import atomic_file, json_text, signed
+from spiketok.storage.records import STAR_TABLE
 
-FORMAT, VERSION = "spiketok-star-table", 1
+FORMAT, VERSION = STAR_TABLE, 1
 JITTER_MS, CHUNK_MS = "20", "20"  # of the curves, what makes stars
 BUSY = 2.0  # a latency of so many times its CPU time was waited for
 

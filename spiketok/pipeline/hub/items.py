@@ -18,10 +18,11 @@ from spiketok.errors import ArtefactError, DataError, SpiketokError, UnknownName
 from spiketok.pipeline.citations import Citation, cite
 from spiketok.pipeline.provenance import first_broken, walk
 from spiketok.plugins import Origin, find_module, origins_of, present, require_origins
+from spiketok.storage.causes import content_fault
 from spiketok.storage.files import WIP, read_json, read_signed, sha256_file
 from spiketok.storage.locks import LOCK
 from spiketok.storage.pushed import MARKS, RUN_FILES, STATE, kind_at
-from spiketok.storage.records import checkpoint_digest, is_run, report_body, run_checkpoint, run_result
+from spiketok.storage.records import CONFIG, RESULT, checkpoint_digest, is_run, report_body, run_checkpoint, run_result
 from spiketok.storage.remote import RemotePath
 from spiketok.storage.store import holds_session, is_packed, read_session
 from spiketok.storage.workspace import CONTEXT, MANIFEST, Workspace, match_sessions
@@ -36,7 +37,8 @@ class Item:
 
     Args:
         path: its place in a workspace, as ``"runs/poyo-0123456789"``. files: by name in it.
-        left_out: files of it that stay here. skipped: files that are no part of what it is.
+        left_out: files of it that stay here. skipped: files that are no part of what it is. outside: links to what lies
+            outside of the workspace and stands under no digest.
         needs: places of what it cannot be used without. made_of: of what it was made of.
         about: facts for the card. cite: what to cite for it.
     """
@@ -47,6 +49,7 @@ class Item:
     cite: list[Citation] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     made_of: tuple[str, ...] = ()
 
@@ -170,7 +173,8 @@ def _shard(workspace: Workspace, path: str) -> Item:
         about |= {"scheme": manifest["scheme"]["name"], "config": manifest["scheme"]["config"],
                   "segments": manifest["segments_rule"], "spikes": manifest["n_spikes"]}  # fmt: skip
     files = {name.name: name for name in (folder / MANIFEST, folder / "columns.bin")}
-    return Item(path, files, about, cite([str(folder)], workspace), (), (), needs, (f"store/{session_id}",))
+    made_of = (f"store/{session_id}",)
+    return Item(path, files, about, cite([str(folder)], workspace), needs=needs, made_of=made_of)
 
 
 def _vectors(workspace: Workspace, path: str) -> Item:
@@ -196,7 +200,8 @@ def _run(workspace: Workspace, path: str, optimizer: bool, with_data: bool) -> I
             message = f"{link.kind} {link.name} {link.remark}: nothing was pushed"
             raise ArtefactError(message)
     checkpoint = run_checkpoint(folder)
-    files, skipped, reports, entries = {}, [], {}, list(checkpoint["sessions"])
+    files, skipped, outside, reports, entries = {}, [], [], {}, list(checkpoint["sessions"])
+    own = {CONFIG, RESULT, MARKS["run"], *(f"checkpoint/{name}" for name in checkpoint["files"])}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = file.relative_to(folder).as_posix()
         if any(part.startswith((WIP, LOCK)) for part in name.split("/")):
@@ -204,6 +209,9 @@ def _run(workspace: Workspace, path: str, optimizer: bool, with_data: bool) -> I
         refuse_pickle(file)
         if not name.endswith(RUN_FILES) or any(part.startswith(".") for part in name.split("/")):
             skipped.append(name)
+        elif name not in own and _leads_out(file, (workspace.root, folder)):
+            outside.append(name)
+            continue
         elif name != STATE or optimizer:
             files[name] = file
         if file.name == "report.json":
@@ -242,8 +250,22 @@ def _run(workspace: Workspace, path: str, optimizer: bool, with_data: bool) -> I
         needs.append(f"vectors/{digest}.npz")
     made_of = [f"shards/{shard['shard']}" for s in entries for shard in s["shards"].values()]
     made_of += [f"store/{s['id']}" for s in entries]
-    return Item(path, files, about, cite([str(folder)], workspace), left_out, tuple(skipped), tuple(needs),
-                tuple(dict.fromkeys(made_of)))  # fmt: skip
+    return Item(
+        path,
+        files,
+        about,
+        cite([str(folder)], workspace),
+        left_out=left_out,
+        skipped=tuple(skipped),
+        outside=tuple(outside),
+        needs=tuple(needs),
+        made_of=tuple(dict.fromkeys(made_of)),
+    )
+
+
+def _leads_out(file: Path, places: Sequence[Path]) -> bool:
+    """Whether a file is a link to what lies in none of some folders."""
+    return file.is_symlink() and not any(file.resolve().is_relative_to(place.resolve()) for place in places)
 
 
 def _origins(workspace: Workspace, config: dict) -> list[Path]:
@@ -357,10 +379,9 @@ def check_item(staged: Workspace, path: str) -> None:
         return
     if kind in ("shard", "context"):
         _check_place(path, place)
-    if kind == "run" and read_json(place / MARKS["run"]).get("version", 0) < 2:
-        message = f"{path} is of an earlier release: upgrade it where it was made, and push again"
-        raise ArtefactError(message)
     if kind == "run":
+        _require_version(path, place)
+        run_checkpoint(place)  # says what a checkpoint says
         _require_named(path, place)
     if kind == "session":
         found = read_session(place).id  # every byte
@@ -374,6 +395,21 @@ def check_item(staged: Workspace, path: str) -> None:
         if broken is not None:
             message = f"{path}: {broken.kind} {broken.name}: {broken.remark}"
             raise ArtefactError(message)
+
+
+def _require_version(path: str, place: Path) -> None:
+    """Raise ArtefactError where a run that came is none, or of a release whose runs are upgraded first."""
+    try:
+        version = read_json(place / MARKS["run"]).get("version", 0)
+    except ValueError as error:
+        message = f"{path} has a checkpoint that cannot be read ({content_fault(error)}): it is not taken"
+        raise ArtefactError(message) from error
+    if not isinstance(version, int):
+        message = f"{path} has a checkpoint of version {str(version)[:40]!r}, expected a whole number: it is not taken"
+        raise ArtefactError(message)
+    if version < 2:
+        message = f"{path} is of an earlier release: upgrade it where it was made, and push again"
+        raise ArtefactError(message)
 
 
 def plugins_at(place: Path, kind: str) -> list[Origin]:

@@ -100,4 +100,7 @@ def _outcome(item: Item, entry: Mapping, before: Mapping | None, lacking: Mappin
     if item.skipped:
         more = f" and {len(item.skipped) - 1} more" if len(item.skipped) > 1 else ""
         remarks.append(f"{item.skipped[0]}{more} stays here: no kind of file that a run holds")
+    if item.outside:
+        more = f" and {len(item.outside) - 1} more" if len(item.outside) > 1 else ""
+        remarks.append(f"{item.outside[0]}{more} stays here: a link out of the workspace")
     return Pushed(item.path, item.kind, state, sum(nbytes for _, nbytes in own), sent, tuple(remarks))

@@ -13,16 +13,14 @@ import zlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from spiketok.errors import SourceError, require
 from spiketok.storage.causes import content_fault, raise_cause
 from spiketok.storage.files import human_bytes
+from spiketok.storage.npz import COPY, array_header
 
-MAGIC = b"\x93NUMPY"
-COPY = "copy it again"
 MAX_TEXT_BYTES = 2**26
 BLANK = frozenset({"", "nan", "none", "null"})  # cells that state nothing
 MOST_ABSENT = 10**6  # cells that rows may lack, besides as many as there are characters
@@ -40,7 +38,7 @@ def npy_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """
     try:
         with open(path, "rb") as stream:
-            return _header(stream, os.fstat(stream.fileno()).st_size, name)
+            return array_header(stream, os.fstat(stream.fileno()).st_size, name)
     except (OSError, ValueError, EOFError) as error:
         raise_cause(error, path, SourceError)
         message = f"{name} cannot be read ({_short(error)}): {COPY}"
@@ -53,35 +51,11 @@ def require_whole_npz(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 with archive.open(member) as stream:
-                    _header(stream, member.file_size, f"{path.name}: {member.filename}")
+                    array_header(stream, member.file_size, f"{path.name}: {member.filename}")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise_cause(error, path, SourceError)
         message = f"{path.name} cannot be read ({_short(error)}): {COPY}"
         raise SourceError(message) from error
-
-
-def _header(stream: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and dtype that an npy file of so many bytes begins with; see :func:`npy_header`."""
-    start = stream.read(len(MAGIC))
-    if start != MAGIC:
-        message = f"{name} is no npy file (it begins with {start!r}): {COPY}"
-        raise SourceError(message)
-    stream.seek(0)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    there = size - stream.tell()
-    if dtype.hasobject:
-        message = f"{name} holds pickled Python objects, which could run code and are never loaded: save it as numbers"
-        raise SourceError(message)
-    claimed = prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or claimed > there:
-        message = (
-            f"{name} claims {dtype} of shape {shape}, {human_bytes(claimed)}, and has {human_bytes(there)}: it is cut "
-            f"short or damaged, {COPY}"
-        )
-        raise SourceError(message)
-    return shape, dtype
 
 
 def read_npy(path: Path, name: str) -> np.ndarray:

@@ -26,7 +26,8 @@ import numpy as np
 from spiketok.errors import SourceError
 from spiketok.recording.nouns import Finding, Session, Source
 from spiketok.sources.formats.as_nwb import put_rois, put_table, read_as_nwb
-from spiketok.sources.formats.plain import MAGIC, map_npy, read_npy
+from spiketok.sources.formats.plain import map_npy, read_npy
+from spiketok.storage.npz import MAGIC
 
 READ = ("F.npy", "Fneu.npy", "spks.npy", "iscell.npy", "redcell.npy", "ops.npy")  # what a session is made of
 TRACES, LABELS = ("F", "Fneu", "spks"), ("iscell", "redcell")

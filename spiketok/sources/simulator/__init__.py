@@ -38,12 +38,13 @@ from typing import Any
 
 import numpy as np
 
-from spiketok.errors import UsageError
+from spiketok.errors import ArtefactError, UsageError
 from spiketok.sources.simulator.config import CLOCK_HZ, TASKS, SimulationConfig
 from spiketok.sources.simulator.nwb_file import fix_object_ids, write_nwb
 from spiketok.sources.simulator.population import latent_names
 from spiketok.sources.simulator.session import Simulated, session_name, simulate_session
 from spiketok.storage import files
+from spiketok.storage.npz import read_npz
 
 __all__ = [
     "CLOCK_HZ",
@@ -121,8 +122,11 @@ def synapses_beside(sources: Sequence[object]) -> np.ndarray | None:
     truth = nwb.with_name(nwb.name.removesuffix("_behavior+ecephys.nwb") + "_truth.npz")
     if not truth.is_file():
         return None
-    with np.load(truth) as facts:
-        return facts.get("synapse")
+    try:
+        return read_npz(truth, "synapse").get("synapse")
+    except ArtefactError as error:
+        message = f"{error}: simulate again"
+        raise ArtefactError(message) from error
 
 
 def _write_session(config: SimulationConfig, subject: int, day: int, folder: Path) -> Path:
