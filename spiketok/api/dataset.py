@@ -424,6 +424,7 @@ class _Answering:
     """Any callable as far as a score asks a model."""
 
     carries = causal = False
+    unanswered_ns = 0
 
     def __init__(self, answer: Callable[[Batch], Tensor | Mapping[str, Tensor]], recipe: Recipe) -> None:
         self.answer, self.recipe, self.one_session_batches = answer, recipe, recipe.one_session

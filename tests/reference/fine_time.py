@@ -66,7 +66,7 @@ def segment(session: Session, start: int, stop: int, bin_ns: int, lead: int = 0)
     columns["observed"] = observed
     if session.unit_observed is not None:
         columns["unit_observed"] = unit_observed
-    return {name: np.concatenate([np.zeros_like(c[:1].repeat(lead, 0)), c]) for name, c in columns.items()}
+    return {name: np.concatenate([np.zeros((lead, *c.shape[1:]), c.dtype), c]) for name, c in columns.items()}
 
 
 def window(scheme, session, segments, windows, b, keep, unit_row) -> dict[str, np.ndarray]:

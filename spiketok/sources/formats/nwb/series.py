@@ -292,7 +292,7 @@ def read_signal(h5: Hdf5, series: Series, reach: Reach, found: Findings) -> Sign
     time_ns, raw = stamped(series, seconds, raw, reach if rate_hz is None else None, found)
     if not time_ns.size:
         return "no sample with a usable time stamp"
-    if rate_hz is None:
+    if rate_hz is None and not h5.mends_clocks:
         own_ns = ns_from_seconds(seconds[is_time(seconds)])
         own_ns = own_ns[reach.is_near(own_ns)]
         if own_ns.size > FEW and (2 * time_ns.size < np.unique(own_ns).size or LEAST_KEPT * time_ns.size < own_ns.size):
