@@ -56,7 +56,7 @@ SETTINGS = {
     "jitter": {"jitters_ms": JITTERS_MS},
     "generation": {"generated_s": GENERATED_S},
     "data": {"shares": SHARES},
-    "transfer": {"rows": 2},  # 1: those that begin at a map stayed empty where rows were named
+    "transfer": {"rows": 3},  # 1: those of maps stayed empty where rows were named; 2: the bare map stood in adapted
 }
 
 
