@@ -11,8 +11,8 @@ What is unusual:
 - beside each candidate stands the model half-way between its start and it (weights averaged as in WiSE-FT, Wortsman et
   al. 2022, CVPR, sec. 3): under a shift of the behaviour the mean of two that err differently errs less;
 - half of the way after few steps along few directions stands, unless another candidate is better by a margin and in
-  each block, or the bare start by a wide one. Of 24 cells of a model on two real pairs it was better than the start in
-  20, mostly where the blocks could not tell;
+  each block, or by a wide one, or the bare start by a wide one. Of 24 cells of a model on two real pairs it was better
+  than the start in 20, mostly where the blocks could not tell;
 - among the others what is simpler stands likewise: half-way before all of it, few steps before many, few directions
   before free rows before everything. The least of many noisy errors looks better than it is;
 - beside the linear decoder a model whose start no map foretold counts from a fifth of the weight on: one of which the
@@ -51,7 +51,8 @@ SECOND_LOOK = 50  # one goes on; from the next point of the grid only what is be
 SHARES = (0.5, 1.0)  # of the way from the start to where a candidate stands
 EXPLORE = 200  # steps that everything is trained for in any case: a model that was trained little gains late
 PATIENCE, GAIN = 2, 0.02  # points of the grid that gain less than this share, after which a candidate is not followed
-MARGIN = 0.05  # so much less error, in share, lets the choice leave what stands, and what is simpler
+MARGIN = 0.05  # so much less error, in share, and less in each block lets the choice leave what stands or is simpler
+FAR = 0.25  # so much less lets it whatever a single block says
 BACK = 0.2  # so much less lets it go back to the start
 NARROW = 0.2  # of a component's variance in training time: with less of it in the calibration blocks cannot judge
 PARTIAL = 0.35  # likewise: with less of it what is no session's own stays, which else forgets where nobody was
@@ -129,9 +130,10 @@ class Errors(NamedTuple):
         return self.shape if self.shape == self.plain else float(np.sqrt(self.shape * self.plain))
 
     def beats(self, other: Errors) -> bool:
-        """Whether it is less by the margin, and less in each block that can be scored."""
+        """Whether it is less by the margin and less in each block that can be scored, or far less."""
         pairs = zip(self.blocks, other.blocks, strict=True)
-        return _less(self.judged, other.judged, MARGIN) and all(a < b or a == b == np.inf for a, b in pairs)
+        everywhere = all(a < b or a == b == np.inf for a, b in pairs)
+        return _less(self.judged, other.judged, MARGIN if everywhere else FAR)
 
 
 class Point(NamedTuple):

@@ -155,12 +155,13 @@ def test_both_errors_of_the_blocks_choose():
     assert Errors(np.inf, np.inf).judged == np.inf
 
 
-def test_better_is_what_is_better_in_each_block():
+def test_better_is_what_is_better_in_each_block_or_far_better():
     one = Errors(0.5, 0.5, (0.4, 0.6, np.inf))
     assert Errors(0.4, 0.4, (0.3, 0.5, np.inf)).beats(one)  # where neither can be scored a block has no vote
     assert not Errors(0.4, 0.4, (0.1, 0.7, np.inf)).beats(one)
     assert not Errors(0.4, 0.4, (0.3, 0.5, 0.1)).beats(Errors(0.4, 0.4, (0.4, 0.6, 0.2)))  # and by the margin
     assert not Errors(0.4, 0.4, (0.3, np.inf, np.inf)).beats(one)
+    assert Errors(0.36, 0.36, (0.1, 0.7, np.inf)).beats(one)  # by far more than a block can gainsay
 
 
 def test_no_step_beyond_the_most():
