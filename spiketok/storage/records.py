@@ -156,12 +156,10 @@ def _agree(a: object, b: object) -> bool:
 
 def run_checkpoint(run: Path) -> dict:
     """What stands beside a run's weights; FileNotFoundError where there is none, also for those below."""
-    facts, again = (
-        read_signed(run / CHECKPOINT, "checkpoint", "train again with --restart"),
-        "train again with --restart",
-    )
+    remedy = "train again with --restart"
+    facts = read_signed(run / CHECKPOINT, "checkpoint", remedy)
     if facts.get("version") in _CHECKPOINTS:  # of another one its reader says which
-        require_form(facts, _FORMS["checkpoint"], "checkpoint", run / CHECKPOINT, again)
+        require_form(facts, _FORMS["checkpoint"], "checkpoint", run / CHECKPOINT, remedy)
     return facts
 
 
