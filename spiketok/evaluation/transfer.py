@@ -114,7 +114,7 @@ def evaluate_transfer(
         run: from ``load_run``; it is not changed.
         sessions: shards of the inputs of the model and its tasks.
         protocols: of ``results.ROWS``; by default ``zero_shot``, those that the model has, and with ``trained`` those
-            that begin at a map.
+            that begin at a map. ``linear`` is there anyway, ``adapted+linear`` comes with ``adapted``.
         calibration_s: seconds of time that adaptation sees. calibration: how they lie in the training time.
         repeats: draws of the calibration; each session is evaluated on each.
         within: also take sessions that the model was trained on.
@@ -218,11 +218,11 @@ def _checked_protocols(run: Run, protocols: Sequence[str] | None, *, maps: bool)
     if protocols is None:
         own = run.model.protocols
         protocols = ("zero_shot", *own, *(OF_MAPS if maps and own else ()))
-    protocols = [the_one("protocol", name, ROWS) for name in protocols]
-    if not protocols:
+    named = [the_one("protocol", name, (*ROWS, MIXED, FLOOR)) for name in protocols]
+    if not named:
         message = f"no protocol is named: give some of {', '.join(ROWS)}"
         raise UsageError(message)
-    return tuple(p for p in ROWS if p in protocols)
+    return tuple(p for p in ROWS if p in named or (p == ADAPTED and MIXED in named))  # the floor is there anyway
 
 
 def _check_keep(keep: str | None, protocols: Sequence[str], repeats: int) -> None:

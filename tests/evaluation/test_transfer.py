@@ -168,6 +168,15 @@ def test_a_request_that_cannot_be_met_is_one_clear_line(poyo, shards, arguments,
         evaluate_transfer(poyo, [shards["per-spike"][IDS[2]]], **({"calibration_s": 5} | arguments))
 
 
+def test_each_row_of_the_table_can_be_named(poyo, shards):
+    one = [shards["per-spike"][IDS[2]]]
+    floor = evaluate_transfer(poyo, one, protocols=["linear"], calibration_s=5)
+    assert floor.protocols == ("linear",) and [c.protocol for c in floor.cells] == ["linear"]
+    adapt = replace(poyo.config.transfer, adapt_steps=0)
+    found = evaluate_transfer(poyo, one, protocols=["adapted+linear"], calibration_s=5, adapt=adapt)
+    assert found.protocols == ("linear", "adapted", "adapted+linear")
+
+
 def test_sessions_that_do_not_fit_the_model_are_refused(poyo, shards, tmp_path):
     with pytest.raises(UsageError, match="made/new0: input 'spikes' has no shard, model 'poyo' reads 'per-spike'"):
         evaluate_transfer(poyo, [shards["binned"][IDS[2]]], calibration_s=5)
