@@ -8,10 +8,12 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # one worker a core: torch with a thread for every core in each of them takes more than twice as long
+    # one worker a core: torch with a thread for every core in each of them takes more than twice as long, and numpy's
+    # linear algebra up to ten times
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if threading.current_thread() is threading.main_thread():
@@ -22,6 +24,11 @@ settings.register_profile(
     "default", deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What numba warns of is an error. Said in pyproject.toml it would import numpy before the lines above."""
+    config.addinivalue_line("filterwarnings", "error::numba.NumbaWarning")
 
 
 def pytest_collection_finish() -> None:
