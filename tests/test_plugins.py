@@ -200,6 +200,7 @@ def test_a_scheme_that_nothing_here_draws_is_told_in_one_line(example, root, tmp
     assert "\tnot known\t" in spiketok(root, *words).stdout
 
 
+@pytest.mark.long
 def test_without_the_package_each_artefact_says_what_to_install(site, root):
     remedy = "spiketok-example is not installed: pip install 'spiketok-example==0.1.0'"
     with installed(site):
@@ -284,6 +285,7 @@ def test_a_class_of_a_module_is_a_model_without_being_installed(here, root):
     assert "there is no module my_models: put the file of module my_models into this folder or on PYTHONPATH" in line
 
 
+@pytest.mark.long
 def test_a_pulled_run_of_a_module_says_what_it_needs_and_nothing_is_imported(here, root, tmp_path):
     spiketok(root, "train", "--model", "my_models:Mine", "--tokenize")
     (run,) = root.glob("runs/my_models.Mine-*")

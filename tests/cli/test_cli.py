@@ -402,6 +402,7 @@ def test_help_names_what_exists():
             assert name in text
 
 
+@pytest.mark.long
 def test_the_four_commands_from_an_archive_to_a_report(nwb, tmp_path):
     pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
     path = "sub-Jenkins/sub-Jenkins_ses-small_desc-train_behavior+ecephys.nwb"

@@ -42,6 +42,7 @@ def test_a_group_is_all_of_its_sets_and_a_file_of_its_name_is_that(tmp_path, mon
     assert expanded(["nlb"]) == ["nlb"]
 
 
+@pytest.mark.long
 def test_a_pinned_dataset_is_known_when_its_archive_does_not_answer(tmp_path):
     pytest.importorskip("dandi", reason="dandi is not installed (pip install 'spiketok[dandi]')")
     nobody = ["--api-url", "http://127.0.0.1:9/api"]

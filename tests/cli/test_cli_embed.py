@@ -42,6 +42,7 @@ def told(root) -> dict:
     return json.loads(spiketok(root, "embed", "nuclr", "*CO*", *words).stdout)
 
 
+@pytest.mark.long
 def test_the_file_names_each_unit_of_each_session(root, told):
     workspace = Workspace.locate(root, None)
     with np.load(told["file"]) as file:

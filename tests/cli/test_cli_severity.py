@@ -196,6 +196,7 @@ def root(files, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_one_recording_is_not_trained_on_and_held_out(root):
     done = spiketok(root, *TRAIN, "-s", "first,written", "--hold-out", "written", code=2)
     assert "local/first and local/written are one recording" in done.stderr and "is held out" in done.stderr

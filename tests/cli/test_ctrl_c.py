@@ -16,6 +16,7 @@ from tests.robustness.ctrl_c import STAGES, cases
 BODY = os.urandom(300_000)
 
 
+@pytest.mark.long
 def test_a_download_that_hangs_is_stopped_in_one_line_and_goes_on(tmp_path):
     with DandiServer({"sub-A/sub-A_ses-1_ecephys.nwb": BODY}) as server:
         server.faults.stall = {"sub-A/sub-A_ses-1_ecephys.nwb": 100_000}

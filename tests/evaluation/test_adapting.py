@@ -442,6 +442,7 @@ def test_a_component_that_hardly_varies_in_all_blocks_is_named(poyo):
     assert narrow_components([{task.name: m} for m in models], [task], least=1e-9) == ()
 
 
+@pytest.mark.long
 def test_where_a_component_varies_little_what_is_no_sessions_own_stays(poyo, tokens, made, monkeypatch):
     def tried():
         found = evaluate_transfer(
@@ -457,6 +458,7 @@ def test_where_a_component_varies_little_what_is_no_sessions_own_stays(poyo, tok
     assert tried() == {"directions", "rows", "full"}
 
 
+@pytest.mark.long
 def test_a_start_that_nobody_foretold_takes_no_part_where_blocks_cannot_judge(poyo, tokens, made, monkeypatch):
     """A model without a map, in a calibration in which the behaviour hardly varies: the linear decoder alone."""
     monkeypatch.setattr(type(poyo.model), "unit_parts", lambda model, session: [])

@@ -40,7 +40,15 @@ TRAINED = pytest.mark.parametrize("name", [name for name in MODELS if name != CL
 OF_BEHAVIOUR = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if "decode" in model.tasks])
 OF_WINDOWS = pytest.mark.parametrize("name", [n for n, m in MODELS.items() if {"decode", "embed"} & set(m.tasks)])
 # the contrast of vectors has a floor above 0: that it falls is told in tests/models/test_nuclr.py
-TO_LOWER = pytest.mark.parametrize("name", [n for n, m in MODELS.items() if n != CLOSED_FORM and "decode" in m.tasks])
+COSTLY = ("lfads", "ndt2", "neuroformer", "capoyo", "poyo_plus")  # to train; the others run by default
+TO_LOWER = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.long] if n in COSTLY else [])
+        for n, m in MODELS.items()
+        if n != CLOSED_FORM and "decode" in m.tasks
+    ],
+)
 OF_SEVERAL = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.one_session])
 OF_ONE = pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.one_session])
 WITH_IDENTITY = pytest.mark.parametrize(

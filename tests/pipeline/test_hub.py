@@ -563,6 +563,7 @@ def test_training_from_shards_in_a_bucket_gives_the_same_weights_within_the_cap(
         assert sha256_file(mine / name) == sha256_file(theirs / name)
 
 
+@pytest.mark.long
 def test_through_hugging_face(root, tmp_path):
     run, other = run_of(root), tmp_path / "other"
     with hf_server() as hub:

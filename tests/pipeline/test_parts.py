@@ -77,6 +77,7 @@ def test_no_such_part_is_one_line_of_every_command(command, text, tmp_path):
 # ---- ingest and tokenize --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_parts_in_any_order_give_the_files_of_one_run(files, whole, tmp_path):
     for part in ("3/3", "1/3", "2/3", "2/3"):
         spiketok(tmp_path, "ingest", files, "--part", part)
@@ -130,6 +131,7 @@ def test_a_part_that_died_is_run_again(files, whole, tmp_path, monkeypatch):
 # ---- fetch ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_parts_of_a_fetch_divide_its_sessions(files, tmp_path):
     assets = {f"{path.parent.name}/{path.name}": path.read_bytes() for path in files.rglob("*.nwb")}
     with DandiServer(assets) as server:

@@ -118,6 +118,7 @@ def test_repairs_are_equal_under_their_rules(plain, tmp_path, name):
 odd = st.one_of(st.integers(-4, 40).map(lambda k: k / 4), st.sampled_from([np.nan, np.inf, 1e12, -1.5e9, 3e5]))
 
 
+@pytest.mark.long
 @given(
     spikes=st.lists(st.one_of(st.just(1.0), odd), min_size=5, max_size=5),
     cut=st.integers(0, 5),

@@ -141,6 +141,7 @@ def test_what_stays_is_what_was_observed(observed, own, seed):
     assert found["samples-outside-dropped"] == time_ns.size - done.signals["s"].time_ns.size
 
 
+@pytest.mark.long
 def test_it_is_a_setting_that_verify_knows(tmp_path):
     path = made(tmp_path / "one.nwb", spikes=padded(-7.0, 9), invalid=(20.0, 31.0))
     said = spiketok(tmp_path, "ingest", path)

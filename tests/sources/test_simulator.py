@@ -79,6 +79,7 @@ def days(tmp_path_factory):
 # --- same settings, same bytes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_two_processes_write_the_same_bytes(tmp_path):
     config = replace(SMALL, n_subjects=2, duration_s=10)
     simulate(config, tmp_path / "here")
@@ -279,6 +280,7 @@ def test_what_is_written_stands_in_the_table(tmp_path):
 # --- spikes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_no_neuron_fires_within_its_refractory_period(days):
     config, paths = days
     for path in paths:

@@ -130,6 +130,7 @@ print(len(readers), total, len(os.listdir("/dev/fd")) - before)
 """
 
 
+@pytest.mark.long
 def test_thousands_of_open_shards_hold_no_file(tmp_path):
     """Two thousand readers, each with its columns and its context in use, in a process that may open 256 files."""
     paths = [shard(tmp_path, random_session("a", 1), scheme).path for scheme in PLAIN]
@@ -222,6 +223,7 @@ def _write(target: Path) -> list[str]:
     return [manifest["digest"] for manifest in made]
 
 
+@pytest.mark.long
 def test_the_same_bytes_in_other_processes(tmp_path):
     """Law 7 on disk: nothing in a shard depends on when, where or by which process it was written."""
     targets = [tmp_path / f"{k}" for k in range(3)]

@@ -406,6 +406,7 @@ def train(root: Path, *words: str, code: int = 0):
     return spiketok(root, "train", "--model", Writer.name, "--task", HAND, *words, code=code)
 
 
+@pytest.mark.long
 def test_from_the_store_to_a_report(stored, tmp_path, registered):
     shutil.copytree(stored, root := tmp_path / "root")
     refused = train(root, "--set", "data.window_ms=1000", "--tokenize", code=1)
