@@ -231,7 +231,8 @@ def _check_keep(keep: str | None, protocols: Sequence[str], repeats: int) -> Non
     if keep not in KEPT:
         raise UnknownNameError("row to keep", keep, KEPT)
     if keep not in protocols:
-        message = f"'{keep}' is to be kept and is not evaluated: name it among the protocols ({', '.join(protocols)})"
+        named = ", ".join((*protocols, FLOOR))
+        message = f"'{keep}' is to be kept and is not evaluated: name it among the protocols ({named})"
         raise UsageError(message)
     if repeats > 1:
         message = f"{repeats} draws of the calibration give as many models a session: keep that of one draw"
